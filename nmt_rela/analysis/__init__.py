@@ -1,0 +1,1 @@
+"""What the heads attend to: capture, statistics, head study, plots, report."""

@@ -1,0 +1,1 @@
+"""Attention: scores, maps, norms, kernels."""

@@ -1,0 +1,196 @@
+"""Every setting, its type, default, meaning and accepted values: the manual.
+
+A field's comment block (``#:`` lines above it) is its documentation. Fields without a default must be given.
+``accepts(...)`` in a field's metadata says which values are allowed; the loader checks it and names the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+AttentionKind = Literal["softmax", "sparsemax", "entmax15", "rela-i", "rela-g"]
+
+
+def accepts(*, low: float | None = None, high: float | None = None) -> Mapping[str, Any]:
+    """Metadata of a numeric field: inclusive bounds; None is unbounded."""
+    return {"low": low, "high": high}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SiteAttention:
+    """One attention kind for each of the three sites."""
+
+    #: Encoder self-attention.
+    encoder: AttentionKind
+    #: Decoder self-attention (causal).
+    decoder: AttentionKind
+    #: Decoder-to-encoder attention.
+    cross: AttentionKind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which corpus, in which direction, and how it is cleaned and split into sub-words."""
+
+    #: A task: a name in ``data/tasks/`` or the path of a task file, relative to the config that names it.
+    task: str
+    #: Source language, as the task file names it.
+    source: str
+    #: Target language, as the task file names it.
+    target: str
+    #: Where archives and prepared data are kept; several runs share it.
+    directory: str = "data/prepared"
+    #: Sub-word algorithm of SentencePiece.
+    subword: Literal["bpe", "unigram"] = "bpe"
+    #: One vocabulary for both languages (true) or one each (false).
+    joint_vocabulary: bool = True
+    #: Sub-words in a vocabulary, the four special ones included. Lowered, with a warning, where the corpus is too small for it.
+    vocabulary_size: int = field(default=32_000, metadata=accepts(low=8, high=1_000_000))
+    #: At most so many sentences, drawn evenly over the corpus, train SentencePiece.
+    subword_sample: int = field(default=2_000_000, metadata=accepts(low=1))
+    #: Share of characters SentencePiece must cover.
+    character_coverage: float = field(default=1.0, metadata=accepts(low=0.9, high=1.0))
+    #: Sub-words a side (end of sentence included) above which a training pair is dropped or cut.
+    max_length: int = field(default=256, metadata=accepts(low=2, high=65_535))
+    #: What happens to a training pair longer than max_length: dropped as a whole, or either side cut.
+    overlong: Literal["drop", "cut"] = "drop"
+    #: A pair is dropped when one side has more than this many times the words of the other (pairs of up to five words are spared).
+    max_length_ratio: float = field(default=9.0, metadata=accepts(low=1.0))
+    #: Drop second and later occurrences of an exact pair.
+    drop_duplicates: bool = True
+    #: Drop pairs whose target merely repeats the source (three words or more).
+    drop_copies: bool = True
+    #: Romanian text: "none"; "cedilla" writes ş ţ with comma below; "remove" strips the diacritics too.
+    romanian: Literal["none", "cedilla", "remove"] = "none"
+    #: Limit the training pairs of every source to its first so many (0: all), for trials.
+    max_pairs: int = field(default=0, metadata=accepts(low=0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The Transformer. Field names are the arguments of ``model.transformer.Transformer``."""
+
+    #: One kind for all three sites, or a mapping with the keys encoder, decoder, cross.
+    attention: AttentionKind | SiteAttention = "rela-g"
+    #: Encoder layers.
+    encoder_layers: int = field(default=6, metadata=accepts(low=1))
+    #: Decoder layers.
+    decoder_layers: int = field(default=6, metadata=accepts(low=1))
+    #: Width of the model; a multiple of heads.
+    dimension: int = field(default=512, metadata=accepts(low=1))
+    #: Inner width of the feed-forward blocks.
+    feed_forward: int = field(default=2048, metadata=accepts(low=1))
+    #: Attention heads at every site.
+    heads: int = field(default=8, metadata=accepts(low=1))
+    #: Layer norm after the residual sum (the paper) or before each block.
+    norm: Literal["post", "pre"] = "post"
+    #: Dropout on each block's output before the residual sum.
+    dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
+    #: Dropout on embeddings plus positions.
+    embedding_dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
+    #: Dropout on attention weights, without re-normalising.
+    attention_dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
+    #: Dropout inside the feed-forward block, after its ReLU.
+    feed_forward_dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
+    #: Which embeddings share one matrix: target input with the output layer, all three (joint vocabulary only), or none.
+    tied_embeddings: Literal["target", "all", "none"] = "target"
+    #: A learned vector added to every embedding, shared by both sides (the released code has it).
+    embedding_bias: bool = False
+    #: First decoder input: a learned begin-of-sentence embedding, or a zero vector (the released code).
+    start: Literal["bos", "zero"] = "bos"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """The optimisation, how long it goes on, and what is written down on the way."""
+
+    #: Stop after this many updates.
+    max_updates: int = field(default=300_000, metadata=accepts(low=1))
+    #: Stop after this many passes over the corpus (0: no limit).
+    max_epochs: int = field(default=0, metadata=accepts(low=0))
+    #: Stop, saved, after so many hours of this process (0: no limit), for cluster queues.
+    max_hours: float = field(default=0.0, metadata=accepts(low=0.0))
+    #: Padded tokens of the larger side in one micro-batch on one device.
+    batch_tokens: int = field(default=6_250, metadata=accepts(low=8))
+    #: Micro-batches in one update, over all devices; a multiple of the number of devices.
+    accumulate: int = field(default=4, metadata=accepts(low=1))
+    #: How the loss of an update is averaged: over its target tokens, or (the released code) over sentences of token means.
+    loss_average: Literal["token", "sentence"] = "token"
+    #: Probability taken from the right token and spread evenly over the others.
+    label_smoothing: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
+    #: noam: factor · dimension^-½ · min(step^-½, step · warmup^-1.5); inverse_sqrt: the same with its peak at learning_rate; constant.
+    schedule: Literal["noam", "inverse_sqrt", "constant"] = "noam"
+    #: Factor of noam; peak of inverse_sqrt and constant.
+    learning_rate: float = field(default=1.0, metadata=accepts(low=0.0))
+    #: Updates of linear warm-up.
+    warmup: int = field(default=4_000, metadata=accepts(low=1))
+    #: Adam's first decay.
+    adam_beta1: float = field(default=0.9, metadata=accepts(low=0.0, high=0.999999))
+    #: Adam's second decay.
+    adam_beta2: float = field(default=0.98, metadata=accepts(low=0.0, high=0.999999))
+    #: Adam's epsilon.
+    adam_epsilon: float = field(default=1e-8, metadata=accepts(low=0.0))
+    #: Decoupled weight decay (0: off).
+    weight_decay: float = field(default=0.0, metadata=accepts(low=0.0))
+    #: Clip the global gradient norm to this (0: off).
+    clip_norm: float = field(default=0.0, metadata=accepts(low=0.0))
+    #: auto is bf16 on a GPU that has it and float32 elsewhere.
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    #: auto is all visible GPUs, or the CPU where there is none.
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    #: One seed for parameters, batches and dropout.
+    seed: int = field(default=1, metadata=accepts(low=0))
+    #: Stop after so many non-finite updates in a row.
+    max_nonfinite: int = field(default=10, metadata=accepts(low=1))
+    #: Updates between log lines.
+    log_every: int = field(default=100, metadata=accepts(low=1))
+    #: Updates between validations (loss, perplexity, BLEU on the development set).
+    validate_every: int = field(default=5_000, metadata=accepts(low=1))
+    #: At most so many development sentences are translated at a validation (0: none, all with -1).
+    validate_sentences: int = field(default=-1, metadata=accepts(low=-1))
+    #: Updates between checkpoints.
+    save_every: int = field(default=5_000, metadata=accepts(low=1))
+    #: Newest checkpoints kept.
+    keep_last: int = field(default=5, metadata=accepts(low=1))
+    #: Best checkpoints kept beside them.
+    keep_best: int = field(default=1, metadata=accepts(low=0))
+    #: What "best" means on the development set.
+    best_by: Literal["bleu", "loss"] = "bleu"
+    #: Stop after so many validations in a row without a new best (0: never).
+    patience: int = field(default=0, metadata=accepts(low=0))
+    #: Start from another run's weights: a run directory.
+    start_from: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodingConfig:
+    """Search, as used at validation, by nmt-translate and by nmt-evaluate."""
+
+    #: Hypotheses kept a sentence; 1 is greedy.
+    beam: int = field(default=4, metadata=accepts(low=1, high=256))
+    #: Exponent of the length penalty ((5 + length) / 6)^alpha; 0 is none.
+    length_penalty: float = field(default=0.6, metadata=accepts(low=0.0, high=10.0))
+    #: A translation has at most source length + this many sub-words.
+    extra_length: int = field(default=50, metadata=accepts(low=0))
+    #: A translation has at least so many sub-words.
+    min_length: int = field(default=0, metadata=accepts(low=0))
+    #: Padded source tokens times beam in one decoding batch.
+    batch_tokens: int = field(default=8_000, metadata=accepts(low=8))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """One experiment."""
+
+    #: The run directory, relative to where the command is called.
+    run: str
+    #: The corpus.
+    data: DataConfig
+    #: The model.
+    model: ModelConfig
+    #: The optimisation.
+    training: TrainingConfig
+    #: The search.
+    decoding: DecodingConfig

@@ -1,0 +1,1 @@
+"""From binary to tensors."""

@@ -1,0 +1,29 @@
+"""Fixtures that find the optional public text: tests that need it skip, and say so, where it is absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _optional_folder(path: Path, what: str) -> Path:
+    if not path.is_dir():
+        pytest.skip(f"{what} not found at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The folder laid out as the public archives are (``NMT_RELA_MIRROR``, or ``../shared/mirror``)."""
+    return _optional_folder(Path(os.environ.get("NMT_RELA_MIRROR", REPOSITORY.parent / "shared/mirror")), "data mirror")
+
+
+@pytest.fixture(scope="session")
+def gold_alignments() -> Path:
+    """The folder of gold word alignments (``NMT_RELA_ALIGNMENTS``, or ``../shared/alignment``)."""
+    default = REPOSITORY.parent / "shared/alignment"
+    return _optional_folder(Path(os.environ.get("NMT_RELA_ALIGNMENTS", default)), "gold alignments")
