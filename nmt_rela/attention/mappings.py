@@ -1,0 +1,105 @@
+"""Maps from a row of scores to a row of attention weights.
+
+Every map works on the last dimension, in float32 at least whatever the autocast state, and needs no mask: a key whose
+score is the dtype's lowest number gets weight exactly 0 and passes gradient exactly 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+# A row's threshold is found by Newton's method on a convex, decreasing function, started left of the root: the steps
+# never overshoot, and end when no row has more than this many units in the last place of mass to lose.
+_TOLERANCE_IN_EPS = 16
+_MAX_STEPS = 100
+
+
+def relu(scores: Tensor) -> Tensor:
+    """max(0, s): no normalisation, so a row may be all 0 (ReLA, Zhang et al. 2021)."""
+    return scores.relu()
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """exp(s) / Σ exp(s)."""
+    return scores.softmax(dim=-1, dtype=_at_least_float32(scores.dtype)).to(scores.dtype)
+
+
+def sparsemax(scores: Tensor) -> Tensor:
+    """argmin_p ‖p − s‖² over the simplex (Martins and Astudillo 2016): p = max(0, s − τ) with Σ p = 1."""
+    weights: Tensor = _Sparsemax.apply(scores.to(_at_least_float32(scores.dtype)))
+    return weights.to(scores.dtype)
+
+
+def entmax15(scores: Tensor) -> Tensor:
+    """1.5-entmax (Peters, Niculae and Martins 2019): p = max(0, s/2 − τ)² with Σ p = 1."""
+    weights: Tensor = _Entmax15.apply(scores.to(_at_least_float32(scores.dtype)))
+    return weights.to(scores.dtype)
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype == torch.float64 else torch.float32
+
+
+def _shifted(scores: Tensor, scale: float) -> Tensor:
+    """Scores with their row's maximum moved to 0, scaled; below −1 they are cut, where no threshold can reach them."""
+    shifted = scores - scores.amax(dim=-1, keepdim=True)
+    return shifted.mul_(scale).clamp_(min=-1.0)
+
+
+def _project(gradient: Tensor, slope: Tensor) -> Tensor:
+    """The product with the Jacobian diag(s) − s sᵀ / Σ s that both maps share, s being p^(2−α) on the support."""
+    mean = (gradient * slope).sum(dim=-1, keepdim=True) / slope.sum(dim=-1, keepdim=True)
+    return slope * (gradient - mean)
+
+
+class _Sparsemax(Function):
+    """The root of Σ max(0, x − τ) = 1. The function is piecewise linear, so Newton's steps end at the exact root."""
+
+    @staticmethod
+    def forward(context: Any, scores: Tensor) -> Tensor:
+        x = _shifted(scores, 1.0)
+        # Both bounds lie left of the root: the largest score alone has mass 1 at −1; Jensen gives the other.
+        threshold = (x.mean(dim=-1, keepdim=True) - 1.0 / x.shape[-1]).clamp_(min=-1.0)
+        tolerance = _TOLERANCE_IN_EPS * torch.finfo(x.dtype).eps
+        for _ in range(_MAX_STEPS):
+            weights = (x - threshold).clamp_(min=0.0)
+            excess = weights.sum(dim=-1, keepdim=True).sub_(1.0)
+            if excess.amax() <= tolerance:
+                break
+            threshold += excess.div_(weights.count_nonzero(dim=-1).unsqueeze(-1)).clamp_(min=0.0)
+        context.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        (weights,) = context.saved_tensors
+        return _project(gradient, (weights > 0).to(weights.dtype))
+
+
+class _Entmax15(Function):
+    """The root of Σ max(0, x − τ)² = 1 with x = s/2."""
+
+    @staticmethod
+    def forward(context: Any, scores: Tensor) -> Tensor:
+        x = _shifted(scores, 0.5)
+        threshold = (x.mean(dim=-1, keepdim=True) - x.shape[-1] ** -0.5).clamp_(min=-1.0)
+        tolerance = _TOLERANCE_IN_EPS * torch.finfo(x.dtype).eps
+        for _ in range(_MAX_STEPS):
+            roots = (x - threshold).clamp_(min=0.0)
+            weights = roots.square()
+            excess = weights.sum(dim=-1, keepdim=True).sub_(1.0)
+            if excess.amax() <= tolerance:
+                break
+            threshold += excess.div_(roots.sum(dim=-1, keepdim=True).mul_(2.0)).clamp_(min=0.0)
+        context.save_for_backward(roots)
+        return weights
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        # x = s/2 halves the slope: dp/ds = √p on the support.
+        (roots,) = context.saved_tensors
+        return _project(gradient, roots)

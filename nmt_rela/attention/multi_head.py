@@ -1,0 +1,95 @@
+"""Multi-head attention, for all three sites and all five kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nmt_rela.attention.kinds import KINDS
+from nmt_rela.attention.mask import Mask
+
+
+class MultiHeadAttention(nn.Module):
+    """w = map(q kᵀ / √width + mask), output = W_o · norm(concat(dropout(w) v)).
+
+    The projections and the attending are separate methods, so that a decoder can keep keys and values.
+
+    Two attributes serve the analysis. ``observer`` receives the weights of every call, float32, before dropout:
+    [batch, heads, queries, keys]. ``head_mask`` [heads] multiplies the heads' outputs.
+    """
+
+    def __init__(self, dimension: int, heads: int, *, kind: str, dropout: float, cross: bool) -> None:
+        super().__init__()
+        assert dimension % heads == 0
+        self.dimension, self.heads, self.width = dimension, heads, dimension // heads
+        self.kind = kind
+        self.dropout = dropout
+        # One matrix product for whatever is projected from the same states.
+        if cross:
+            self.query = nn.Linear(dimension, dimension)
+            self.key_value = nn.Linear(dimension, 2 * dimension)
+        else:
+            self.query_key_value = nn.Linear(dimension, 3 * dimension)
+        self.output_norm = KINDS[kind].output_norm(dimension)
+        self.output = nn.Linear(dimension, dimension)
+        self.observer: Callable[[Tensor], None] | None = None
+        self.head_mask: Tensor | None = None
+        self._mapping = KINDS[kind].mapping
+        self._normalised = KINDS[kind].normalised
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform over each matrix as the paper's code lays it out: q, k, v fused in self-attention, apart in cross."""
+        for name, child in self.named_children():
+            if isinstance(child, nn.Linear):
+                for block in child.weight.chunk(2) if name == "key_value" else (child.weight,):
+                    nn.init.xavier_uniform_(block)
+                nn.init.zeros_(child.bias)
+
+    def project_self(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of self-attention: [batch, length, dimension] → 3 × [batch, heads, length, width]."""
+        query, key, value = self._split(self.query_key_value(states), 3)
+        return query, key, value
+
+    def project_query(self, states: Tensor) -> Tensor:
+        """Queries of cross-attention: [batch, queries, dimension] → [batch, heads, queries, width]."""
+        return self._split(self.query(states), 1)[0]
+
+    def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of cross-attention: [batch, keys, dimension] → 2 × [batch, heads, keys, width]."""
+        key, value = self._split(self.key_value(memory), 2)
+        return key, value
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:
+        """The heads' outputs, normed and projected: [batch, queries, dimension].
+
+        ``query`` is [batch, heads, queries, width], ``key`` and ``value`` [batch, heads, keys, width].
+        """
+        weights = self.weights(query, key, mask)  # [batch, heads, queries, keys]
+        if self.observer is not None:
+            self.observer(weights.detach().float())
+        if self.training and self.dropout > 0:
+            weights = F.dropout(weights, self.dropout)
+        heads = torch.matmul(weights, value)  # [batch, heads, queries, width]
+        if self.head_mask is not None:
+            heads = heads * self.head_mask.to(heads.dtype)[:, None, None]
+        joined = heads.transpose(1, 2).flatten(2)  # [batch, queries, dimension]
+        output: Tensor = self.output(self.output_norm(joined))
+        return output
+
+    def weights(self, query: Tensor, key: Tensor, mask: Mask | None) -> Tensor:
+        """Attention weights before dropout: [batch, heads, queries, keys]; a masked key has exactly 0."""
+        scores = torch.matmul(query * self.width**-0.5, key.transpose(-2, -1))
+        if mask is not None:
+            scores = scores + mask.bias.to(scores.dtype)
+        weights = self._mapping(scores)
+        if mask is not None and mask.dead is not None and self._normalised:
+            weights = weights.masked_fill(mask.dead, 0.0)
+        return weights
+
+    def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        batch, length, _ = projected.shape
+        return projected.view(batch, length, parts, self.heads, self.width).permute(2, 0, 3, 1, 4).unbind(0)
