@@ -41,7 +41,16 @@ EXIT_BROKEN_PIPE = 141
 
 _FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 _USER_PATH = frozenset(
-    {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG}
+    {
+        errno.ENOENT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.EROFS,
+        errno.ENAMETOOLONG,
+    }
 )
 
 
@@ -132,7 +141,9 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
 
 def add_config_arguments(to: argparse.ArgumentParser) -> None:
     """``--config FILE``, ``--print-config`` and positional overrides, read by :func:`read_config`."""
-    to.add_argument("--config", required=True, metavar="FILE", help="the experiment: a YAML file (docs/configuration.md)")
+    to.add_argument(
+        "--config", required=True, metavar="FILE", help="the experiment: a YAML file (docs/configuration.md)"
+    )
     to.add_argument("--print-config", action="store_true", help="print the settings in full and stop")
     add_overrides(to)
 
@@ -189,7 +200,6 @@ def log_to_stderr(*, quiet: bool = False) -> None:
     """Send the package's log (logger ``nmt_rela``) to stderr; with ``quiet`` warnings only. Calling it again is harmless."""
     logger = logging.getLogger("nmt_rela")
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    logger.propagate = False
     if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
         handler = _StderrHandler()
         handler.setFormatter(_Formatter())
