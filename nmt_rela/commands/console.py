@@ -142,7 +142,7 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
 def add_config_arguments(to: argparse.ArgumentParser) -> None:
     """``--config FILE``, ``--print-config`` and positional overrides, read by :func:`read_config`."""
     to.add_argument(
-        "--config", required=True, metavar="FILE", help="the experiment: a YAML file (docs/configuration.md)"
+        "--config", required=True, metavar="FILE", help="the experiment, a YAML file (docs/configuration.md)"
     )
     to.add_argument("--print-config", action="store_true", help="print the settings in full and stop")
     add_overrides(to)
@@ -163,7 +163,7 @@ def parse(by: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -
 
 
 def read_config(options: argparse.Namespace) -> Config:
-    """The settings named by ``--config`` and the overrides; with ``--print-config`` they are printed and the command ends."""
+    """The settings named by ``--config`` and the overrides; ``--print-config`` prints them and ends the command."""
     config = load_config(options.config, options.overrides)
     if options.print_config:
         sys.stdout.write(config_to_yaml(config))
@@ -197,7 +197,7 @@ class _Formatter(logging.Formatter):
 
 
 def log_to_stderr(*, quiet: bool = False) -> None:
-    """Send the package's log (logger ``nmt_rela``) to stderr; with ``quiet`` warnings only. Calling it again is harmless."""
+    """Send the log of the package (logger ``nmt_rela``) to stderr, warnings only with ``quiet``; repeatable."""
     logger = logging.getLogger("nmt_rela")
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):

@@ -270,9 +270,7 @@ def _check_rules(config: Config, at: Any) -> None:
         if not text.strip():
             raise ConfigError(f"{at(path)}: must not be empty")
     if data.source == data.target:
-        raise ConfigError(
-            f"{at('data.target')}: found '{data.target}', which is data.source too; expected another language"
-        )
+        raise ConfigError(f"{at('data.target')}: found '{data.target}', as in data.source; expected another language")
     if model.dimension % model.heads:
         raise ConfigError(
             f"{at('model.heads')}: found {model.heads}, which does not divide model.dimension ({model.dimension})"
@@ -288,7 +286,8 @@ def _check_rules(config: Config, at: Any) -> None:
         )
     if training.best_by == "bleu" and training.validate_sentences == 0 and (training.keep_best or training.patience):
         raise ConfigError(
-            f"{at('training.best_by')}: 'bleu' needs translations, but training.validate_sentences is 0; accepted with it: loss"
+            f"{at('training.best_by')}: 'bleu' needs translations, but training.validate_sentences is 0; "
+            "accepted with it: loss"
         )
 
 

@@ -115,7 +115,7 @@ class _Composer(yaml.SafeLoader):
     """PyYAML up to its node tree, where aliases could still multiply and tags still ask for objects."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             problem = "anchors (&) and aliases (*) are not accepted; quote the value if it is text"
             raise yaml.composer.ComposerError(None, None, problem, event.start_mark)

@@ -46,7 +46,8 @@ class DataConfig:
     subword: Literal["bpe", "unigram"] = "bpe"
     #: One vocabulary for both languages (true) or one each (false).
     joint_vocabulary: bool = True
-    #: Sub-words in a vocabulary, the four special ones included. Lowered, with a warning, where the corpus is too small for it.
+    #: Sub-words in a vocabulary, the four special ones included. Lowered, with a warning, where the corpus is too
+    #: small for it.
     vocabulary_size: int = field(default=32_000, metadata=accepts(low=8, high=1_000_000))
     #: At most so many sentences, drawn evenly over the corpus, train SentencePiece.
     subword_sample: int = field(default=2_000_000, metadata=accepts(low=1))
@@ -56,7 +57,8 @@ class DataConfig:
     max_length: int = field(default=256, metadata=accepts(low=2, high=65_535))
     #: What happens to a training pair longer than max_length: dropped as a whole, or either side cut.
     overlong: Literal["drop", "cut"] = "drop"
-    #: A pair is dropped when one side has more than this many times the words of the other (pairs of up to five words are spared).
+    #: A pair is dropped when one side has more than this many times the words of the other (pairs of up to five
+    #: words are spared).
     max_length_ratio: float = field(default=9.0, metadata=accepts(low=1.0))
     #: Drop second and later occurrences of an exact pair.
     drop_duplicates: bool = True
@@ -94,7 +96,8 @@ class ModelConfig:
     attention_dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
     #: Dropout inside the feed-forward block, after its ReLU.
     feed_forward_dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
-    #: Which embeddings share one matrix: target input with the output layer, all three (joint vocabulary only), or none.
+    #: Which embeddings share one matrix: target input with the output layer, all three (joint vocabulary only), or
+    #: none.
     tied_embeddings: Literal["target", "all", "none"] = "target"
     #: A learned vector added to every embedding, shared by both sides (the released code has it).
     embedding_bias: bool = False
@@ -116,11 +119,13 @@ class TrainingConfig:
     batch_tokens: int = field(default=6_250, metadata=accepts(low=8))
     #: Micro-batches in one update, over all devices; a multiple of the number of devices.
     accumulate: int = field(default=4, metadata=accepts(low=1))
-    #: How the loss of an update is averaged: over its target tokens, or (the released code) over sentences of token means.
+    #: How the loss of an update is averaged: over its target tokens, or (the released code) over sentences of token
+    #: means.
     loss_average: Literal["token", "sentence"] = "token"
     #: Probability taken from the right token and spread evenly over the others.
     label_smoothing: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
-    #: noam: factor · dimension^-½ · min(step^-½, step · warmup^-1.5); inverse_sqrt: the same with its peak at learning_rate; constant.
+    #: noam: factor · dimension^-½ · min(step^-½, step · warmup^-1.5); inverse_sqrt: the same with its peak at
+    #: learning_rate; constant.
     schedule: Literal["noam", "inverse_sqrt", "constant"] = "noam"
     #: Factor of noam; peak of inverse_sqrt and constant.
     learning_rate: float = field(default=1.0, metadata=accepts(low=0.0))
