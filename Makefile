@@ -1,0 +1,71 @@
+# Everything runs in .venv, which `make install` builds and the other targets ask for.
+#   make demo PYTHON=python3.12                                              another interpreter
+#   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu" another build of torch
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Each word quoted by itself: `torch>=2.6` must not redirect, `--index-url URL` must stay two words.
+TORCH_WORDS := $(foreach word,$(TORCH),'$(word)')
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format docs bench clean FORCE
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(INSTALLED) ## Create .venv with the pinned dependencies and the package
+
+$(INSTALLED): setup.cfg pyproject.toml scripts/constraints.txt $(VENV)/.torch-wanted
+	@echo "== Installing $(TORCH) (the largest download) and nmt_rela into $(VENV)"
+	$(BIN)/python -m pip install --disable-pip-version-check $(TORCH_WORDS)
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint scripts/constraints.txt --editable '.[analysis,dev]'
+	@touch $@
+
+# Rewritten only when TORCH changes, which makes the installation out of date.
+$(VENV)/.torch-wanted: $(BIN)/pip FORCE
+	@echo "$(TORCH)" | cmp -s - $@ || echo "$(TORCH)" > $@
+
+$(BIN)/pip:
+	@command -v $(PYTHON) > /dev/null \
+	  || { echo "make: $(PYTHON) not found; name a Python 3.10 or newer: make install PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "make: $$($(PYTHON) --version 2>&1) is too old; name a Python 3.10 or newer: make install PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
+	  || { echo "make: $(PYTHON) cannot create virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (21, 3))' \
+	  || $(BIN)/python -m pip install --disable-pip-version-check --upgrade pip
+	@touch $@
+
+FORCE:
+
+demo: $(INSTALLED) ## Train a small rela-g model on the embedded corpus, translate, score and draw it
+	@$(BIN)/python scripts/demo.py
+
+test: $(INSTALLED) ## Run the fast test suite
+	$(BIN)/python -m pytest
+
+test-all: $(INSTALLED) ## Run every test, the slow ones too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(INSTALLED) ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## Rewrite the code in the common style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(INSTALLED) ## Generate docs/configuration.md from the schema
+	$(BIN)/python scripts/config_reference.py
+
+bench: $(INSTALLED) ## Measure speed (scripts/bench_*.py)
+	@set -e; for script in $(sort $(wildcard scripts/bench_*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+clean: ## Remove caches and build leftovers; runs, data and .venv stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find nmt_rela scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
