@@ -1,0 +1,119 @@
+"""Word groups, links, Pharaoh files and AER, the last against published figures."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nmt_rela.alignment import (
+    GoldLinks,
+    aer,
+    format_pharaoh,
+    link,
+    merge_pieces,
+    parse_pharaoh,
+    read_pharaoh,
+    word_groups,
+)
+from nmt_rela.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("pieces", "groups"),
+    [
+        (["▁Ein", "▁Hund", "e", "</s>"], (0, 1, 1, -1)),
+        (["Ein", "▁Hund", "e", "</s>"], (0, 1, 1, -1)),  # the first piece has no mark
+        (["▁", "Haus", "▁", "▁groß", "▁"], (0, 0, 1, 1, -1)),
+        (["▁", "▁a"], (0, 0)),
+        (["<s>", "ab", "c"], (-1, 0, 0)),
+        (["</s>"], (-1,)),
+        ([], ()),
+        (["▁"], (-1,)),
+    ],
+)
+def test_word_groups(pieces: list[str], groups: tuple[int, ...]) -> None:
+    assert word_groups(pieces) == groups
+
+
+SOURCE = (0, 0, 1, -1)  # two words, the first of two pieces, and the end of sentence
+TARGET = (0, 1, 1, -1)
+
+
+def test_pieces_merge_into_words() -> None:
+    weights = np.arange(16.0).reshape(4, 4)
+    np.testing.assert_allclose(merge_pieces(weights, SOURCE, TARGET), [[1.0, 2.0], [(9 + 17) / 2, 8.0]])
+    with pytest.raises(ValueError, match="3 target"):
+        merge_pieces(weights, SOURCE, TARGET[:3])
+
+
+def test_links_are_the_largest_weights() -> None:
+    weights = np.array([[0.1, 0.1, 0.7, 0.1], [0.3, 0.3, 0.4, 0.0], [0.2, 0.2, 0.5, 0.1], [0.0, 0.0, 0.0, 1.0]])
+    assert link(weights, SOURCE, TARGET) == {(1, 0), (0, 1)}
+
+
+def test_shifted_links_use_the_step_that_reads_the_word() -> None:
+    steps = np.array([[0.0, 0.0, 0.0, 1.0], [0.9, 0.0, 0.1, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
+    assert link(steps, SOURCE, TARGET, shifted=True) == {(0, 0), (1, 1)}
+
+
+def test_null_rows_and_the_end_of_sentence_give_no_link() -> None:
+    weights = np.zeros((4, 4))
+    weights[1, 3] = 5.0
+    assert link(weights, SOURCE, TARGET) == frozenset()
+    assert link(np.ones((1, 1)), (-1,), (-1,)) == frozenset()
+
+
+def test_pharaoh_lines() -> None:
+    gold = parse_pharaoh("0-0 1p2 3?4\t10-1")
+    assert gold == GoldLinks(sure=frozenset({(0, 0), (10, 1)}), possible=frozenset({(0, 0), (1, 2), (3, 4), (10, 1)}))
+    assert parse_pharaoh("").possible == frozenset()
+    assert format_pharaoh({(10, 1), (2, 0), (2, 11)}) == "2-0 2-11 10-1"
+    assert parse_pharaoh(format_pharaoh(gold.sure)).sure == gold.sure
+
+
+@pytest.mark.parametrize("line", ["0", "0-", "-1", "a-b", "0-1-2", "0--1", "1-2p3", "²-1"])
+def test_what_is_no_link_is_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "gold.txt"
+    path.write_text(f"0-0\n1-1 {line}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"gold\.txt:2: found '{line}'; accepted"):
+        read_pharaoh(path)
+
+
+def test_missing_and_damaged_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="absent"):
+        read_pharaoh(tmp_path / "absent")
+    whole = gzip.compress(b"0-0\n" * 1000)
+    (tmp_path / "cut.gz").write_bytes(whole[:-9])
+    with pytest.raises(DataError, match=r"cut\.gz"):
+        read_pharaoh(tmp_path / "cut.gz")
+
+
+def test_aer_by_hand() -> None:
+    gold = [parse_pharaoh("0-0 1p1"), parse_pharaoh("2-2")]
+    scores = aer([{(0, 0), (1, 1)}, {(0, 2)}], gold)
+    assert scores.error_rate == pytest.approx(1 - (1 + 2) / (3 + 2))
+    assert scores.precision == pytest.approx(2 / 3)
+    assert scores.recall == pytest.approx(1 / 2)
+    with pytest.raises(DataError, match="1 predicted"):
+        aer([set()], gold)
+    with pytest.raises(DataError, match="no alignment link"):
+        aer([set()], [parse_pharaoh("0p0")])
+
+
+@pytest.mark.parametrize(
+    ("aligner", "published"),
+    [
+        ("fastalign.deen", 28.5),
+        ("fastalign.deen.grow-diagonal", 27.0),
+        ("giza.deen", 21.0),
+        ("giza.deen.grow-diagonal", 21.4),
+    ],
+)
+def test_published_error_rates(gold_alignments: Path, aligner: str, published: float) -> None:
+    gold = read_pharaoh(gold_alignments / "de-en_rwth/gold.0based.txt.gz")
+    found = read_pharaoh(gold_alignments / f"known_answers/{aligner}.0based.txt.gz")
+    assert len(gold) == 508
+    assert 100 * aer([links.sure for links in found], gold).error_rate == pytest.approx(published, abs=0.1)

@@ -1,0 +1,49 @@
+"""BLEU and chrF: figures of sacreBLEU itself, with signatures, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nmt_rela.errors import ConfigError, DataError
+from nmt_rela.evaluation import TOKENIZERS, score
+
+
+def test_scores_come_with_signatures() -> None:
+    scores = score(["The cat sat on the mat.", "Hello, world!"], ["The cat sat on a mat.", "Hello, world!"])
+    assert scores.bleu == pytest.approx(100 * (10 / 11 * 7 / 9 * 4 / 7 * 2 / 5) ** 0.25)
+    assert scores.sentences == 2
+    assert "tok:13a" in scores.bleu_signature
+    assert "case:mixed" in scores.bleu_signature
+    assert "nc:6" in scores.chrf_signature
+    assert scores.lines()[0].startswith(f"{scores.bleu_signature} = 63.40 ")
+    assert json.loads(json.dumps(scores.as_dict()))["chrf"] == scores.chrf
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_a_perfect_translation(tokenizer: str) -> None:
+    scores = score(
+        ["ein Hund läuft über die grüne Wiese ."], ["ein Hund läuft über die grüne Wiese ."], tokenizer=tokenizer
+    )
+    assert scores.bleu == pytest.approx(100.0)
+    assert scores.chrf == pytest.approx(100.0)
+    assert f"tok:{tokenizer}" in scores.bleu_signature
+
+
+def test_chinese_is_split_into_characters() -> None:
+    hypothesis, reference = ["我喜欢大的红苹果"], ["我喜欢大的绿苹果"]
+    assert score(hypothesis, reference, tokenizer="zh").bleu > 30.0 > score(hypothesis, reference).bleu
+
+
+def test_case_counts() -> None:
+    assert score(["a b c d e"], ["A B C D E"]).bleu < 1.0
+
+
+def test_refusals() -> None:
+    with pytest.raises(DataError, match="2 translations for 1 references"):
+        score(["a", "b"], ["a"])
+    with pytest.raises(DataError, match="no line"):
+        score([], [])
+    with pytest.raises(ConfigError, match="did you mean '13a'"):
+        score(["a"], ["a"], tokenizer="13")
