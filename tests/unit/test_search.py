@@ -1,0 +1,207 @@
+"""Search on hand-made scorers whose best answers can be told by trying everything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from toy_search import TableState, best_by_trying, score_of, table
+
+from nmt_rela.data.vocabulary import BOS, EOS, PAD, UNK
+from nmt_rela.errors import ConfigError
+from nmt_rela.inference.ensemble import EnsembleState
+from nmt_rela.inference.sampling import Sampling, sample
+from nmt_rela.inference.search import Hypothesis, beam_search, greedy, length_penalty_of
+
+
+def search(
+    tables: Tensor, *, beams: int = 4, max_length: int | Sequence[int] = 6, n_best: int = 1, **options: object
+) -> list[list[Hypothesis]]:
+    sentences = len(tables)
+    lengths = [max_length] * sentences if isinstance(max_length, int) else list(max_length)
+    return beam_search(
+        TableState(tables, beams=beams), sentences=sentences, beams=beams, max_lengths=torch.tensor(lengths),
+        n_best=n_best, **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.6, 1.0, 2.0])
+@pytest.mark.parametrize("min_length", [0, 2])
+def test_a_wide_beam_finds_what_trying_everything_finds(exponent: float, min_length: int) -> None:
+    tables = table(sentences=5, vocabulary=7, seed=3)
+    found = search(tables, beams=64, max_length=4, n_best=5, length_penalty=exponent, min_length=min_length)
+    for sentence, hypotheses in enumerate(found):
+        expected = best_by_trying(
+            tables[sentence], max_length=4, exponent=exponent, min_length=max(1, min_length), count=5
+        )
+        assert [hypothesis.tokens for hypothesis in hypotheses] == [tokens for tokens, _ in expected]
+        assert [hypothesis.score for hypothesis in hypotheses] == pytest.approx(
+            [score for _, score in expected], abs=1e-5
+        )
+
+
+def test_scores_are_those_of_forced_decoding() -> None:
+    tables = table(sentences=6, vocabulary=9, seed=1)
+    for sentence, hypotheses in enumerate(search(tables, n_best=4, max_length=8)):
+        assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
+        for hypothesis in hypotheses:
+            gains = score_of(tables[sentence], hypothesis.tokens)
+            assert hypothesis.token_log_probabilities == pytest.approx(gains, abs=1e-5)
+            assert hypothesis.log_probability == pytest.approx(sum(gains), abs=1e-5)
+            assert hypothesis.score == pytest.approx(sum(gains) / length_penalty_of(len(gains), 0.6), abs=1e-5)
+
+
+def test_beam_of_one_is_greedy() -> None:
+    tables = table(sentences=20, vocabulary=11, seed=5)
+    lengths = torch.arange(20) % 5 + 3
+    expected = greedy(TableState(tables, beams=1), sentences=20, max_lengths=lengths)
+    assert search(tables, beams=1, max_length=lengths.tolist()) == expected
+    for sentence, (hypothesis,) in enumerate(expected):
+        previous = BOS
+        for position, token in enumerate(hypothesis.tokens):
+            logits = tables[sentence, previous].clone()
+            logits[[PAD, UNK, BOS] + ([EOS] if position == 0 else [])] = -math.inf
+            assert token == int(logits.argmax())
+            previous = token
+        assert hypothesis.finished or len(hypothesis.tokens) == lengths[sentence]
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_results_do_not_depend_on_the_batch(beams: int) -> None:
+    tables = table(sentences=13, vocabulary=12, seed=8)
+    lengths = [3 + (5 * i) % 9 for i in range(13)]
+    together = search(tables, beams=beams, max_length=lengths)
+    order = list(reversed(range(13)))
+    turned = search(tables[order], beams=beams, max_length=[lengths[i] for i in order])
+    for sentence in range(13):
+        assert search(tables[sentence : sentence + 1], beams=beams, max_length=[lengths[sentence]]) == [
+            together[sentence]
+        ]
+        assert turned[order.index(sentence)] == together[sentence]
+
+
+def test_finished_sentences_leave_the_batch() -> None:
+    tables = table(sentences=8, vocabulary=9, seed=2)
+    tables[:7, :, EOS] += 50.0  # seven sentences end at once
+    state = TableState(tables, beams=4)
+    beam_search(state, sentences=8, beams=4, max_lengths=torch.full((8,), 30))
+    assert state.rows_seen[0] == 8
+    assert max(state.rows_seen[4:], default=0) <= 1
+
+
+def test_every_sentence_has_its_own_maximum_length() -> None:
+    tables = table(sentences=3, vocabulary=9, seed=2)
+    tables[:, :, EOS] -= 50.0
+    assert [len(hypotheses[0].tokens) for hypotheses in search(tables, max_length=[2, 9, 5])] == [2, 9, 5]
+    assert [len(hypotheses[0].tokens) for hypotheses in search(tables, beams=1, max_length=[2, 9, 5])] == [2, 9, 5]
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_minimum_length_counts_tokens_before_the_end(beams: int) -> None:
+    tables = table(sentences=4, vocabulary=9, seed=4)
+    tables[:, :, EOS] += 20.0
+    for minimum in (0, 1, 3):
+        for hypotheses in search(tables, beams=beams, max_length=8, min_length=minimum):
+            assert len(hypotheses[0].tokens) == max(1, minimum) + 1
+            assert hypotheses[0].finished
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_forced_prefix(beams: int) -> None:
+    tables = table(sentences=4, vocabulary=9, seed=6)
+    prefixes = [[], [5], [8, 4, 6], [7, 7]]
+    found = search(tables, beams=beams, max_length=7, prefixes=prefixes)
+    free = search(tables, beams=beams, max_length=7)
+    assert found[0] == free[0]
+    for sentence, prefix in enumerate(prefixes):
+        hypothesis = found[sentence][0]
+        assert list(hypothesis.tokens[: len(prefix)]) == prefix
+        assert hypothesis.token_log_probabilities == pytest.approx(
+            score_of(tables[sentence], hypothesis.tokens), abs=1e-5
+        )
+
+
+def test_forbidden_tokens_never_appear() -> None:
+    tables = table(sentences=6, vocabulary=9, seed=9)
+    tables[:, :, [PAD, UNK, BOS, 5]] += 9.0
+    for hypotheses in search(tables, n_best=4, forbidden=(PAD, UNK, BOS, 5)):
+        for hypothesis in hypotheses:
+            assert not {PAD, UNK, BOS, 5} & set(hypothesis.tokens)
+
+
+def test_ties_go_to_the_smaller_token() -> None:
+    tables = torch.zeros(3, 40, 40)
+    tables[:, :, EOS] = -1e6
+    for beams in (1, 2, 5):
+        for hypotheses in search(tables, beams=beams, max_length=4):
+            assert hypotheses[0].tokens == (4, 4, 4, 4)
+
+
+def test_a_vocabulary_smaller_than_the_beam() -> None:
+    tables = table(sentences=2, vocabulary=5, seed=0)  # one real token
+    for hypotheses in search(tables, beams=6, max_length=4, n_best=6):
+        assert len(hypotheses) == 4  # x, xx, xxx ended, xxxx cut
+        assert len({hypothesis.tokens for hypothesis in hypotheses}) == 4
+
+
+def test_no_sentence() -> None:
+    assert search(torch.zeros(0, 5, 5)) == []
+
+
+def test_an_ensemble_averages_probabilities() -> None:
+    first, second = table(sentences=4, vocabulary=8, seed=1), table(sentences=4, vocabulary=8, seed=2)
+    mean = (first.log_softmax(-1).exp() + second.log_softmax(-1).exp()).div(2).log()
+    state = EnsembleState([TableState(first, beams=3, memory=0.0), TableState(second, beams=3, memory=0.0)])
+    together = beam_search(state, sentences=4, beams=3, max_lengths=torch.full((4,), 6))
+    alone = beam_search(TableState(mean, beams=3, memory=0.0), sentences=4, beams=3, max_lengths=torch.full((4,), 6))
+    for left, right in zip(together, alone, strict=True):
+        assert left[0].tokens == right[0].tokens
+        assert left[0].score == pytest.approx(right[0].score, abs=1e-5)
+
+
+def draw(
+    tables: Tensor, sampling: Sampling, *, samples: int = 3, keys: Sequence[int] | None = None
+) -> list[list[Hypothesis]]:
+    return sample(
+        TableState(tables, beams=samples), sampling, sentences=len(tables), samples=samples,
+        keys=list(range(len(tables))) if keys is None else keys, max_lengths=torch.full((len(tables),), 7),
+    )  # fmt: skip
+
+
+def test_samples_depend_on_seed_and_key_alone() -> None:
+    tables = table(sentences=6, vocabulary=20, seed=1)
+    drawn = draw(tables, Sampling(seed=3))
+    assert drawn == draw(tables, Sampling(seed=3))
+    assert drawn != draw(tables, Sampling(seed=4))
+    for key in range(6):
+        assert draw(tables[key : key + 1], Sampling(seed=3), keys=[key]) == [drawn[key]]
+    for sentence, hypotheses in enumerate(drawn):
+        for hypothesis in hypotheses:
+            assert hypothesis.token_log_probabilities == pytest.approx(
+                score_of(tables[sentence], hypothesis.tokens), abs=1e-5
+            )
+
+
+def test_samples_follow_the_distribution() -> None:
+    tables = table(sentences=1, vocabulary=8, seed=3).repeat(400, 1, 1)
+    firsts = torch.tensor([h.tokens[0] for hypotheses in draw(tables, Sampling(), samples=10) for h in hypotheses])
+    logits = tables[0, BOS].clone()
+    logits[:4] = -math.inf
+    shares = torch.bincount(firsts, minlength=8) / len(firsts)
+    assert torch.allclose(shares, logits.softmax(0), atol=0.035)
+
+
+def test_narrow_samples_are_greedy() -> None:
+    tables = table(sentences=5, vocabulary=20, seed=1)
+    best = [hypotheses[0].tokens for hypotheses in search(tables, beams=1, max_length=7)]
+    for narrow in (Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(temperature=1e-3)):
+        assert all(h.tokens == best[i] for i, hypotheses in enumerate(draw(tables, narrow)) for h in hypotheses)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_sampling_out_of_range(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="accepted"):
+        Sampling(**wrong)  # type: ignore[arg-type]
