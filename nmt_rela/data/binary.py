@@ -2,7 +2,8 @@
 
 A corpus is a directory of five files::
 
-    header.json       format, version, counts, vocabulary sizes and fingerprint, size and SHA-256 of the other files
+    header.json       format, version, counts, vocabulary sizes and fingerprint, size and SHA-256 of the other files,
+                      and, last, the SHA-256 of the header without it
     source.tokens     ids of all sentences, one after another, each ending in EOS: little-endian uint16, or uint32
                       where the vocabulary has more than 65,536 entries
     source.offsets    pairs + 1 little-endian int64: sentence i is tokens[offsets[i]:offsets[i + 1]]
@@ -19,6 +20,7 @@ import mmap
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -45,17 +47,8 @@ class Sentences:
     """One side of a corpus: id sequences in memory-mapped files, each ending in EOS."""
 
     def __init__(self, stem: Path, *, token_type: np.dtype[Any]) -> None:
-        self._maps: list[mmap.mmap] = []
-        self._offsets = self._map(stem.with_suffix(".offsets"), _OFFSET)
-        self._tokens = self._map(stem.with_suffix(".tokens"), token_type)
-
-    def _map(self, path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """A read-only memory-mapped file as an array; an empty file, which cannot be mapped, as an empty array."""
-        if not path.stat().st_size:
-            return np.empty(0, dtype=dtype)
-        with path.open("rb") as file:
-            self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return np.frombuffer(self._maps[-1], dtype=dtype)
+        self._offsets = _map(stem.with_suffix(".offsets"), _OFFSET)
+        self._tokens = _map(stem.with_suffix(".tokens"), token_type)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -82,10 +75,13 @@ class Sentences:
         rows[inside] = self._tokens[(begins[:, None] + columns)[inside]]
         return rows
 
-    def release(self) -> None:
-        """Unmap what has been read from this process's memory; it stays in the system's cache and maps itself again."""
-        for file in self._maps:
-            file.madvise(mmap.MADV_DONTNEED)
+
+def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A read-only memory-mapped file as an array; an empty file, which cannot be mapped, as an empty array."""
+    if not path.stat().st_size:
+        return np.empty(0, dtype=dtype)
+    with path.open("rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=dtype)
 
 
 class BinaryCorpus:
@@ -151,11 +147,6 @@ class BinaryCorpus:
             if _sha256(path) != entry["sha256"]:
                 raise DataError(f"{path}: damaged, its SHA-256 differs from the header's: prepare the data again")
 
-    def release(self) -> None:
-        """Unmap what has been read from this process's memory (it maps itself again when read)."""
-        self.sources.release()
-        self.targets.release()
-
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
@@ -166,29 +157,26 @@ def _sha256(path: Path) -> str:
 
 
 def _read_header(text: bytes, directory: Path) -> dict[str, Any]:
-    """Parse a header. Its fields are used unchecked later, so this is where a damaged one has to be found."""
-    place = directory / "header.json"
+    """Parse a header and check its seal: what it says can then be relied on."""
+    damaged = DataError(f"{directory / 'header.json'}: damaged header: prepare the data again")
     try:
-        header = json.loads(text)
-        if header["format"] != FORMAT or header["version"] != VERSION:
-            raise DataError(
-                f"{place}: found format {header['format']!r} version {header['version']!r}; "
-                f"accepted: {FORMAT!r} version {VERSION}: prepare the data again"
-            )
-        expected = {}
-        for side in _SIDES:
-            expected[f"{side}.tokens"] = header[side]["tokens"] * _token_type(header[side]["vocabulary_size"]).itemsize
-            expected[f"{side}.offsets"] = (header["pairs"] + 1) * _OFFSET.itemsize
-        sound = {name: entry["bytes"] for name, entry in header["files"].items()} == expected
-        sound = sound and all(len(entry["sha256"]) == 64 for entry in header["files"].values())
-        sound = sound and isinstance(header["vocabulary_fingerprint"], str)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        sound = False
-    if not sound:
-        raise DataError(f"{place}: damaged header: prepare the data again")
-    return dict(header)
+        header: dict[str, Any] = json.loads(text)
+        found = (header["format"], header["version"])
+        seal = header.pop("sha256")
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged from error
+    if found != (FORMAT, VERSION):
+        raise DataError(
+            f"{directory / 'header.json'}: found format {found[0]!r} version {found[1]!r}; "
+            f"accepted: {FORMAT!r} version {VERSION}: prepare the data again"
+        )
+    if seal != _seal(header):
+        raise damaged
+    return header
+
+
+def _seal(header: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 class _SideWriter:
@@ -262,12 +250,15 @@ class BinaryCorpusWriter:
         self._sizes = (source_vocabulary_size, target_vocabulary_size)
         self._vocabulary_fingerprint = vocabulary_fingerprint
         self._pairs = 0
+        self._leaving = ExitStack()
 
     def __enter__(self) -> BinaryCorpusWriter:
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
+        self._leaving.callback(shutil.rmtree, self._partial, ignore_errors=True)
         self._source, self._target = (
-            _SideWriter(self._partial, side, size) for side, size in zip(_SIDES, self._sizes, strict=True)
+            self._leaving.enter_context(closing(_SideWriter(self._partial, side, size)))
+            for side, size in zip(_SIDES, self._sizes, strict=True)
         )
         return self
 
@@ -292,17 +283,13 @@ class BinaryCorpusWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with self._leaving:  # A full disk can make even closing fail, and the partial files must go all the same.
             if kind is None:
                 self._publish()
-        finally:
-            self._source.close()
-            self._target.close()
-            shutil.rmtree(self._partial, ignore_errors=True)
 
     def _publish(self) -> None:
         files = self._source.finish() | self._target.finish()
-        header = {
+        header: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "pairs": self._pairs,
@@ -311,15 +298,20 @@ class BinaryCorpusWriter:
             "target": {"tokens": self._target.tokens, "vocabulary_size": self._sizes[1]},
             "files": files,
         }
+        header["sha256"] = _seal(header)
         with (self._partial / "header.json").open("w", encoding="utf-8") as file:
             file.write(json.dumps(header, indent=2) + "\n")
             file.flush()
             os.fsync(file.fileno())
         _sync_directory(self._partial)
-        # A directory that holds files cannot be replaced in one step; a kill between these two leaves none.
-        shutil.rmtree(self._directory, ignore_errors=True)
+        # A directory that holds files cannot be replaced in one step; a kill between the two renames leaves none.
+        old = self._directory.with_name(self._directory.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self._directory.exists():
+            os.replace(self._directory, old)
         os.replace(self._partial, self._directory)
         _sync_directory(self._directory.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _flatten(sentences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -17,8 +17,6 @@ from nmt_rela.data.batching import EpochPlan
 from nmt_rela.data.binary import BinaryCorpus
 from nmt_rela.data.vocabulary import PAD
 
-#: Cells collated between two releases of mapped memory: at most about this many pages of the corpus stay mapped.
-_RELEASE_AFTER = 1 << 24
 #: Seconds after which a producer that waits for room looks whether it is still wanted.
 _PATIENCE = 0.1
 
@@ -101,7 +99,6 @@ def load_updates(
 
     def produce() -> None:
         try:
-            cells = 0
             for update in range(first_update, plan.updates):
                 first = update * accumulate
                 batches = [
@@ -110,10 +107,6 @@ def load_updates(
                 ]
                 if not put(batches):
                     return
-                cells += sum(batch.source.numel() + batch.target.numel() for batch in batches)
-                if cells > _RELEASE_AFTER:
-                    corpus.release()
-                    cells = 0
             put(None)
         except BaseException as error:  # Whatever ends this thread has to be seen by the one that waits for it.
             put(error)

@@ -30,8 +30,8 @@ class Vocabulary:
         self._model = model
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except (RuntimeError, OSError) as error:
-            raise DataError(f"{name}: not a SentencePiece model ({model_error(error)})") from error
+        except RuntimeError as error:  # Its text names a line of SentencePiece's source, which helps nobody.
+            raise DataError(f"{name}: not a SentencePiece model, or a damaged one") from error
         processor = self._processor
         found = (processor.pad_id(), processor.unk_id(), processor.eos_id(), processor.bos_id())
         if found != (PAD, UNK, EOS, BOS):
@@ -75,11 +75,6 @@ class Vocabulary:
         """The sub-word behind each id; a word's first sub-word starts with ``▁``."""
         pieces: list[str] = self._processor.id_to_piece([int(i) for i in ids])
         return pieces
-
-
-def model_error(error: Exception) -> str:
-    """The first line of what SentencePiece says, which else brings its own source line along."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
