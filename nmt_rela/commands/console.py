@@ -66,10 +66,9 @@ def run(
     silent; anything else is our fault: traceback and status 1.
     """
     try:
-        status = command(arguments) or EXIT_DONE
+        status = _status(command, arguments)
         sys.stdout.flush()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else EXIT_DONE if end.code is None else EXIT_USER_ERROR
+        return status
     except UserError as error:
         return _refuse(program, str(error))
     except KeyboardInterrupt:
@@ -89,7 +88,14 @@ def run(
     except Exception:
         traceback.print_exc()
         return EXIT_FAULT
-    return status
+
+
+def _status(command: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None) -> int:
+    """The status a command returns, or with which it exits (argparse does, after ``--help`` or a mistake)."""
+    try:
+        return command(arguments) or EXIT_DONE
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else EXIT_DONE
 
 
 def _refuse(program: str, message: str) -> int:

@@ -1,0 +1,179 @@
+"""How commands take arguments, log and end."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from nmt_rela.commands import console
+from nmt_rela.config.loader import config_from_yaml, load_config
+from nmt_rela.errors import DataError
+
+CONFIG = "run: runs/x\ndata: {task: demo, source: en, target: de}\n"
+
+
+def ending(error: BaseException) -> int:
+    def command(arguments: Sequence[str] | None) -> None:
+        raise error
+
+    return console.run("nmt-x", command)
+
+
+def in_process(body: str, shell: str) -> subprocess.CompletedProcess[str]:
+    """Run a command whose body is ``body`` in a shell line where it stands as $COMMAND."""
+    code = f"import sys\nfrom nmt_rela.commands import console\ndef command(arguments):\n {body}\n"
+    code += "sys.exit(console.run('nmt-x', command))"
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {shell}"],
+        env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "CODE": code},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(DataError("a.en:3: found\nthis")) == 2
+    assert capsys.readouterr().err == "nmt-x: error: a.en:3: found this\n"
+
+
+def test_the_status_of_the_command_is_returned() -> None:
+    assert console.run("nmt-x", lambda arguments: None) == 0
+    assert console.run("nmt-x", lambda arguments: 143) == 143
+
+
+def test_arguments_reach_the_command() -> None:
+    seen: list[object] = []
+    console.run("nmt-x", seen.append, ["--a"])
+    assert seen == [["--a"]]
+
+
+def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "nmt-x: interrupted\n"
+
+
+def test_our_own_fault_shows_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(RuntimeError("broken")) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("Traceback")
+    assert "RuntimeError: broken" in message
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOENT, "no such file or directory"),
+        (errno.EACCES, "permission denied"),
+        (errno.EISDIR, "is a directory"),
+        (errno.ENOSPC, "no space left on device"),
+    ],
+)
+def test_an_unusable_path_is_one_line(number: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(OSError(number, os.strerror(number), "some/file")) == 2
+    assert capsys.readouterr().err == f"nmt-x: error: some/file: {words}\n"
+
+
+def test_a_system_error_without_a_path_is_our_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(OSError(errno.ENOENT, "no such thing")) == 1
+    assert ending(OSError(errno.EBADF, "bad file descriptor", "some/file")) == 1
+    assert capsys.readouterr().err.count("Traceback") == 2
+
+
+def test_a_closed_output_pipe_is_silent() -> None:
+    done = in_process("print('line\\n' * 100_000)", '"$PYTHON" -c "$CODE" | head -1')
+    assert (done.returncode, done.stdout, done.stderr) == (console.EXIT_BROKEN_PIPE, "line\n", "")
+
+
+def test_a_pipe_closed_before_the_last_flush_is_silent() -> None:
+    done = in_process("import time; time.sleep(0.3); print('short')", '"$PYTHON" -c "$CODE" | true')
+    assert (done.returncode, done.stderr) == (console.EXIT_BROKEN_PIPE, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_stdout_is_one_line() -> None:
+    done = in_process("print('lost')", '"$PYTHON" -c "$CODE" > /dev/full')
+    assert (done.returncode, done.stderr) == (2, "nmt-x: error: output: no space left on device\n")
+
+
+def config_parser() -> ArgumentParser:
+    parser = console.parser("nmt-x", "What it does.")
+    console.add_config_arguments(parser)
+    return parser
+
+
+def test_overrides_and_options_mix() -> None:
+    options = console.parse(config_parser(), ["model.heads=4", "--config", "c.yaml", "run=r", "--quiet", "a.b=-1"])
+    assert options.config == "c.yaml"
+    assert options.overrides == ["model.heads=4", "run=r", "a.b=-1"]
+    assert options.quiet
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --config"),
+        (["--config"], "argument --config: expected one argument"),
+        (["--confg", "x", "--config", "c"], "--confg: unknown argument; did you mean '--config'?"),
+        (["--conf", "c"], "required: --config"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.run("nmt-x", lambda given: console.parse(config_parser(), given) and 0, arguments) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("nmt-x: error: ")
+    assert message in text
+    assert text.count("\n") == 1
+
+
+def test_print_config_shows_the_settings_in_full_and_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(CONFIG)
+
+    def command(arguments: Sequence[str] | None) -> None:
+        console.read_config(console.parse(config_parser(), arguments))
+        raise AssertionError("it went on")
+
+    assert console.run("nmt-x", command, ["--config", str(file), "--print-config", "model.heads=4"]) == 0
+    assert config_from_yaml(capsys.readouterr().out) == load_config(file, ["model.heads=4"])
+
+
+def test_read_config_returns_the_settings(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(CONFIG)
+    assert console.read_config(console.parse(config_parser(), ["--config", str(file)])) == load_config(file)
+
+
+def test_help_and_version_end_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--help", "--version"):
+        assert console.run("nmt-x", lambda given: console.parse(config_parser(), given) and 0, [option]) == 0
+    assert "section.key=value" in capsys.readouterr().out
+
+
+def test_the_log_goes_to_stderr_once_and_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    console.log_to_stderr()
+    console.log_to_stderr()
+    logging.getLogger("nmt_rela.some.room").info("reading %d lines", 3)
+    logging.getLogger("nmt_rela").warning("odd")
+    captured = capsys.readouterr()
+    first, second = captured.err.splitlines()
+    assert first.endswith(" reading 3 lines")
+    assert second.endswith(" warning: odd")
+    assert captured.out == ""
+
+
+def test_quiet_keeps_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    console.log_to_stderr(quiet=True)
+    logging.getLogger("nmt_rela").info("fine")
+    logging.getLogger("nmt_rela").warning("odd")
+    assert capsys.readouterr().err.splitlines()[0].endswith("warning: odd")
+    console.log_to_stderr()
