@@ -170,8 +170,8 @@ def _fill_up(starts: NDArray[np.int64], longest: NDArray[np.int32], accumulate: 
     if not missing:
         return starts
     sizes = np.diff(starts)
-    cells = sizes * np.maximum.reduceat(longest, starts[:-1])
-    # As many of the largest as there are halvings to make will do.
+    cells = np.where(sizes > 1, sizes * np.maximum.reduceat(longest, starts[:-1]), 0)
+    # As many of the largest that have two pairs or more as there are halvings to make will do.
     largest = np.argsort(-cells, kind="stable")[:missing].tolist()
     heap = [(-int(cells[index]), int(starts[index]), int(starts[index + 1])) for index in largest]
     heapq.heapify(heap)

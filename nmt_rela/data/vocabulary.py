@@ -67,6 +67,8 @@ class Vocabulary:
 
     def decode(self, ids: Sequence[Sequence[int]], *, threads: int = 1) -> list[str]:
         """Plain text of each id sequence. PAD, EOS and BOS leave no trace; UNK shows as SentencePiece's ``⁇``."""
+        if not ids:  # SentencePiece takes an empty list for one empty sentence.
+            return []
         visible = [[int(i) for i in sentence if i not in _INVISIBLE] for sentence in ids]
         lines: list[str] = self._processor.decode(visible, out_type=str, num_threads=threads)
         return lines

@@ -1,0 +1,151 @@
+"""Vocabularies: what is encoded comes back, and models that cannot serve are refused by name."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+
+from nmt_rela.data.vocabulary import BOS, EOS, PAD, UNK, Vocabularies, Vocabulary
+from nmt_rela.errors import DataError
+
+LINES = [
+    "the old baker gives the small child a red apple",
+    "das Kind liest ein Buch über die Stadt",
+    "we see that the teacher writes many long letters",
+    "schöne Häuser stehen an der Straße",
+]
+
+
+def train(*, size: int = 80, specials: tuple[int, int, int, int] = (PAD, UNK, EOS, BOS)) -> bytes:
+    model = io.BytesIO()
+    pad, unknown, end, begin = specials
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES * 5),
+        model_writer=model,
+        vocab_size=size,
+        model_type="bpe",
+        character_coverage=1.0,
+        pad_id=pad,
+        unk_id=unknown,
+        eos_id=end,
+        bos_id=begin,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return Vocabulary(train(), name="test.model")
+
+
+@pytest.fixture(scope="module")
+def other() -> Vocabulary:
+    return Vocabulary(train(size=70), name="other.model")
+
+
+def test_text_comes_back(vocabulary: Vocabulary) -> None:
+    ids = vocabulary.encode(LINES)
+    assert vocabulary.decode(ids) == LINES
+    assert all(not {PAD, UNK, EOS, BOS} & set(sentence) for sentence in ids)
+    assert vocabulary.size == 80
+
+
+def test_empty_input_stays_empty(vocabulary: Vocabulary) -> None:
+    assert vocabulary.encode([]) == []
+    assert vocabulary.encode(["", "the", ""])[::2] == [[], []]
+    assert vocabulary.decode([]) == []
+    assert vocabulary.decode([[], [EOS]]) == ["", ""]
+    assert vocabulary.pieces([]) == []
+
+
+def test_specials_leave_no_trace_but_unknown_shows(vocabulary: Vocabulary) -> None:
+    (ids,) = vocabulary.encode(["the child"])
+    assert vocabulary.decode([[BOS, *ids, EOS, PAD, PAD]]) == ["the child"]
+    (unknown,) = vocabulary.encode(["the 猫"])
+    assert UNK in unknown
+    assert "⁇" in vocabulary.decode([unknown])[0]
+
+
+def test_pieces_join_to_the_text(vocabulary: Vocabulary) -> None:
+    (ids,) = vocabulary.encode(["the old baker"])
+    assert "".join(vocabulary.pieces(ids)).replace("▁", " ") == " the old baker"
+
+
+def test_line_separators_inside_a_line_do_not_split_it(vocabulary: Vocabulary) -> None:
+    assert len(vocabulary.encode(["the\u2028child\x85reads\x0ba\x0cbook\x00"])) == 1
+
+
+def test_threads_change_nothing(vocabulary: Vocabulary) -> None:
+    lines = LINES * 50
+    expected = vocabulary.encode(lines)
+    assert vocabulary.encode(lines, threads=3) == expected
+    with ThreadPoolExecutor(4) as pool:
+        assert all(found == expected for found in pool.map(vocabulary.encode, [lines] * 8))
+
+
+def test_worker_processes_can_have_a_copy(vocabulary: Vocabulary) -> None:
+    copy = pickle.loads(pickle.dumps(vocabulary))
+    assert copy.encode(LINES) == vocabulary.encode(LINES)
+    assert copy.fingerprint == vocabulary.fingerprint
+
+
+def test_saved_and_loaded_bytes_are_the_same(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    vocabulary.save(tmp_path / "a.model")
+    loaded = Vocabulary.load(tmp_path / "a.model")
+    loaded.save(tmp_path / "b.model")
+    assert loaded.fingerprint == vocabulary.fingerprint
+    assert (tmp_path / "a.model").read_bytes() == (tmp_path / "b.model").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.model", "b.model"]
+
+
+def test_missing_model_names_the_path(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no\.model: cannot read the vocabulary"):
+        Vocabulary.load(tmp_path / "no.model")
+
+
+@pytest.mark.parametrize("damage", [lambda model: b"", lambda model: b"not a model", lambda model: model[:-20]])
+def test_damaged_model_names_the_path(damage: Any, vocabulary: Vocabulary, tmp_path: Path) -> None:
+    path = tmp_path / "bad.model"
+    vocabulary.save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=r"bad\.model: "):
+        Vocabulary.load(path)
+
+
+def test_other_special_ids_are_refused() -> None:
+    model = train(specials=(3, 0, 2, 1))
+    with pytest.raises(DataError, match=r"x\.model: special ids .*\(3, 0, 2, 1\); accepted: \(0, 1, 2, 3\)"):
+        Vocabulary(model, name="x.model")
+
+
+def test_joint_and_separate_vocabularies_come_back(vocabulary: Vocabulary, other: Vocabulary, tmp_path: Path) -> None:
+    joint, separate = Vocabularies(vocabulary, vocabulary), Vocabularies(vocabulary, other)
+    assert joint.joint
+    assert not separate.joint
+    for name, vocabularies in (("joint", joint), ("separate", separate)):
+        vocabularies.save(tmp_path / name)
+        loaded = Vocabularies.load(tmp_path / name)
+        assert loaded.joint == vocabularies.joint
+        assert loaded.fingerprint == vocabularies.fingerprint
+        assert loaded.target.fingerprint == vocabularies.target.fingerprint
+    assert [path.name for path in (tmp_path / "joint").iterdir()] == ["joint.model"]
+
+
+def test_fingerprint_tells_sides_apart(vocabulary: Vocabulary, other: Vocabulary) -> None:
+    pairs = [(vocabulary, vocabulary), (vocabulary, other), (other, vocabulary), (other, other)]
+    assert len({Vocabularies(*pair).fingerprint for pair in pairs}) == 4
+
+
+def test_missing_vocabularies_say_what_is_wanted(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no vocabulary; accepted: joint\.model, or source\.model and target\.model"):
+        Vocabularies.load(tmp_path)
+    vocabulary.save(tmp_path / "source.model")
+    with pytest.raises(DataError, match=r"target\.model: cannot read"):
+        Vocabularies.load(tmp_path)
