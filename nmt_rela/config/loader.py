@@ -163,7 +163,8 @@ def _with_overrides(tree: Mapping, overrides: Sequence[str]) -> Mapping:
 def _build_config(tree: Mapping, name: str) -> Config:
     places: dict[str, str] = {}
     _check_keys(Config, tree, "")
-    config: Config = _build(Config, tree, "", name, places)
+    _check_complete(Config, tree, "", name)
+    config: Config = _build(Config, tree, "", places)
     _check_rules(config, lambda path: f"{places.get(path, name)}: {path}")
     return config
 
@@ -191,38 +192,48 @@ def _check_keys(kind: type, tree: Mapping, prefix: str) -> None:
             _check_keys(inner, value, f"{prefix}{key}.")
 
 
-def _build(kind: type, tree: Mapping, prefix: str, name: str, places: dict[str, str]) -> Any:
+def _check_complete(kind: type, tree: Mapping, prefix: str, place: str) -> None:
+    missing = list(_missing(kind, tree, prefix))
+    if missing:
+        raise ConfigError(f"{place}: missing required key{'s' * (len(missing) > 1)}: {', '.join(missing)}")
+
+
+def _missing(kind: type, tree: Mapping, prefix: str) -> Iterator[str]:
+    for item in dataclasses.fields(kind):
+        found, section = tree.entries.get(item.name), _section(_types(kind)[item.name])
+        if section is not None:
+            inner = found if isinstance(found, Mapping) else Mapping(tree.place)
+            yield from _missing(section, inner, f"{prefix}{item.name}.")
+        elif found is None and item.default is dataclasses.MISSING:
+            yield prefix + item.name
+
+
+def _build(kind: type, tree: Mapping, prefix: str, places: dict[str, str]) -> Any:
     values: dict[str, Any] = {}
-    missing: list[str] = []
     for item in dataclasses.fields(kind):
         path, expected = prefix + item.name, _types(kind)[item.name]
         found = tree.entries.get(item.name)
         section = _section(expected)
         if section is not None:
             # An absent or empty section is one that has nothing but defaults.
-            inner = Mapping(name) if found is None or (isinstance(found, Scalar) and found.is_null) else found
+            inner = Mapping(tree.place) if found is None or (isinstance(found, Scalar) and found.is_null) else found
             if not isinstance(inner, Mapping):
                 raise ConfigError(f"{inner.place}: {path}: expected a section of keys, found {described(inner)}")
-            values[item.name] = _build(section, inner, f"{path}.", name, places)
+            values[item.name] = _build(section, inner, f"{path}.", places)
         elif found is not None:
             places[path] = tree.places[item.name]
-            values[item.name] = _value(expected, found, path, name, item.metadata)
-        elif item.default is dataclasses.MISSING:
-            missing.append(path)
-    if missing:
-        where = name if kind in (Config, *_types(Config).values()) else tree.place
-        plural = "s" if len(missing) > 1 else ""
-        raise ConfigError(f"{where}: missing required key{plural}: {', '.join(missing)}")
+            values[item.name] = _value(expected, found, path, item.metadata)
     return kind(**values)
 
 
-def _value(expected: Any, found: Tree, path: str, name: str, bounds: Any) -> Any:
+def _value(expected: Any, found: Tree, path: str, bounds: Any) -> Any:
     """A plain value of exactly the expected type, within bounds."""
     kinds = get_args(expected) if get_origin(expected) in (Union, types.UnionType) else (expected,)
     inner = next((kind for kind in kinds if _section(kind) is not None), None)
     if inner is not None and isinstance(found, Mapping):
         _check_keys(inner, found, f"{path}.")
-        return _build(inner, found, f"{path}.", name, {})
+        _check_complete(inner, found, f"{path}.", found.place)
+        return _build(inner, found, f"{path}.", {})
     plain = next(kind for kind in kinds if kind is not inner)
     if get_origin(plain) is Literal:
         choices = get_args(plain)

@@ -1,0 +1,342 @@
+"""Reading settings: what is accepted, and the one line that says what is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nmt_rela.config.loader import (
+    Difference,
+    config_from_yaml,
+    config_to_yaml,
+    differences,
+    key_paths,
+    load_config,
+    override_config,
+)
+from nmt_rela.config.schema import Config, DataConfig, SiteAttention, TrainingConfig
+from nmt_rela.errors import ConfigError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+MINIMAL = "run: runs/x\ndata:\n  task: demo\n  source: en\n  target: de\n"
+
+
+def read(text: str) -> Config:
+    return config_from_yaml(MINIMAL + text, "c.yaml")
+
+
+def refusal(text: str) -> str:
+    """The message for a document appended to the minimal one, which has five lines."""
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+# What is accepted
+
+
+def test_sections_without_keys_have_their_defaults() -> None:
+    config = read("model:\ntraining: {}\n")
+    assert config.training == TrainingConfig()
+    assert config.data == DataConfig(task="demo", source="en", target="de")
+
+
+def test_numbers_and_switches_are_read_as_the_field_wants_them() -> None:
+    config = read("training: {adam_epsilon: 1e-8, clip_norm: 1, max_hours: .5, max_updates: 32_000, seed: 0}")
+    assert repr(config.training.adam_epsilon) == "1e-08"
+    assert repr(config.training.clip_norm) == "1.0"
+    assert config.training.max_hours == 0.5
+    assert config.training.max_updates == 32_000
+    assert config.training.seed == 0
+    for word, value in {"true": True, "False": False, "yes": True, "no": False, "on": True, "OFF": False}.items():
+        assert read(f"model: {{embedding_bias: {word}}}").model.embedding_bias is value
+
+
+@pytest.mark.parametrize("language", ["no", "on", "y", "'no'", '"12"', "2024-01-01", "zh_Hant", "1:30"])
+def test_text_stays_the_text_that_was_written(language: str) -> None:
+    config = override_config(read(""), [f"data.source={language}"])
+    assert config.data.source == language.strip("'\"")
+
+
+def test_attention_is_one_kind_or_one_for_each_site() -> None:
+    assert read("model: {attention: entmax15}").model.attention == "entmax15"
+    sites = read("model:\n  attention:\n    encoder: softmax\n    decoder: rela-i\n    cross: rela-g\n").model.attention
+    assert sites == SiteAttention(encoder="softmax", decoder="rela-i", cross="rela-g")
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_harmless(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(b"\xef\xbb\xbf" + MINIMAL.replace("\n", "\r\n").encode())
+    assert load_config(file) == read("")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model:\n  atention: softmax\n", "c.yaml:7: model.atention: unknown key; did you mean 'attention'?"),
+        ("modle:\n  heads: 8\n", "c.yaml:6: modle: unknown key; did you mean 'model'?"),
+        ("heads: 8\n", "c.yaml:6: heads: unknown key; did you mean 'model.heads'?"),
+        ("training: {dropout: 0.1}\n", "c.yaml:6: training.dropout: unknown key; did you mean 'model.dropout'?"),
+        ("extends: a.yaml\n", "c.yaml:6: extends: unknown key"),
+        ("model: {attention: sofmax}\n", "c.yaml:6: model.attention: found the text 'sofmax'; did you mean 'softmax'?"),
+        ("model: {norm: 3}\n", "c.yaml:6: model.norm: found 3; accepted: post, pre"),
+        ("model: {norm: [post]}\n", "c.yaml:6: model.norm: found a list; accepted: post, pre"),
+        ("model: {heads: eight}\n", "c.yaml:6: model.heads: expected a whole number, found the text 'eight'"),
+        ("model: {heads: 8.0}\n", "c.yaml:6: model.heads: expected a whole number, found 8.0"),
+        ("model: {heads: 1e1}\n", "c.yaml:6: model.heads: expected a whole number, found 1e1"),
+        ("model: {heads: '8'}\n", "c.yaml:6: model.heads: expected a whole number, found the text '8'"),
+        ("model: {heads: true}\n", "c.yaml:6: model.heads: expected a whole number, found true"),
+        ("model: {heads: 010}\n", "c.yaml:6: model.heads: expected a whole number, found 010"),
+        ("model: {heads: }\n", "c.yaml:6: model.heads: expected a whole number, found nothing"),
+        ("model: {heads: {a: 1}}\n", "c.yaml:6: model.heads: expected a whole number, found a mapping"),
+        ("model: {heads: 0}\n", "c.yaml:6: model.heads: found 0; accepted: 1 or more"),
+        ("model: {heads: 99999999999999999999}\n", "accepted: 1 to 9223372036854775807"),
+        ("model: {dropout: 1}\n", "c.yaml:6: model.dropout: found 1.0; accepted: 0.0 to 0.9"),
+        ("model: {dropout: .nan}\n", "c.yaml:6: model.dropout: expected a number, found the text '.nan'"),
+        ("training: {clip_norm: 1e999}\n", "c.yaml:6: training.clip_norm: expected a number"),
+        ("model: {embedding_bias: 1}\n", "c.yaml:6: model.embedding_bias: expected true or false, found 1"),
+        ("model: {embedding_bias: 'true'}\n", "model.embedding_bias: expected true or false, found the text 'true'"),
+        ("training: {start_from: 12}\n", "c.yaml:6: training.start_from: expected text in quotes, found 12"),
+        ("training: {start_from: }\n", "c.yaml:6: training.start_from: expected text, found nothing"),
+        ("model: 3\n", "c.yaml:6: model: expected a section of keys, found 3"),
+        (
+            "model: {attention: {encoder: softmax}}\n",
+            "missing required keys: model.attention.decoder, model.attention.cross",
+        ),
+        ("model: {attention: {enc: softmax}}\n", "model.attention.enc: unknown key; did you mean 'encoder'?"),
+        ("model: {heads: 8}\nmodel: {}\n", "c.yaml:7: model: given twice, first at c.yaml:6"),
+        ("model:\n  heads: 8\n  heads: 4\n", "c.yaml:8: heads: given twice, first at c.yaml:7"),
+        ("model: &m {}\n", "c.yaml:6: malformed YAML: anchors (&) and aliases (*) are not accepted"),
+        ("model: *m\n", "c.yaml:6: malformed YAML: anchors (&) and aliases (*) are not accepted"),
+        ("model: !!python/object:os.system {}\n", "c.yaml:6: malformed YAML: the tag "),
+        ("model: [\n", "malformed YAML"),
+        ("model: a: b\n", "c.yaml:6: malformed YAML: mapping values are not allowed here"),
+        ("\tmodel: 3\n", "c.yaml:6: malformed YAML: found character '\\t' that cannot start any token"),
+        ("? [a]\n: 3\n", "c.yaml:6: a key must be a plain word"),
+        ("# \x07\n", "c.yaml:6: malformed YAML: the character U+0007 is not allowed"),
+        ("---\nrun: y\n", "malformed YAML"),
+        ('"a\\nb": 3\n', "c.yaml:6: a\\nb: unknown key"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(text: str, message: str) -> None:
+    assert message in refusal(text)
+
+
+def test_nesting_without_end_is_refused() -> None:
+    assert "nested too deeply" in refusal("model: " + "[" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("", "keys: run, data.task, data.source, data.target"),
+        ("run: x\ndata:\n", "keys: data.task, data.source, data.target"),
+        ("run: x\ndata: {task: t, source: en}", "key: data.target"),
+    ],
+)
+def test_all_missing_keys_are_named(text: str, missing: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_from_yaml(text, "c.yaml")
+    assert str(caught.value) == f"c.yaml: missing required {missing}"
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "word", "3"])
+def test_a_document_that_is_no_mapping_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^c\.yaml:1: expected 'key: value' lines"):
+        config_from_yaml(text, "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.heads=3", "model.heads: found 3, which does not divide model.dimension (512)"),
+        ("data.target=en", "data.target: found 'en', as in data.source"),
+        ("run=", "run: must not be empty"),
+        ("training.schedule=constant", "training.learning_rate: found 1.0, a factor for the schedule noam"),
+        ("training.validate_sentences=0", "training.best_by: 'bleu' needs translations"),
+        ("model={tied_embeddings: all, heads: 1}", ""),
+    ],
+)
+def test_rules_between_keys(override: str, message: str) -> None:
+    config = override_config(read(""), ["model.tied_embeddings=all"])
+    if not message:
+        override, message = (
+            "data.joint_vocabulary=false",
+            "model.tied_embeddings: 'all' needs data.joint_vocabulary: true",
+        )
+    with pytest.raises(ConfigError) as caught:
+        override_config(config, [override])
+    assert message in str(caught.value)
+
+
+# Files
+
+
+def test_extends_merges_key_by_key(tmp_path: Path) -> None:
+    write(tmp_path, "top.yaml", "model: {heads: 4, dropout: 0.3}\ndata: {source: en, target: de}\n")
+    (tmp_path / "inner").mkdir()
+    write(tmp_path / "inner", "middle.yaml", "extends: ../top.yaml\nmodel: {dropout: 0.2}\ndata: {task: demo}\n")
+    file = write(tmp_path / "inner", "c.yaml", "extends: middle.yaml\nrun: runs/c\ndata: {target: fr}\n")
+    config = load_config(file)
+    assert (config.model.heads, config.model.dropout) == (4, 0.2)
+    assert (config.data.source, config.data.target, config.run) == ("en", "fr", "runs/c")
+
+
+def test_a_mistake_in_an_extended_file_names_that_file(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "model:\n  hedas: 4\n")
+    file = write(tmp_path, "c.yaml", "extends: base.yaml\n" + MINIMAL)
+    with pytest.raises(ConfigError, match=r"/base\.yaml:2: model\.hedas: unknown key; did you mean 'heads'\?"):
+        load_config(file)
+
+
+def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", "extends: b.yaml\n")
+    file = write(tmp_path, "b.yaml", "extends: ./a.yaml\n")
+    with pytest.raises(ConfigError, match=r"/a\.yaml:1: extends: .*/b\.yaml extends itself"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("value", ["[a, b]", "", "3", '"\\0"'])
+def test_extends_wants_a_file_name(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"c\.yaml:1: extends: expected the name of a YAML file"):
+        load_config(write(tmp_path, "c.yaml", f"extends: {value}\n" + MINIMAL))
+
+
+def test_a_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
+    write(tmp_path, "demo.yaml", MINIMAL)
+    with pytest.raises(ConfigError, match=r"/demmo\.yaml: no such file; did you mean '.*/demo\.yaml'\?"):
+        load_config(tmp_path / "demmo.yaml")
+    file = write(tmp_path, "c.yaml", "extends: bsae.yaml\n")
+    with pytest.raises(ConfigError, match=r"/c\.yaml:1: extends: .*/bsae\.yaml: no such file"):
+        load_config(file)
+
+
+def test_a_directory_bad_utf8_and_a_bad_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a directory"):
+        load_config(tmp_path)
+    (tmp_path / "c.yaml").write_bytes(b"run: x\n# caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml:2: invalid UTF-8 \(byte 0xe9\)"):
+        load_config(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config("a\0b")
+    with pytest.raises(ConfigError, match="cannot be read: File name too long"):
+        load_config("a" * 300)
+    with pytest.raises(ConfigError, match="cannot be read: Not a directory"):
+        load_config(tmp_path / "c.yaml" / "d.yaml")
+
+
+def test_a_task_file_is_relative_to_the_configuration_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path / "a", "base.yaml", "data: {task: ../tasks/mine.yaml}\n")
+    write(tmp_path / "b", "c.yaml", "extends: ../a/base.yaml\nrun: x\ndata: {source: en, target: de}\n")
+    config = load_config("b/c.yaml")
+    assert config.data.task == str(tmp_path / "tasks/mine.yaml")
+    assert load_config("b/c.yaml", ["data.task=here.yaml"]).data.task == str(tmp_path / "here.yaml")
+    assert load_config("b/c.yaml", ["data.task=demo"]).data.task == "demo"
+    assert config_from_yaml(config_to_yaml(config)) == config
+
+
+# Overrides
+
+
+def test_the_last_override_wins_and_mappings_merge() -> None:
+    config = override_config(read(""), ["model.heads=2", "model={dropout: 0, norm: pre}", "model.heads=4"])
+    assert (config.model.heads, config.model.dropout, config.model.norm) == (4, 0.0, "pre")
+    assert override_config(config, ["training.start_from=runs/y"]).training.start_from == "runs/y"
+    assert override_config(config, ["training.start_from="]).training.start_from == ""
+    assert override_config(config, ["run=runs/a=b"]).run == "runs/a=b"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.atention=softmax", "model.atention: unknown key; did you mean 'attention'?"),
+        ("batch_tokens=8", "did you mean 'training.batch_tokens' or 'decoding.batch_tokens'?"),
+        ("model.heads.x=8", "model.heads: expected a whole number, found a mapping"),
+        ("model.heads=two", "model.heads: expected a whole number, found the text 'two'"),
+        ("model.heads=", "model.heads: expected a whole number, found the text ''"),
+        ("model.heads=[", "malformed YAML"),
+        ("model..heads=3", "model.: unknown key"),
+        ("model.heads", "expected section.key=value"),
+        ("configs/demo.yaml", "a configuration file is given by --config"),
+    ],
+)
+def test_a_wrong_override_is_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        override_config(read(""), [override])
+    assert str(caught.value).startswith(f"override '{override}': ")
+    assert message in str(caught.value)
+
+
+def test_an_override_is_checked_against_the_file_it_changes(tmp_path: Path) -> None:
+    file = write(tmp_path, "c.yaml", MINIMAL + "model: {dimension: 96}\n")
+    with pytest.raises(
+        ConfigError, match=r"^override 'model\.heads=64': model\.heads: found 64, which does not divide"
+    ):
+        load_config(file, ["model.heads=64"])
+
+
+# Differences, and the shipped files
+
+
+def test_differences_name_the_path_and_both_values() -> None:
+    old = read("")
+    new = override_config(
+        old, ["model.heads=4", "run=runs/y", "model.attention={encoder: softmax, decoder: softmax, cross: rela-g}"]
+    )
+    sites = SiteAttention(encoder="softmax", decoder="softmax", cross="rela-g")
+    assert differences(old, new) == [
+        Difference(path="run", old="runs/x", new="runs/y"),
+        Difference(path="model.attention", old="rela-g", new=sites),
+        Difference(path="model.heads", old=8, new=4),
+    ]
+    newer = override_config(new, ["model.attention.cross=rela-i"])
+    assert differences(new, newer) == [Difference(path="model.attention.cross", old="rela-g", new="rela-i")]
+    assert differences(new, new) == []
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
+def test_every_shipped_configuration_is_valid(file: Path) -> None:
+    if file.name != "base.yaml":
+        config = load_config(file)
+        assert config_from_yaml(config_to_yaml(config)) == config
+
+
+def test_base_spells_out_every_default() -> None:
+    given = ("run", "data.task", "data.source", "data.target")
+    text = (CONFIGS / "base.yaml").read_text(encoding="utf-8")
+    base = config_from_yaml(text.replace("\ndata:\n", "\nrun: r\ndata:\n  task: t\n  source: a\n  target: b\n"))
+    assert base == config_from_yaml("run: r\ndata: {task: t, source: a, target: b}")
+    for path in key_paths():
+        if path not in given:
+            assert f"\n  {path.split('.')[-1]}: " in text, f"{path} is not in base.yaml"
+
+
+def test_every_field_is_frozen_and_keyword_only() -> None:
+    for kind in (Config, DataConfig, TrainingConfig):
+        assert all(field.kw_only for field in dataclasses.fields(kind))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read("").run = "y"  # type: ignore[misc]
+
+
+def test_reading_settings_loads_nothing_heavy() -> None:
+    code = "import sys, nmt_rela.config.loader; print({'torch', 'numpy', 'sentencepiece'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
