@@ -30,18 +30,3 @@ def forced_log_probabilities(models: Sequence[Transformer], source: Tensor, targ
     scores = torch.zeros(target.shape, device=target.device)
     scores[valid] = mean_log_probability(gains)
     return scores
-
-
-def cross_attention(model: Transformer, source: Tensor, target: Tensor, *, layer: int) -> Tensor:
-    """Weights of one layer of cross-attention while the model reads a given target: [B, heads, T, S], float32.
-
-    The model must not be in use elsewhere: its observer is set for the duration.
-    """
-    module = model.attention_modules()["cross", layer]
-    seen: list[Tensor] = []
-    module.observer = seen.append
-    try:
-        model(source, model.shift(target))
-    finally:
-        module.observer = None
-    return seen[0]

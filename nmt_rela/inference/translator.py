@@ -1,0 +1,385 @@
+"""Lines in, translations out: the search sees logits only, this sees text only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from nmt_rela.alignment import Link, word_groups
+from nmt_rela.config.schema import DecodingConfig
+from nmt_rela.data.loading import collate_lines
+from nmt_rela.data.vocabulary import EOS, Vocabularies
+from nmt_rela.errors import CheckpointError, ConfigError
+from nmt_rela.inference.aligner import Aligner, AlignmentChoice
+from nmt_rela.inference.ensemble import EnsembleState
+from nmt_rela.inference.sampling import Sampling, sample
+from nmt_rela.inference.scorer import forced_log_probabilities
+from nmt_rela.inference.search import Hypothesis, SearchState, beam_search, length_penalty_of
+from nmt_rela.inference.splitting import split_pieces
+from nmt_rela.inference.translation import NOTHING, ForcedScore, Translated, Translation
+from nmt_rela.inference.window import windows
+from nmt_rela.model.transformer import Transformer
+from nmt_rela.storage.run_directory import RunDirectory
+
+LOG = logging.getLogger(__name__)
+
+Precision = Literal["float32", "bf16", "fp16"]
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    decoding: DecodingConfig
+    n_best: int
+    sampling: Sampling | None
+    align: AlignmentChoice | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A line, or a part of a line that was too long: what the search takes as one sentence."""
+
+    line: int  # in the window
+    key: int  # for sampling: the same wherever the line stands in a batch
+    ids: list[int]  # with EOS
+    groups: tuple[int, ...]  # the source word of each id, counted over the whole line; () unless links are wanted
+    prefix: list[int]
+
+
+class Translator:
+    """Translates with one model, or with the mean of several over the same vocabularies.
+
+    Threads may share a translator: it changes nothing of itself or of its models while it works.
+    """
+
+    def __init__(
+        self,
+        models: Transformer | Sequence[Transformer],
+        vocabularies: Vocabularies,
+        *,
+        decoding: DecodingConfig | None = None,
+        device: str | torch.device = "cpu",
+        max_source_length: int = 256,
+    ) -> None:
+        """Take models that lie on ``device`` already and are in evaluation mode whenever a method is called.
+
+        Lines of more than ``max_source_length`` sub-words (EOS counted) are translated in parts.
+        """
+        self.models = (models,) if isinstance(models, Transformer) else tuple(models)
+        self.vocabularies = vocabularies
+        self.decoding = decoding or DecodingConfig()
+        self.device = torch.device(device)
+        self.max_source_length = max_source_length
+        self._aligner = Aligner(self.models, vocabularies.target, device=self.device)
+
+    @classmethod
+    def load(
+        cls,
+        runs: str | Path | Sequence[str | Path],
+        *,
+        checkpoint: str | None = None,
+        device: str = "auto",
+        precision: Precision = "float32",
+    ) -> Translator:
+        """A translator from a run directory, or from several with the same vocabularies (an ensemble).
+
+        ``checkpoint`` is average, best, last or step_N, by default the first of these that exists. ``device`` auto is
+        the GPU where there is one. Decoding settings are those of the (first) run. Raises CheckpointError for runs
+        that are missing, damaged or of different vocabularies, ConfigError for an unknown device.
+        """
+        if precision not in DTYPES:
+            raise ConfigError(f"precision: found '{precision}'; accepted: {', '.join(DTYPES)}")
+        place = choose_device(device)
+        directories = [RunDirectory(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+        vocabularies = directories[0].vocabularies()
+        for directory in directories[1:]:
+            if directory.vocabularies().fingerprint != vocabularies.fingerprint:
+                raise CheckpointError(
+                    f"{directory.path}: another vocabulary than {directories[0].path}; an ensemble needs the same"
+                )
+        config = directories[0].config()
+        models = [directory.load_model(checkpoint, device=place) for directory in directories]
+        return cls(
+            [model.to(DTYPES[precision]).requires_grad_(False) for model in models],
+            vocabularies,
+            decoding=config.decoding,
+            device=place,
+            max_source_length=config.data.max_length,
+        )
+
+    def translate(
+        self,
+        lines: Sequence[str],
+        *,
+        beam: int | None = None,
+        n_best: int = 1,
+        length_penalty: float | None = None,
+        extra_length: int | None = None,
+        min_length: int | None = None,
+        batch_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        align: AlignmentChoice | None = None,
+        prefixes: Sequence[str] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Translation]:
+        """Translate lines, all of them sorted by length together; one translation a line, in order.
+
+        Settings that are not given are those of ``self.decoding``. ``n_best`` hypotheses are returned, at most the
+        beam; with ``sampling`` they are drawn instead, independently. ``prefixes`` are what each translation must
+        begin with (whole words, "" for none). ``align`` adds word links. ``progress`` is called with a number of
+        lines whenever so many are done. Raises ConfigError for settings out of range.
+        """
+        request = self._request(
+            n_best, sampling, align, beam=beam, length_penalty=length_penalty, extra_length=extra_length,
+            min_length=min_length, batch_tokens=batch_tokens,
+        )  # fmt: skip
+        return self._translate(lines, request, first_line=0, prefixes=prefixes, progress=progress)
+
+    def translate_stream(
+        self,
+        lines: Iterable[str],
+        *,
+        beam: int | None = None,
+        n_best: int = 1,
+        length_penalty: float | None = None,
+        extra_length: int | None = None,
+        min_length: int | None = None,
+        batch_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        align: AlignmentChoice | None = None,
+    ) -> Iterator[Translation]:
+        """The same for lines that keep coming: translations in input order, early when the lines come slowly, in
+        bounded memory.
+        """
+        request = self._request(
+            n_best, sampling, align, beam=beam, length_penalty=length_penalty, extra_length=extra_length,
+            min_length=min_length, batch_tokens=batch_tokens,
+        )  # fmt: skip
+        first_line = 0
+        for window in windows(lines):
+            yield from self._translate(window, request, first_line=first_line)
+            first_line += len(window)
+
+    def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[ForcedScore]:
+        """The model's log-probability of given translations. Nothing is split: a line is scored as one sentence."""
+        assert len(sources) == len(targets)
+        source_ids = [[*ids, EOS] for ids in self.vocabularies.source.encode(sources)]
+        target_ids = [[*ids, EOS] for ids in self.vocabularies.target.encode(targets)]
+        lengths = [max(len(source), len(target)) for source, target in zip(source_ids, target_ids, strict=True)]
+        scores: list[ForcedScore | None] = [None] * len(sources)
+        with torch.no_grad():
+            for batch in _batches(lengths, self.decoding.batch_tokens // self.decoding.beam):
+                source = collate_lines([source_ids[i] for i in batch]).to(self.device)
+                target = collate_lines([target_ids[i] for i in batch]).to(self.device)
+                for i, gains in zip(batch, forced_log_probabilities(self.models, source, target).tolist(), strict=True):
+                    gains = gains[: len(target_ids[i])]
+                    scores[i] = ForcedScore(
+                        log_probability=sum(gains),
+                        tokens=tuple(self.vocabularies.target.pieces(target_ids[i])),
+                        token_log_probabilities=tuple(gains),
+                    )
+        return [score for score in scores if score is not None]
+
+    def _request(
+        self, n_best: int, sampling: Sampling | None, align: AlignmentChoice | None, **decoding: int | float | None
+    ) -> _Request:
+        settings = replace(self.decoding, **{name: value for name, value in decoding.items() if value is not None})  # type: ignore[arg-type]
+        if settings.beam < 1:
+            raise ConfigError(f"beam: found {settings.beam}; accepted: 1 or more")
+        if n_best < 1 or (sampling is None and n_best > settings.beam):
+            raise ConfigError(f"n-best: found {n_best}; accepted: 1 up to the beam, {settings.beam}")
+        if align is not None:
+            self._aligner.check(align)
+        return _Request(settings, n_best, sampling, align)
+
+    def _translate(
+        self,
+        lines: Sequence[str],
+        request: _Request,
+        *,
+        first_line: int,
+        prefixes: Sequence[str] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Translation]:
+        assert not any(model.training for model in self.models), "translating with dropout on"
+        parts = list(self._parts(lines, request, first_line=first_line, prefixes=prefixes))
+        # A beam is so many sequences; so are samples.
+        rows = request.decoding.beam if request.sampling is None else request.n_best
+        found: list[list[Translated]] = [[] for _ in parts]
+        parts_left = [0] * len(lines)
+        for part in parts:
+            parts_left[part.line] += 1
+        if progress is not None:
+            progress(parts_left.count(0))
+        with torch.no_grad():
+            for batch in _batches([len(part.ids) for part in parts], request.decoding.batch_tokens // rows):
+                for i, hypotheses in zip(batch, self._decode([parts[i] for i in batch], request), strict=True):
+                    found[i] = hypotheses
+                    parts_left[parts[i].line] -= 1
+                if progress is not None:
+                    progress(sum(parts_left[line] == 0 for line in {parts[i].line for i in batch}))
+        of_line: list[list[list[Translated]]] = [[] for _ in lines]
+        for part, hypotheses in zip(parts, found, strict=True):
+            of_line[part.line].append(hypotheses)
+        empty = replace(NOTHING, alignment=None if request.align is None else frozenset())
+        return [
+            Translation(
+                source=line,
+                hypotheses=tuple(
+                    _join(of_parts, request.decoding.length_penalty) for of_parts in zip(*hypotheses, strict=False)
+                )
+                or (empty,),
+            )
+            for line, hypotheses in zip(lines, of_line, strict=True)
+        ]
+
+    def _parts(
+        self, lines: Sequence[str], request: _Request, *, first_line: int, prefixes: Sequence[str] | None
+    ) -> Iterator[_Part]:
+        """What there is to search; nothing for blank lines."""
+        source, target = self.vocabularies.source, self.vocabularies.target
+        prefix_ids = [[] for _ in lines] if prefixes is None else target.encode(prefixes)
+        # Blank lines have nothing to say, not even a stray sub-word for an odd kind of space.
+        for index, ids in enumerate(source.encode([line if line.strip() else "" for line in lines])):
+            if not ids:
+                continue
+            limit = self.max_source_length - 1
+            slices = [slice(0, len(ids))]
+            pieces = source.pieces(ids) if len(ids) > limit or request.align is not None else []
+            if len(ids) > limit:
+                slices = split_pieces(pieces, limit)
+                LOG.warning(
+                    "line %d: %d sub-words, more than the model's %d; translated in %d parts",
+                    first_line + index + 1, len(ids), limit, len(slices),
+                )  # fmt: skip
+            groups = word_groups(pieces) if request.align is not None else ()
+            for number, part in enumerate(slices):
+                yield _Part(
+                    line=index,
+                    key=((first_line + index) << 16) + number,
+                    ids=[*ids[part], EOS],
+                    groups=(*groups[part], -1) if groups else (),
+                    prefix=prefix_ids[index] if number == 0 else [],
+                )
+
+    def _decode(self, parts: Sequence[_Part], request: _Request) -> list[list[Translated]]:
+        """One batch through the search; halved as often as the device's memory demands."""
+        try:
+            found = self._search(parts, request)
+            aligned = (
+                None
+                if request.align is None
+                else self._aligner.links([(part.ids, part.groups) for part in parts], found, request.align)
+            )
+        except torch.OutOfMemoryError:
+            if len(parts) == 1:
+                raise
+            LOG.warning("out of memory with %d sentences in a batch; halved", len(parts))
+        else:
+            return self._translated(parts, found, aligned)
+        middle = len(parts) // 2
+        return self._decode(parts[:middle], request) + self._decode(parts[middle:], request)
+
+    def _search(self, parts: Sequence[_Part], request: _Request) -> list[list[Hypothesis]]:
+        decoding = request.decoding
+        source = collate_lines([part.ids for part in parts]).to(self.device)
+        lengths = [max(len(part.ids) + decoding.extra_length, len(part.prefix) + 1) for part in parts]
+        max_lengths = torch.tensor(lengths, device=self.device)
+        beams = decoding.beam if request.sampling is None else request.n_best
+        states: list[SearchState] = [
+            model.start_decoding(model.encode(source), beams=beams, max_length=max(lengths)) for model in self.models
+        ]
+        state = states[0] if len(states) == 1 else EnsembleState(states)
+        prefixes = [part.prefix for part in parts] if any(part.prefix for part in parts) else None
+        if request.sampling is not None:
+            found = sample(
+                state, request.sampling, sentences=len(parts), samples=beams, keys=[part.key for part in parts],
+                max_lengths=max_lengths, length_penalty=decoding.length_penalty, min_length=decoding.min_length,
+                prefixes=prefixes,
+            )  # fmt: skip
+        else:
+            found = beam_search(
+                state, sentences=len(parts), beams=beams, max_lengths=max_lengths, n_best=request.n_best,
+                length_penalty=decoding.length_penalty, min_length=decoding.min_length, prefixes=prefixes,
+            )  # fmt: skip
+        if not all(found):
+            raise CheckpointError("the model's predictions are not finite numbers; was its training stable?")
+        return found
+
+    def _translated(
+        self,
+        parts: Sequence[_Part],
+        found: Sequence[Sequence[Hypothesis]],
+        aligned: Sequence[Sequence[frozenset[Link]]] | None,
+    ) -> list[list[Translated]]:
+        target = self.vocabularies.target
+        texts = iter(target.decode([hypothesis.tokens for hypotheses in found for hypothesis in hypotheses]))
+        return [
+            [
+                Translated(
+                    text=next(texts),
+                    score=hypothesis.score,
+                    log_probability=hypothesis.log_probability,
+                    tokens=tuple(target.pieces(hypothesis.tokens)),
+                    token_log_probabilities=hypothesis.token_log_probabilities,
+                    alignment=None if aligned is None else aligned[row][rank],
+                )
+                for rank, hypothesis in enumerate(hypotheses)
+            ]
+            for row, hypotheses in enumerate(found)
+        ]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; auto is the GPU where there is one. Raises ConfigError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: found '{name}'; accepted: auto, cpu, cuda, cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: found '{name}', but {torch.cuda.device_count()} CUDA devices are visible")
+    return device
+
+
+def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Positions in batches of similar length, longest first: padded tokens within the budget, at least one sentence
+    each.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    start = 0
+    while start < len(order):
+        end = start + max(1, budget // max(1, lengths[order[start]]))
+        yield order[start:end]
+        start = end
+
+
+def _join(parts: Sequence[Translated], length_penalty: float) -> Translated:
+    """The translation of a line from those of its parts."""
+    if len(parts) == 1:
+        return parts[0]
+    alignment: frozenset[Link] | None = None
+    if parts[0].alignment is not None:
+        words = 0
+        links: set[Link] = set()
+        for part in parts:
+            links |= {(source, target + words) for source, target in part.alignment or ()}
+            words += 1 + max(word_groups(part.tokens), default=-1)
+        alignment = frozenset(links)
+    tokens = tuple(chain.from_iterable(part.tokens for part in parts))
+    log_probability = sum(part.log_probability for part in parts)
+    return Translated(
+        text=" ".join(part.text for part in parts if part.text),
+        score=log_probability / length_penalty_of(len(tokens), length_penalty),
+        log_probability=log_probability,
+        tokens=tokens,
+        token_log_probabilities=tuple(chain.from_iterable(part.token_log_probabilities for part in parts)),
+        alignment=alignment,
+    )
