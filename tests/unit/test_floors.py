@@ -1,0 +1,64 @@
+"""The house: a room imports only from the floors below it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "nmt_rela"
+
+#: From the top down. Rooms of one floor do not know each other.
+FLOORS = (
+    {"commands"},
+    {"training", "analysis"},
+    {"inference"},
+    {"storage"},
+    {"corpora"},
+    {"data", "model", "alignment", "evaluation"},
+    {"attention"},
+    {"config"},
+    {"text"},
+    {"errors"},
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The rooms a file imports from, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "nmt_rela" and len(parts) > 1 and parts[1] != "__version__":
+                yield parts[1]
+
+
+def test_every_room_has_its_floor() -> None:
+    assert {room_of(file) for file in FILES} - {"__init__"} <= set(FLOOR)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_come_from_below(file: Path) -> None:
+    room = room_of(file)
+    for imported in imports(ast.parse(file.read_text(encoding="utf-8"))):
+        if room != "__init__" and imported != room:
+            assert FLOOR[imported] > FLOOR[room], f"{room} imports {imported}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_file_holds_one_noun(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 450, "split it"

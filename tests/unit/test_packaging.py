@@ -1,0 +1,113 @@
+"""The package as it is installed: its commands, its start-up time, its files."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.metadata
+import resource
+import runpy
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import nmt_rela
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMANDS = ("prepare", "train", "translate", "evaluate", "average", "score", "analyze")
+HEAVY = ("torch", "numpy", "sentencepiece", "sacrebleu", "matplotlib", "tensorboard")
+
+
+def tracked_files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [REPOSITORY / name for name in listed.stdout.split("\0") if name and (REPOSITORY / name).is_file()]
+
+
+def test_every_command_is_an_entry_point() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    lines = setup["options.entry_points"]["console_scripts"].split("\n")
+    assert sorted(filter(None, lines)) == sorted(f"nmt-{name} = nmt_rela.commands.{name}:main" for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_installed_and_answers_at_once(name: str) -> None:
+    script = Path(sysconfig.get_path("scripts")) / f"nmt-{name}"
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([script, "--help"], capture_output=True, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"usage: nmt-{name} ")
+    assert min(seconds) < 0.3, f"processor seconds of three starts: {seconds}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_loads_nothing_heavy(name: str) -> None:
+    code = f"""
+import sys
+from nmt_rela.commands.{name} import main
+status = main(["--help"])
+print("loaded:", *sorted(set({HEAVY!r}) & set(sys.modules)))
+sys.exit(status)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("\nloaded:\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_wrong_argument_is_one_line(name: str) -> None:
+    line = [sys.executable, "-m", f"nmt_rela.commands.{name}", "--no-such-option"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"nmt-{name}: error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_importing_the_package_is_cheap() -> None:
+    code = f"import sys, nmt_rela; print(set({HEAVY!r}) & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert importlib.metadata.version("nmt_rela") == nmt_rela.__version__
+
+
+def test_types_are_packaged() -> None:
+    assert (Path(nmt_rela.__file__).parent / "py.typed").is_file()
+
+
+def test_every_dependency_is_pinned() -> None:
+    """What the package and its extras ask for has a tested version, except what follows the choice of torch."""
+    pins = (REPOSITORY / "scripts/constraints.txt").read_text(encoding="utf-8").lower()
+    for requirement in importlib.metadata.requires("nmt_rela") or []:
+        name = requirement.split(";")[0].split(">")[0].strip().lower()
+        if name not in ("torch", "triton"):
+            assert f"\n{name}==" in pins, f"{name} is not pinned"
+
+
+def test_the_configuration_reference_is_up_to_date() -> None:
+    page = runpy.run_path(str(REPOSITORY / "scripts/config_reference.py"))["render"]()
+    shown = (REPOSITORY / "docs/configuration.md").read_text(encoding="utf-8")
+    assert shown == page, "docs/configuration.md is out of date: make docs"
+    for row in page.splitlines():
+        assert not row.startswith("| `") or row.rstrip(" |").count(" | ") == 3, f"a key without a meaning: {row}"
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    paths = ["/" + name + "/" for name in ("work", "root", "Users")] + [f"{REPOSITORY}/"]
+    for file in tracked_files():
+        text = file.read_bytes()
+        for path in paths:
+            assert path.encode() not in text, f"{file.relative_to(REPOSITORY)} names {path}"
+
+
+def test_no_file_is_large() -> None:
+    for file in tracked_files():
+        assert file.stat().st_size <= 500_000, f"{file.relative_to(REPOSITORY)} is larger than 500 kB"
