@@ -1,0 +1,42 @@
+"""Prepare the data of an experiment: fetch, read, clean, learn sub-words, encode.
+
+Every stage is skipped where it is done already, and the same command again continues after an interruption.
+NMT_RELA_MIRROR names a directory or URL that serves <mirror>/<host>/<path> instead of the internet.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from nmt_rela.commands import console
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command ``nmt-prepare``."""
+    return console.run("nmt-prepare", _prepare, arguments)
+
+
+def _prepare(arguments: Sequence[str] | None) -> None:
+    parser = console.parser("nmt-prepare", __doc__)
+    console.add_config_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print paths and the account of every source as JSON")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that encode (default: all cores)")
+    options = console.parse(parser, arguments)
+    config = console.read_config(options)
+
+    from nmt_rela.corpora.accounts import account_lines
+    from nmt_rela.corpora.prepare import prepare
+
+    prepared = prepare(config.data, workers=max(options.workers, 0))
+    if options.json:
+        paths = {"directory": prepared.directory, "train": prepared.train, "tokenizer": prepared.tokenizer}
+        tree = {**{name: str(path) for name, path in paths.items()}, "counts": prepared.counts}
+        sys.stdout.write(json.dumps(tree, indent=1) + "\n")
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in account_lines(prepared.counts))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

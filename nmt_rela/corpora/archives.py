@@ -1,0 +1,257 @@
+"""Reading members of archives as streams. Nothing is unpacked to disk, and no archive is trusted.
+
+A member is found by the name the task file gives it. Names that are absolute or climb with ``..``, links, devices and
+sparse members are refused, and so is an archive that expands beyond reason.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import fnmatch
+import gzip
+import io
+import lzma
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from nmt_rela.corpora.tasks import ARCHIVE_KINDS
+from nmt_rela.errors import DataError
+
+#: An archive may expand this far whatever its size, and further only up to so many times its packed size.
+FREE_EXPANSION = 64 << 20
+MAX_EXPANSION = 100
+
+_BLOCK = 1 << 20
+_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile)
+_DECOMPRESSORS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
+    "": lambda stream: stream,
+    "gz": lambda stream: cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb")),
+    "xz": lambda stream: cast(BinaryIO, lzma.LZMAFile(stream)),
+    "bz2": lambda stream: cast(BinaryIO, bz2.BZ2File(stream)),
+}
+
+
+class DamagedArchive(DataError):
+    """An archive that is truncated or corrupt, so that another copy may be better."""
+
+    archive: ArchiveFiles | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArchiveFiles:
+    """An archive on this machine: its files in the order in which they are joined, and how it is packed."""
+
+    name: str
+    kind: str
+    paths: tuple[Path, ...]
+
+    @property
+    def size(self) -> int:
+        """Packed size in bytes."""
+        return sum(path.stat().st_size for path in self.paths)
+
+    def __str__(self) -> str:
+        return str(self.paths[0])
+
+
+@contextlib.contextmanager
+def open_member(archive: ArchiveFiles, member: str) -> Iterator[BinaryIO]:
+    """A stream of one member ("" for an archive that is a single file); a ``.gz`` member is decompressed as well.
+
+    Raises:
+        DataError: there is no such member, or it is refused.
+        DamagedArchive: (also while reading) the archive is truncated or corrupt.
+    """
+    container, compression = ARCHIVE_KINDS[archive.kind]
+    with contextlib.ExitStack() as stack:
+        with _damage(archive):
+            if container == "zip":
+                stream = _zip_member(archive, member, stack)
+            else:
+                packed = stack.enter_context(_joined(archive.paths))
+                stream = _unpack(packed, compression, archive.size, str(archive))
+                if container == "tar":
+                    stream = _tar_member(stream, archive, member, stack)
+        yield cast(BinaryIO, _Reporting(stream, archive))
+
+
+def list_members(archive: ArchiveFiles, pattern: str) -> list[str]:
+    """The names of members that match a glob, in natural order (``Book2`` before ``Book10``).
+
+    Raises:
+        DataError: no member matches, or a name in the archive is refused.
+        DamagedArchive: the archive is truncated or corrupt.
+    """
+    container, compression = ARCHIVE_KINDS[archive.kind]
+    with contextlib.ExitStack() as stack, _damage(archive):
+        if container == "zip":
+            names = [_checked_name(name, archive) for name in _open_zip(archive, stack).namelist()]
+        else:
+            packed = stack.enter_context(_joined(archive.paths))
+            stream = _unpack(packed, compression, archive.size, str(archive))
+            names = [_checked_name(info.name, archive) for info in _tar(stream, stack) if info.isreg()]
+    matching = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    if not matching:
+        raise DataError(f"{archive}: no member matches '{pattern}'")
+    return sorted(matching, key=natural_order)
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Sorting key that takes runs of digits for numbers."""
+    return [(int(run), "") if run.isdecimal() else (-1, run) for run in re.findall(r"[0-9]+|[^0-9]+", name)]
+
+
+def is_pattern(member: str) -> bool:
+    """Whether a member's name is a glob."""
+    return any(character in member for character in "*?[")
+
+
+@contextlib.contextmanager
+def _damage(archive: ArchiveFiles) -> Iterator[None]:
+    """What the archive libraries raise on a damaged file, in our words."""
+    try:
+        yield
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        damaged = DamagedArchive(f"{archive}: archive '{archive.name}' is truncated or damaged ({reason})")
+        damaged.archive = archive
+        raise damaged from None
+
+
+class _Joined(io.RawIOBase):
+    """Files read one after another, as one stream."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._waiting = list(paths)
+        self._file: io.FileIO | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while True:
+            if self._file is None:
+                if not self._waiting:
+                    return 0
+                self._file = io.FileIO(self._waiting.pop(0))
+            if count := self._file.readinto(buffer):
+                return count
+            self._file.close()
+            self._file = None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+
+def _joined(paths: Sequence[Path]) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_Joined(paths), _BLOCK))
+
+
+class _Bounded(io.RawIOBase):
+    """A decompressed stream that stops at an expansion no honest text has."""
+
+    def __init__(self, stream: BinaryIO, packed_size: int, name: str) -> None:
+        self._stream = stream
+        self._limit = max(FREE_EXPANSION, MAX_EXPANSION * packed_size)
+        self._count = 0
+        self._name = name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self._count += len(data)
+        if self._count > self._limit:
+            raise DataError(
+                f"{self._name}: expands to more than {self._limit:,} bytes, over {MAX_EXPANSION} times its size; refused"
+            )
+        return len(data)
+
+
+def _unpack(packed: BinaryIO, compression: str, packed_size: int, name: str) -> BinaryIO:
+    if not compression:
+        return packed
+    bounded = _Bounded(_DECOMPRESSORS[compression](packed), packed_size, name)
+    return cast(BinaryIO, io.BufferedReader(bounded, _BLOCK))
+
+
+def _unpack_member(stream: BinaryIO, member: str, size: int, archive: ArchiveFiles) -> BinaryIO:
+    suffix = PurePosixPath(member).suffix.removeprefix(".")
+    return _unpack(stream, suffix if suffix in _DECOMPRESSORS else "", size, f"{archive}: {member}")
+
+
+def _checked_name(name: str, archive: ArchiveFiles) -> str:
+    """A member's name without a leading ``./``. Absolute and climbing names tell of a hostile archive."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name):
+        raise DataError(f"{archive}: archive '{archive.name}' has a member outside itself ({name!r}); refused")
+    return str(PurePosixPath(name))
+
+
+def _tar(stream: BinaryIO, stack: contextlib.ExitStack) -> tarfile.TarFile:
+    return stack.enter_context(tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK))
+
+
+def _tar_member(stream: BinaryIO, archive: ArchiveFiles, member: str, stack: contextlib.ExitStack) -> BinaryIO:
+    tar = _tar(stream, stack)
+    for info in tar:
+        tar.members = []  # type: ignore[attr-defined]  # a stream is not read twice: keep no list of what went by
+        if _checked_name(info.name, archive) != member:
+            continue
+        if not info.isreg() or info.issparse():
+            raise DataError(f"{archive}: member '{member}' is no plain file (a link, a device or sparse); refused")
+        content = tar.extractfile(info)
+        assert content is not None
+        return _unpack_member(cast(BinaryIO, content), member, info.size, archive)
+    raise DataError(f"{archive}: archive '{archive.name}' has no member '{member}'")
+
+
+def _open_zip(archive: ArchiveFiles, stack: contextlib.ExitStack) -> zipfile.ZipFile:
+    return stack.enter_context(zipfile.ZipFile(archive.paths[0]))
+
+
+def _zip_member(archive: ArchiveFiles, member: str, stack: contextlib.ExitStack) -> BinaryIO:
+    zipped = _open_zip(archive, stack)
+    for info in zipped.infolist():
+        if _checked_name(info.filename, archive) != member:
+            continue
+        mode = info.external_attr >> 16
+        if info.is_dir() or stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+            raise DataError(f"{archive}: member '{member}' is no plain file (a link, a device or a folder); refused")
+        if info.flag_bits & 0x1:
+            raise DataError(f"{archive}: member '{member}' is encrypted; accepted: plain members")
+        try:
+            content = cast(BinaryIO, stack.enter_context(zipped.open(info)))
+        except NotImplementedError as error:
+            raise DataError(f"{archive}: member '{member}': {error}") from None
+        bounded = _Bounded(content, min(info.compress_size, archive.size), f"{archive}: {member}")
+        return _unpack_member(cast(BinaryIO, io.BufferedReader(bounded, _BLOCK)), member, info.file_size, archive)
+    raise DataError(f"{archive}: archive '{archive.name}' has no member '{member}'")
+
+
+class _Reporting:
+    """The reading half of a stream, with damage found while reading reported in our words."""
+
+    def __init__(self, stream: BinaryIO, archive: ArchiveFiles) -> None:
+        self._stream = stream
+        self._archive = archive
+
+    def readline(self, limit: int = -1) -> bytes:
+        with _damage(self._archive):
+            return self._stream.readline(limit)
+
+    def read(self, size: int = -1) -> bytes:
+        with _damage(self._archive):
+            return self._stream.read(size)

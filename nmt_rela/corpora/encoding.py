@@ -1,0 +1,190 @@
+"""Clean text to the binary corpus, on all cores.
+
+Blocks of lines go to worker processes and come back, in order, as arrays of ids. Only a few blocks are on their way at
+a time, so that memory does not grow with the corpus.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmt_rela.corpora.progress import Progress
+from nmt_rela.data.binary import BinaryCorpusWriter
+from nmt_rela.data.vocabulary import Vocabularies, Vocabulary
+
+_BLOCK_LINES = 8_192
+#: Below so many pairs, starting processes takes longer than the work.
+_WORTH_PROCESSES = 50_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LengthRule:
+    """What happens to pairs with a side of more than ``max_length`` sub-words, EOS counted; ``keep`` leaves them."""
+
+    max_length: int
+    overlong: Literal["drop", "cut", "keep"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBlock:
+    """Ids of a block of pairs, one sentence after another without EOS, and what became of the others."""
+
+    source_tokens: NDArray[np.integer]
+    source_lengths: NDArray[np.int32]
+    target_tokens: NDArray[np.integer]
+    target_lengths: NDArray[np.int32]
+    #: Positions in the block of pairs that were dropped or cut.
+    overlong: NDArray[np.int64]
+    empty: NDArray[np.int64]
+    cut: NDArray[np.int64]
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def encode_block(vocabularies: Vocabularies, source: bytes, target: bytes, rule: LengthRule) -> EncodedBlock:
+    """Encode the lines of a block (each ending in ``\\n``) on both sides."""
+    ids = (_encode(vocabularies.source, source), _encode(vocabularies.target, target))
+    lengths = [np.fromiter(map(len, side), dtype=np.int32, count=len(side)) for side in ids]
+    beyond = np.maximum(*lengths) >= rule.max_length
+    none = np.flatnonzero([])
+    overlong, empty, cut = none, none, none
+    dropped = np.zeros(len(beyond), dtype=np.bool_)
+    if rule.overlong != "keep":
+        vacant = np.minimum(*lengths) == 0
+        empty = np.flatnonzero(vacant)
+        dropped |= vacant
+        if rule.overlong == "drop":
+            overlong = np.flatnonzero(beyond & ~vacant)
+            dropped |= beyond
+        else:
+            cut = np.flatnonzero(beyond & ~vacant)
+            for index in cut:
+                for side, length in zip(ids, lengths, strict=True):
+                    del side[index][rule.max_length - 1 :]
+                    length[index] = len(side[index])
+    if dropped.any():
+        kept = np.flatnonzero(~dropped).tolist()
+        ids = ([ids[0][index] for index in kept], [ids[1][index] for index in kept])
+        lengths = [length[kept] for length in lengths]
+    tokens = [
+        np.fromiter(chain.from_iterable(side), dtype=np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
+        for side, vocabulary in zip(ids, (vocabularies.source, vocabularies.target), strict=True)
+    ]
+    return EncodedBlock(tokens[0], lengths[0], tokens[1], lengths[1], overlong, empty, cut)
+
+
+def _encode(vocabulary: Vocabulary, block: bytes) -> list[list[int]]:
+    return vocabulary.encode(block.decode("utf-8").removesuffix("\n").split("\n"))
+
+
+def encoded_blocks(
+    source: Path, target: Path, vocabularies: Path, rule: LengthRule, *, pairs: int, workers: int
+) -> Iterator[tuple[int, EncodedBlock]]:
+    """The encoded blocks of two aligned files, each with its number of pairs, in order."""
+    with open(source, "rb") as source_file, open(target, "rb") as target_file:
+        blocks = _blocks(source_file, target_file)
+        if workers == 1 or pairs < _WORTH_PROCESSES:
+            loaded = Vocabularies.load(vocabularies)
+            for count, left, right in blocks:
+                yield count, encode_block(loaded, left, right, rule)
+            return
+        pool = ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),  # a fork would copy threads and locks of the caller
+            initializer=_start_worker,
+            initargs=(vocabularies, rule),
+        )
+        waiting: deque[tuple[int, Future[EncodedBlock]]] = deque()
+        try:
+            for count, left, right in blocks:
+                waiting.append((count, pool.submit(_work, left, right)))
+                if len(waiting) > 2 * workers:
+                    count, future = waiting.popleft()
+                    yield count, future.result()
+            while waiting:
+                count, future = waiting.popleft()
+                yield count, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _blocks(source: Iterator[bytes], target: Iterator[bytes]) -> Iterator[tuple[int, bytes, bytes]]:
+    while lines := list(islice(source, _BLOCK_LINES)):
+        yield len(lines), b"".join(lines), b"".join(islice(target, _BLOCK_LINES))
+
+
+_worker: tuple[Vocabularies, LengthRule]
+
+
+def _start_worker(vocabularies: Path, rule: LengthRule) -> None:
+    global _worker  # a worker process has no other place for what all its blocks share
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = (Vocabularies.load(vocabularies), rule)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its workers, which would wait for blocks for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(source: bytes, target: bytes) -> EncodedBlock:
+    vocabularies, rule = _worker
+    return encode_block(vocabularies, source, target, rule)
+
+
+def binarise(
+    source: Path,
+    target: Path,
+    vocabularies: Path,
+    directory: Path,
+    rule: LengthRule,
+    *,
+    ends: Sequence[int],
+    workers: int,
+    title: str,
+) -> dict[str, NDArray[np.int64]]:
+    """Encode two aligned files and write them as a binary corpus.
+
+    Args:
+        ends: the files hold the texts of several sources, one after another; the line after the last of each.
+
+    Returns:
+        The pairs of each source that were dropped as ``overlong`` or ``empty``, or ``cut``.
+    """
+    loaded = Vocabularies.load(vocabularies)
+    fates = {name: np.zeros(len(ends), dtype=np.int64) for name in ("overlong", "empty", "cut")}
+    writer = BinaryCorpusWriter(
+        directory,
+        source_vocabulary_size=loaded.source.size,
+        target_vocabulary_size=loaded.target.size,
+        vocabulary_fingerprint=loaded.fingerprint,
+    )
+    with writer, Progress(title, unit="pairs", total=ends[-1]) as progress:
+        start = 0
+        for count, block in encoded_blocks(source, target, vocabularies, rule, pairs=ends[-1], workers=workers):
+            writer.append_flat(block.source_tokens, block.source_lengths, block.target_tokens, block.target_lengths)
+            for name, counts in fates.items():
+                np.add.at(counts, np.searchsorted(ends, getattr(block, name) + start, side="right"), 1)
+            start += count
+            progress.add(count)
+    return fates
