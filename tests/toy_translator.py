@@ -9,14 +9,13 @@ import sentencepiece
 import torch
 
 from nmt_rela.config.schema import DecodingConfig
-from nmt_rela.data.vocabulary import Vocabularies, Vocabulary
+from nmt_rela.data.vocabulary import EOS, Vocabularies, Vocabulary
 from nmt_rela.inference.translator import Translator
 from nmt_rela.model.transformer import Transformer
 
-WORDS = (
-    "der die das ein eine kleine grosse alte neue Hund Katze Haus Baum Strasse Frau Mann Kind läuft schläft sieht "
-    "findet kauft über unter neben auf mit ohne heute morgen gestern schnell langsam immer nie"
-).split()
+TEXT = """der die das ein eine kleine grosse alte neue Hund Katze Haus Baum Strasse Frau Mann Kind läuft schläft sieht
+findet kauft über unter neben auf mit ohne heute morgen gestern schnell langsam immer nie"""
+WORDS = TEXT.split()
 
 
 def sentences(count: int, *, seed: int = 0, longest: int = 12) -> list[str]:
@@ -25,7 +24,9 @@ def sentences(count: int, *, seed: int = 0, longest: int = 12) -> list[str]:
     made = []
     for _ in range(count):
         length = int(torch.randint(1, longest + 1, (1,), generator=generator))
-        made.append(" ".join(WORDS[i] for i in torch.randint(len(WORDS), (length,), generator=generator).tolist()) + ".")
+        made.append(
+            " ".join(WORDS[i] for i in torch.randint(len(WORDS), (length,), generator=generator).tolist()) + "."
+        )
     return made
 
 
@@ -46,11 +47,12 @@ def toy_model(*, attention: str = "softmax", seed: int = 0, layers: int = 2) -> 
     torch.manual_seed(seed)
     size = vocabularies().source.size
     model = Transformer(
-        size, size, attention=attention, encoder_layers=layers, decoder_layers=layers, dimension=32, feed_forward=64, heads=4,
-        tied_embeddings="none",
+        size, size, attention=attention, encoder_layers=layers, decoder_layers=layers, dimension=32, feed_forward=64,
+        heads=4, tied_embeddings="none",
     )  # fmt: skip
     with torch.no_grad():
         model.output_weight.mul_(4.0)
+        model.output_weight[EOS].mul_(2.0)  # or hardly a sentence would end
     return model.eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -86,12 +87,14 @@ class Translator:
         checkpoint: str | None = None,
         device: str = "auto",
         precision: Precision = "float32",
+        decoding: DecodingConfig | None = None,
     ) -> Translator:
         """A translator from a run directory, or from several with the same vocabularies (an ensemble).
 
         ``checkpoint`` is average, best, last or step_N, by default the first of these that exists. ``device`` auto is
-        the GPU where there is one. Decoding settings are those of the (first) run. Raises CheckpointError for runs
-        that are missing, damaged or of different vocabularies, ConfigError for an unknown device.
+        the GPU where there is one. ``decoding`` are the settings, by default those of the (first) run. Raises
+        CheckpointError for runs that are missing, damaged or of different vocabularies, ConfigError for an unknown
+        device.
         """
         if precision not in DTYPES:
             raise ConfigError(f"precision: found '{precision}'; accepted: {', '.join(DTYPES)}")
@@ -108,7 +111,7 @@ class Translator:
         return cls(
             [model.to(DTYPES[precision]).requires_grad_(False) for model in models],
             vocabularies,
-            decoding=config.decoding,
+            decoding=decoding or config.decoding,
             device=place,
             max_source_length=config.data.max_length,
         )
@@ -308,7 +311,7 @@ class Translator:
                 state, sentences=len(parts), beams=beams, max_lengths=max_lengths, n_best=request.n_best,
                 length_penalty=decoding.length_penalty, min_length=decoding.min_length, prefixes=prefixes,
             )  # fmt: skip
-        if not all(found):
+        if not all(hypotheses and math.isfinite(hypotheses[0].score) for hypotheses in found):
             raise CheckpointError("the model's predictions are not finite numbers; was its training stable?")
         return found
 

@@ -1,0 +1,73 @@
+"""The options of the commands that use a trained model, and how they become a translator."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from nmt_rela.commands import console
+from nmt_rela.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nmt_rela.config.schema import DecodingConfig
+    from nmt_rela.inference.translator import Translator
+
+
+def add_model_arguments(to: argparse.ArgumentParser) -> None:
+    """``--model``, ``--checkpoint``, ``--device``, ``--precision``, ``--threads``, ``--beam``, ``--length-penalty``
+    and overrides.
+    """
+    to.add_argument(
+        "--model", required=True, action="append", metavar="RUN",
+        help="a run directory; given several times, an ensemble of runs with the same vocabulary",
+    )  # fmt: skip
+    to.add_argument(
+        "--checkpoint", metavar="NAME", help="average, best, last or step_N (default: the first of these that exists)"
+    )
+    to.add_argument("--device", default="auto", help="auto (the GPU where there is one), cpu, cuda or cuda:N")
+    to.add_argument(
+        "--precision", default="float32", choices=("float32", "bf16", "fp16"), help="of weights and arithmetic"
+    )
+    to.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    to.add_argument(
+        "--beam", type=int, metavar="N", help="hypotheses kept a sentence; 1 is greedy (default: the run's)"
+    )
+    to.add_argument(
+        "--length-penalty", type=float, metavar="A", help="exponent of ((5 + length) / 6)^A (default: the run's)"
+    )
+    console.add_overrides(to)
+
+
+def load_translator(options: argparse.Namespace) -> Translator:
+    """The translator that the options describe."""
+    import torch
+
+    from nmt_rela.inference.translator import Translator
+
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ConfigError(f"--threads: found {options.threads}; accepted: 1 or more")
+        torch.set_num_threads(options.threads)
+    return Translator.load(
+        options.model,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        precision=options.precision,
+        decoding=_decoding(options),
+    )
+
+
+def _decoding(options: argparse.Namespace) -> DecodingConfig:
+    """The first run's decoding settings under the options and overrides, checked like any configuration."""
+    from nmt_rela.config.loader import load_config
+    from nmt_rela.storage.run_directory import RunDirectory
+
+    for override in options.overrides:
+        if not override.startswith("decoding."):
+            raise ConfigError(f"{override}: a trained model has only its decoding to set; accepted: decoding.key=value")
+    overrides = list(options.overrides)
+    overrides += [] if options.beam is None else [f"decoding.beam={options.beam}"]
+    overrides += [] if options.length_penalty is None else [f"decoding.length_penalty={options.length_penalty}"]
+    run = RunDirectory(options.model[0])
+    run.config()  # is it a run at all?
+    return load_config(run.config_file, overrides).decoding

@@ -1,0 +1,68 @@
+"""The model's log-probability of given translations: a number a line (natural logarithm, end of sentence included).
+
+``--source`` and ``--target`` are plain text, as many lines in both.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from nmt_rela.commands import console
+from nmt_rela.commands.model_options import add_model_arguments, load_translator
+
+log = logging.getLogger("nmt_rela")
+
+#: Lines that are sorted by length and scored together.
+_WINDOW = 4096
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command ``nmt-score``."""
+    return console.run("nmt-score", _score, arguments)
+
+
+def _score(arguments: Sequence[str] | None) -> None:
+    parser = console.parser("nmt-score", __doc__)
+    add_model_arguments(parser)
+    parser.add_argument("--source", required=True, type=Path, metavar="FILE", help="source text")
+    parser.add_argument("--target", required=True, type=Path, metavar="FILE", help="its translation")
+    parser.add_argument(
+        "--format",
+        default="text",
+        choices=("text", "jsonl"),
+        help="jsonl adds the sub-words and their log-probabilities",
+    )
+    options = console.parse(parser, arguments)
+
+    from nmt_rela.text import read_parallel
+
+    for _ in read_parallel(options.source, options.target):
+        pass  # unequal files are refused before anything is printed
+    pairs = read_parallel(options.source, options.target)
+    translator = load_translator(options)
+    total = 0.0
+    tokens = 0
+    while window := list(islice(pairs, _WINDOW)):
+        for scored in translator.score([source for source, _ in window], [target for _, target in window]):
+            total += scored.log_probability
+            tokens += len(scored.tokens)
+            if options.format == "text":
+                print(f"{scored.log_probability:.6f}")
+            else:
+                values = {
+                    "log_probability": scored.log_probability,
+                    "tokens": scored.tokens,
+                    "token_log_probabilities": scored.token_log_probabilities,
+                }
+                print(json.dumps(values))
+    if tokens:
+        log.info("%d sub-words, %.4f nats each, perplexity %.3f", tokens, -total / tokens, math.exp(-total / tokens))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,329 @@
+"""Text in, text out: exactness over batches and orders, hostile lines, streams, word links, threads."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from toy_translator import sentences, toy_model, toy_translator, vocabularies
+
+from nmt_rela.config.schema import DecodingConfig
+from nmt_rela.data.vocabulary import EOS, PAD
+from nmt_rela.errors import CheckpointError, ConfigError
+from nmt_rela.inference.aligner import AlignmentChoice
+from nmt_rela.inference.output import json_lines, moses_lines, one_line, text_lines
+from nmt_rela.inference.sampling import Sampling
+from nmt_rela.inference.splitting import split_pieces
+from nmt_rela.inference.translation import Translated, Translation
+from nmt_rela.inference.translator import Translator, choose_device
+from nmt_rela.inference.window import windows
+
+KINDS = ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
+LINES = sentences(14, seed=5, longest=9)
+PIECES = {piece: i for i, piece in enumerate(vocabularies().target.pieces(range(vocabularies().target.size)))}
+
+
+def assert_same(left: list[Translation], right: list[Translation]) -> None:
+    """The same strings, and scores to 1e-5."""
+    for a, b in zip(left, right, strict=True):
+        assert [h.text for h in a.hypotheses] == [h.text for h in b.hypotheses]
+        assert [h.tokens for h in a.hypotheses] == [h.tokens for h in b.hypotheses]
+        assert [h.score for h in a.hypotheses] == pytest.approx([h.score for h in b.hypotheses], abs=1e-5)
+
+
+@pytest.mark.parametrize("attention", KINDS)
+@pytest.mark.parametrize("beam", [1, 4])
+def test_one_by_one_is_any_batch_in_any_order(attention: str, beam: int) -> None:
+    translator = toy_translator(attention=attention)
+    together = translator.translate(LINES, beam=beam, n_best=min(beam, 2))
+    assert len({translation.text for translation in together}) > 5
+    assert_same([translator.translate([line], beam=beam, n_best=min(beam, 2))[0] for line in LINES[:4]], together[:4])
+    order = list(range(len(LINES)))
+    random.Random(1).shuffle(order)
+    turned = translator.translate([LINES[i] for i in order], beam=beam, n_best=min(beam, 2), batch_tokens=90)
+    assert_same([turned[order.index(i)] for i in range(len(LINES))], together)
+
+
+@pytest.mark.parametrize("attention", KINDS)
+def test_caches_give_what_recomputing_gives(attention: str) -> None:
+    """The search's token scores, made step by step from caches, are those of the whole target at once (``score``)."""
+    translator = toy_translator(attention=attention)
+    ids = vocabularies().source.encode(LINES)
+    for translation, source in zip(translator.translate(LINES, n_best=3), ids, strict=True):
+        for hypothesis in translation.hypotheses:
+            target = torch.tensor([[PIECES[piece] for piece in hypothesis.tokens]])
+            model = translator.models[0]
+            with torch.no_grad():
+                states = model(torch.tensor([[*source, EOS]]), model.shift(target))
+                gains = model.project(states).log_softmax(-1).gather(2, target.unsqueeze(2)).flatten()
+            assert hypothesis.token_log_probabilities == pytest.approx(gains.tolist(), abs=1e-5)
+            assert hypothesis.log_probability == pytest.approx(float(gains.sum()), abs=1e-4)
+
+
+def test_scores_of_given_translations_are_those_of_the_search() -> None:
+    translator = toy_translator()
+    texts = ["der Hund läuft.", "die Katze schläft heute.", ""]
+    scored = translator.score(LINES[:3], texts)
+    assert [score.tokens[-1] for score in scored] == ["</s>"] * 3
+    for line, text, score in zip(LINES, texts, scored, strict=False):
+        assert score.log_probability == pytest.approx(sum(score.token_log_probabilities), abs=1e-6)
+        if text:
+            # Searched with the text as a forced prefix, its tokens have the same log-probabilities.
+            found = translator.translate([line], prefixes=[text], beam=1)[0].hypotheses[0]
+            count = len(score.tokens) - 1
+            assert found.tokens[:count] == score.tokens[:count]
+            assert found.token_log_probabilities[:count] == pytest.approx(
+                score.token_log_probabilities[:count], abs=1e-5
+            )
+    assert translator.score([], []) == []
+
+
+def test_beam_of_one_takes_the_most_probable_token_each_time() -> None:
+    translator = toy_translator()
+    model = translator.models[0]
+    for line in LINES[:6]:
+        source = torch.tensor([[*vocabularies().source.encode([line])[0], EOS]])
+        ids: list[int] = []
+        while len(ids) < source.shape[1] + 5 and ids[-1:] != [EOS]:
+            with torch.no_grad():
+                logits = model.project(model(source, model.shift(torch.tensor([[*ids, PAD]]))))[0, -1]
+            logits[[0, 1, 3] + ([EOS] if not ids else [])] = -torch.inf
+            ids.append(int(logits.argmax()))
+        assert translator.translate([line], beam=1)[0].hypotheses[0].tokens == tuple(vocabularies().target.pieces(ids))
+
+
+HOSTILE = [
+    "", "   ", "\t", "\u2028", "\u0085", "\u00a0", "der Hund\u2028läuft", "der\u0085Hund", "🎉 🎉🎉", "\x00\x01", "\ufffd",
+    "der Hund\r", "\u200b", "ne\u0301e", "a" * 300, " ".join(["Hund"] * 100), "漢字。漢字。", "|||", "<s> </s> <pad>", "▁ ▁▁",
+]  # fmt: skip
+
+
+def test_hostile_lines_keep_their_places() -> None:
+    translator = toy_translator(max_source_length=32)
+    ordinary = sentences(len(HOSTILE), seed=9, longest=5)
+    mixed = [line for pair in zip(HOSTILE, ordinary, strict=True) for line in pair]
+    translations = translator.translate(mixed, beam=2, align=AlignmentChoice())
+    assert [translation.source for translation in translations] == mixed
+    assert_same(translations[1::2], translator.translate(ordinary, beam=2))
+    assert [translation.text for translation in translations[0:12:2]] == [""] * 6
+    assert all("\n" not in translation.text for translation in translations)
+
+
+def test_a_blank_line_does_not_touch_the_model() -> None:
+    translator = Translator(toy_model(), vocabularies())
+    translator.models[0].encode = None  # type: ignore[assignment, method-assign]
+    for translation in translator.translate(["", " ", "\u3000\t"], n_best=3, align=AlignmentChoice()):
+        assert translation.text == ""
+        assert translation.score == 0.0
+        assert len(translation.hypotheses) == 1
+        assert translation.hypotheses[0].alignment == frozenset()
+
+
+def test_long_lines_are_translated_in_parts(caplog: pytest.LogCaptureFixture) -> None:
+    translator = toy_translator(max_source_length=40, extra_length=0)
+    line = " ".join(sentences(12, seed=3))
+    with caplog.at_level(logging.WARNING):
+        short, long = translator.translate(["ein Hund", line], n_best=2, align=AlignmentChoice())
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("line 2: ")
+    best = long.hypotheses[0]
+    assert best.log_probability == pytest.approx(sum(best.token_log_probabilities), abs=1e-4)
+    assert len(best.text.split()) > len(short.text.split())
+    words = len(line.split())
+    assert best.alignment is not None
+    assert max(source for source, _ in best.alignment) > words // 2
+    assert all(source < words and target < len(best.text.split()) for source, target in best.alignment)
+
+
+def test_where_long_lines_are_cut() -> None:
+    pieces = ["▁der", "▁Hund", ".", "▁die", "▁Kat", "ze", "▁läuft", ".", "”", "▁und", "▁weg"]
+
+    def parts(limit: int) -> list[list[str]]:
+        return [pieces[part] for part in split_pieces(pieces, limit)]
+
+    assert parts(11) == [pieces]
+    assert parts(10) == [pieces[:9], pieces[9:]]
+    assert (
+        parts(5) == [pieces[:3], pieces[3:6], pieces[6:9], pieces[9:]][:0] or list(itertools.chain(*parts(5))) == pieces
+    )
+    assert parts(5)[0] == pieces[:3]
+    assert split_pieces(["a"] * 7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert split_pieces(["▁我", "来", "。", "你", "去", "吗"], 4)[0] == slice(0, 3)
+    assert split_pieces([], 4) == [slice(0, 0)]
+    for limit in range(1, 12):
+        assert all(0 < len(part) <= limit for part in parts(limit))
+        assert list(itertools.chain(*parts(limit))) == pieces
+
+
+def test_prefixes() -> None:
+    translator = toy_translator()
+    free = translator.translate(LINES[:4])
+    forced = translator.translate(LINES[:4], prefixes=["", "die Katze", "heute", "ein Haus mit Frau " * 20])
+    assert_same(free[:1], forced[:1])
+    assert forced[1].text.startswith("die Katze")
+    assert forced[2].text.startswith("heute")
+    assert forced[3].text.startswith("ein Haus mit Frau ein Haus")
+
+
+def test_samples_do_not_depend_on_the_batch() -> None:
+    translator = toy_translator()
+    drawn = translator.translate(LINES, n_best=3, sampling=Sampling(seed=7))
+    assert_same(drawn, translator.translate(LINES, n_best=3, sampling=Sampling(seed=7), batch_tokens=40))
+    assert_same(drawn, list(translator.translate_stream(LINES, n_best=3, sampling=Sampling(seed=7))))
+    other = translator.translate(LINES, n_best=3, sampling=Sampling(seed=8))
+    assert [t.text for t in drawn] != [t.text for t in other]
+
+
+def test_ensembles() -> None:
+    first, second = toy_model(seed=1), toy_model(seed=2)
+    decoding = DecodingConfig(extra_length=5)
+
+    def translated(*models: object) -> list[Translation]:
+        return Translator(list(models), vocabularies(), decoding=decoding).translate(LINES, align=AlignmentChoice())  # type: ignore[arg-type]
+
+    assert_same(translated(first), translated(first, first))
+    assert [t.text for t in translated(first, second)] != [t.text for t in translated(first)]
+    translator = Translator([first, second], vocabularies(), decoding=decoding)
+    best = translator.translate(LINES[:1], prefixes=["der Hund"], beam=1)[0].hypotheses[0]
+    scored = translator.score(LINES[:1], ["der Hund"])[0]
+    count = len(scored.tokens) - 1
+    assert best.token_log_probabilities[:count] == pytest.approx(scored.token_log_probabilities[:count], abs=1e-5)
+
+
+@pytest.mark.parametrize("choice", [{}, {"layer": 0}, {"head": 2}, {"layer": 1, "head": 0, "shifted": True}])
+def test_word_links_point_at_words(choice: dict[str, int]) -> None:
+    translator = toy_translator(attention="rela-g")
+    for translation in translator.translate(LINES, n_best=2, align=AlignmentChoice(**choice)):  # type: ignore[arg-type]
+        for hypothesis in translation.hypotheses:
+            assert hypothesis.alignment is not None
+            targets = [target for _, target in hypothesis.alignment]
+            assert len(targets) == len(set(targets))  # one link a target word at most
+            assert all(target < max(1, len(hypothesis.text.split())) for target in targets)
+            assert all(source < len(translation.source.split()) for source, _ in hypothesis.alignment)
+    assert translator.models[0].attention_modules()["cross", 0].observer is None
+
+
+def test_settings_out_of_range() -> None:
+    translator = toy_translator()
+    for wrong in ({"n_best": 5}, {"n_best": 0}, {"beam": 0}):
+        with pytest.raises(ConfigError, match="accepted"):
+            translator.translate(LINES, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="layer: found 2; accepted: 0 to 1"):
+        translator.translate(LINES, align=AlignmentChoice(layer=2))
+    with pytest.raises(ConfigError, match="head: found 4; accepted: 0 to 3"):
+        translator.translate(LINES, align=AlignmentChoice(head=4))
+    with pytest.raises(ConfigError, match="accepted: auto, cpu"):
+        choose_device("gpu")
+    with pytest.raises(ConfigError, match="CUDA devices are visible"):
+        choose_device("cuda:99")
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_broken_model_is_named(beam: int) -> None:
+    translator = toy_translator()
+    with torch.no_grad():
+        translator.models[0].output_weight.fill_(torch.nan)
+    with pytest.raises(CheckpointError, match="not finite"):
+        translator.translate(LINES, beam=beam)
+
+
+def test_streams_answer_before_their_end() -> None:
+    translator = toy_translator()
+    answered = threading.Event()
+
+    def slow() -> Iterator[str]:
+        yield from LINES[:2]
+        assert answered.wait(20.0), "no answer before the end of the stream"
+        yield from LINES[2:4]
+
+    stream = translator.translate_stream(slow())
+    found = [next(stream), next(stream)]
+    answered.set()
+    found += stream
+    assert_same(found, translator.translate(LINES[:4]))
+
+
+def test_windows_grow_and_keep_order() -> None:
+    lines = [str(i) for i in range(1000)]
+    sizes = [len(window) for window in windows(iter(lines), first=8, largest=64)]
+    assert sizes[:5] == [8, 16, 32, 64, 64]
+    assert [line for window in windows(iter(lines), first=8, largest=64) for line in window] == lines
+    assert list(windows(iter([]))) == []
+
+
+def test_windows_raise_what_reading_raises_after_the_lines_before() -> None:
+    def failing() -> Iterator[str]:
+        yield "a"
+        raise OSError("gone")
+
+    seen = []
+    with pytest.raises(OSError, match="gone"):
+        for window in windows(failing()):
+            seen += window
+    assert seen == ["a"]
+
+
+def test_windows_read_a_bounded_number_of_lines_ahead() -> None:
+    taken = itertools.count()
+
+    def endless() -> Iterator[str]:
+        for number in taken:
+            yield str(number)
+
+    stream = windows(endless(), first=4, largest=16)
+    next(stream)
+    time.sleep(0.2)
+    assert next(taken) <= 4 + 16 + 3
+    stream.close()  # type: ignore[attr-defined]
+    time.sleep(0.3)
+    assert not [thread for thread in threading.enumerate() if thread.name == "nmt-rela-reading"]
+
+
+def test_threads_share_a_translator() -> None:
+    translator = toy_translator(attention="rela-g")
+    expected = translator.translate(LINES, align=AlignmentChoice())
+    plain = translator.translate(LINES)
+    results: dict[int, list[Translation]] = {}
+
+    def work(number: int) -> None:
+        results[number] = translator.translate(LINES, align=AlignmentChoice() if number % 2 else None)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, result in results.items():
+        assert_same(result, expected if number % 2 else plain)
+        if number % 2:
+            assert [t.hypotheses[0].alignment for t in result] == [t.hypotheses[0].alignment for t in expected]
+
+
+def test_output_formats() -> None:
+    first = Translated(
+        text="ein\nHund", score=-0.5, log_probability=-1.0, tokens=("▁ein", "▁Hund"), token_log_probabilities=(-0.5, -0.5),
+        alignment=frozenset({(1, 1), (0, 0)}),
+    )  # fmt: skip
+    second = Translated(text="Hund", score=-1.5, log_probability=-2.0, tokens=(), token_log_probabilities=())
+    translation = Translation(source="a \u2028dog", hypotheses=(first, second))
+    assert list(text_lines(translation, 7, False)) == ["ein Hund ||| 0-0 1-1"]
+    assert list(text_lines(translation, 7, True)) == ["ein Hund ||| -0.500000 ||| 0-0 1-1"]
+    assert list(moses_lines(translation, 7, False)) == [
+        "7 ||| ein Hund ||| -0.500000 ||| 0-0 1-1",
+        "7 ||| Hund ||| -1.500000",
+    ]
+    (line,) = json_lines(translation, 7, False)
+    assert "\n" not in line
+    values = json.loads(line)
+    assert values["source"] == translation.source
+    assert values["translation"] == "ein\nHund"
+    assert values["hypotheses"][0]["alignment"] == [[0, 0], [1, 1]]
+    assert "alignment" not in values["hypotheses"][1]
+    assert one_line("a\r\nb") == "a  b"
