@@ -4,10 +4,10 @@
         model(source, target_input)
     attention["cross", 3]        # Tensor [batch, heads, target positions, source positions]
 
-Shapes: ``("encoder", layer)`` is [batch, heads, source, source], ``("decoder", layer)`` [batch, heads, target, target] and
-``("cross", layer)`` [batch, heads, target, source]; layers and heads count from 0. The row of target position t belongs to
-the step that reads ``target_input[t]`` and predicts ``target[t]``. Weights are float32, taken before dropout, and exactly 0
-at masked positions.
+Shapes: ``("encoder", layer)`` is [batch, heads, source, source], ``("decoder", layer)`` [batch, heads, target, target]
+and ``("cross", layer)`` [batch, heads, target, source]; layers and heads count from 0. The row of target position t
+belongs to the step that reads ``target_input[t]`` and predicts ``target[t]``. Weights are float32, taken before
+dropout, and exactly 0 at masked positions.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class ObservedModel(Protocol):
 def observe_attention(model: ObservedModel, observer: Callable[[str, int, Tensor], None]) -> Iterator[None]:
     """Call ``observer(site, layer, weights)`` for every attention computed inside the block.
 
-    Nothing is kept: this is how statistics stream over a corpus. Observers that were there before come back afterwards, also
-    when the block raises.
+    Nothing is kept: this is how statistics stream over a corpus. Observers that were there before come back
+    afterwards, also when the block raises.
     """
     modules = model.attention_modules()
     before = {key: module.observer for key, module in modules.items()}
@@ -58,7 +58,7 @@ def observe_attention(model: ObservedModel, observer: Callable[[str, int, Tensor
 
 @contextmanager
 def capture_attention(model: ObservedModel) -> Iterator[dict[Key, Tensor]]:
-    """Keep the weights of the last forward pass inside the block, by ``(site, layer)``; the module's page has the shapes.
+    """Keep the weights of the last forward pass inside the block, by ``(site, layer)``; shapes as said above.
 
     The tensors are detached and stay on the model's device. They are as large as the batch makes them: use
     ``observe_attention`` to go over a corpus.

@@ -89,7 +89,8 @@ def null_rows(weights: Tensor, valid: Tensor) -> Tensor:
 
 
 def _entropy(rows: Tensor) -> Tensor:
-    return torch.special.entr(rows).sum(-1)
+    terms: Tensor = torch.special.entr(rows)
+    return terms.sum(-1)
 
 
 def divergence(rows: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,7 +164,7 @@ class AttentionStatistics:
         self._sums: dict[tuple[str, int], _LayerSums] = {}
 
     def add(self, site: str, layer: int, weights: Tensor, valid: Tensor) -> None:
-        """Count one batch: ``weights`` [B, H, Q, K] (0 where not valid), ``valid`` bool [B, Q, K]."""
+        """Count one batch: ``weights`` [B, H, Q, K] (0 at keys that are not valid), ``valid`` bool [B, Q, K]."""
         key = (site, layer)
         if key not in self._sums:
             self._sums[key] = _LayerSums(weights.shape[1])

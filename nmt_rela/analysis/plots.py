@@ -1,0 +1,272 @@
+"""Pictures of attention, made from arrays; matplotlib is imported only when one is drawn.
+
+Every function returns a ``matplotlib.figure.Figure`` of its own, outside pyplot: nothing is global and nothing needs a
+display. Layers and heads count from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nmt_rela.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, RULE, NULL = "#1b2127", "#6b747d", "#d5dae0", "#d9730d"
+#: Okabe and Ito's colours, which remain distinct for colour-blind eyes; beyond five the cycle starts again.
+RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#5f4b00")
+MARKERS = ("o", "s", "^", "D", "v")
+#: From almost paper to ink; lightness falls evenly.
+SCALE = ("#dfeaf3", "#a9cbe4", "#5f9fcd", "#23699f", "#08304f")
+SITE_TITLES = {"encoder": "encoder self-attention", "decoder": "decoder self-attention", "cross": "cross-attention"}
+_FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Arial Unicode MS", "PingFang SC")
+
+Series = Mapping[str, Sequence[float | None]]
+
+
+def require_matplotlib() -> None:
+    """Raises UserError, naming the command that installs it, where matplotlib is absent."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UserError("plots need matplotlib; run: pip install 'nmt_rela[analysis]' (or give --no-plots)") from error
+
+
+def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Write ``stem.png``, ``stem.svg``, … (any of png, svg, pdf) and return the paths. Directories are made."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
+    for path in paths:
+        figure.savefig(path, dpi=160, bbox_inches="tight", facecolor="white")
+    return paths
+
+
+def heat_map(
+    queries: Sequence[str],
+    keys: Sequence[str],
+    weights: npt.ArrayLike,
+    *,
+    panels: Sequence[str],
+    title: str = "",
+    columns: int = 4,
+) -> Figure:
+    """Heads side by side: queries down, keys across, one panel a head, as in the paper's figure of null attention.
+
+    ``weights`` is [panels, queries, keys]. Each panel is shaded up to its own maximum, which is written above it; a
+    weight of exactly 0 is left blank and a null row is ruled through.
+    """
+    require_matplotlib()
+    matrices = np.asarray(weights, dtype=float)
+    if matrices.shape != (len(panels), len(queries), len(keys)):
+        raise ValueError(f"weights are {matrices.shape}; expected {(len(panels), len(queries), len(keys))}")
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    cell = 0.17
+    figure, axes = _grid(rows, columns, width=cell * len(keys) + 0.35, height=cell * len(queries) + 0.4, margin=1.5)
+    for place, axis in enumerate(axes.flat):
+        if place >= len(panels):
+            axis.set_visible(False)
+            continue
+        row, column = divmod(place, columns)
+        _draw_matrix(axis, matrices[place])
+        peak = f"max {matrices[place].max():.2g}" if matrices[place].any() else "all zero"
+        axis.set_xlabel(f"{panels[place]} · {peak}", fontsize=8, color=MUTED, labelpad=5)
+        _label_tokens(axis, queries if column == 0 else [], keys if row == 0 else [])
+    if title:
+        figure.suptitle(title, fontsize=10, color=INK, x=0.01, ha="left")
+    return figure
+
+
+def by_layer(
+    panels: Mapping[str, Series],
+    *,
+    ylabel: str,
+    dashed: Mapping[str, Series] | None = None,
+    dots: Mapping[str, Mapping[str, Sequence[Sequence[float | None]]]] | None = None,
+    xlabel: str = "layer",
+    ylim: tuple[float | None, float | None] = (0, None),
+    notes: tuple[str, str] = ("", ""),
+) -> Figure:
+    """Curves over layers, a panel for each title and a line for each run.
+
+    ``panels`` maps title → run → one number a layer (None: not defined). ``dashed`` has second lines of the same runs,
+    ``dots`` single heads: title → run → layer → head. ``notes`` says what solid and dashed lines are.
+    """
+    require_matplotlib()
+    figure, axes = _grid(1, len(panels), width=2.9, height=2.5, margin=0.9, sharey=True)
+    runs = list(dict.fromkeys(run for series in panels.values() for run in series))
+    for axis, (title, series) in zip(axes.flat, panels.items(), strict=True):
+        _plain_axis(axis)
+        layers = 0
+        for run, values in series.items():
+            style = _run_style(runs.index(run))
+            layers = max(layers, len(values))
+            axis.plot(range(len(values)), _gaps(values), **style)
+            if dashed and run in dashed.get(title, {}):
+                second = _gaps(dashed[title][run])
+                axis.plot(range(len(second)), second, **style | {"linestyle": (0, (3, 2)), "markerfacecolor": "white"})
+            for layer, heads in enumerate((dots or {}).get(title, {}).get(run, ())):
+                shift = 0.12 * (runs.index(run) - (len(runs) - 1) / 2)
+                axis.scatter([layer + shift] * len(heads), _gaps(heads), s=7, color=style["color"], alpha=0.35, lw=0)
+        axis.set_title(title, fontsize=9, color=INK, loc="left")
+        axis.set_xlabel(xlabel, fontsize=8, color=MUTED)
+        axis.set_xticks(range(layers))
+        axis.set_xlim(-0.4, max(layers - 0.6, 0.4))
+        axis.set_ylim(*ylim)
+    axes.flat[0].set_ylabel(ylabel, fontsize=8, color=MUTED)
+    if len(runs) > 1 or any(notes):
+        _legend(figure, runs, notes)
+    return figure
+
+
+def histogram(panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str, bins: int = 20) -> Figure:
+    """How many heads have which rate between 0 and 1: title → run → one rate a head."""
+    require_matplotlib()
+    figure, axes = _grid(1, len(panels), width=2.9, height=2.2, margin=0.9)
+    runs = list(dict.fromkeys(run for series in panels.values() for run in series))
+    edges = np.linspace(0, 1, bins + 1)
+    for axis, (title, series) in zip(axes.flat, panels.items(), strict=True):
+        _plain_axis(axis)
+        colours = [RUN_COLOURS[runs.index(run) % len(RUN_COLOURS)] for run in series]
+        axis.hist(list(series.values()), bins=list(edges), color=colours, rwidth=0.9)
+        axis.set_title(title, fontsize=9, color=INK, loc="left")
+        axis.set_xlabel(xlabel, fontsize=8, color=MUTED)
+        axis.set_xlim(0, 1)
+        axis.yaxis.get_major_locator().set_params(integer=True)
+    axes.flat[0].set_ylabel("heads", fontsize=8, color=MUTED)
+    if len(runs) > 1:
+        _legend(figure, runs, ("", ""), lines=False)
+    return figure
+
+
+def head_grid(panels: Mapping[str, npt.ArrayLike], *, label: str, number: str = "{:+.3f}") -> Figure:
+    """One number a head, layers down and heads across, a panel for each title; shaded by size, number in the cell."""
+    require_matplotlib()
+    matrices = {title: np.asarray(values, dtype=float) for title, values in panels.items()}
+    rows, columns = (max(matrix.shape[side] for matrix in matrices.values()) for side in (0, 1))
+    figure, axes = _grid(1, len(panels), width=0.46 * columns + 0.4, height=0.3 * rows + 0.5, margin=0.8)
+    peak = max((float(np.abs(matrix).max()) for matrix in matrices.values()), default=0.0) or 1.0
+    for axis, (title, matrix) in zip(axes.flat, matrices.items(), strict=True):
+        axis.imshow(np.abs(matrix), cmap=_colour_map(), vmin=0, vmax=peak, aspect="auto")
+        for (layer, head), value in np.ndenumerate(matrix):
+            colour = "white" if abs(value) > 0.55 * peak else INK
+            axis.text(head, layer, number.format(value), ha="center", va="center", fontsize=6, color=colour)
+        axis.set_title(title, fontsize=9, color=INK, loc="left")
+        axis.set_xticks(range(matrix.shape[1]))
+        axis.set_yticks(range(matrix.shape[0]))
+        axis.set_xlabel("head", fontsize=8, color=MUTED)
+        axis.tick_params(labelsize=7, length=0, colors=MUTED)
+        axis.spines[:].set_visible(False)
+    axes.flat[0].set_ylabel("layer", fontsize=8, color=MUTED)
+    figure.suptitle(label, fontsize=9, color=MUTED, x=0.01, ha="left")
+    return figure
+
+
+def readable(pieces: Sequence[str]) -> list[str]:
+    """Sub-words for people: words as they are, the rest of a word after a dot, the special ones by their meaning."""
+    meanings = {"</s>": "‹end›", "<s>": "‹start›"}
+    shown = []
+    for place, piece in enumerate(pieces):
+        begins = piece.startswith("▁") or place == 0
+        text = piece.removeprefix("▁") or "▁"
+        shown.append(meanings.get(piece, text if begins else f"·{text}"))
+    return shown
+
+
+def _grid(
+    rows: int, columns: int, *, width: float, height: float, margin: float, sharey: bool = False
+) -> tuple[Figure, Any]:
+    from matplotlib import font_manager, rc_context
+    from matplotlib.figure import Figure
+
+    installed = set(font_manager.get_font_names())
+    with rc_context({"font.family": [name for name in _FONTS if name in installed] or ["sans-serif"]}):
+        figure = Figure(figsize=(width * columns + margin, height * rows + margin), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    return figure, axes
+
+
+def _colour_map() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("attention", SCALE)
+
+
+def _draw_matrix(axis: Axes, matrix: npt.NDArray[np.float64]) -> None:
+    from matplotlib.patches import Rectangle
+
+    queries, keys = matrix.shape
+    shown = np.where(matrix == 0.0, np.nan, matrix)  # not a number: not drawn
+    axis.imshow(shown, cmap=_colour_map(), vmin=0, vmax=matrix.max() or 1.0, aspect="equal", interpolation="nearest")
+    for query in np.flatnonzero(~matrix.any(axis=1)):
+        axis.add_patch(Rectangle((-0.5, query - 0.5), keys, 1, color=NULL, alpha=0.10, lw=0))
+        axis.plot([-0.5, keys - 0.5], [query, query], color=NULL, lw=0.7)
+    axis.set_xticks(np.arange(keys + 1) - 0.5, minor=True)
+    axis.set_yticks(np.arange(queries + 1) - 0.5, minor=True)
+    axis.grid(which="minor", color=RULE, linewidth=0.35)
+    axis.set_axisbelow(True)
+    axis.tick_params(which="both", length=0)
+    for spine in axis.spines.values():
+        spine.set(color=RULE, linewidth=0.6)
+    axis.set_xlim(-0.5, keys - 0.5)
+    axis.set_ylim(queries - 0.5, -0.5)
+
+
+def _label_tokens(axis: Axes, queries: Sequence[str], keys: Sequence[str]) -> None:
+    axis.xaxis.tick_top()
+    axis.set_xticks(range(len(keys)), [_escape(token) for token in keys], rotation=90, fontsize=7, color=INK)
+    axis.set_yticks(range(len(queries)), [_escape(token) for token in queries], fontsize=7, color=INK)
+    axis.tick_params(length=0, pad=2)
+
+
+def _escape(token: str) -> str:
+    """A dollar sign would start a formula."""
+    return token.replace("$", r"\$")
+
+
+def _plain_axis(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(RULE)
+    axis.tick_params(labelsize=7, colors=MUTED, length=2, width=0.6)
+    axis.grid(axis="y", color=RULE, linewidth=0.4)
+    axis.set_axisbelow(True)
+
+
+def _run_style(index: int) -> dict[str, Any]:
+    colour = RUN_COLOURS[index % len(RUN_COLOURS)]
+    marker = MARKERS[index % len(MARKERS)]
+    return {
+        "color": colour,
+        "marker": marker,
+        "markersize": 4,
+        "linewidth": 1.3,
+        "markeredgecolor": colour,
+        "clip_on": False,
+    }
+
+
+def _gaps(values: Sequence[float | None]) -> list[float]:
+    return [float("nan") if value is None else float(value) for value in values]
+
+
+def _legend(figure: Figure, runs: Sequence[str], notes: tuple[str, str], *, lines: bool = True) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [
+        Line2D([], [], label=run, **_run_style(i))
+        if lines
+        else Patch(color=RUN_COLOURS[i % len(RUN_COLOURS)], label=run)
+        for i, run in enumerate(runs)
+    ]
+    for note, dash in zip(notes, ((0.0, ()), (0.0, (3.0, 2.0))), strict=True):
+        if note:
+            handles.append(Line2D([], [], color=MUTED, linewidth=1.3, linestyle=dash, label=note))
+    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), fontsize=8, frameon=False)

@@ -1,0 +1,73 @@
+"""A run directory with an untrained model, made in a second: enough to look at every weight of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import sentencepiece
+import torch
+
+from nmt_rela.config.loader import config_from_yaml, config_to_yaml
+from nmt_rela.data.vocabulary import Vocabularies, Vocabulary
+from nmt_rela.storage.checkpoint import write_checkpoint
+from nmt_rela.storage.run_directory import RunDirectory, build_model
+
+ENGLISH = "the a little old red house tree dog cat sees finds reads writes today often never near under".split()
+GERMAN = "das ein kleine alte rote haus baum hund katze sieht findet liest schreibt heute oft nie nahe unter".split()
+
+CONFIG = """
+run: {run}
+data: {{task: demo, source: en, target: de, vocabulary_size: 96}}
+model: {{attention: {attention}, encoder_layers: 2, decoder_layers: 2, dimension: 32, feed_forward: 48, heads: 4}}
+training: {{}}
+decoding: {{}}
+"""
+
+
+def write_text(directory: Path, sentences: int = 12) -> tuple[Path, Path, Path]:
+    """A word-for-word text and its gold links: source, target, alignment."""
+    generator = torch.Generator().manual_seed(5)
+    rows = [
+        torch.randint(
+            len(ENGLISH), (int(torch.randint(3, 9, (1,), generator=generator)),), generator=generator
+        ).tolist()
+        for _ in range(sentences)
+    ]
+    paths = directory / "text.en", directory / "text.de", directory / "text.align"
+    for path, lines in zip(
+        paths,
+        (
+            [" ".join(ENGLISH[word] for word in row) for row in rows],
+            [" ".join(GERMAN[word] for word in row) for row in rows],
+            [" ".join(f"{i}-{i}" for i in range(len(row))) for row in rows],
+        ),
+        strict=True,
+    ):
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return paths
+
+
+def write_run(path: Path, *, attention: str = "rela-g", seed: int = 1) -> RunDirectory:
+    """The run; its model's weights are drawn, not trained."""
+    run = RunDirectory(path)
+    path.mkdir(parents=True)
+    corpus = path / "words.txt"
+    corpus.write_text("".join(f"{word}\n" for word in ENGLISH + GERMAN), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(path / "joint"), vocab_size=96, model_type="bpe",
+        pad_id=0, unk_id=1, eos_id=2, bos_id=3, minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    joint = Vocabulary.load(path / "joint.model")
+    vocabularies = Vocabularies(joint, joint)
+    vocabularies.save(run.tokenizer)
+    config = config_from_yaml(CONFIG.format(run=path, attention=attention), "small_run")
+    run.config_file.write_text(config_to_yaml(replace(config, run=str(path))), encoding="utf-8")
+    torch.manual_seed(seed)
+    model = build_model(config.model, vocabularies)
+    write_checkpoint(
+        run.checkpoints / "step_1",
+        tensors={"model": model.state_dict()},
+        state={"vocabulary": vocabularies.fingerprint},
+    )
+    return run
