@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import configparser
 import importlib.metadata
+import os
 import resource
 import runpy
+import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -81,6 +84,51 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_types_are_packaged() -> None:
     assert (Path(nmt_rela.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for file in tracked_files():
+        copy = source / file.relative_to(REPOSITORY)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    line = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+    ]
+    subprocess.run([*line, str(source)], check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        packed = set(wheel.namelist())
+    files = {str(file.relative_to(REPOSITORY)) for file in tracked_files()}
+    assert {name for name in files if name.startswith("nmt_rela/")} <= packed
+    shared = {name.split("/data/share/nmt_rela/")[-1] for name in packed}
+    assert {name.removeprefix("data/") for name in files if name.startswith("data/tasks/")} <= shared
+    assert {name for name in files if name.startswith("configs/")} <= shared
+
+
+@pytest.mark.parametrize(
+    "target", ["help", "install", "demo", "test", "test-all", "lint", "format", "docs", "bench", "clean"]
+)
+def test_make_knows_the_target(target: str) -> None:
+    done = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_clean_spares_what_cannot_be_made_again() -> None:
+    done = subprocess.run(["make", "-n", "clean"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert not {"runs", "data", ".venv", "."} & set(done.stdout.split())
+
+
+def test_the_ci_script_can_be_run() -> None:
+    assert os.access(REPOSITORY / ".ci/run", os.X_OK)
 
 
 def test_every_dependency_is_pinned() -> None:
