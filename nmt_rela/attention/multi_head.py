@@ -42,7 +42,7 @@ class MultiHeadAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform over each matrix as the paper's code lays it out: q, k, v fused in self-attention, apart in cross."""
+        """Xavier-uniform, over the matrices of the paper's code: q, k, v fused in self-attention, apart in cross."""
         for name, child in self.named_children():
             if isinstance(child, nn.Linear):
                 for block in child.weight.chunk(2) if name == "key_value" else (child.weight,):
@@ -50,7 +50,7 @@ class MultiHeadAttention(nn.Module):
                 nn.init.zeros_(child.bias)
 
     def project_self(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of self-attention: [batch, length, dimension] → 3 × [batch, heads, length, width]."""
+        """Queries, keys, values of self-attention: [batch, length, dimension] → 3 × [batch, heads, length, width]."""
         query, key, value = self._split(self.query_key_value(states), 3)
         return query, key, value
 

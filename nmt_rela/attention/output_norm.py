@@ -14,8 +14,8 @@ class RectifiedOutputNorm(nn.Module):
     RMSNorm(z) = g ⊙ z / √(mean(z²) + ε), no mean subtracted, no bias, ε = 1e-8.
 
     * ReLA-i (``gated=False``): RMSNorm(z), with the gain g drawn from U(−√(3/d), √(3/d)).
-    * ReLA-g (``gated=True``): σ(a ⊙ z) ⊙ RMSNorm(z), with g = 1, and the gate vector a drawn from the same distribution;
-      the gate sees z before normalisation.
+    * ReLA-g (``gated=True``): σ(a ⊙ z) ⊙ RMSNorm(z), with g = 1, and the gate vector a drawn from the same
+      distribution; the gate sees z before normalisation.
 
     Works in float32 at least and returns the input's dtype. Shape: [..., width] → [..., width].
     Source: Zhang, Titov and Sennrich 2021, and the authors' code.

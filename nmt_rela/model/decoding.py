@@ -65,9 +65,7 @@ class DecoderState:
         self._memory = [
             (key.index_select(0, sentences), value.index_select(0, sentences)) for key, value in self._memory
         ]
-        self._caches = [
-            (self._rows_of(key, sentences), self._rows_of(value, sentences)) for key, value in self._caches
-        ]
+        self._caches = [(self._rows_of(key, sentences), self._rows_of(value, sentences)) for key, value in self._caches]
 
     def _rows_of(self, cache: Tensor, sentences: Tensor) -> Tensor:
         return cache.unflatten(0, (-1, self._beams)).index_select(0, sentences).flatten(0, 1)

@@ -74,8 +74,8 @@ class EncoderLayer(nn.Module):
         """[batch, length, dimension] → the same."""
         attention = self.self_attention
         states = self.self_residual(states, lambda x: attention.attend(*attention.project_self(x), mask))
-        states = self.feed_forward_residual(states, self.feed_forward)
-        return states
+        output: Tensor = self.feed_forward_residual(states, self.feed_forward)
+        return output
 
 
 class DecoderLayer(nn.Module):
@@ -115,5 +115,5 @@ class DecoderLayer(nn.Module):
         """[batch, queries, dimension] → the same. Whole targets and single steps differ only in how they attend."""
         states = self.self_residual(states, attend_self)
         states = self.cross_residual(states, attend_memory)
-        states = self.feed_forward_residual(states, self.feed_forward)
-        return states
+        output: Tensor = self.feed_forward_residual(states, self.feed_forward)
+        return output

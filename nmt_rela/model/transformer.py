@@ -31,7 +31,7 @@ class Memory:
 
 
 class Transformer(nn.Module):
-    """Transformer of Vaswani et al. (2017) with a switchable attention; the arguments are described in ``config.schema``.
+    """The Transformer (Vaswani et al. 2017) with a switchable attention; ``config.schema`` describes the arguments.
 
     ``attention`` is one kind, or a mapping from each of the sites encoder, decoder and cross to its kind.
     Raises ValueError when ``tied_embeddings`` is "all" and the vocabularies differ in size.
@@ -123,7 +123,8 @@ class Transformer(nn.Module):
         causal = causal_mask(target_input.shape[1], self.output_weight.dtype, target_input.device)
         states = self.target_embedding(target_input, zero_first=self.zero_start)
         for layer in self.decoder:
-            own, cross = layer.self_attention, layer.cross_attention
+            own: MultiHeadAttention = layer.self_attention  # type: ignore[assignment]
+            cross: MultiHeadAttention = layer.cross_attention  # type: ignore[assignment]
             key, value = cross.project_memory(memory.states)
             states = layer(
                 states,

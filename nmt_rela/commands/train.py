@@ -1,0 +1,106 @@
+"""Train a model: prepare the data if needed, train, validate, keep checkpoints.
+
+The same command again continues the run where it stands. On several GPUs all visible ones are used; over several
+machines start it with: torchrun … -m nmt_rela.commands.train --config FILE
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from nmt_rela.commands import console
+from nmt_rela.config.schema import Config
+from nmt_rela.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED
+
+log = logging.getLogger("nmt_rela.training")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command ``nmt-train``."""
+    return console.run("nmt-train", _train, arguments)
+
+
+def _train(arguments: Sequence[str] | None) -> int:
+    parser = console.parser("nmt-train", __doc__)
+    console.add_config_arguments(parser)
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over; an earlier run of that name is moved aside, not deleted"
+    )
+    options = console.parse(parser, arguments)
+    config = console.read_config(options)
+    if "RANK" not in os.environ and _visible_gpus(config) > 1:
+        return _on_all_gpus(_visible_gpus(config), list(sys.argv[1:] if arguments is None else arguments))
+    return _on_this_rank(config, fresh=options.fresh)
+
+
+def _on_this_rank(config: Config, *, fresh: bool) -> int:
+    from nmt_rela.corpora.prepare import prepare
+    from nmt_rela.training.distributed import join
+    from nmt_rela.training.session import open_run
+    from nmt_rela.training.trainer import Trainer
+
+    ranks = join(config.training.device)
+    if not ranks.is_main:
+        logging.getLogger("nmt_rela").setLevel(logging.ERROR)
+    if ranks.is_main:
+        prepare(config.data)
+    ranks.wait()
+    data = prepare(config.data)
+    run, resume = open_run(config, data, ranks, fresh=fresh)
+    requests = StopRequests()
+    trainer = Trainer(config, data=data, run=run, ranks=ranks, resume=resume)
+    outcome = trainer.run(stop_requested=requests.any)
+    ranks.leave()
+    log.info("%s at update %d: %s", outcome, trainer.progress.update, run.path)
+    return requests.exit_code
+
+
+class StopRequests:
+    """SIGTERM, SIGINT and SIGUSR1 ask for a saved end after the present update; a second signal does not wait."""
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = number
+        log.warning("%s: saving and stopping after this update (once more: at once)", signal.Signals(number).name)
+
+    def any(self) -> bool:
+        """Whether a signal has come."""
+        return self._signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """What the command exits with."""
+        if self._signal is None:
+            return EXIT_DONE
+        return EXIT_INTERRUPTED if self._signal == signal.SIGINT else EXIT_TERMINATED
+
+
+def _visible_gpus(config: Config) -> int:
+    if config.training.device == "cpu":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _on_all_gpus(count: int, arguments: list[str]) -> int:
+    """Start one rank a GPU through torch's elastic launcher."""
+    from torch.distributed.run import main as torchrun
+
+    torchrun(["--standalone", f"--nproc-per-node={count}", "-m", "nmt_rela.commands.train", *arguments])
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,107 @@
+"""What a run directory holds, and how a model is loaded from it.
+
+    config.yaml (resolved) · environment.json · tokenizer/ · checkpoints/step_*/ · best · last
+    metrics.jsonl · tensorboard/ · samples/ · train.log
+
+It is complete in itself and can be copied to another machine.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from nmt_rela.config.loader import config_from_yaml
+from nmt_rela.config.schema import Config, ModelConfig
+from nmt_rela.data.vocabulary import Vocabularies
+from nmt_rela.errors import CheckpointError, did_you_mean
+from nmt_rela.model.transformer import Transformer
+from nmt_rela.storage.checkpoint import list_steps, load_state, load_tensors, verify_checkpoint
+
+AVERAGE = "average"
+
+
+class RunDirectory:
+    """The paths of one run. Making the object touches no file."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.tokenizer = self.path / "tokenizer"
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+        self.log = self.path / "train.log"
+        self.samples = self.path / "samples"
+        self.tensorboard = self.path / "tensorboard"
+        self.environment = self.path / "environment.json"
+
+    def config(self) -> Config:
+        """The run's resolved configuration. Raises CheckpointError when this is no run directory."""
+        if not self.config_file.is_file():
+            raise CheckpointError(f"{self.path}: not a run directory, it has no config.yaml")
+        return config_from_yaml(self.config_file.read_text(encoding="utf-8"), str(self.config_file))
+
+    def vocabularies(self) -> Vocabularies:
+        """The run's sub-word models."""
+        return Vocabularies.load(self.tokenizer)
+
+    def names(self) -> list[str]:
+        """What ``checkpoint`` accepts, the default first."""
+        links = [name for name in (AVERAGE, "best", "last") if (self.path / name).exists()]
+        return links + [path.name for path in list_steps(self.checkpoints)]
+
+    def checkpoint(self, name: str | None = None) -> Path:
+        """The directory of a checkpoint: average, best, last or step_N; by default the first of these that exists.
+
+        Raises CheckpointError with the names there are.
+        """
+        names = self.names()
+        if not names:
+            raise CheckpointError(f"{self.path}: no checkpoint yet")
+        if name is None:
+            name = names[0]
+        if name not in names:
+            raise CheckpointError(f"{self.path}: no checkpoint '{name}'; {did_you_mean(name, names)}")
+        return (self.checkpoints if name.startswith("step_") else self.path) / name
+
+    def point(self, name: str, checkpoint: Path) -> None:
+        """Let ``best`` or ``last`` name a checkpoint, in one atomic step."""
+        temporary = self.path / f".{name}.tmp"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(Path(self.checkpoints.name) / checkpoint.name)
+        os.replace(temporary, self.path / name)
+
+    def load_model(self, name: str | None = None, *, device: str | torch.device = "cpu") -> Transformer:
+        """The model of a checkpoint, verified, in evaluation mode.
+
+        Raises CheckpointError when it is damaged, or belongs to another vocabulary or configuration.
+        """
+        directory = self.checkpoint(name)
+        verify_checkpoint(directory)
+        vocabularies = self.vocabularies()
+        expected = load_state(directory).get("vocabulary")
+        if expected != vocabularies.fingerprint:
+            raise CheckpointError(f"{directory}: made with another vocabulary than {self.tokenizer}")
+        model = build_model(self.config().model, vocabularies)
+        load_weights(model, directory)
+        return model.to(device).eval()
+
+
+def build_model(config: ModelConfig, vocabularies: Vocabularies) -> Transformer:
+    """A freshly initialised model."""
+    return Transformer(vocabularies.source.size, vocabularies.target.size, **asdict(config))
+
+
+def load_weights(model: Transformer, directory: Path) -> None:
+    """Load a checkpoint's weights. Raises CheckpointError naming the first parameter that does not fit."""
+    weights = load_tensors(directory, "model")
+    expected = model.state_dict()
+    for name in sorted(weights.keys() | expected.keys()):
+        found = list(weights[name].shape) if name in weights else "missing"
+        wanted = list(expected[name].shape) if name in expected else "not part of this model"
+        if found != wanted:
+            raise CheckpointError(f"{directory}: parameter {name} is {found} in the checkpoint, {wanted} by the config")
+    model.load_state_dict(weights)

@@ -1,0 +1,97 @@
+"""What a run tells the world: log lines, metrics.jsonl, TensorBoard, samples. A failure here never ends a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nmt_rela.storage.run_directory import RunDirectory
+
+log = logging.getLogger("nmt_rela.training")
+
+
+class Monitor:
+    """The main rank's records. ``update`` is where the run stands: an earlier process's records past it are dropped."""
+
+    def __init__(self, run: RunDirectory, *, update: int) -> None:
+        self._run = run
+        self._warned: set[str] = set()
+        self._board: Any = None
+        self._guard("the log file", self._open_log)
+        self._guard("metrics.jsonl", lambda: _forget_after(run.metrics, update))
+        self._guard("TensorBoard", lambda: self._open_board(update))
+
+    def record(self, event: str, update: int, values: dict[str, float | int | str]) -> None:
+        """Append one line to metrics.jsonl and the numbers in it to TensorBoard under ``event/``."""
+        line = json.dumps({"event": event, "update": update, **values})
+
+        def write_metrics() -> None:
+            with open(self._run.metrics, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+        def write_board() -> None:
+            for name, value in values.items():
+                if self._board is not None and isinstance(value, (int, float)):
+                    self._board.add_scalar(f"{event}/{name}", value, update)
+
+        self._guard("metrics.jsonl", write_metrics)
+        self._guard("TensorBoard", write_board)
+
+    def samples(self, update: int, sources: Sequence[str], outputs: Sequence[str], references: Sequence[str]) -> None:
+        """Write a few translations of the development set to samples/ and TensorBoard."""
+        text = "\n".join(
+            f"source     {source}\noutput     {output}\nreference  {reference}\n"
+            for source, output, reference in zip(sources, outputs, references, strict=True)
+        )
+
+        def write() -> None:
+            self._run.samples.mkdir(exist_ok=True)
+            (self._run.samples / f"step_{update:08d}.txt").write_text(text, encoding="utf-8")
+            if self._board is not None:
+                self._board.add_text("samples", "    " + text.replace("\n", "\n    "), update)
+
+        self._guard("samples", write)
+
+    def close(self) -> None:
+        """Flush what is buffered."""
+        if self._board is not None:
+            self._guard("TensorBoard", self._board.close)
+        for handler in [h for h in log.handlers if isinstance(h, logging.FileHandler)]:
+            log.removeHandler(handler)
+            handler.close()
+
+    def _open_log(self) -> None:
+        handler = logging.FileHandler(self._run.log, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+
+    def _open_board(self, update: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._board = SummaryWriter(str(self._run.tensorboard), purge_step=update + 1)  # type: ignore[no-untyped-call]
+
+    def _guard(self, what: str, act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except Exception as error:  # a full disk or a broken TensorBoard must not cost days of training
+            if what not in self._warned:
+                self._warned.add(what)
+                log.warning("%s cannot be written (%s); training goes on without it", what, error)
+
+
+def _forget_after(metrics: Path, update: int) -> None:
+    """Drop the records past ``update``, and a last line that was cut off by a kill."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["update"] > update:
+            break
+        kept.append(line)
+    temporary = metrics.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, metrics)

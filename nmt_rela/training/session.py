@@ -1,0 +1,105 @@
+"""Opening a run directory for training: a new run, or the continuation of one that fits."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+from pathlib import Path
+
+import torch
+
+from nmt_rela import __version__
+from nmt_rela.config.loader import config_to_yaml, differences
+from nmt_rela.config.schema import Config
+from nmt_rela.corpora.prepare import PreparedData
+from nmt_rela.data.vocabulary import Vocabularies
+from nmt_rela.errors import ConfigError
+from nmt_rela.storage.checkpoint import list_steps
+from nmt_rela.storage.run_directory import RunDirectory
+from nmt_rela.training.distributed import Ranks
+
+log = logging.getLogger("nmt_rela.training")
+
+#: Settings that may change when a run is continued: they decide how long it goes on and what is written down,
+#: not what an update does. Everything else would make it another experiment.
+MAY_CHANGE = frozenset(
+    {
+        "run",
+        "data.directory",
+        "training.max_updates",
+        "training.max_epochs",
+        "training.max_hours",
+        "training.max_nonfinite",
+        "training.log_every",
+        "training.validate_every",
+        "training.validate_sentences",
+        "training.save_every",
+        "training.keep_last",
+        "training.keep_best",
+        "training.patience",
+        "training.device",
+    }
+)
+
+
+def open_run(config: Config, data: PreparedData, ranks: Ranks, *, fresh: bool) -> tuple[RunDirectory, bool]:
+    """The run's directory, and whether there is a checkpoint to continue from.
+
+    Raises ConfigError when the directory holds a run with settings that matter and differ, or something else.
+    """
+    run = RunDirectory(config.run)
+    if fresh and ranks.is_main and run.path.exists():
+        log.info("the earlier run is now %s", _move_aside(run.path))
+    ranks.wait()
+    resume = bool(list_steps(run.checkpoints))
+    if run.config_file.exists():
+        _check_fits(run, config, resume=resume)
+    elif run.path.is_dir() and any(run.path.iterdir()):
+        raise ConfigError(f"run: {run.path} is a directory that holds something other than a run; choose another name")
+    ranks.wait()
+    if ranks.is_main:
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.checkpoints.mkdir(exist_ok=True)
+        run.config_file.write_text(config_to_yaml(config), encoding="utf-8")
+        Vocabularies.load(data.tokenizer).save(run.tokenizer)
+        run.environment.write_text(json.dumps(_environment(ranks), indent=1) + "\n", encoding="utf-8")
+    ranks.wait()
+    return run, resume
+
+
+def _check_fits(run: RunDirectory, config: Config, *, resume: bool) -> None:
+    changed = differences(run.config(), config)
+    for difference in changed:
+        log.info("%s: was %s, is %s now", difference.path, difference.old, difference.new)
+    refused = [
+        f"{d.path} ({d.old} → {d.new})"
+        for d in changed
+        if d.path not in MAY_CHANGE and not d.path.startswith("decoding.")
+    ]
+    if resume and refused:
+        raise ConfigError(
+            f"{run.config_file}: this run was begun with other settings: {', '.join(refused)}; "
+            "set them back, choose another run=…, or start over with --fresh"
+        )
+
+
+def _move_aside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    shutil.move(path, aside)
+    return aside
+
+
+def _environment(ranks: Ranks) -> dict[str, str | int]:
+    return {
+        "nmt_rela": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu",
+        "ranks": ranks.size,
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+    }

@@ -1,0 +1,382 @@
+"""The training loop: plan → micro-batches → one update → now and then a validation and a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from nmt_rela.config.schema import Config
+from nmt_rela.corpora.prepare import PreparedData
+from nmt_rela.data.batching import EpochPlan, plan_epoch
+from nmt_rela.data.binary import BinaryCorpus
+from nmt_rela.data.loading import Batch, load_updates
+from nmt_rela.data.vocabulary import PAD, Vocabularies
+from nmt_rela.errors import CheckpointError, ConfigError, UserError
+from nmt_rela.storage.checkpoint import load_state, load_tensors
+from nmt_rela.storage.run_directory import RunDirectory, build_model, load_weights
+from nmt_rela.training.distributed import Ranks
+from nmt_rela.training.keeper import Keeper
+from nmt_rela.training.loss import smoothed_cross_entropy
+from nmt_rela.training.monitor import Monitor
+from nmt_rela.training.optimizer import build_optimizer, learning_rate
+from nmt_rela.training.validation import Validator
+
+log = logging.getLogger("nmt_rela.training")
+
+Outcome = Literal["finished", "stopped"]
+
+
+class NonFiniteTraining(UserError):
+    """Loss or gradients were not finite for too many updates in a row."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where the run stands; all of it is in every checkpoint."""
+
+    #: Updates done, skipped ones included.
+    update: int = 0
+    #: Passes over the corpus completed.
+    epoch: int = 0
+    #: Updates done in this epoch: the cursor of its plan.
+    cursor: int = 0
+    #: Target tokens seen.
+    target_tokens: int = 0
+    #: Best validation score so far (BLEU, or minus the loss), and validations in a row without a better one.
+    best_score: float = -math.inf
+    without_best: int = 0
+
+
+class Trainer:
+    """One run on one rank. Give it what ``from_config`` gathers, then ``run``."""
+
+    def __init__(self, config: Config, *, data: PreparedData, run: RunDirectory, ranks: Ranks, resume: bool) -> None:
+        self.config, self.run_directory, self.ranks = config, run, ranks
+        settings = config.training
+        if settings.accumulate % ranks.size:
+            raise ConfigError(
+                f"training.accumulate: {settings.accumulate} micro-batches cannot be shared by {ranks.size} ranks; "
+                f"accepted: a multiple of {ranks.size}"
+            )
+        self.corpus = BinaryCorpus.open(data.train)
+        self.vocabularies = Vocabularies.load(data.tokenizer)
+        torch.manual_seed(settings.seed)
+        self.model = build_model(config.model, self.vocabularies).to(ranks.device)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = build_optimizer(self.parameters, settings)
+        self.precision = resolve_precision(settings.precision, ranks.device)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision is torch.float16)
+        self.progress = Progress()
+        self.keeper = Keeper(run, settings)
+        self._score: float | None = None  # of the last validation, when it was after the latest update
+        if resume:
+            self._load(run.checkpoints / self.keeper.newest().name)
+        elif settings.start_from:
+            self._start_from(RunDirectory(settings.start_from))
+        ranks.copy_from_main(self.model)
+        self.validator = Validator(config, data, self.vocabularies, ranks)
+        self.monitor = Monitor(run, update=self.progress.update) if ranks.is_main else None
+        self.window = Window(ranks.device)
+        self._nonfinite_in_a_row = torch.zeros((), device=ranks.device)
+
+    def run(self, *, stop_requested: Callable[[], bool]) -> Outcome:
+        """Train to the end, or until somebody asks to stop; either way the last update is saved.
+
+        Raises NonFiniteTraining.
+        """
+        settings, progress = self.config.training, self.progress
+        deadline = time.monotonic() + settings.max_hours * 3600 if settings.max_hours else math.inf
+        parameters = sum(p.numel() for p in self.parameters)
+        log.info(
+            "%s parameters, %s pairs, %s on %s rank(s) of %s, from update %d",
+            f"{parameters:,}", f"{len(self.corpus):,}", str(self.precision).removeprefix("torch."),
+            self.ranks.size, self.ranks.device.type, progress.update,
+        )  # fmt: skip
+        stopping = False
+        while not stopping and not self._complete():
+            plan = self._plan()
+            updates = load_updates(
+                self.corpus,
+                plan,
+                accumulate=settings.accumulate,
+                rank=self.ranks.rank,
+                ranks=self.ranks.size,
+                first_update=progress.cursor,
+                pin=self.ranks.device.type == "cuda",
+            )
+            self.window.restart_clock()
+            for batches in self.window.time_waiting(updates):
+                self.step(batches, plan)
+                stopping = self.ranks.any(stop_requested() or time.monotonic() > deadline)
+                self._after_update(leaving=stopping)
+                if stopping or self._complete():
+                    break
+            updates.close()  # type: ignore[attr-defined]
+            if progress.cursor == plan.updates:
+                progress.epoch, progress.cursor = progress.epoch + 1, 0
+        if self.keeper.saved_update != progress.update:
+            self._save()
+        if self.monitor:
+            self.monitor.close()
+        return "finished" if self._complete() else "stopped"
+
+    def step(self, batches: list[Batch], plan: EpochPlan) -> None:
+        """One update from this rank's micro-batches; nothing in it waits for the device."""
+        settings, progress = self.config.training, self.progress
+        # Dropout is a function of (seed, update, rank): no random state has to be saved for an exact resume.
+        torch.manual_seed((settings.seed << 40) + (progress.update << 10) + self.ranks.rank)
+        self.model.train()
+        total_tokens, total_sentences = self._update_size(plan)
+        normaliser = total_tokens if settings.loss_average == "token" else total_sentences
+        for batch in batches:
+            if len(batch.indices) == 0:
+                continue
+            loss, likelihood = self._loss(batch)
+            self.scaler.scale(loss / normaliser).backward()
+            self.window.add(loss.detach(), likelihood, batch)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.ranks.sum(gradients)
+        self.scaler.unscale_(self.optimizer)
+        norm = get_total_norm(gradients)
+        # The fused optimiser looks at this flag on the device and leaves everything as it is when it is set.
+        skipped = (~norm.isfinite()).float()
+        if settings.clip_norm:
+            clip_grads_with_norm_(self.parameters, settings.clip_norm, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, progress.update + 1, dimension=self.config.model.dimension)
+        self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._nonfinite_in_a_row = (self._nonfinite_in_a_row + skipped) * skipped
+        self.window.close_update(norm, skipped, self._nonfinite_in_a_row)
+        progress.update += 1
+        progress.cursor += 1
+        progress.target_tokens += total_tokens
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed loss and summed negative log-likelihood of one micro-batch."""
+        positions = (batch.target != PAD).flatten().nonzero()[:, 0]  # found on the host, where it costs no waiting
+        token_weights = None
+        if self.config.training.loss_average == "sentence":
+            lengths = (batch.target != PAD).sum(dim=1, keepdim=True)
+            token_weights = lengths.float().reciprocal().expand_as(batch.target).flatten()[positions]
+            token_weights = token_weights.to(self.ranks.device, non_blocking=True)
+        batch, positions = batch.to(self.ranks.device), positions.to(self.ranks.device, non_blocking=True)
+        with self._autocast():
+            states = self.model(batch.source, self.model.shift(batch.target))  # [sentences, length, dimension]
+            return smoothed_cross_entropy(
+                states.flatten(0, 1)[positions],
+                self.model.output_weight,
+                batch.target.flatten()[positions],
+                smoothing=self.config.training.label_smoothing,
+                token_weights=token_weights,
+            )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.ranks.device.type, dtype=self.precision, enabled=self.precision is not torch.float32)
+
+    def _plan(self) -> EpochPlan:
+        settings = self.config.training
+        return plan_epoch(
+            self.corpus.source_lengths,
+            self.corpus.target_lengths,
+            batch_tokens=settings.batch_tokens,
+            accumulate=settings.accumulate,
+            seed=settings.seed,
+            epoch=self.progress.epoch,
+        )
+
+    def _update_size(self, plan: EpochPlan) -> tuple[int, int]:
+        """Target tokens and sentences of the coming update on all ranks: every rank knows the whole plan."""
+        first = self.progress.cursor * plan.accumulate
+        pairs = plan.order[plan.starts[first] : plan.starts[first + plan.accumulate]]
+        return int(self.corpus.target_lengths[pairs].sum()), len(pairs)
+
+    def _complete(self) -> bool:
+        settings, progress = self.config.training, self.progress
+        return (
+            progress.update >= settings.max_updates
+            or (settings.max_epochs > 0 and progress.epoch >= settings.max_epochs)
+            or (settings.patience > 0 and progress.without_best >= settings.patience)
+        )
+
+    def _after_update(self, *, leaving: bool) -> None:
+        """Whatever is due after an update: a log line, a validation, a checkpoint."""
+        settings, update = self.config.training, self.progress.update
+        self._score = None
+        last = update == settings.max_updates
+        save = update % settings.save_every == 0 or last
+        validate = (update % settings.validate_every == 0 or last) and not leaving
+        if update % settings.log_every == 0 or save or validate:
+            self._log()
+        is_best = self._validate() if validate else False
+        if save or is_best:
+            self._save()
+        if validate:
+            self.window.restart_clock()
+
+    def _log(self) -> None:
+        if self.window.updates == 0:
+            return
+        values = self.window.read(self.ranks)
+        progress = self.progress
+        values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        values["epoch"] = progress.epoch
+        if self.monitor:
+            self.monitor.record("train", progress.update, values)
+            log.info(
+                "update %6d  loss %.4f  perplexity %.2f  gradient norm %.3f  rate %.2e  %s target tokens/s",
+                progress.update, values["loss"], values["perplexity"], values["gradient_norm"],
+                values["learning_rate"], f"{values['target_tokens_per_second']:,.0f}",
+            )  # fmt: skip
+        if values["nonfinite_in_a_row"] >= self.config.training.max_nonfinite:
+            raise NonFiniteTraining(
+                f"update {progress.update}: loss or gradients were not finite for "
+                f"{int(values['nonfinite_in_a_row'])} updates in a row (training.max_nonfinite); "
+                "lower training.learning_rate, lengthen training.warmup, or set training.clip_norm"
+            )
+
+    def _validate(self) -> bool:
+        """Measure the development set; true when it is the best so far."""
+        settings, progress = self.config.training, self.progress
+        with self._autocast():
+            result = self.validator.measure(self.model)
+        self._score = result.bleu if settings.best_by == "bleu" and result.bleu is not None else -result.loss
+        is_best = self._score > progress.best_score
+        progress.best_score = max(self._score, progress.best_score)
+        progress.without_best = 0 if is_best else progress.without_best + 1
+        if self.monitor:
+            self.monitor.record("validation", progress.update, result.values())
+            self.monitor.samples(progress.update, *result.samples)
+            log.info("update %6d  %s%s", progress.update, result.line(), "  (best so far)" if is_best else "")
+        return is_best and settings.keep_best > 0
+
+    def _save(self) -> None:
+        """Write a checkpoint from the main rank. What cannot be written is warned of: training goes on."""
+        progress = self.progress
+        if self.ranks.is_main:
+            self.keeper.save(
+                update=progress.update,
+                score=self._score,
+                is_best=self._score is not None and progress.without_best == 0,
+                tensors={
+                    "model": self.model.state_dict(),
+                    "training": {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()},
+                },
+                state={
+                    "progress": dataclasses.asdict(progress),
+                    "vocabulary": self.vocabularies.fingerprint,
+                    "corpus": self.corpus.fingerprint,
+                },
+            )
+
+    def _load(self, checkpoint: Any) -> None:
+        """Continue from a checkpoint. Raises CheckpointError when it belongs to other data."""
+        state = load_state(checkpoint)
+        for name, present in (("vocabulary", self.vocabularies.fingerprint), ("corpus", self.corpus.fingerprint)):
+            if state[name] != present:
+                raise CheckpointError(
+                    f"{checkpoint}: was trained on another {name} than is prepared now; "
+                    "prepare the data as it was, or choose another run directory"
+                )
+        load_weights(self.model, checkpoint)
+        training = load_tensors(checkpoint, "training", device=self.ranks.device)
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.scaler.load_state_dict(training["scaler"])
+        self.progress = Progress(**state["progress"])
+        log.info("continuing %s from update %d", self.run_directory.path, self.progress.update)
+
+    def _start_from(self, other: RunDirectory) -> None:
+        """Fine-tuning: take another run's weights. Raises CheckpointError when vocabulary or shapes differ."""
+        if other.vocabularies().fingerprint != self.vocabularies.fingerprint:
+            raise CheckpointError(
+                f"training.start_from: {other.path} has another vocabulary than the prepared data; its sub-words would "
+                "mean something else here"
+            )
+        load_weights(self.model, other.checkpoint())
+        log.info("starting from the weights of %s", other.checkpoint())
+
+
+class Window:
+    """What happened since the last log line, added up on the device and read once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._reset()
+        self.restart_clock()
+
+    def _reset(self) -> None:
+        # summed loss, summed negative log-likelihood, target tokens, source tokens, cells, sentences
+        self._sums = torch.zeros(6, dtype=torch.float64, device=self._device)
+        self._norm = self._skipped = self._in_a_row = torch.zeros((), device=self._device)
+        self._seconds = self._waited = 0.0
+        self.updates = 0
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last update out of the throughput."""
+        self._mark = time.monotonic()
+
+    def time_waiting(self, updates: Any) -> Any:
+        """The same iterator, its waiting noted."""
+        while True:
+            start = time.monotonic()
+            batches = next(updates, None)
+            self._waited += time.monotonic() - start
+            if batches is None:
+                return
+            yield batches
+
+    def add(self, loss: Tensor, likelihood: Tensor, batch: Batch) -> None:
+        """Note one micro-batch."""
+        cells = batch.source.numel() + batch.target.numel()
+        counts = torch.tensor([batch.target_tokens, batch.source_tokens, cells, len(batch.indices)])
+        self._sums += torch.cat([torch.stack([loss.double(), likelihood]), counts.double().to(self._device)])
+
+    def close_update(self, norm: Tensor, skipped: Tensor, in_a_row: Tensor) -> None:
+        """Note the end of one update."""
+        self._norm, self._in_a_row = norm, in_a_row
+        self._skipped = self._skipped + skipped
+        now = time.monotonic()
+        self._seconds += now - self._mark
+        self._mark = now
+        self.updates += 1
+
+    def read(self, ranks: Ranks) -> dict[str, Any]:
+        """The numbers of all ranks, in nats, tokens and seconds; waits for the device, and starts anew."""
+        sums = self._sums.clone()
+        ranks.sum([sums])
+        loss, likelihood, target, source, cells, sentences = sums.tolist()
+        values = {
+            "loss": loss / max(target, 1.0),
+            "perplexity": math.exp(min(likelihood / max(target, 1.0), 100.0)),
+            "gradient_norm": float(self._norm),
+            "skipped_updates": int(self._skipped),
+            "nonfinite_in_a_row": int(self._in_a_row),
+            "target_tokens_per_second": target / max(self._seconds, 1e-9),
+            "source_tokens_per_second": source / max(self._seconds, 1e-9),
+            "sentences": int(sentences),
+            "padding_share": 1.0 - (source + target) / max(cells, 1.0),
+            "data_wait_share": self._waited / max(self._seconds, 1e-9),
+        }
+        self._reset()
+        return values
+
+
+def resolve_precision(setting: str, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products. Raises ConfigError for a choice the device cannot honour."""
+    if setting == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float32
+    if setting == "fp16" and device.type == "cpu":
+        raise ConfigError("training.precision: 'fp16' needs a GPU; accepted on the CPU: auto, float32, bf16")
+    return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[setting]

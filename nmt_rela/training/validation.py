@@ -1,0 +1,115 @@
+"""How good the model is on the development set: loss, perplexity and BLEU of a real beam search."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from nmt_rela import evaluation
+from nmt_rela.config.schema import Config
+from nmt_rela.corpora.prepare import PreparedData
+from nmt_rela.data.batching import plan_epoch
+from nmt_rela.data.binary import BinaryCorpus
+from nmt_rela.data.loading import collate
+from nmt_rela.data.vocabulary import PAD, Vocabularies
+from nmt_rela.inference.translator import Translator
+from nmt_rela.model.transformer import Transformer
+from nmt_rela.text import read_parallel
+from nmt_rela.training.distributed import Ranks
+from nmt_rela.training.loss import smoothed_cross_entropy
+
+_SAMPLES = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """One measurement. Losses are nats a target token; BLEU and chrF are None where nothing was translated."""
+
+    loss: float
+    perplexity: float
+    bleu: float | None
+    chrf: float | None
+    #: A few sources, outputs and references.
+    samples: tuple[list[str], list[str], list[str]]
+
+    def values(self) -> dict[str, float | int | str]:
+        """The numbers, for the records."""
+        named = {"loss": self.loss, "perplexity": self.perplexity, "bleu": self.bleu, "chrf": self.chrf}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def line(self) -> str:
+        """The numbers, for the log."""
+        scores = "" if self.bleu is None else f"  BLEU {self.bleu:.2f}  chrF {self.chrf:.2f}"
+        return f"development: loss {self.loss:.4f}  perplexity {self.perplexity:.2f}{scores}"
+
+
+class Validator:
+    """Measures a model on the development set; the ranks share the loss, the main rank translates."""
+
+    def __init__(self, config: Config, data: PreparedData, vocabularies: Vocabularies, ranks: Ranks) -> None:
+        self._config, self._ranks, self._vocabularies = config, ranks, vocabularies
+        self._corpus = BinaryCorpus.open(data.dev_binary)
+        limit = config.training.validate_sentences
+        pairs = read_parallel(data.dev.source, data.dev.target)
+        self._pairs = list(islice(pairs, None if limit < 0 else limit))
+        self._tokenizer = data.dev.bleu_tokenizer
+        self._plan = plan_epoch(
+            self._corpus.source_lengths,
+            self._corpus.target_lengths,
+            batch_tokens=config.training.batch_tokens,
+            accumulate=1,
+            seed=0,
+            epoch=0,
+        )
+
+    def measure(self, model: Transformer) -> Validation:
+        """Loss and BLEU of the model, which is left in evaluation mode."""
+        model.eval()
+        loss, likelihood = self._losses(model)
+        bleu = chrf = None
+        sources, references = [s for s, _ in self._pairs], [t for _, t in self._pairs]
+        outputs: list[str] = []
+        if self._ranks.is_main and self._pairs:
+            translator = Translator(
+                model, self._vocabularies, decoding=self._config.decoding, device=self._ranks.device
+            )
+            outputs = [translation.text for translation in translator.translate(sources)]
+            scores = evaluation.score(outputs, references, tokenizer=self._tokenizer)
+            bleu, chrf = scores.bleu, scores.chrf
+        if self._pairs:
+            bleu, chrf = self._from_main(bleu), self._from_main(chrf)
+        return Validation(
+            loss=loss,
+            perplexity=math.exp(min(likelihood, 100.0)),
+            bleu=bleu,
+            chrf=chrf,
+            samples=(sources[:_SAMPLES], outputs[:_SAMPLES], references[:_SAMPLES]),
+        )
+
+    @torch.no_grad()
+    def _losses(self, model: Transformer) -> tuple[float, float]:
+        """Smoothed loss and negative log-likelihood, nats a token, over all ranks."""
+        sums = torch.zeros(3, dtype=torch.float64, device=self._ranks.device)
+        for index in range(self._ranks.rank, self._plan.batches, self._ranks.size):
+            batch = collate(self._corpus, self._plan.batch(index)).to(self._ranks.device)
+            states = model(batch.source, model.shift(batch.target))
+            present: Tensor = batch.target != PAD
+            loss, likelihood = smoothed_cross_entropy(
+                states[present],
+                model.output_weight,
+                batch.target[present],
+                smoothing=self._config.training.label_smoothing,
+            )
+            sums += torch.stack([loss.double(), likelihood, present.sum().double()])
+        self._ranks.sum([sums])
+        loss_sum, likelihood_sum, tokens = sums.tolist()
+        return loss_sum / tokens, likelihood_sum / tokens
+
+    def _from_main(self, value: float | None) -> float:
+        shared = torch.tensor([value or 0.0], dtype=torch.float64, device=self._ranks.device)
+        self._ranks.sum([shared])  # every other rank adds 0
+        return float(shared)
