@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
 from functools import lru_cache
+from pathlib import Path
 
 import sentencepiece
 import torch
 
-from nmt_rela.config.schema import DecodingConfig
+from nmt_rela.config.loader import config_to_yaml
+from nmt_rela.config.schema import Config, DataConfig, DecodingConfig, ModelConfig, TrainingConfig
 from nmt_rela.data.vocabulary import EOS, Vocabularies, Vocabulary
 from nmt_rela.inference.translator import Translator
 from nmt_rela.model.transformer import Transformer
+from nmt_rela.storage.checkpoint import step_name, write_checkpoint
+from nmt_rela.storage.run_directory import RunDirectory
 
 TEXT = """der die das ein eine kleine grosse alte neue Hund Katze Haus Baum Strasse Frau Mann Kind läuft schläft sieht
 findet kauft über unter neben auf mit ohne heute morgen gestern schnell langsam immer nie"""
@@ -42,14 +47,18 @@ def vocabularies() -> Vocabularies:
     return Vocabularies(joint, joint)
 
 
+def _model_config(attention: str, layers: int) -> ModelConfig:
+    return ModelConfig(
+        attention=attention, encoder_layers=layers, decoder_layers=layers, dimension=32, feed_forward=64, heads=4,
+        tied_embeddings="none",
+    )  # fmt: skip
+
+
 def toy_model(*, attention: str = "softmax", seed: int = 0, layers: int = 2) -> Transformer:
     """Random weights, sharpened so that hypotheses differ clearly."""
     torch.manual_seed(seed)
     size = vocabularies().source.size
-    model = Transformer(
-        size, size, attention=attention, encoder_layers=layers, decoder_layers=layers, dimension=32, feed_forward=64,
-        heads=4, tied_embeddings="none",
-    )  # fmt: skip
+    model = Transformer(size, size, **asdict(_model_config(attention, layers)))
     with torch.no_grad():
         model.output_weight.mul_(4.0)
         model.output_weight[EOS].mul_(2.0)  # or hardly a sentence would end
@@ -64,3 +73,24 @@ def toy_translator(
     return Translator(
         toy_model(attention=attention), vocabularies(), decoding=decoding, max_source_length=max_source_length
     )
+
+
+def toy_run(path: Path, *, seed: int = 0, max_length: int = 64) -> Path:
+    """A run directory with two checkpoints of random weights."""
+    config = Config(
+        run=str(path),
+        data=DataConfig(task="none", source="a", target="b", directory=str(path / "data"), max_length=max_length),
+        model=_model_config("rela-g", 2),
+        training=TrainingConfig(),
+        decoding=DecodingConfig(extra_length=5),
+    )
+    run = RunDirectory(path)
+    path.mkdir()
+    run.config_file.write_text(config_to_yaml(config), encoding="utf-8")
+    vocabularies().save(run.tokenizer)
+    for update in (1, 2):
+        weights = toy_model(attention="rela-g", seed=seed + update).state_dict()
+        state = {"vocabulary": vocabularies().fingerprint}
+        write_checkpoint(run.checkpoints / step_name(update), tensors={"model": weights}, state=state)
+    run.point("last", run.checkpoints / step_name(2))
+    return path

@@ -59,7 +59,7 @@ def load_translator(options: argparse.Namespace) -> Translator:
 
 def _decoding(options: argparse.Namespace) -> DecodingConfig:
     """The first run's decoding settings under the options and overrides, checked like any configuration."""
-    from nmt_rela.config.loader import load_config
+    from nmt_rela.config.loader import override_config
     from nmt_rela.storage.run_directory import RunDirectory
 
     for override in options.overrides:
@@ -68,6 +68,4 @@ def _decoding(options: argparse.Namespace) -> DecodingConfig:
     overrides = list(options.overrides)
     overrides += [] if options.beam is None else [f"decoding.beam={options.beam}"]
     overrides += [] if options.length_penalty is None else [f"decoding.length_penalty={options.length_penalty}"]
-    run = RunDirectory(options.model[0])
-    run.config()  # is it a run at all?
-    return load_config(run.config_file, overrides).decoding
+    return override_config(RunDirectory(options.model[0]).config(), overrides).decoding

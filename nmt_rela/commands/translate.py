@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -91,11 +91,12 @@ def _translate(arguments: Sequence[str] | None) -> None:
                     bar.add(1)
 
 
-def _open_input(options: argparse.Namespace) -> BinaryIO:
+def _open_input(options: argparse.Namespace) -> AbstractContextManager[BinaryIO]:
     if options.input is not None:
         return open(options.input, "rb")
-    # Not sys.stdin: the interpreter closes that at its end, and cannot while the reading thread waits for a line.
-    return open(sys.stdin.fileno(), "rb", closefd=False)
+    # Neither closed by us nor sys.stdin, which the interpreter closes at its end: the reading thread may be waiting for
+    # a line that never comes, and closing would wait for the thread.
+    return nullcontext(open(sys.stdin.fileno(), "rb", closefd=False))
 
 
 def _count_lines(path: Path | None) -> int:

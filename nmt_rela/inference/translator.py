@@ -100,20 +100,20 @@ class Translator:
             raise ConfigError(f"precision: found '{precision}'; accepted: {', '.join(DTYPES)}")
         place = choose_device(device)
         directories = [RunDirectory(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+        configs = [directory.config() for directory in directories]
         vocabularies = directories[0].vocabularies()
         for directory in directories[1:]:
             if directory.vocabularies().fingerprint != vocabularies.fingerprint:
                 raise CheckpointError(
                     f"{directory.path}: another vocabulary than {directories[0].path}; an ensemble needs the same"
                 )
-        config = directories[0].config()
         models = [directory.load_model(checkpoint, device=place) for directory in directories]
         return cls(
             [model.to(DTYPES[precision]).requires_grad_(False) for model in models],
             vocabularies,
-            decoding=decoding or config.decoding,
+            decoding=decoding or configs[0].decoding,
             device=place,
-            max_source_length=config.data.max_length,
+            max_source_length=configs[0].data.max_length,
         )
 
     def translate(

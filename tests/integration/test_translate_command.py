@@ -1,0 +1,229 @@
+"""nmt-translate, nmt-score and nmt-evaluate on a run directory, as a shell sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from toy_translator import sentences, toy_run
+
+from nmt_rela import Translator
+from nmt_rela.commands import evaluate, score, translate
+
+LINES = sentences(12, seed=4, longest=6)
+AWKWARD = "der Hund\r\n\n  \nein\u2028Haus\u0085neu\nHund Katze 🎉🎉\x0b\x0c\x00".encode()
+
+Run = Callable[..., bytes]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_run(tmp_path_factory.mktemp("runs") / "toy")
+
+
+@pytest.fixture
+def translated(
+    run: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> Run:
+    """What nmt-translate prints for some input."""
+
+    def call(*arguments: str, given: bytes = "\n".join([*LINES, ""]).encode(), status: int = 0) -> bytes:
+        path = tmp_path / "input"
+        path.write_bytes(given)
+        with open(path, "rb") as stream:
+            monkeypatch.setattr(sys, "stdin", stream)
+            assert translate.main(["--model", str(run), "--device", "cpu", *arguments]) == status
+        output, call.log = capfdbinary.readouterr()  # type: ignore[attr-defined]
+        return output
+
+    return call
+
+
+def texts(output: bytes) -> list[str]:
+    assert output == b"" or output.endswith(b"\n")
+    return output.decode().split("\n")[:-1]
+
+
+def test_a_line_a_line_as_python_gives_them(translated: Run, run: Path) -> None:
+    expected = [translation.text for translation in Translator.load(run, device="cpu").translate(LINES)]
+    assert texts(translated()) == expected
+    assert texts(translated(given="\n".join(LINES).encode())) == expected  # no line end at the end of the file
+    assert texts(translated("--beam", "1")) != expected
+    assert texts(translated("decoding.beam=1")) == texts(translated("--beam", "1"))
+    assert texts(translated("--checkpoint", "step_00000001")) != expected
+
+
+def test_awkward_input_keeps_its_lines(translated: Run) -> None:
+    found = texts(translated(given=AWKWARD))
+    assert len(found) == 5
+    assert found[1:3] == ["", ""]
+    assert found[0] == texts(translated(given=b"der Hund"))[0]
+    assert translated(given=b"") == b""
+    assert translated(given=b"\n") == b"\n"
+
+
+def test_invalid_utf8_is_replaced_with_one_warning(translated: Run) -> None:
+    assert len(texts(translated(given=b"Hund\n\xff Hund\n\xfe\xfe\n"))) == 3
+    log = translated.log.decode()  # type: ignore[attr-defined]
+    assert log.count("invalid UTF-8") == 1
+    assert "stdin:2: invalid UTF-8" in log
+
+
+def test_overlong_lines_are_named(translated: Run) -> None:
+    long = " ".join(["ein Hund läuft."] * 700)
+    found = texts(translated("--beam", "1", given=f"Hund\n{long}\nKatze\n".encode()))
+    assert len(found) == 3
+    assert "warning: line 2: " in translated.log.decode()  # type: ignore[attr-defined]
+
+
+def test_moses_n_best(translated: Run) -> None:
+    found = [line.split(" ||| ") for line in texts(translated("--n-best", "3"))]
+    assert [int(number) for number, _, _ in found] == [i for i in range(len(LINES)) for _ in range(3)]
+    for line in range(len(LINES)):
+        scores = [float(score) for _, _, score in found[3 * line : 3 * line + 3]]
+        assert scores == sorted(scores, reverse=True)
+    assert [text for _, text, _ in found[::3]] == texts(translated())
+
+
+def test_scores_and_word_links(translated: Run) -> None:
+    plain = texts(translated())
+    for line, text in zip(texts(translated("--scores", "--alignments")), plain, strict=True):
+        found, score, links = line.split(" ||| ")
+        assert found == text
+        assert float(score) < 0
+        assert all(len(link.split("-")) == 2 for link in links.split())
+    assert texts(translated("--alignments", "--alignment-layer", "0", "--alignment-head", "1")) != plain
+
+
+def test_json_lines(translated: Run) -> None:
+    values = [json.loads(line) for line in texts(translated("--format", "jsonl", "--n-best", "2", "--alignments"))]
+    assert [value["source"] for value in values] == LINES
+    assert [value["translation"] for value in values] == texts(translated())
+    for value in values:
+        assert len(value["hypotheses"]) == 2
+        for hypothesis in value["hypotheses"]:
+            assert len(hypothesis["tokens"]) == len(hypothesis["token_log_probabilities"])
+            assert hypothesis["log_probability"] == pytest.approx(sum(hypothesis["token_log_probabilities"]), abs=1e-4)
+            assert all(len(link) == 2 for link in hypothesis["alignment"])
+
+
+def test_samples(translated: Run) -> None:
+    first = translated("--sample", "--seed", "3", "--temperature", "1.5", "--top-k", "20")
+    assert first == translated(
+        "--sample", "--seed", "3", "--temperature", "1.5", "--top-k", "20", "decoding.batch_tokens=20"
+    )
+    assert first != translated("--sample", "--seed", "4", "--temperature", "1.5", "--top-k", "20")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--n-best", "9"], "n-best: found 9; accepted: 1 up to the beam, 4"),
+        (["--beam", "0"], "decoding.beam"),
+        (["model.heads=2"], "accepted: decoding.key=value"),
+        (["decoding.beem=2"], "did you mean"),
+        (["--checkpoint", "lost"], "did you mean 'last'?"),
+        (["--device", "cuda:77"], "CUDA devices are visible"),
+        (["--alignments", "--alignment-layer", "9"], "accepted: 0 to 1"),
+        (["--sample", "--top-p", "2"], "top-p: found 2.0"),
+        (["--input", "/no/such/file"], "no such file"),
+        (["--model", "/no/such/run"], "not a run directory"),
+    ],
+)
+def test_mistakes_are_one_line(translated: Run, arguments: list[str], message: str) -> None:
+    assert translated(*arguments, status=2) == b""
+    log = translated.log.decode()  # type: ignore[attr-defined]
+    assert message in log
+    assert log.count("\n") == 1
+
+
+def test_ensembles_need_one_vocabulary(translated: Run, run: Path, tmp_path: Path) -> None:
+    other = toy_run(tmp_path / "other", seed=50)
+    assert texts(translated("--model", str(other))) != texts(translated())
+    with open(other / "tokenizer/joint.model", "ab") as model:
+        model.write(b"\x1a\x05\x0a\x03abc")  # another name of the normaliser: the same pieces, another model
+    translated("--model", str(other), status=2)
+    assert "another vocabulary" in translated.log.decode()  # type: ignore[attr-defined]
+
+
+def test_scores_of_given_translations(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
+    target.write_text("".join(f"{line}\n" for line in reversed(LINES)), encoding="utf-8")
+    arguments = ["--model", str(run), "--source", str(source), "--target", str(target), "--device", "cpu"]
+    assert score.main(arguments) == 0
+    printed = capsys.readouterr()
+    expected = Translator.load(run, device="cpu").score(LINES, LINES[::-1])
+    assert [float(line) for line in printed.out.split()] == pytest.approx(
+        [s.log_probability for s in expected], abs=1e-5
+    )
+    assert "perplexity" in printed.err
+    assert score.main([*arguments, "--format", "jsonl"]) == 0
+    values = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert values[0]["tokens"][-1] == "</s>"
+    target.write_text("Hund\n", encoding="utf-8")
+    assert score.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"{len(LINES)} lines" in printed.err
+
+
+def test_evaluation_of_given_text(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, reference = tmp_path / "test.a", tmp_path / "test.b"
+    source.write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
+    expected = [translation.text for translation in Translator.load(run, device="cpu").translate(LINES)]
+    reference.write_text("".join(f"{line}\n" for line in expected), encoding="utf-8")
+    arguments = ["--model", str(run), "--source", str(source), "--reference", str(reference), "--device", "cpu"]
+    assert evaluate.main([*arguments, "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert result["name"] == "test.a"
+    assert result["chrf"] == pytest.approx(100.0)
+    assert "tok:13a" in result["bleu_signature"]
+    directory = run / "evaluation/last"
+    assert (directory / "test.a.txt").read_text(encoding="utf-8").split("\n")[:-1] == expected
+    assert json.loads((directory / "scores.json").read_text(encoding="utf-8")) == [result]
+    assert evaluate.main([*arguments, "--tokenizer", "char", "--beam", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "tok:char" in printed
+    assert printed.startswith(f"test.a ({len(LINES)} sentences)\n")
+    assert evaluate.main(arguments[:4]) == 2
+    assert evaluate.main(["--model", str(run)]) == 2  # its data are not prepared
+    assert capsys.readouterr().err.count("error") == 2
+
+
+def start(run: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "nmt_rela.commands.translate", "--model", str(run), "--device", "cpu", "--quiet"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+
+
+def test_a_slow_pipe_is_answered_at_once(run: Path) -> None:
+    with start(run) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line in LINES[:3]:
+            process.stdin.write(line.encode() + b"\n")
+            process.stdin.flush()
+            assert process.stdout.readline().endswith(b"\n")  # waits for ever where nothing comes before the end
+        process.stdin.close()
+        assert process.stdout.read() == b""
+        assert process.wait(30) == 0
+
+
+def test_a_closed_pipe_is_quiet(run: Path) -> None:
+    with start(run) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.write(b"Hund\n")
+        process.stdin.flush()  # and stays open: the reading thread waits when the program ends
+        assert process.wait(30) == 141
+        assert process.stderr.read() == b""
