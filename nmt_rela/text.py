@@ -38,16 +38,22 @@ def decode_lines(stream: BinaryIO, name: str, *, replace: bool = False) -> Itera
     """
     warned = False
     for number, line in enumerate(raw_lines(stream), start=1):
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            place = f"{name}:{number}: invalid UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1})"
-            if not replace:
-                raise DataError(f"{place}; accepted: UTF-8 text") from None
-            if not warned:
-                LOG.warning("%s; U+FFFD is put for such bytes, here and further on", place)
-                warned = True
-            yield line.decode("utf-8", errors="replace")
+        fault = _fault(line)
+        if fault and not replace:
+            raise DataError(f"{name}:{number}: {fault}; accepted: UTF-8 text")
+        if fault and not warned:
+            LOG.warning("%s:%d: %s; U+FFFD is put for such bytes, here and further on", name, number, fault)
+            warned = True
+        yield line.decode("utf-8", errors="replace")
+
+
+def _fault(line: bytes) -> str:
+    """What is wrong with a line that is not UTF-8; "" for one that is."""
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"invalid UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1})"
+    return ""
 
 
 def read_lines(source: Path | str | BinaryIO) -> Iterator[str]:
@@ -59,12 +65,15 @@ def read_lines(source: Path | str | BinaryIO) -> Iterator[str]:
     if not isinstance(source, (str, Path)):
         yield from decode_lines(source, str(getattr(source, "name", "<stream>")))
         return
-    try:
-        stream = open(source, "rb")
-    except OSError as error:
-        raise DataError(f"{source}: {(error.strerror or str(error)).lower()}") from None
-    with stream:
+    with _opened(source) as stream:
         yield from decode_lines(stream, str(source))
+
+
+def _opened(path: Path | str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def read_parallel(source: Path | str, target: Path | str) -> Iterator[tuple[str, str]]:
@@ -73,16 +82,14 @@ def read_parallel(source: Path | str, target: Path | str) -> Iterator[tuple[str,
     Raises:
         DataError: one of the files cannot be read, or their line counts differ (known at the end of the shorter).
     """
-    pairs = 0
     source_lines, target_lines = read_lines(source), read_lines(target)
-    for left, right in zip_longest(source_lines, target_lines):
+    for number, (left, right) in enumerate(zip_longest(source_lines, target_lines)):
         if left is None or right is None:
-            longer = 1 + sum(1 for _ in (target_lines if left is None else source_lines))
-            counts = (pairs, pairs + longer) if left is None else (pairs + longer, pairs)
+            longest = number + 1 + sum(1 for _ in (target_lines if left is None else source_lines))
+            counts = (number, longest) if left is None else (longest, number)
             raise DataError(
-                f"{source}: {counts[0]} lines, but {target}: {counts[1]} lines; accepted: as many in both files"
+                f"{source}: {counts[0]:,} lines, but {target}: {counts[1]:,} lines; accepted: as many in both files"
             )
-        pairs += 1
         yield left, right
 
 

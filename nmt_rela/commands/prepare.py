@@ -22,7 +22,9 @@ def _prepare(arguments: Sequence[str] | None) -> None:
     parser = console.parser("nmt-prepare", __doc__)
     console.add_config_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print paths and the account of every source as JSON")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that encode (default: all cores)")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that encode (default: all cores)"
+    )
     options = console.parse(parser, arguments)
     config = console.read_config(options)
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import fnmatch
 import gzip
 import io
 import lzma
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -23,17 +25,17 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from nmt_rela.corpora.tasks import ARCHIVE_KINDS
-from nmt_rela.errors import DataError
+from nmt_rela.errors import DataError, UserError
 
 #: An archive may expand this far whatever its size, and further only up to so many times its packed size.
 FREE_EXPANSION = 64 << 20
 MAX_EXPANSION = 100
 
 _BLOCK = 1 << 20
-_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile)
+_LIBRARY_ERRORS = (zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, tarfile.TarError)
 _DECOMPRESSORS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
     "": lambda stream: stream,
-    "gz": lambda stream: cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb")),
+    "gz": lambda stream: cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb")),  # noqa: SIM115  (closing the stream beneath is enough)
     "xz": lambda stream: cast(BinaryIO, lzma.LZMAFile(stream)),
     "bz2": lambda stream: cast(BinaryIO, bz2.BZ2File(stream)),
 }
@@ -119,7 +121,11 @@ def _damage(archive: ArchiveFiles) -> Iterator[None]:
     """What the archive libraries raise on a damaged file, in our words."""
     try:
         yield
-    except _DAMAGE as error:
+    except UserError:
+        raise
+    except (EOFError, OSError, ValueError, OverflowError, *_LIBRARY_ERRORS) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the file system's own trouble; a decompressor's has no number, a seek before the start has EINVAL
         reason = " ".join(str(error).split()) or type(error).__name__
         damaged = DamagedArchive(f"{archive}: archive '{archive.name}' is truncated or damaged ({reason})")
         damaged.archive = archive
@@ -175,7 +181,7 @@ class _Bounded(io.RawIOBase):
         self._count += len(data)
         if self._count > self._limit:
             raise DataError(
-                f"{self._name}: expands to more than {self._limit:,} bytes, over {MAX_EXPANSION} times its size; refused"
+                f"{self._name}: expands to more than {self._limit:,} bytes, {MAX_EXPANSION} times its size; refused"
             )
         return len(data)
 

@@ -122,7 +122,9 @@ class Cleaner:
         drop_duplicates: bool = True,
         drop_copies: bool = True,
     ) -> None:
-        self._normalisers = [language_normaliser(code, romanian=romanian) for code in (source_language, target_language)]
+        self._normalisers = [
+            language_normaliser(code, romanian=romanian) for code in (source_language, target_language)
+        ]
         self._counters = [word_counter(code) for code in (source_language, target_language)]
         self._max_ratio = max_length_ratio
         self._drop_copies = drop_copies
@@ -171,15 +173,12 @@ class Cleaner:
         reasons.append(mended_left or mended_right)
         return left, right
 
-    def _distinct(
-        self, chunk: list[tuple[str, str]], reasons: list[str], account: Account
-    ) -> list[tuple[str, str]]:
-        if self._seen is None:
-            new = np.ones(len(chunk), dtype=np.bool_)
-        else:
-            new = self._seen.add(np.fromiter(map(_hash, chunk), dtype=np.uint64, count=len(chunk)))
+    def _distinct(self, chunk: list[tuple[str, str]], reasons: list[str], account: Account) -> list[tuple[str, str]]:
+        new = [True] * len(chunk)
+        if self._seen is not None:
+            new = self._seen.add(np.fromiter(map(_hash, chunk), dtype=np.uint64, count=len(chunk))).tolist()
         kept = []
-        for pair, reason, is_new in zip(chunk, reasons, new.tolist(), strict=True):
+        for pair, reason, is_new in zip(chunk, reasons, new, strict=True):
             if is_new:
                 kept.append(pair)
                 if reason:

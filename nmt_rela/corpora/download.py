@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import email.message
-import errno
 import http.client
 import json
 import logging
@@ -171,9 +170,7 @@ class _Transfer:
     def run(self) -> bool:
         """One request; returns whether it completed an earlier one. Raises _Passing where another may help."""
         have = self.size()
-        request = urllib.request.Request(
-            self._url, headers={"User-Agent": "nmt_rela", "Accept-Encoding": "identity"}
-        )
+        request = urllib.request.Request(self._url, headers={"User-Agent": "nmt_rela", "Accept-Encoding": "identity"})
         validator = self._validator()
         if have and (validator or self._trusted):
             request.add_header("Range", f"bytes={have}-")
@@ -274,9 +271,7 @@ def _network() -> Iterator[None]:
             raise FetchError(str(reason)) from None
         if isinstance(reason, TimeoutError):
             raise _Passing("no answer in time") from None
-        text = str(reason) or type(reason).__name__
-        code = getattr(reason, "errno", None)
-        raise _Passing(os.strerror(code) if code in errno.errorcode and code > 0 else text) from None
+        raise _Passing(getattr(reason, "strerror", None) or str(reason) or type(reason).__name__) from None
 
 
 def _range_start(headers: email.message.Message) -> int:

@@ -58,35 +58,40 @@ def available_cores() -> int:
 
 
 def encode_block(vocabularies: Vocabularies, source: bytes, target: bytes, rule: LengthRule) -> EncodedBlock:
-    """Encode the lines of a block (each ending in ``\\n``) on both sides."""
-    ids = (_encode(vocabularies.source, source), _encode(vocabularies.target, target))
-    lengths = [np.fromiter(map(len, side), dtype=np.int32, count=len(side)) for side in ids]
-    beyond = np.maximum(*lengths) >= rule.max_length
-    none = np.flatnonzero([])
-    overlong, empty, cut = none, none, none
-    dropped = np.zeros(len(beyond), dtype=np.bool_)
+    """Encode the lines of a block (each ending in ``\\n``) on both sides, and apply the rule."""
+    source_ids, target_ids = _encode(vocabularies.source, source), _encode(vocabularies.target, target)
+    source_lengths, target_lengths = _lengths(source_ids), _lengths(target_ids)
+    dropped = cut = empty = overlong = np.zeros(len(source_ids), dtype=np.bool_)
     if rule.overlong != "keep":
-        vacant = np.minimum(*lengths) == 0
-        empty = np.flatnonzero(vacant)
-        dropped |= vacant
-        if rule.overlong == "drop":
-            overlong = np.flatnonzero(beyond & ~vacant)
-            dropped |= beyond
-        else:
-            cut = np.flatnonzero(beyond & ~vacant)
-            for index in cut:
-                for side, length in zip(ids, lengths, strict=True):
-                    del side[index][rule.max_length - 1 :]
-                    length[index] = len(side[index])
-    if dropped.any():
+        empty = np.minimum(source_lengths, target_lengths) == 0
+        overlong = (np.maximum(source_lengths, target_lengths) >= rule.max_length) & ~empty
+        if rule.overlong == "cut":
+            cut, overlong = overlong, np.zeros_like(overlong)
+            for index in np.flatnonzero(cut):
+                del source_ids[index][rule.max_length - 1 :]
+                del target_ids[index][rule.max_length - 1 :]
+        dropped = empty | overlong
+    if dropped.any() or cut.any():
         kept = np.flatnonzero(~dropped).tolist()
-        ids = ([ids[0][index] for index in kept], [ids[1][index] for index in kept])
-        lengths = [length[kept] for length in lengths]
-    tokens = [
-        np.fromiter(chain.from_iterable(side), dtype=np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
-        for side, vocabulary in zip(ids, (vocabularies.source, vocabularies.target), strict=True)
-    ]
-    return EncodedBlock(tokens[0], lengths[0], tokens[1], lengths[1], overlong, empty, cut)
+        source_ids, target_ids = [source_ids[index] for index in kept], [target_ids[index] for index in kept]
+        source_lengths, target_lengths = _lengths(source_ids), _lengths(target_ids)
+    return EncodedBlock(
+        _tokens(source_ids, vocabularies.source),
+        source_lengths,
+        _tokens(target_ids, vocabularies.target),
+        target_lengths,
+        *(np.flatnonzero(mask) for mask in (overlong, empty, cut)),
+    )
+
+
+def _lengths(ids: list[list[int]]) -> NDArray[np.int32]:
+    return np.fromiter(map(len, ids), dtype=np.int32, count=len(ids))
+
+
+def _tokens(ids: list[list[int]], vocabulary: Vocabulary) -> NDArray[np.integer]:
+    """Ids one after another; in 16 bits where they fit, as they go from process to process."""
+    flat = chain.from_iterable(ids)
+    return np.fromiter(flat, dtype=np.uint16) if vocabulary.size <= 1 << 16 else np.fromiter(flat, dtype=np.uint32)
 
 
 def _encode(vocabulary: Vocabulary, block: bytes) -> list[list[int]]:
@@ -157,8 +162,8 @@ def binarise(
     target: Path,
     vocabularies: Path,
     directory: Path,
-    rule: LengthRule,
     *,
+    rule: LengthRule,
     ends: Sequence[int],
     workers: int,
     title: str,
@@ -172,7 +177,8 @@ def binarise(
         The pairs of each source that were dropped as ``overlong`` or ``empty``, or ``cut``.
     """
     loaded = Vocabularies.load(vocabularies)
-    fates = {name: np.zeros(len(ends), dtype=np.int64) for name in ("overlong", "empty", "cut")}
+    names = ("overlong", "empty", "cut")
+    fates: dict[str, NDArray[np.int64]] = {name: np.zeros(len(ends), dtype=np.int64) for name in names}
     writer = BinaryCorpusWriter(
         directory,
         source_vocabulary_size=loaded.source.size,

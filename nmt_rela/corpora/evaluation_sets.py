@@ -48,9 +48,7 @@ def copy_alignments(path: Path, target: Path, *, lines: int, reverse: bool) -> N
         if None in links:
             raise DataError(f"{path}:{number}: not all of it are links; accepted: i-j and ipj, with spaces between")
         copied.append(
-            " ".join(
-                f"{link[3]}{link[2]}{link[1]}" if reverse else link[0] for link in links if link is not None
-            )
+            " ".join(f"{link[3]}{link[2]}{link[1]}" if reverse else link[0] for link in links if link is not None)
         )
     if len(copied) != lines:
         raise DataError(f"{path}: {len(copied):,} lines of links for {lines:,} pairs; accepted: one a pair")

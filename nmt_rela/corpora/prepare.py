@@ -21,21 +21,18 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any
 
 from nmt_rela.config.schema import DataConfig
-from nmt_rela.corpora.accounts import Account, account_lines, read_accounts, write_accounts
+from nmt_rela.corpora.accounts import Account, read_accounts
 from nmt_rela.corpora.archives import ArchiveFiles, DamagedArchive
-from nmt_rela.corpora.cleaning import Cleaner, language_normaliser
-from nmt_rela.corpora.encoding import LengthRule, available_cores, binarise
-from nmt_rela.corpora.evaluation_sets import copy_alignments, read_evaluation_pairs, write_parallel
-from nmt_rela.corpora.progress import Progress, duration
-from nmt_rela.corpora.readers import read_pairs
+from nmt_rela.corpora.building import clean_text, encode_dev, encode_train, learn_subwords, write_sets
+from nmt_rela.corpora.demo_corpus import write_demo_corpus
+from nmt_rela.corpora.encoding import available_cores
+from nmt_rela.corpora.progress import duration
 from nmt_rela.corpora.stages import exclusive, fingerprint, is_complete, stage
 from nmt_rela.corpora.store import MIRROR_VARIABLE, ArchiveStore
-from nmt_rela.corpora.subwords import evenly_drawn, learn_vocabulary, normalisation
 from nmt_rela.corpora.task_files import load_task
 from nmt_rela.corpora.tasks import Archive, Source, Task
 from nmt_rela.data.vocabulary import Vocabularies
@@ -179,14 +176,18 @@ class _Preparation:
         self.log.info("preparing %s (%s): %s to %s", self.task.title, self.task.licence, *self.languages)
         try:
             if self.generated and not is_complete(self.generated):
-                self.generate(self.generated)
+                with stage(self.generated, {}) as partial:
+                    write_demo_corpus(partial)
             self.fetch(self.recall_digests())
             stages = {
-                "sets": self.complete("sets", self.make_sets),
-                "text": self.complete("text", self.make_text),
-                "subwords": self.complete("subwords", self.make_subwords),
-                "train": self.complete("train", lambda directory: self.make_train(directory, workers)),
-                "dev": self.complete("dev", self.make_dev),
+                name: self.complete(name, make)
+                for name, make in (
+                    ("sets", self.make_sets),
+                    ("text", lambda out: clean_text(out, self.data, self.train, self.files)),
+                    ("subwords", lambda out: learn_subwords(out, self.data, self.stage_directory("text"))),
+                    ("train", lambda out: encode_train(out, self.data, *self.encoder_inputs("text"), workers=workers)),
+                    ("dev", lambda out: encode_dev(out, self.data, *self.encoder_inputs("sets"))),
+                )
             }
         except DamagedArchive as error:
             if error.archive and self.store.forget(error.archive):
@@ -199,12 +200,6 @@ class _Preparation:
             stream.write(json.dumps(tree, indent=1).encode("utf-8") + b"\n")
         self.log.info("prepared in %s", self.directory)
         return self.prepared(stages, counts)
-
-    def generate(self, directory: Path) -> None:
-        from nmt_rela.corpora.demo_corpus import write_demo_corpus
-
-        with stage(directory, {}) as partial:
-            write_demo_corpus(partial)
 
     def fetch(self, archives: list[Archive]) -> None:
         """Have archives on this machine, verified in this run."""
@@ -298,111 +293,11 @@ class _Preparation:
         return list(found.values())
 
     def make_sets(self, directory: Path) -> None:
-        """Development and test sets: read, and written as they are."""
-        normalise = [language_normaliser(language, romanian=self.data.romanian) for language in self.languages]
-        lines: dict[str, int] = {}
-        jobs = [("dev", self.dev), *((f"test-{source.name}", [source]) for source in self.tests)]
-        for name, sources in jobs:
-            pairs = chain.from_iterable(read_evaluation_pairs(source, self.files, self.languages) for source in sources)
-            lines[name] = write_parallel(
-                ((normalise[0](left), normalise[1](right)) for left, right in pairs),
-                *(directory / f"{name}.{language}" for language in self.languages),
-            )
-            links = self.alignments(sources[0]) if len(sources) == 1 else None
-            if links:
-                copy_alignments(
-                    links,
-                    directory / f"{name}.align",
-                    lines=lines[name],
-                    reverse=sources[0].alignment_order != self.languages,
-                )
-        (directory / "lines.json").write_text(json.dumps(lines), "utf-8")
+        links = {source.name: path for source in self.tests + self.dev if (path := self.alignments(source))}
+        write_sets(directory, self.data, self.dev, self.tests, self.files, links)
 
-    def make_text(self, directory: Path) -> None:
-        """Training text: read from the archives and cleaned."""
-        data = self.data
-        cleaner = Cleaner(
-            source_language=data.source,
-            target_language=data.target,
-            romanian=data.romanian,
-            max_length_ratio=data.max_length_ratio,
-            drop_duplicates=data.drop_duplicates,
-            drop_copies=data.drop_copies,
-        )
-        accounts = {}
-        with (
-            open(directory / f"train.{data.source}", "wb") as source_file,
-            open(directory / f"train.{data.target}", "wb") as target_file,
-            Progress("cleaning", unit="pairs") as progress,
-        ):
-            for source in self.train:
-                account = accounts[source.name] = Account()
-                pairs = islice(read_pairs(source, self.files, self.languages), data.max_pairs or None)
-                shown = 0
-                for chunk in cleaner.clean(pairs, account):
-                    source_file.writelines(left.encode("utf-8") + b"\n" for left, _ in chunk)
-                    target_file.writelines(right.encode("utf-8") + b"\n" for _, right in chunk)
-                    progress.add(account.read - shown)
-                    shown = account.read
-                if source.lines and not data.max_pairs and account.read != source.lines:
-                    raise DataError(f"source '{source.name}': {account.read:,} pairs, expected {source.lines:,}")
-        if not any(account.kept for account in accounts.values()):
-            text = "; ".join(account_lines({"sources": {name: item.as_dict() for name, item in accounts.items()}}))
-            raise DataError(f"{self.task.path}: no training pair is left after cleaning: {text}")
-        write_accounts(directory / "accounts.json", accounts)
-
-    def make_subwords(self, directory: Path) -> None:
-        """SentencePiece models: one for both languages, or one each."""
-        data, text = self.data, self.stage_directory("text")
-        kept = sum(account.kept for account in read_accounts(text / "accounts.json").values())
-        groups = [self.languages] if data.joint_vocabulary else [(language,) for language in self.languages]
-        learned = [
-            learn_vocabulary(
-                chain.from_iterable(
-                    evenly_drawn(text / f"train.{language}", lines=kept, sample=max(data.subword_sample // len(group), 1))
-                    for language in group
-                ),
-                algorithm=data.subword,
-                size=data.vocabulary_size,
-                character_coverage=data.character_coverage,
-                normalisation=normalisation(*group),
-            )
-            for group in groups
-        ]
-        Vocabularies(learned[0], learned[-1]).save(directory)
-
-    def make_train(self, directory: Path, workers: int) -> None:
-        """Training pairs as sub-word ids; those too long for the model are dropped or cut."""
-        text = self.stage_directory("text")
-        accounts = read_accounts(text / "accounts.json")
-        fates = binarise(
-            *(text / f"train.{language}" for language in self.languages),
-            self.stage_directory("subwords"),
-            directory / "corpus",
-            LengthRule(max_length=self.data.max_length, overlong=self.data.overlong),
-            ends=list(accumulate(account.kept for account in accounts.values())),
-            workers=workers,
-            title="encoding",
-        )
-        for index, account in enumerate(accounts.values()):
-            for reason in ("overlong", "empty"):
-                account.drop(reason, int(fates[reason][index]))
-                account.kept -= int(fates[reason][index])
-            account.cut = int(fates["cut"][index])
-        write_accounts(directory / "accounts.json", accounts)
-
-    def make_dev(self, directory: Path) -> None:
-        """All development pairs as sub-word ids."""
-        sets = self.stage_directory("sets")
-        binarise(
-            *(sets / f"dev.{language}" for language in self.languages),
-            self.stage_directory("subwords"),
-            directory / "corpus",
-            LengthRule(max_length=0, overlong="keep"),
-            ends=[json.loads((sets / "lines.json").read_bytes())["dev"]],
-            workers=1,
-            title="encoding the development set",
-        )
+    def encoder_inputs(self, text: str) -> tuple[Path, Path]:
+        return self.stage_directory(text), self.stage_directory("subwords")
 
     def prepared(self, stages: Mapping[str, Path], counts: dict[str, Any]) -> PreparedData:
         def text_set(stem: str, name: str) -> TextSet:

@@ -54,16 +54,15 @@ def _text_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tu
                 for language, member in zip(languages, members, strict=True)
             ]
             left_lines, right_lines = (map(_decoded, _lines(stream)) for stream in streams)
-            count, end = 0, object()
-            for left, right in zip_longest(left_lines, right_lines, fillvalue=end):
+            end = object()
+            for number, (left, right) in enumerate(zip_longest(left_lines, right_lines, fillvalue=end)):
                 if left is end or right is end:
-                    longer = 1 + sum(1 for _ in (left_lines if right is end else right_lines))
-                    counts = (count + longer, count) if right is end else (count, count + longer)
+                    longest = number + 1 + sum(1 for _ in (left_lines if right is end else right_lines))
+                    counts = (longest, number) if right is end else (number, longest)
                     raise DataError(
                         f"{languages[0]} has {counts[0]:,} lines and {languages[1]} {counts[1]:,}"
                         f"{f' in {members[0]}' if members[0] else ''}; accepted: as many on both sides"
                     )
-                count += 1
                 yield left, right  # type: ignore[misc]  # neither is the end mark
 
 

@@ -137,9 +137,11 @@ class ArchiveStore:
         failures = []
         for location in self._preferred(archive):
             try:
-                files = [self._local_file(location.path)] if location.path else [
-                    self._file(part, progress) for part in location.parts
-                ]
+                files = (
+                    [self._local_file(location.path)]
+                    if location.path
+                    else [self._file(part, progress) for part in location.parts]
+                )
             except FetchError as error:
                 if self._stop.is_set():
                     raise DataError(f"archive '{archive.name}': interrupted") from None
@@ -199,9 +201,7 @@ class ArchiveStore:
         for _ in range(2):
             trusted = bool(part.sha256 or part.md5)
             LOG.info("fetching %s", url)
-            resumed = download(
-                url, path, trusted=trusted, patience=self._patience, progress=progress, stop=self._stop
-            )
+            resumed = download(url, path, trusted=trusted, patience=self._patience, progress=progress, stop=self._stop)
             try:
                 return path, self._record(url, path, _verified(path, part))
             except FetchError as error:
@@ -255,7 +255,9 @@ class ArchiveStore:
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError):
-            raise DataError(f"{self.lock_file}: damaged; delete it, and archives are verified by the task file") from None
+            raise DataError(
+                f"{self.lock_file}: damaged; delete it, and archives are verified by the task file"
+            ) from None
         return dict(records)
 
     def _write_records(self, records: Mapping[str, Any]) -> None:

@@ -79,7 +79,9 @@ def learn_vocabulary(
                 f"data.vocabulary_size: found {size}; the corpus has {too_small[2]} characters and special sub-words "
                 "alone: choose more, or a lower data.character_coverage"
             ) from None
-        raise ConfigError(f"data.vocabulary_size: {size}: SentencePiece refuses: {' '.join(str(error).split())}") from None
+        raise ConfigError(
+            f"data.vocabulary_size: {size}: SentencePiece refuses: {' '.join(str(error).split())}"
+        ) from None
     vocabulary = Vocabulary(model.getvalue(), name="the new SentencePiece model")
     if vocabulary.size < size:
         LOG.warning("the corpus supports %d sub-words, not data.vocabulary_size=%d", vocabulary.size, size)

@@ -79,7 +79,9 @@ class _Node:
         self.path = path
 
     def error(self, message: str) -> ConfigError:
-        return ConfigError(f"{self.tree.place}: {self.path}: {message}" if self.path else f"{self.tree.place}: {message}")
+        return ConfigError(
+            f"{self.tree.place}: {self.path}: {message}" if self.path else f"{self.tree.place}: {message}"
+        )
 
     def unexpected(self, expected: str) -> ConfigError:
         return self.error(f"expected {expected}, found {described(self.tree)}")
@@ -142,7 +144,9 @@ class _TaskReader:
             _required(root, top, key)
         self.languages = tuple(item.text() for item in top["languages"].items())
         if len(self.languages) < 2 or len(set(self.languages)) < len(self.languages):
-            raise top["languages"].error(f"found {', '.join(self.languages)}; accepted: two or more different languages")
+            raise top["languages"].error(
+                f"found {', '.join(self.languages)}; accepted: two or more different languages"
+            )
         self.generated = top["generated"].choice(_GENERATORS, "generator") if "generated" in top else ""
         if "archives" in top:
             self.archives = {
@@ -238,9 +242,7 @@ class _TaskReader:
                 archives = archive.mapping(self.languages)
                 for language in members.keys() - archives.keys():
                     raise members[language].error("its archive is not given")
-            sides = {
-                language: self.side(name, members.get(language)) for language, name in archives.items()
-            }
+            sides = {language: self.side(name, members.get(language)) for language, name in archives.items()}
         if len(sides) < 2:
             raise node.error("holds fewer than two languages; accepted: files, or archive with members")
         return sides
