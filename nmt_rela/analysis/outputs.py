@@ -52,9 +52,10 @@ def summary(runs: Sequence[RunAnalysis]) -> str:
                         _number(layer.diversity),
                     ]
                     rows.append([*name, "", str(layer.layer), *numbers])
-    return text_table(
-        [*(["run"] if len(runs) > 1 else []), "site", "layer", "sparsity", "null rate", "diversity"], rows
-    )
+    header = ["site", "layer", "sparsity", "null rate", "diversity"]
+    if len(runs) == 1:
+        return text_table(header, rows)
+    return text_table(["run", *header], rows, left=2)
 
 
 def alignment_summary(runs: Sequence[RunAnalysis]) -> str:
@@ -115,7 +116,7 @@ def _page_run(run: RunAnalysis) -> PageRun:
         if rates[mode]:
             measures[f"AER {mode}"] = {"cross": _head_matrix(run, rates[mode], "cross")}
             best = [found.best.error_rate for found in run.alignment if found.mode == mode]
-            layer_measures[f"AER {mode}, best"] = {"cross": best}
+            layer_measures[f"AER {mode}"] = {"cross": best}
     if run.study is not None:
         changes = loss_changes(run)
         measures["Loss without"] = {site: _head_matrix(run, changes, site) for site in SITES}

@@ -25,6 +25,7 @@ from nmt_rela.analysis.statistics import SITES, LayerStatistics
 from nmt_rela.text import atomic_file
 
 MOST_RUNS = 5
+_SCRIPTS = ("weights.js", "view.js", "page.js")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +96,7 @@ def render_page(
     filling = {
         "@title@": html.escape(title),
         "@style@": _part("page.css"),
-        "@script@": _part("page.js"),
+        "@script@": "\n".join(_part(name) for name in _SCRIPTS),
         "@data@": _script_json(data),
         "@weights@": blocks,
     }

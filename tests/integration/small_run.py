@@ -13,8 +13,11 @@ from nmt_rela.data.vocabulary import Vocabularies, Vocabulary
 from nmt_rela.storage.checkpoint import write_checkpoint
 from nmt_rela.storage.run_directory import RunDirectory, build_model
 
-ENGLISH = "the a little old red house tree dog cat sees finds reads writes today often never near under".split()
-GERMAN = "das ein kleine alte rote haus baum hund katze sieht findet liest schreibt heute oft nie nahe unter".split()
+_WORDS = """
+the a little old red house tree dog cat sees finds reads writes today often never near under
+das ein kleine alte rote haus baum hund katze sieht findet liest schreibt heute oft nie nahe unter
+"""
+ENGLISH, GERMAN = (line.split() for line in _WORDS.strip().splitlines())
 
 CONFIG = """
 run: {run}

@@ -1,0 +1,180 @@
+// One run's view: running text, matrix, map of heads, numbers.
+
+// ---------------------------------------------------------------- one run
+function buildView(run, block, {width, height, alone, side, short}) {
+  const data = page.runs[run], sentence = data.sentences[state.sentence];
+  const site = data.sites[state.site];
+  const layer = Math.min(state.layer, site.layers - 1);
+  const head = state.head === "mean" ? "mean" : Math.min(state.head, site.heads - 1);
+  const axes = axesOf(state.site, sentence), matrix = matrixOf(block, layer, head);
+  const visible = (q, k) => state.site !== "decoder" || k <= q;
+  const isNull = matrix.sums.map((sum) => sum === 0);
+  const peak = (q) => state.shade === "row" ? Math.max(...matrix.rows[q]) : matrix.max;
+
+  const element = make("section", {class: alone ? "view alone" : "view", "data-run": run, "aria-label": data.name});
+  const measured = Object.entries(site.head_measures).map(([name, rows]) => [name, head === "mean" ? null : rows[layer]?.[head]]);
+  const facts = ["sparsity", "null_rate", "entropy"].map((name) => [label(name).toLowerCase(), measured.find(([n]) => n === name)?.[1]]).filter(([, value]) => value != null);
+  element.append(make("header", {class: "title"}, make("h2", {title: data.name}, data.name),
+    make("p", {}, ...[`${data.attention[state.site]}, layer ${layer}, ${head === "mean" ? "mean of heads" : `head ${head}`}`, ...facts.map(([name, value]) => `${name} ${number(value)}`)].map((fact) => make("span", {}, fact)))));
+
+  // Running text: hover a token, the other side is shaded.
+  const line = (axis, tokens) => {
+    const spans = tokens.map((token, i) => make("span", {class: `token${token.special ? " special" : ""}${axis === "query" && isNull[i] ? " null" : ""}`, "data-side": axis, "data-index": i}, token.text));
+    const running = make("p", {class: "reading", "data-side": axis}, make("span", {class: "caption"}, axes.names[axis === "query" ? 0 : 1]));
+    spans.forEach((span, i) => running.append(i && tokens[i].begins ? " " : "", span));
+    return [running, spans];
+  };
+  const [queryLine, querySpans] = line("query", axes.queries), [keyLine, keySpans] = line("key", axes.keys);
+
+  // The matrix: cells on a canvas, names and marks above it in SVG, one coordinate system.
+  const fit = (text, most) => { if (pen.measureText(text).width <= most) return text; let cut = text; while (cut && pen.measureText(cut + "…").width > most) cut = cut.slice(0, -1); return cut + "…"; };
+  const most = alone ? 104 : 76, text = (size) => `${size}px ${getComputedStyle(document.body).fontFamily}`;
+  pen.font = text(11.5);
+  const queryNames = axes.queries.map((t) => fit(t.name, most)), keyNames = axes.keys.map((t) => fit(t.name, most));
+  const longest = (names) => Math.ceil(Math.max(...names.map((name) => pen.measureText(name).width)));
+  const room = (aside) => Math.floor(Math.min((width - aside - 2) / matrix.keys, height ? height / matrix.queries : 26, 26));
+  let left = longest(queryNames) + 8, top = longest(keyNames) + 8, cell = room(left);
+  const named = cell >= 9 || alone; // too small for names: the running text above has them
+  if (named) cell = Math.max(cell, 9);
+  else { left = 1; top = 1; cell = Math.max(3, room(1)); }
+  const plotWidth = cell * matrix.keys, plotHeight = cell * matrix.queries;
+  const canvas = make("canvas", {style: `left:${left}px;top:${top}px;width:${plotWidth}px;height:${plotHeight}px`, "aria-hidden": "true"});
+  const svg = make("svg:svg", {width: left + plotWidth + 2, height: top + plotHeight + 2, role: "img", "aria-label": `Weights, ${matrix.queries} queries by ${matrix.keys} keys`});
+  const queryTexts = queryNames.map((name, q) => make("svg:text", {x: left - 6, y: top + (q + 0.5) * cell + 4, "text-anchor": "end", style: `font-size:${Math.min(11.5, cell)}px`, class: `${axes.queries[q].special ? "special" : ""}${isNull[q] ? " null" : ""}`, "data-side": "query", "data-index": q}, name));
+  const keyTexts = keyNames.map((name, k) => make("svg:text", {transform: `translate(${left + (k + 0.5) * cell + 4} ${top - 6}) rotate(-90)`, style: `font-size:${Math.min(11.5, cell)}px`, class: axes.keys[k].special ? "special" : "", "data-side": "key", "data-index": k}, name));
+  const voids = isNull.flatMap((none, q) => none ? [make("svg:line", {class: "void", x1: left, x2: left + cell * (state.site === "decoder" ? q + 1 : matrix.keys), y1: top + (q + 0.5) * cell, y2: top + (q + 0.5) * cell})] : []);
+  const bandQ = make("svg:rect", {class: "band", x: left - 0.5, width: plotWidth + 1, height: cell, visibility: "hidden"});
+  const bandK = make("svg:rect", {class: "band", y: top - 0.5, width: cell, height: plotHeight + 1, visibility: "hidden"});
+  svg.append(...(named ? [...queryTexts, ...keyTexts] : []), ...voids, bandQ, bandK);
+  const holder = make("div", {class: "matrix", style: `width:${left + plotWidth + 2}px`}, canvas, svg);
+  const says = make("p", {class: "says"});
+
+  function paint() {
+    const density = Math.max(3, window.devicePixelRatio || 1), gap = cell > 9 ? 1 : 0;
+    canvas.width = plotWidth * density;
+    canvas.height = plotHeight * density;
+    const context = canvas.getContext("2d");
+    context.scale(density, density);
+    for (let q = 0; q < matrix.queries; q++) {
+      const limit = peak(q);
+      for (let k = 0; k < matrix.keys; k++) {
+        if (!visible(q, k)) continue;
+        const w = matrix.rows[q][k];
+        context.fillStyle = w > 0 ? shadeOf(w / limit) : style(isNull[q] ? "--null-soft" : "--zero");
+        context.fillRect(k * cell, q * cell, cell - gap, cell - gap);
+      }
+    }
+  }
+
+  function show(focus) {
+    const {query = null, key = null} = focus ?? {};
+    const inRange = (index, count) => index != null && index < count;
+    const q = inRange(query, matrix.queries) ? query : null, k = inRange(key, matrix.keys) ? key : null;
+    bandQ.setAttribute("visibility", q == null ? "hidden" : "visible");
+    bandK.setAttribute("visibility", k == null ? "hidden" : "visible");
+    if (q != null) bandQ.setAttribute("y", top + q * cell - 0.5);
+    if (k != null) bandK.setAttribute("x", left + k * cell - 0.5);
+    const mark = (elements, chosen, shares) => elements.forEach((element, i) => {
+      element.classList.toggle("chosen", i === chosen);
+      if (element.tagName === "SPAN") {
+        const share = shares ? shares[i] : 0;
+        element.style.background = share > 0 ? shadeOf(share) : "";
+        element.style.color = share > 0 ? inkOn(share) : "";
+      }
+    });
+    const row = q == null ? null : matrix.rows[q], column = k == null ? null : matrix.rows.map((r) => r[k]);
+    const shares = (values) => { const largest = Math.max(...values); return Array.from(values, (v) => (largest ? v / largest : 0)); };
+    mark(querySpans, q, q == null && column ? shares(column) : null);
+    mark(keySpans, k, row ? shares(row) : null);
+    mark(queryTexts, q);
+    mark(keyTexts, k);
+    says.replaceChildren(...describe(q, k, row, column));
+  }
+
+  function describe(q, k, row, column) {
+    const bold = (text) => make("b", {}, text);
+    const list = (values, tokens) => Array.from(values).map((w, i) => [w, tokens[i].name]).filter(([w]) => w > 0).sort((a, b) => b[0] - a[0]);
+    const top4 = (found) => found.slice(0, 4).map(([w, name]) => `${name} ${weight(w)}`).join(", ") + (found.length > 4 ? ", …" : "");
+    if (q != null) {
+      const opening = axes.read ? [`reading ${axes.read[q].name}, predicting `, bold(axes.queries[q].name)] : [bold(axes.queries[q].name)];
+      if (k != null) return [...opening, " → ", bold(axes.keys[k].name), visible(q, k) ? ` ${weight(row[k])}` : " lies in the future", isNull[q] ? make("span", {class: "null"}, " · null row") : row[k] > 0 ? ` · ${Math.round(100 * row[k] / matrix.sums[q])} % of the row` : ""];
+      if (isNull[q]) return [...opening, " ", make("span", {class: "null"}, "looks at nothing: a null row")];
+      const found = list(row, axes.keys), seen = state.site === "decoder" ? q + 1 : matrix.keys;
+      return [...opening, ` → ${top4(found)} · ${seen - found.length} of ${seen} are 0`];
+    }
+    if (k != null) { const found = list(column, axes.queries); return [bold(axes.keys[k].name), found.length ? ` is looked at by ${top4(found)}` : " is looked at by no query"]; }
+    const nulls = isNull.filter(Boolean).length;
+    return [make("span", {class: "hint"}, `Hover a token. ${nulls ? `${nulls} of ${matrix.queries} rows are null.` : "No row is null."}`)];
+  }
+
+  const rampStyle = `background: linear-gradient(90deg, ${style("--scale").split(/\s+/).join(",")})`;
+  const legend = make("div", {class: "legend"}, make("span", {}, make("i"), "exactly 0"),
+    make("span", {}, ">0", make("i", {class: "ramp", style: rampStyle}), state.shade === "row" ? "row maximum" : number(matrix.max)),
+    isNull.some(Boolean) ? make("span", {}, make("i", {class: "void"}), "null row") : "");
+  const plot = make("div", {class: "plot"}, holder);
+  const parts = [queryLine, keyLine, plot, legend, says];
+  const asides = [buildMap(block, site, layer, head, side), buildNumbers(site, layer, short)];
+  element.append(...(alone ? [make("div", {}, ...parts), make("div", {}, ...asides)] : [...parts, ...asides]));
+  paint();
+  show(state.hold);
+
+  const cellAt = (event) => {
+    const box = svg.getBoundingClientRect(), k = Math.floor((event.clientX - box.left - left) / cell), q = Math.floor((event.clientY - box.top - top) / cell);
+    return q >= 0 && q < matrix.queries && k >= 0 && k < matrix.keys ? {query: q, key: k} : null;
+  };
+  const tokenAt = (event) => { const {side: at, index} = event.target.dataset ?? {}; return at && index != null ? (at === "query" ? {query: +index, key: null} : {query: null, key: +index}) : null; };
+  element.addEventListener("pointermove", (event) => { const at = tokenAt(event) ?? (svg.contains(event.target) ? cellAt(event) : null); spread(at ?? state.hold, run); });
+  element.addEventListener("pointerleave", () => spread(state.hold, run));
+  element.addEventListener("click", (event) => {
+    const at = tokenAt(event) ?? (svg.contains(event.target) ? cellAt(event) : null);
+    if (at) hold(state.hold && state.hold.query === at.query && state.hold.key === at.key ? null : at);
+  });
+  return {run, element, show, says, same: JSON.stringify([axes.queries, axes.keys]), queries: matrix.queries};
+}
+
+/** Layers by heads: a small picture of every head, or one of its numbers. */
+function buildMap(block, site, layer, head, width) {
+  const heads = [...Array(site.heads).keys(), "mean"], numbers = state.map === "patterns" ? null : site.head_measures[state.map];
+  const size = Math.max(15, Math.min(46, Math.floor((width - 30) / heads.length) - 3));
+  const grid = make("div", {class: "heads", style: `grid-template-columns: 22px repeat(${site.heads}, ${size}px) ${size + 6}px`});
+  grid.append(make("span", {class: "rank"}), ...heads.map((h) => make("span", {class: h === "mean" ? "rank mean" : "rank"}, h === "mean" ? (size < 30 ? "x̄" : "mean") : String(h))));
+  const peak = numbers ? Math.max(...numbers.flat().map((v) => Math.abs(v ?? 0)), 1e-9) : 1;
+  for (let l = 0; l < site.layers; l++) {
+    grid.append(make("span", {class: "rank side"}, String(l)));
+    for (const h of heads) {
+      const value = numbers && h !== "mean" ? numbers[l]?.[h] : null;
+      const name = `layer ${l}, ${h === "mean" ? "mean of heads" : `head ${h}`}${numbers ? `: ${label(state.map)} ${number(value)}` : ""}`;
+      const button = make("button", {type: "button", tabindex: "-1", title: name, "aria-label": name, "aria-pressed": String(l === layer && h === head), class: h === "mean" ? "mean" : null, style: `width:${size}px;height:${size}px`, onclick: () => change({layer: l, head: h})});
+      if (!numbers) button.append(miniature(block, l, h));
+      else if (value != null) {
+        const share = Math.abs(value) / peak;
+        button.textContent = size < 30 ? "" : number(value);
+        button.style.background = share ? shadeOf(share) : "";
+        button.style.color = inkOn(share);
+      }
+      grid.append(button);
+    }
+  }
+  return make("div", {}, make("h3", {}, numbers ? `${label(state.map)} of every head, all sentences` : "Every head, this sentence"), make("div", {class: "scroll"}, grid));
+}
+
+function miniature(block, layer, head) {
+  const matrix = matrixOf(block, layer, head), canvas = make("canvas", {width: matrix.keys, height: matrix.queries});
+  const context = canvas.getContext("2d"), image = context.createImageData(matrix.keys, matrix.queries);
+  const rgb = (name) => style(name).match(/[0-9a-f]{2}/gi).map((c) => Number.parseInt(c, 16));
+  const zero = rgb("--zero"), none = rgb("--null-soft");
+  for (let i = 0; i < matrix.values.length; i++) {
+    const w = matrix.values[i], colour = w > 0 ? ramp[Math.round(255 * Math.min(1, w / matrix.max))] : matrix.sums[Math.floor(i / matrix.keys)] === 0 ? none : zero;
+    image.data.set([...colour, 255], 4 * i);
+  }
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+function buildNumbers(site, layer, short) {
+  const mean = (row) => { const known = row.filter((v) => v != null); return known.length ? known.reduce((a, b) => a + b, 0) / known.length : null; };
+  const rates = short ? ["sparsity", "null_rate"] : ["sparsity", "null_rate", "entropy", "mass"];
+  const columns = [...rates.map((name) => [name, site.head_measures[name].map(mean)]), ...Object.entries(site.layer_measures)];
+  const rows = Array.from({length: site.layers}, (_, l) => make("tr", {"aria-current": String(l === layer), onclick: () => change({layer: l})}, make("td", {}, String(l)), ...columns.map(([, values]) => make("td", {}, number(values[l])))));
+  return make("div", {}, make("h3", {}, "By layer, all sentences"), make("div", {class: "scroll"}, make("table", {class: "numbers"}, make("thead", {}, make("tr", {}, make("th", {}, short ? "" : "Layer"), ...columns.map(([name]) => make("th", {title: label(name)}, (short && SHORT[name]) || label(name))))), make("tbody", {}, ...rows))));
+}

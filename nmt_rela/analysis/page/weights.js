@@ -1,0 +1,100 @@
+// What the page holds: its data, weights, colours, tokens.
+
+const page = JSON.parse(document.getElementById("page-data").textContent);
+const byId = (id) => document.getElementById(id);
+const SITES = [["encoder", "Encoder"], ["decoder", "Decoder"], ["cross", "Cross"]];
+const SHADES = [["head", "Head"], ["row", "Row"]];
+const LABELS = {sparsity: "Sparsity", null_rate: "Null rate", entropy: "Entropy", mass: "Mass", diversity: "Diversity"};
+const SHORT = {sparsity: "Zeros", null_rate: "Null", diversity: "Div.", "AER normal": "AER", "AER shifted": "Shift."};
+const label = (name) => LABELS[name] ?? name;
+
+// ---------------------------------------------------------------- weights, unpacked when looked at
+const unpacked = new Map();
+
+function weightsOf(run, sentence) {
+  const name = `weights-${run}-${sentence}`;
+  if (!unpacked.has(name)) {
+    if (unpacked.size >= 40) unpacked.delete(unpacked.keys().next().value);
+    unpacked.set(name, unpack(byId(name).textContent, page.runs[run], page.runs[run].sentences[sentence]));
+  }
+  return unpacked.get(name);
+}
+
+async function unpack(text, run, sentence) {
+  const packed = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const buffer = await new Response(stream).arrayBuffer();
+  const view = new DataView(buffer), sites = {};
+  let offset = 0;
+  for (const [site] of SITES) {
+    const {layers, heads} = run.sites[site];
+    const queries = (site === "encoder" ? sentence.source : sentence.target).length;
+    const keys = (site === "decoder" ? sentence.target : sentence.source).length;
+    const largest = Array.from({length: layers * heads}, (_, i) => view.getFloat32(offset + 4 * i, true));
+    offset += 4 * layers * heads;
+    sites[site] = {layers, heads, queries, keys, largest, codes: new Uint8Array(buffer, offset, layers * heads * queries * keys)};
+    offset += layers * heads * queries * keys;
+  }
+  return sites;
+}
+
+/** One head's weights, row by row; head "mean" averages the layer. */
+function matrixOf(block, layer, head) {
+  const size = block.queries * block.keys, values = new Float32Array(size);
+  const heads = head === "mean" ? [...Array(block.heads).keys()] : [head];
+  for (const h of heads) {
+    const index = layer * block.heads + h, scale = block.largest[index] / (255 * 255 * heads.length);
+    for (let i = 0, at = index * size; i < size; i++, at++) values[i] += scale * block.codes[at] * block.codes[at];
+  }
+  const rows = Array.from({length: block.queries}, (_, q) => values.subarray(q * block.keys, (q + 1) * block.keys));
+  const sums = rows.map((row) => row.reduce((sum, w) => sum + w, 0));
+  return {values, rows, sums, queries: block.queries, keys: block.keys, max: values.reduce((a, b) => Math.max(a, b), 0)};
+}
+
+// ---------------------------------------------------------------- colours
+const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+let ramp = [];
+
+function readColours() {
+  const stops = style("--scale").split(/\s+/).map((hex) => [1, 3, 5].map((i) => Number.parseInt(hex.slice(i, i + 2), 16)));
+  ramp = Array.from({length: 256}, (_, i) => {
+    const place = (i / 255) * (stops.length - 1), low = Math.min(Math.floor(place), stops.length - 2);
+    return stops[low].map((c, k) => Math.round(c + (stops[low + 1][k] - c) * (place - low)));
+  });
+}
+const shadeOf = (share) => `rgb(${ramp[Math.round(255 * Math.max(0, Math.min(1, share)))].join(" ")})`;
+const inkOn = (share) => (share > 0.55 ? style("--on-dark") : style("--ink"));
+
+// ---------------------------------------------------------------- tokens
+const START = "‹start›", END = "‹end›";
+function tokensOf(pieces) {
+  return pieces.map((piece, i) => {
+    if (piece === "</s>") return {text: END, name: END, begins: true, special: true};
+    if (piece === "<s>") return {text: START, name: START, begins: true, special: true};
+    const begins = piece.startsWith("▁") || i === 0;
+    const text = piece.replace(/^▁/, "") || "▁";
+    return {text, name: begins ? text : "·" + text, begins, special: false};
+  });
+}
+
+function axesOf(site, sentence) {
+  const source = tokensOf(sentence.source), target = tokensOf(sentence.target);
+  const read = tokensOf(["<s>", ...sentence.target.slice(0, -1)]);
+  if (site === "encoder") return {queries: source, keys: source, names: ["From", "To"], read: null};
+  if (site === "decoder") return {queries: target, keys: read, names: ["Predicting", "Looking back at"], read};
+  return {queries: target, keys: source, names: ["Predicting", "Looking at the source"], read};
+}
+
+// ---------------------------------------------------------------- small makers
+function make(tag, attributes = {}, ...children) {
+  const element = tag.startsWith("svg:") ? document.createElementNS("http://www.w3.org/2000/svg", tag.slice(4)) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== false) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+const number = (value) => value == null ? "–" : Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 9.995 ? value.toFixed(1) : value.toFixed(2);
+const weight = (value) => value >= 0.01 || value === 0 ? value.toFixed(2) : value.toPrecision(1).replace("e-", "·10^-");
+const pen = document.createElement("canvas").getContext("2d");
