@@ -3,7 +3,8 @@
 Writes a corpus of random short lines (40 million pairs by default, about 2.7 GB, in a temporary directory that is
 removed), then, in the same process: opens it, plans an epoch, and iterates it twice, once over the plan alone and once
 with every pair read from the files and put into padded tensors. Prints a table; ``--json`` also writes it to a file.
-The exit status is 1 when planning plus walking the plan, or the peak memory, misses its bar.
+The exit status is 1 when planning plus walking the plan, or the peak memory, misses its bar. The peak counts the mapped
+pages of the corpus too, which the system takes back when memory is short; planning itself reads only the offsets.
 """
 
 from __future__ import annotations

@@ -97,8 +97,13 @@ def load_updates(
                 return True
         return False
 
+    # A new thread is on device 0, and would pin memory in a context of its own there.
+    device = torch.cuda.current_device() if pin else None
+
     def produce() -> None:
         try:
+            if device is not None:
+                torch.cuda.set_device(device)
             for update in range(first_update, plan.updates):
                 first = update * accumulate
                 batches = [

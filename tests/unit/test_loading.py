@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
+import runpy
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +167,19 @@ def test_works_ahead_but_not_further_than_asked(
     time.sleep(0.05)
     assert len(collated) == 4 * ACCUMULATE
     updates.close()  # type: ignore[attr-defined]
+
+
+def test_plan_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--pairs", "3000", "--batch-tokens", "500", "--directory", str(tmp_path), "--json"]
+    monkeypatch.setattr("sys.argv", ["bench_plan.py", *arguments, str(tmp_path / "figures.json")])
+    script = Path(__file__).resolve().parents[2] / "scripts/bench_plan.py"
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert ended.value.code == 0
+    assert figures["pairs"] == 3_000
+    assert figures["batches"] % 4 == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 
 
 def test_fault_in_the_thread_is_raised_where_it_is_read(
