@@ -24,7 +24,7 @@ run: {run}
 data: {{task: demo, source: en, target: de, vocabulary_size: 96}}
 model: {{attention: {attention}, encoder_layers: 2, decoder_layers: 2, dimension: 32, feed_forward: 48, heads: 4}}
 training: {{}}
-decoding: {{}}
+decoding: {{extra_length: 2}}
 """
 
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: what it shows, and that mouse and keys do what they say. Skipped where there is no Chromium."""
+"""The page in a real browser: what it shows, and what mouse and keys do. Skipped where there is no Chromium."""
 
 from __future__ import annotations
 

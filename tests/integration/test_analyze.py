@@ -1,0 +1,182 @@
+"""nmt-analyze from the command line to its files, on untrained runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from small_run import write_run, write_text
+
+from nmt_rela.alignment import aer, read_pharaoh
+from nmt_rela.commands.analyze import main
+
+HEADS = 4
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("analyze")
+    write_text(directory)
+    write_run(directory / "rela")
+    write_run(directory / "soft", attention="softmax", seed=2)
+    return directory
+
+
+def text_options(place: Path) -> list[str]:
+    return ["--source", str(place / "text.en"), "--target", str(place / "text.de"), "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def output(place: Path) -> Path:
+    """Everything, for two runs."""
+    output = place / "out"
+    options = [*text_options(place), "--gold", str(place / "text.align"), "--study", "4", "--output", str(output)]
+    plots = ["--no-plots"] if not _has_matplotlib() else ["--plots", "png,svg"]
+    assert main(["--model", str(place / "rela"), "--model", str(place / "soft"), *options, *plots]) == 0
+    return output
+
+
+def _has_matplotlib() -> bool:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def test_json_has_every_run_site_and_layer(output: Path) -> None:
+    found = json.loads((output / "analysis.json").read_text())
+    assert found["format"] == 1
+    assert found["text"] == {"name": "text.en", "sentences": 12, "gold": True}
+    rela, soft = found["runs"]
+    assert (rela["name"], soft["name"]) == ("rela", "soft")
+    assert rela["attention"] == dict.fromkeys(("encoder", "decoder", "cross"), "rela-g")
+    assert [(layer["site"], layer["layer"]) for layer in rela["layers"]] == [
+        (site, layer) for site in ("encoder", "decoder", "cross") for layer in (0, 1)
+    ]
+    assert all(0 < site["sparsity"] < 1 for site in rela["sites"])
+    assert all(site["sparsity"] == site["null_rate"] == 0 for site in soft["sites"])
+    assert all(layer["mass"] == pytest.approx([1.0] * HEADS, abs=1e-5) for layer in soft["layers"])
+    assert len(rela["head_study"]["effects"]) == 6 * HEADS
+    assert [removal["heads_off"] for removal in rela["head_study"]["removals"]] == list(range(0, 25, 3))
+    assert rela["head_study"]["removals"][0]["bleu"] is not None
+    assert set(rela["quality"]["mismatch_separation"]) == {"encoder", "decoder", "cross"}
+    assert rela["quality"]["mismatch_separation"]["encoder"] == 0.5  # the encoder does not see the target
+
+
+def test_pharaoh_files_give_the_error_rates_of_the_json(place: Path, output: Path) -> None:
+    gold = read_pharaoh(place / "text.align")
+    run = json.loads((output / "analysis.json").read_text())["runs"][0]
+    files = output / "alignments" / "rela"
+    assert len(list(files.iterdir())) == 2 * 2 * (HEADS + 1)
+    for layer in run["alignment"]:
+        scores = {"average": layer["average"]} | {f"head{h}": counts for h, counts in enumerate(layer["heads"])}
+        assert layer["heads"][layer["best_head"]]["aer"] == min(counts["aer"] for counts in layer["heads"])
+        for who, counts in scores.items():
+            links = read_pharaoh(files / f"layer{layer['layer']}.{who}.{layer['mode']}.txt")
+            found = aer([line.sure for line in links], gold)
+            assert (found.error_rate, found.links) == (pytest.approx(counts["aer"]), counts["links"])
+            assert (found.precision, found.recall) == (
+                pytest.approx(counts["precision"]),
+                pytest.approx(counts["recall"]),
+            )
+
+
+def test_tables_agree_with_the_json(output: Path) -> None:
+    with open(output / "heads.csv", newline="") as stream:
+        heads = list(csv.DictReader(stream))
+    with open(output / "layers.csv", newline="") as stream:
+        layers = list(csv.DictReader(stream))
+    assert (len(heads), len(layers)) == (2 * 6 * HEADS, 2 * 6)
+    run = json.loads((output / "analysis.json").read_text())["runs"][0]
+    for row in heads[: 6 * HEADS]:
+        layer = next(x for x in run["layers"] if (x["site"], str(x["layer"])) == (row["site"], row["layer"]))
+        assert float(row["sparsity"]) == layer["sparsity"][int(row["head"])]
+        assert (row["aer_normal"] == "") == (row["site"] != "cross")
+        assert row["loss_change"] != ""
+    assert layers[0]["diversity"] == str(run["layers"][0]["diversity"])
+
+
+def test_page_and_plots_are_there(output: Path) -> None:
+    assert (output / "attention.html").stat().st_size > 20_000
+    if _has_matplotlib():
+        names = {"sparsity_by_layer", "null_rate_by_layer", "diversity_by_layer", "null_rate_histogram", "aer_by_layer"}
+        names |= {f"{kind}.{run}" for kind in ("heat_map", "head_study") for run in ("rela", "soft")}
+        assert {path.name for path in (output / "plots").iterdir()} == {
+            f"{n}.{s}" for n in names for s in ("png", "svg")
+        }
+
+
+def test_the_table_is_printed_and_the_picture_named(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra 'analysis')")
+    assert main(["--model", str(place / "rela"), *text_options(place), "--sentence", "3", "--layer", "0"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].split() == ["site", "layer", "sparsity", "null", "rate", "diversity"]
+    assert lines[1].startswith("encoder (rela-g)")
+    assert str(place / "rela/analysis/plots/heat_map.rela.png") in lines
+    assert all(Path(line).exists() for line in lines if line.startswith(str(place)))
+
+
+def test_reversed_gold_links_are_turned_round(place: Path, tmp_path: Path) -> None:
+    reverse = tmp_path / "reverse.align"
+    lines = (place / "text.align").read_text().splitlines()
+    reverse.write_text("".join("0-2 " + line + "\n" for line in lines))
+    options = [
+        "--gold",
+        str(reverse),
+        "--gold-reversed",
+        "--no-plots",
+        "--page-sentences",
+        "0",
+        "--output",
+        str(tmp_path),
+    ]
+    assert main(["--model", str(place / "rela"), *text_options(place), *options]) == 0
+    found = json.loads((tmp_path / "analysis.json").read_text())["runs"][0]["alignment"][0]["average"]
+    gold = [line.sure | {(2, 0)} for line in read_pharaoh(place / "text.align")]
+    assert found["sure"] == sum(map(len, gold))
+    assert not (tmp_path / "attention.html").exists()
+
+
+def test_overlong_pairs_are_left_out_and_counted(place: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "long.en", tmp_path / "long.de"
+    source.write_text("the house\n" + "old " * 400 + "\nred dog\n")
+    target.write_text("das haus\n" + "alte " * 400 + "\nrote hund\n")
+    options = ["--source", str(source), "--target", str(target), "--no-plots", "--output", str(tmp_path), "--quiet"]
+    assert main(["--model", str(place / "rela"), *options]) == 0
+    run = json.loads((tmp_path / "analysis.json").read_text())["runs"][0]
+    assert (run["sentences"], run["overlong"]) == (2, 1)
+    lines = (tmp_path / "alignments/rela/layer0.average.normal.txt").read_text().split("\n")
+    assert len(lines) == 4
+    assert lines[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "nowhere"], "nowhere: not a run directory"),
+        (["--model", "{rela}", "--source", "{place}/text.en"], "--source and --target go together"),
+        (["--model", "{rela}", "--sentences", "-1"], "--sentences -1: accepted: a number from 0"),
+        (["--model", "{rela}", "--plots", "pgn"], "did you mean 'png'"),
+        (
+            ["--model", "{rela}", *"--source {place}/text.en --target {place}/text.align --gold {place}/no".split()],
+            "/no",
+        ),
+        (["--model", "{rela}", *"--source {place}/text.en --target {place}/text.de --sentence 13".split()], "12 lines"),
+        (["--model", "{rela}", *"--source {place}/text.en --target {rela}/words.txt".split()], "12 lines"),
+        (["--model", "{rela}", "--checkpoint", "bst"], "no checkpoint 'bst'"),
+    ],
+)
+def test_mistakes_are_one_line(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    filled = [option.format(place=place, rela=place / "rela") for option in options]
+    given = filled if "--source" in filled else [*filled, *text_options(place)]
+    assert main([*given, "--output", str(tmp_path / "out")]) == 2
+    shown = capfd.readouterr()
+    assert message in shown.err
+    assert len(shown.err.strip().splitlines()) == 1
+    assert shown.out == ""
+    assert not (tmp_path / "out").exists()
