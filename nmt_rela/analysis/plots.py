@@ -44,7 +44,7 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png",)) -> list[
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
     for path in paths:
-        figure.savefig(path, dpi=160, bbox_inches="tight", facecolor="white")
+        figure.savefig(path, dpi=160, facecolor="white")
     return paths
 
 
