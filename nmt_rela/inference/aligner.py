@@ -15,7 +15,7 @@ from nmt_rela.alignment import Link, link, word_groups
 from nmt_rela.data.loading import collate_lines
 from nmt_rela.data.vocabulary import Vocabulary
 from nmt_rela.errors import ConfigError
-from nmt_rela.inference.search import Hypothesis
+from nmt_rela.inference.hypothesis import Hypothesis
 from nmt_rela.model.transformer import Transformer
 
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from nmt_rela.errors import ConfigError
-from nmt_rela.inference.search import FORBIDDEN, Hypothesis, SearchState, follow
+from nmt_rela.inference.candidates import FORBIDDEN
+from nmt_rela.inference.hypothesis import Hypothesis
+from nmt_rela.inference.search import SearchState, follow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

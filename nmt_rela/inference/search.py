@@ -7,17 +7,15 @@ here. Shape legend: S sentences still searched, B beams, V vocabulary, K candida
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nmt_rela.data.vocabulary import BOS, EOS, PAD, UNK
+from nmt_rela.data.vocabulary import BOS, EOS, PAD
+from nmt_rela.inference.candidates import FORBIDDEN, PrefixTable, best_tokens, forbid, force
+from nmt_rela.inference.hypothesis import Hypothesis, Trace, length_penalty_of
 
-#: Tokens that a translation never holds.
-FORBIDDEN = (PAD, UNK, BOS)
 #: Finished sentences leave the batch when they are at least this share of it: leaving costs a copy of the caches.
 LEAVING_SHARE = 0.125
 #: Steps between two looks at what has finished. On an accelerator a look is a synchronisation with the host.
@@ -40,29 +38,6 @@ class SearchState(Protocol):
 
     def keep(self, sentences: Tensor) -> None:
         """Go on with these sentences (positions in the batch, ascending) only."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hypothesis:
-    """One output sequence. ``log_probability`` (nats) is the sum over tokens; ``score`` is it over the length
-    penalty.
-    """
-
-    #: Without BOS; the last one is EOS unless the search had to cut at the maximum length.
-    tokens: tuple[int, ...]
-    score: float
-    log_probability: float
-    token_log_probabilities: tuple[float, ...]
-
-    @property
-    def finished(self) -> bool:
-        """Whether the model ended the sequence itself."""
-        return self.tokens[-1:] == (EOS,)
-
-
-def length_penalty_of(length: int, exponent: float) -> float:
-    """((5 + length) / 6)^exponent (Wu et al. 2016, eq. 14, without coverage); the end of sentence counts."""
-    return float(((5.0 + length) / 6.0) ** exponent)
 
 
 def beam_search(
@@ -91,8 +66,6 @@ def beam_search(
     of one is greedy search and ends with its first EOS.
 
     Results do not depend on the other sentences of the batch. Ties go to the better beam, then to the smaller token.
-    (On an accelerator, tokens tied at the very edge of the 2·beams candidates are taken as ``torch.topk`` gives
-    them.)
     """
     assert 1 <= n_best <= beams
     assert max_lengths.shape == (sentences,)
@@ -105,9 +78,9 @@ def beam_search(
         )  # fmt: skip
     device = max_lengths.device
     steps = int(max_lengths.max())
-    prefix = _PrefixTable(prefixes, steps, device) if prefixes is not None else None
+    prefix = PrefixTable(prefixes, steps, device) if prefixes is not None else None
     banned = torch.tensor(forbidden, dtype=torch.long, device=device)
-    trace = _Trace(sentences, beams, device)
+    trace = Trace(sentences, beams, device)
     rows = torch.arange(sentences, device=device)
     final_penalty = ((5.0 + max_lengths.float()) / 6.0) ** length_penalty
     scores = torch.full((sentences, beams), _NEVER, device=device)
@@ -121,9 +94,9 @@ def beam_search(
     for step in range(steps):
         logits = state.step(tokens)
         forced = prefix.at(step, rows, logits) if prefix else None
-        values, ids = _best_tokens(logits, 2 * beams, banned, end_allowed=step >= max(1, min_length))
+        values, ids = best_tokens(logits, 2 * beams, banned, end_allowed=step >= max(1, min_length))
         if forced is not None:
-            _force(values, ids, *forced)
+            force(values, ids, *forced)
         # [S, B, K] → the 2B best of each sentence, best first. Sorting is stable, so that ties go to the better beam.
         candidates, order = (scores.unsqueeze(2) + values).flatten(1).sort(dim=1, descending=True, stable=True)
         candidates, order = candidates[:, : 2 * beams], order[:, : 2 * beams]
@@ -209,7 +182,7 @@ def follow(
         return []
     device = max_lengths.device
     steps = int(max_lengths.max())
-    prefix = _PrefixTable(prefixes, steps, device) if prefixes is not None else None
+    prefix = PrefixTable(prefixes, steps, device) if prefixes is not None else None
     banned = torch.tensor(forbidden, dtype=torch.long, device=device)
     chosen = torch.full((sentences, chains, steps), PAD, dtype=torch.long, device=device)
     gains = torch.zeros((sentences, chains, steps), device=device)
@@ -221,7 +194,7 @@ def follow(
         logits = state.step(tokens)
         normaliser = logits.logsumexp(dim=2)
         forced = prefix.at(step, rows, logits) if prefix else None
-        _forbid(logits, banned, end_allowed=step >= max(1, min_length))
+        forbid(logits, banned, end_allowed=step >= max(1, min_length))
         tokens = choose(logits, step, rows)
         gain = logits.gather(2, tokens.unsqueeze(2)).squeeze(2) - normaliser
         if forced is not None:
@@ -259,128 +232,3 @@ def _chain(ids: list[int], gains: list[float], length_penalty: float) -> Hypothe
         log_probability=total,
         token_log_probabilities=tuple(gains[:length]),
     )
-
-
-def _forbid(logits: Tensor, banned: Tensor, *, end_allowed: bool) -> None:
-    logits.index_fill_(2, banned, _NEVER)
-    if not end_allowed:
-        logits[:, :, EOS] = _NEVER
-
-
-def _best_tokens(logits: Tensor, count: int, banned: Tensor, *, end_allowed: bool) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and ids [S, B, K] of each beam's best tokens, best first, smaller ids first among equals."""
-    normaliser = logits.logsumexp(dim=2, keepdim=True)
-    _forbid(logits, banned, end_allowed=end_allowed)
-    count = min(count, logits.shape[2])
-    # One more than wanted shows whether the edge cuts through equals.
-    values, ids = logits.topk(min(count + 1, logits.shape[2]), dim=2)
-    if logits.device.type == "cpu":
-        tied = (values[:, :, 1:] == values[:, :, :-1]).any(dim=2)
-        if bool(tied.any()):
-            ordered = logits[tied].sort(dim=1, descending=True, stable=True)
-            values[tied], ids[tied] = ordered.values[:, : values.shape[2]], ordered.indices[:, : values.shape[2]]
-    else:
-        ids, by_id = ids.sort(dim=2)
-        values, by_value = values.gather(2, by_id).sort(dim=2, descending=True, stable=True)
-        ids = ids.gather(2, by_value)
-    return values[:, :, :count] - normaliser, ids[:, :, :count]
-
-
-def _force(values: Tensor, ids: Tensor, is_forced: Tensor, tokens: Tensor, log_probabilities: Tensor) -> None:
-    """Leave forced sentences (in place) one candidate a beam: the next token of their prefix. Only their first beam
-    is alive.
-    """
-    values.masked_fill_(is_forced.view(-1, 1, 1), _NEVER)
-    values[:, :, 0] = torch.where(is_forced.unsqueeze(1), log_probabilities, values[:, :, 0])
-    ids[:, :, 0] = torch.where(is_forced.unsqueeze(1), tokens.unsqueeze(1), ids[:, :, 0])
-
-
-class _PrefixTable:
-    """The forced prefixes as one tensor; rows without a token at a step are free."""
-
-    def __init__(self, prefixes: Sequence[Sequence[int]], steps: int, device: torch.device) -> None:
-        assert all(EOS not in prefix and len(prefix) < steps for prefix in prefixes)
-        self._longest = max(map(len, prefixes), default=0)
-        table = torch.full((len(prefixes), self._longest), -1, dtype=torch.long)
-        for row, prefix in enumerate(prefixes):
-            table[row, : len(prefix)] = torch.tensor(prefix, dtype=torch.long)
-        self._table = table.to(device)
-
-    def at(self, step: int, rows: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Which rows are forced [S], to which token [S], and its log-probability in every beam [S, B]; None when none
-        is.
-        """
-        if step >= self._longest:
-            return None
-        tokens = self._table[rows, step]
-        is_forced, tokens = tokens >= 0, tokens.clamp(min=0)
-        index = tokens.view(-1, 1, 1).expand(-1, logits.shape[1], 1)
-        return is_forced, tokens, logits.gather(2, index).squeeze(2) - logits.logsumexp(dim=2)
-
-
-class _Trace:
-    """What every step considered, so that the best can be read backwards at the end, in one transfer."""
-
-    def __init__(self, sentences: int, beams: int, device: torch.device) -> None:
-        self._beams = beams
-        self._rows: list[Tensor] = []
-        self._integers: list[tuple[Tensor, Tensor]] = []
-        self._floats: list[tuple[Tensor, Tensor]] = []
-        self._ranks: list[Tensor] = []
-        self._pool_scores = torch.full((sentences, beams), _NEVER, device=device)
-        self._pool_places = torch.zeros((sentences, beams), dtype=torch.long, device=device)
-
-    def write(
-        self, rows: Tensor, parents: Tensor, tokens: Tensor, gains: Tensor, totals: Tensor, ranks: Tensor
-    ) -> None:
-        """The 2B candidates of a step: beam they come from, token, its log-probability, that of the whole; which ones
-        went on.
-        """
-        self._rows.append(rows)
-        self._integers.append((parents, tokens))
-        self._floats.append((gains, totals))
-        self._ranks.append(ranks)
-
-    def finish(self, rows: Tensor, pool_scores: Tensor, pool_places: Tensor) -> None:
-        """The finished hypotheses of sentences as they stand; a later call for the same sentence replaces them."""
-        self._pool_scores[rows] = pool_scores
-        self._pool_places[rows] = pool_places
-
-    def hypotheses(self, n_best: int) -> list[list[Hypothesis]]:
-        """Follow the best finished ones back to the start."""
-        lines = np.cumsum([0] + [len(rows) for rows in self._rows])
-        line_of = np.zeros((len(self._rows), len(self._pool_scores)), dtype=np.int64)
-        for step, rows in enumerate(self._rows):
-            line_of[step, rows.cpu().numpy()] = np.arange(lines[step], lines[step + 1])
-        parents, tokens = (torch.cat(part).cpu().numpy() for part in zip(*self._integers, strict=True))
-        gains, totals = (torch.cat(part).cpu().numpy() for part in zip(*self._floats, strict=True))
-        ranks = torch.cat(self._ranks).cpu().numpy()
-
-        def read(sentence: int, place: int, score: float) -> Hypothesis:
-            step, rank = divmod(place, 2 * self._beams)
-            log_probability = float(totals[line_of[step, sentence], rank])
-            ids: list[int] = []
-            token_gains: list[float] = []
-            for back in range(step, -1, -1):
-                line = line_of[back, sentence]
-                ids.append(int(tokens[line, rank]))
-                token_gains.append(float(gains[line, rank]))
-                if back:
-                    rank = ranks[line_of[back - 1, sentence], parents[line, rank]]
-            return Hypothesis(
-                tokens=tuple(reversed(ids)),
-                score=score,
-                log_probability=log_probability,
-                token_log_probabilities=tuple(reversed(token_gains)),
-            )
-
-        return [
-            [
-                read(sentence, place, score)
-                for score, place in zip(scores[:n_best], places, strict=False)
-                if score > _NEVER
-            ]
-            for sentence, (scores, places) in enumerate(
-                zip(self._pool_scores.tolist(), self._pool_places.tolist(), strict=True)
-            )
-        ]

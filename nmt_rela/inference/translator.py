@@ -19,9 +19,10 @@ from nmt_rela.data.vocabulary import EOS, Vocabularies
 from nmt_rela.errors import CheckpointError, ConfigError
 from nmt_rela.inference.aligner import Aligner, AlignmentChoice
 from nmt_rela.inference.ensemble import EnsembleState
+from nmt_rela.inference.hypothesis import Hypothesis, length_penalty_of
 from nmt_rela.inference.sampling import Sampling, sample
 from nmt_rela.inference.scorer import forced_log_probabilities
-from nmt_rela.inference.search import Hypothesis, SearchState, beam_search, length_penalty_of
+from nmt_rela.inference.search import SearchState, beam_search
 from nmt_rela.inference.splitting import split_pieces
 from nmt_rela.inference.translation import NOTHING, ForcedScore, Translated, Translation
 from nmt_rela.inference.window import windows

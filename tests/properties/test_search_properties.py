@@ -12,7 +12,8 @@ from toy_search import TableState, best_by_trying, score_of, table
 
 from nmt_rela.alignment import NO_WORD, format_pharaoh, parse_pharaoh, word_groups
 from nmt_rela.data.vocabulary import EOS
-from nmt_rela.inference.search import Hypothesis, beam_search, length_penalty_of
+from nmt_rela.inference.hypothesis import Hypothesis, length_penalty_of
+from nmt_rela.inference.search import beam_search
 from nmt_rela.inference.splitting import split_pieces
 
 seeds = st.integers(0, 2**20)

@@ -12,18 +12,26 @@ from toy_search import TableState, best_by_trying, score_of, table
 
 from nmt_rela.data.vocabulary import BOS, EOS, PAD, UNK
 from nmt_rela.errors import ConfigError
+from nmt_rela.inference.candidates import FORBIDDEN, best_tokens
 from nmt_rela.inference.ensemble import EnsembleState
+from nmt_rela.inference.hypothesis import Hypothesis, length_penalty_of
 from nmt_rela.inference.sampling import Sampling, sample
-from nmt_rela.inference.search import Hypothesis, beam_search, greedy, length_penalty_of
+from nmt_rela.inference.search import beam_search, greedy
 
 
 def search(
-    tables: Tensor, *, beams: int = 4, max_length: int | Sequence[int] = 6, n_best: int = 1, **options: object
+    tables: Tensor,
+    *,
+    beams: int = 4,
+    max_length: int | Sequence[int] = 6,
+    n_best: int = 1,
+    memory: float = 0.1,
+    **options: object,
 ) -> list[list[Hypothesis]]:
     sentences = len(tables)
     lengths = [max_length] * sentences if isinstance(max_length, int) else list(max_length)
     return beam_search(
-        TableState(tables, beams=beams), sentences=sentences, beams=beams, max_lengths=torch.tensor(lengths),
+        TableState(tables, beams=beams, memory=memory), sentences=sentences, beams=beams, max_lengths=torch.tensor(lengths),
         n_best=n_best, **options,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -133,11 +141,33 @@ def test_forbidden_tokens_never_appear() -> None:
 
 
 def test_ties_go_to_the_smaller_token() -> None:
-    tables = torch.zeros(3, 40, 40)
-    tables[:, :, EOS] = -1e6
+    tables = torch.full((3, 200, 200), -5.0)
+    tables[:, :, [30, 170, 6]] = 2.0
     for beams in (1, 2, 5):
-        for hypotheses in search(tables, beams=beams, max_length=4):
-            assert hypotheses[0].tokens == (4, 4, 4, 4)
+        for hypotheses in search(tables, beams=beams, max_length=4, min_length=9, memory=0.0):
+            assert hypotheses[0].tokens == (6, 6, 6, 6)
+
+
+def test_ties_do_not_depend_on_the_batch() -> None:
+    tables = torch.zeros(9, 200, 200)  # everything is tied
+    for beams in (1, 4):
+        together = search(tables, beams=beams, max_length=5)
+        assert together == search(tables[:1], beams=beams, max_length=5) * 9
+
+
+@pytest.mark.parametrize("vocabulary", [40, 64, 1024, 1087])
+def test_best_tokens_are_those_of_a_full_sort(vocabulary: int) -> None:
+    logits = (
+        torch.randn(3, 2, vocabulary, generator=torch.Generator().manual_seed(1)).mul(8).round().div(8)
+    )  # with ties
+    values, ids = best_tokens(logits, 6, torch.tensor(FORBIDDEN), end_allowed=False)
+    expected = logits.log_softmax(2)
+    assert torch.equal(values, expected.gather(2, ids))
+    expected[:, :, :4] = -torch.inf
+    assert torch.equal(values, expected.sort(dim=2, descending=True).values[:, :, :6])
+    tied = values[:, :, 1:] == values[:, :, :-1]
+    assert tied.any()
+    assert bool((ids[:, :, 1:] > ids[:, :, :-1])[tied].all())
 
 
 def test_a_vocabulary_smaller_than_the_beam() -> None:
