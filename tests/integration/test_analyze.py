@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_run import write_run, write_text
@@ -13,6 +15,7 @@ from nmt_rela.alignment import aer, read_pharaoh
 from nmt_rela.commands.analyze import main
 
 HEADS = 4
+MANUAL = Path(__file__).resolve().parents[2] / "docs" / "analysis.md"
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,32 @@ def test_pharaoh_files_give_the_error_rates_of_the_json(place: Path, output: Pat
                 pytest.approx(counts["precision"]),
                 pytest.approx(counts["recall"]),
             )
+
+
+def keys_of(value: object) -> set[str]:
+    """Every key anywhere in JSON data, but the sites that some objects are keyed by."""
+    if isinstance(value, dict):
+        below = set().union(*map(keys_of, value.values())) if value else set()
+        return below | (set(value) - {"encoder", "decoder", "cross"})
+    return set().union(*map(keys_of, value)) if isinstance(value, list) else set()
+
+
+def test_the_manual_names_every_key_column_and_plot(output: Path) -> None:
+    manual = MANUAL.read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_]+)(?:\[\])?`", manual))
+    assert keys_of(json.loads((output / "analysis.json").read_text())) <= named
+    for table in ("heads.csv", "layers.csv"):
+        columns = (output / table).read_text().splitlines()[0].split(",")
+        assert {re.sub("_(normal|shifted)_", "_MODE_", column) for column in columns} <= set(
+            re.findall(r"`(\w+)`", manual)
+        )
+
+
+def test_the_manuals_python_example_runs(place: Path) -> None:
+    example = re.findall(r"```python\n(.*?)```", MANUAL.read_text(encoding="utf-8"), flags=re.S)[0]
+    names: dict[str, Any] = {}
+    exec(example.replace("runs/demo", str(place / "rela")), names)
+    assert names["attention"]["cross", 1].shape[:2] == (1, HEADS)
 
 
 def test_tables_agree_with_the_json(output: Path) -> None:
