@@ -95,9 +95,12 @@ def read_parallel(source: Path | str, target: Path | str) -> Iterator[tuple[str,
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file under a temporary name, synced and renamed to ``path`` when the block ends without an exception."""
+    """A binary file under a temporary name, synced and renamed to ``path`` when the block ends without an exception.
+
+    The temporary name is always the same, so that a kill leaves one at most; two writers at once need a lock.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.partial")
     try:
         with open(temporary, "wb") as stream:
             yield stream

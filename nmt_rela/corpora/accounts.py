@@ -27,7 +27,8 @@ class Account:
 
     def drop(self, reason: str, pairs: int = 1) -> None:
         """Count pairs, which were counted as read, as dropped."""
-        self.dropped[reason] += pairs
+        if pairs:
+            self.dropped[reason] += pairs
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, reasons in their usual order, zeros left out."""

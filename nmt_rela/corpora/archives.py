@@ -35,8 +35,8 @@ _BLOCK = 1 << 20
 _LIBRARY_ERRORS = (zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, tarfile.TarError)
 _DECOMPRESSORS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
     "": lambda stream: stream,
-    "gz": lambda stream: cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb")),  # noqa: SIM115  (closing the stream beneath is enough)
-    "xz": lambda stream: cast(BinaryIO, lzma.LZMAFile(stream)),
+    "gz": lambda stream: cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb")),
+    "xz": lambda stream: cast(BinaryIO, lzma.LZMAFile(stream)),  # noqa: SIM115  (the stream beneath is closed)
     "bz2": lambda stream: cast(BinaryIO, bz2.BZ2File(stream)),
 }
 

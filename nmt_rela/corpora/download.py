@@ -16,6 +16,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -49,6 +50,10 @@ class Patience:
     pause: float = 1.0
     #: No pause is longer, whatever the server asks for.
     longest_pause: float = 60.0
+
+    def pause_after(self, failures: int, *, asked: float = 0.0) -> float:
+        """Seconds to wait after so many failures in a row, of which the server asked for some."""
+        return min(max(asked, self.pause * 2 ** max(failures - 1, 0)), self.longest_pause)
 
 
 class _Passing(Exception):
@@ -111,10 +116,10 @@ def download(
             if stop.is_set():
                 raise FetchError("interrupted") from None
             here = transfer.size()
-            failures, furthest = (1, here) if here > furthest else (failures + 1, furthest)
+            failures, furthest = (0, here) if here > furthest else (failures + 1, furthest)
             if failures >= patience.attempts:
                 raise FetchError(f"{error} ({failures} times in a row)") from None
-            pause = min(max(error.pause, patience.pause * 2 ** (failures - 1)), patience.longest_pause)
+            pause = patience.pause_after(failures, asked=error.pause)
             LOG.warning("%s: %s; trying again in %s", url, error, duration(pause))
             stop.wait(pause)
     with open(partial, "rb") as stream:
@@ -130,22 +135,28 @@ def read_small(url: str, *, limit: int, patience: Patience) -> bytes | None:
     Raises:
         FetchError: the server cannot be asked, or the file is larger than ``limit``.
     """
-    for attempt in range(1, patience.attempts + 1):
+    failures = 0
+    while True:
         try:
-            with _ask(urllib.request.Request(url), patience.timeout) as response, _network():
-                data: bytes = response.read(limit + 1)
-            if len(data) > limit:
-                raise FetchError(f"{url}: over {limit:,} bytes")
-            return data
-        except urllib.error.HTTPError as error:
-            if error.code in (404, 410):
-                return None
-            raise FetchError(f"{url}: HTTP {error.code}") from None
+            return _read_small(url, limit, patience.timeout)
         except _Passing as error:
-            if attempt == patience.attempts:
+            failures += 1
+            if failures >= patience.attempts:
                 raise FetchError(f"{url}: {error}") from None
-            threading.Event().wait(min(patience.pause * 2 ** (attempt - 1), patience.longest_pause))
-    raise AssertionError("unreachable")
+            time.sleep(patience.pause_after(failures, asked=error.pause))
+
+
+def _read_small(url: str, limit: int, timeout: float) -> bytes | None:
+    try:
+        with _ask(urllib.request.Request(url), timeout) as response, _network():
+            data: bytes = response.read(limit + 1)
+    except urllib.error.HTTPError as error:
+        if error.code in (404, 410):
+            return None
+        raise _refusal(error) from None
+    if len(data) > limit:
+        raise FetchError(f"{url}: over {limit:,} bytes")
+    return data
 
 
 class _Transfer:
@@ -219,10 +230,7 @@ class _Transfer:
                     return True
                 self._discard()
                 raise _Passing("the server has another version now")
-            if error.code in _PASSING:
-                after = error.headers.get("Retry-After", "")
-                raise _Passing(f"HTTP {error.code}", float(after) if after.isdecimal() else 0.0)
-            raise FetchError(f"HTTP {error.code}")
+            raise _refusal(error)
 
     def _show(self, start: int, end: int) -> None:
         """Bring the common progress into line with where this request starts and how far it goes."""
@@ -272,6 +280,14 @@ def _network() -> Iterator[None]:
         if isinstance(reason, TimeoutError):
             raise _Passing("no answer in time") from None
         raise _Passing(getattr(reason, "strerror", None) or str(reason) or type(reason).__name__) from None
+
+
+def _refusal(error: urllib.error.HTTPError) -> Exception:
+    """A server's refusal as _Passing or FetchError."""
+    if error.code not in _PASSING:
+        return FetchError(f"HTTP {error.code}")
+    after = error.headers.get("Retry-After", "")
+    return _Passing(f"HTTP {error.code}", float(after) if after.isdecimal() else 0.0)
 
 
 def _range_start(headers: email.message.Message) -> int:

@@ -92,7 +92,7 @@ def prepare(
     job = _Preparation(data, mirror=os.environ.get(MIRROR_VARIABLE, "") if mirror is None else mirror, log=log)
     prepared = job.finished()
     if prepared is None:
-        with exclusive(job.directory):
+        with exclusive(job.directory / ".lock", work=f"prepares data in {job.directory}"):
             prepared = job.run(workers or available_cores())
     return prepared
 

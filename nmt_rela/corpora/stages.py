@@ -62,22 +62,22 @@ def stage(directory: Path, inputs: Mapping[str, Any]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """One process at a time in this directory; others wait. A killed process leaves no lock behind."""
-    directory.mkdir(parents=True, exist_ok=True)
+def exclusive(lock: Path, *, work: str) -> Iterator[None]:
+    """One process at a time; others wait, and say for what. A killed process holds its lock no longer."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # a system without file locks: two preparations at once are the user's to avoid
         yield
         return
-    with open(directory / ".lock", "wb") as file:
+    with open(lock, "wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            LOG.info("waiting for another process that prepares data in %s", directory)
+            LOG.info("waiting for another process that %s", work)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            LOG.warning("%s: cannot be locked (%s); prepare it with one process at a time", directory, error.strerror)
+            LOG.warning("%s: cannot be locked (%s); prepare data with one process at a time", lock, error.strerror)
         yield
 
 

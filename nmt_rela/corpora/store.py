@@ -6,12 +6,13 @@ where it has one, says what is right there; the public checksums do not apply to
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 from nmt_rela.corpora.archives import ArchiveFiles
 from nmt_rela.corpora.download import FetchError, Patience, download, read_small
 from nmt_rela.corpora.progress import Progress
+from nmt_rela.corpora.stages import exclusive
 from nmt_rela.corpora.tasks import Archive, Location, Part
 from nmt_rela.errors import DataError
 from nmt_rela.text import atomic_file
@@ -110,7 +112,13 @@ class ArchiveStore:
             DataError: an archive can be had from none of its locations.
         """
         wanted = list({archive.name: archive for archive in archives}.values())
-        with Progress("fetching", unit="B") as progress, ThreadPoolExecutor(_TRANSFERS) as pool:
+        if not wanted:
+            return {}
+        with (
+            exclusive(self.directory / ".lock", work=f"fetches archives into {self.directory}"),
+            Progress("fetching", unit="B") as progress,
+            ThreadPoolExecutor(_TRANSFERS) as pool,
+        ):
             futures = [pool.submit(self._fetch, archive, progress) for archive in wanted]
             try:
                 return {archive.name: future.result() for archive, future in zip(wanted, futures, strict=True)}
@@ -125,12 +133,11 @@ class ArchiveStore:
         ours = [path for path in files.paths if self.directory in path.parents]
         if not ours or len(ours) < len(files.paths):
             return False
-        records = self._records()
-        for path in ours:
-            for url in [url for url in records if "://" in url and self._target(url) == path]:
+        with self._changed_records() as records:
+            for url in [url for url in records if "://" in url and self._target(url) in ours]:
                 del records[url]
+        for path in ours:
             path.unlink(missing_ok=True)
-        self._write_records(records)
         return True
 
     def _fetch(self, archive: Archive, progress: Progress) -> tuple[ArchiveFiles, str]:
@@ -244,10 +251,9 @@ class ArchiveStore:
         return sha256
 
     def _add_record(self, key: str, record: Mapping[str, Any]) -> None:
-        with self._lock:
-            records = self._records()
-            if records.get(key) != record:
-                self._write_records({**records, key: record})
+        if self._records().get(key) != record:
+            with self._changed_records() as records:
+                records[key] = record
 
     def _records(self) -> dict[str, Any]:
         try:
@@ -260,9 +266,14 @@ class ArchiveStore:
             ) from None
         return dict(records)
 
-    def _write_records(self, records: Mapping[str, Any]) -> None:
-        with atomic_file(self.lock_file) as stream:
-            stream.write(json.dumps({"files": records}, indent=1, sort_keys=True).encode("utf-8") + b"\n")
+    @contextlib.contextmanager
+    def _changed_records(self) -> Iterator[dict[str, Any]]:
+        """The records, to be changed; no other thread or process changes them meanwhile."""
+        with self._lock, exclusive(self.directory / ".checksums.lock", work="records checksums"):
+            records = self._records()
+            yield records
+            with atomic_file(self.lock_file) as stream:
+                stream.write(json.dumps({"files": records}, indent=1, sort_keys=True).encode("utf-8") + b"\n")
 
 
 def _host(url: str) -> str:

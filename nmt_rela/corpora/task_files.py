@@ -300,7 +300,7 @@ def _exclude(entry: Mapping[str, _Node], instead: Mapping[str, str], reason: str
 
 def _part(entry: Mapping[str, _Node], node: _Node) -> Part:
     url = _required(node, entry, "url").text()
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+    if not _is_web_address(url):
         raise entry["url"].error(f"found '{url}'; accepted: an http:// or https:// address")
     return Part(
         url=url,
@@ -308,6 +308,14 @@ def _part(entry: Mapping[str, _Node], node: _Node) -> Part:
         md5=entry["md5"].hexadecimal(32) if "md5" in entry else "",
         size=entry["bytes"].count() if "bytes" in entry else 0,
     )
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets or a port that make no sense
+        return False
 
 
 def _kind(entry: Mapping[str, _Node], file_name: str) -> str:

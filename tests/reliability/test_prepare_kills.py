@@ -1,0 +1,181 @@
+"""Preparation may be killed anywhere: the next run gives the same bytes as one that was never disturbed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+#: Runs in a process of its own: forks a child for every point at which it is killed, then one that is not disturbed.
+DRIVER = textwrap.dedent(
+    """
+    import itertools, os, shutil, signal, sys
+    from pathlib import Path
+    from nmt_rela.config.schema import DataConfig
+    from nmt_rela.corpora import building, cleaning, encoding, prepare as module
+    from nmt_rela.corpora.prepare import prepare
+
+    root = Path(sys.argv[1])
+    data = dict(task=str(root / "mine.yaml"), source="de", target="en", vocabulary_size=90)
+
+    def tree(directory):
+        return {
+            path.relative_to(directory).as_posix(): path.read_bytes()
+            for path in directory.rglob("*") if path.is_file() and not path.name.endswith("lock")
+        }
+
+    def kill_at(count, module, name):
+        original, calls = getattr(module, name), itertools.count(1)
+        def counting(*args, **kwargs):
+            if next(calls) == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+        setattr(module, name, counting)
+
+    def run(directory, *kill):
+        child = os.fork()
+        if child == 0:
+            if kill:
+                kill_at(*kill)
+            prepare(DataConfig(directory=str(directory), **data))
+            os._exit(0)
+        return os.waitpid(child, 0)[1]
+
+    assert run(root / "whole") == 0
+    expected = tree(root / "whole")
+    killed = 0
+    points = [(building, "write_parallel"), (cleaning, "blake2b"), (building, "write_accounts"),
+              (building, "learn_vocabulary"), (encoding, "encode_block"), (os, "replace"), (os, "fsync")]
+    for module, name in points:
+        for count in itertools.count(1, 2 if name == "replace" else 9 if name == "fsync" else 100):
+            shutil.rmtree(root / "out", ignore_errors=True)
+            if not os.WIFSIGNALED(run(root / "out", count, module, name)):
+                break
+            killed += 1
+            assert run(root / "out") == 0, (name, count)
+            assert tree(root / "out") == expected, (name, count)
+    # Killed again and again, without being cleaned up in between.
+    shutil.rmtree(root / "out", ignore_errors=True)
+    for count in range(1, 10):
+        if not os.WIFSIGNALED(run(root / "out", 6, os, "replace")):
+            break
+    assert 2 < count < 9, count
+    assert tree(root / "out") == expected
+    print(killed)
+    """
+)
+
+
+def own_task(directory: Path, pairs: int) -> None:
+    for name, count in (("train", pairs), ("dev", 4), ("test", 3)):
+        lines = [
+            f"{name} satz nummer {number} von {number % 7} {'wort ' * (number % 5)}".strip() for number in range(count)
+        ]
+        (directory / f"{name}.de").write_text("".join(f"{line}\n" for line in lines))
+        (directory / f"{name}.en").write_text("".join(f"{line.upper()}\n" for line in lines))
+    splits = ((split, name) for split, name in (("train", "train"), ("dev", "dev"), ("tests", "test")))
+    entries = [f"{split}: [{{name: {name}, files: {{de: {name}.de, en: {name}.en}}}}]\n" for split, name in splits]
+    (directory / "mine.yaml").write_text("languages: [de, en]\n" + "".join(entries))
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def test_killed_anywhere_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    own_task(tmp_path, 60)
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(tmp_path)], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 12
+
+
+PREPARE = textwrap.dedent(
+    """
+    import sys
+    from nmt_rela.config.schema import DataConfig
+    from nmt_rela.corpora.prepare import prepare
+    if __name__ == "__main__":
+        root, workers = sys.argv[1], int(sys.argv[2])
+        data = DataConfig(task=f"{root}/mine.yaml", source="de", target="en", directory=f"{root}/out",
+                          vocabulary_size=90, subword_sample=500)
+        print(prepare(data, workers=workers).counts["total"]["kept"])
+    """
+)
+
+
+def start(directory: Path, *, workers: int) -> subprocess.Popen[str]:
+    (directory / "run.py").write_text(PREPARE)
+    command = [sys.executable, str(directory / "run.py"), str(directory), str(workers)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+
+
+def children(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def is_alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_workers_end_with_a_killed_parent_and_change_nothing(tmp_path: Path) -> None:
+    own_task(tmp_path, 51_000)
+    process = start(tmp_path, workers=2)
+    deadline = time.monotonic() + 300
+    while len(workers := children(process.pid)) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert len(workers) >= 2
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_alive, workers))
+    for count in (2, 1):
+        again = start(tmp_path, workers=count)
+        out, err = again.communicate()
+        assert out == "51000\n", err
+        (corpus,) = (tmp_path / "out/mine-de-en").glob("train-*/corpus")
+        if count == 2:
+            several = {path.name: path.read_bytes() for path in corpus.iterdir()}
+            (corpus.parent / "stage.json").unlink()
+        else:
+            assert {path.name: path.read_bytes() for path in corpus.iterdir()} == several
+
+
+def test_two_at_once_do_the_work_once(tmp_path: Path) -> None:
+    own_task(tmp_path, 20_000)
+    both = [start(tmp_path, workers=1) for _ in range(2)]
+    for process in both:
+        out, err = process.communicate()
+        assert out == "20000\n", err
+    assert len(list((tmp_path / "out/mine-de-en").iterdir())) == 7, "five stages, the summary and the lock"
+
+
+def test_a_full_disk_leaves_nothing_half_made(tmp_path: Path) -> None:
+    own_task(tmp_path, 3000)
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n{PREPARE}"
+    (tmp_path / "limited.py").write_text(limited)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "limited.py"), str(tmp_path), "1"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert not list(tmp_path.rglob("*.partial"))
+    out, err = start(tmp_path, workers=1).communicate()
+    assert out == "3000\n", err

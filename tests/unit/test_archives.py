@@ -1,0 +1,154 @@
+"""Members are streamed from every kind of archive, and hostile or damaged archives are refused in one line."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from packing import COMPRESSORS, archive, packed, tar_bytes, zip_bytes
+
+from nmt_rela.corpora import archives
+from nmt_rela.corpora.archives import ArchiveFiles, DamagedArchive, list_members, natural_order, open_member
+from nmt_rela.corpora.tasks import ARCHIVE_KINDS
+from nmt_rela.errors import DataError
+
+TEXT = "eins\nzwei\u2028\ndrei".encode()
+
+
+def content(files: ArchiveFiles, member: str) -> bytes:
+    with open_member(files, member) as stream:
+        return stream.read()
+
+
+def test_every_kind_gives_its_text(tmp_path: Path) -> None:
+    for kind, (container, _) in ARCHIVE_KINDS.items():
+        data = packed(kind, {"./a/text.de": TEXT} if container != "zip" else {"a/text.de": TEXT})
+        files = archive(tmp_path / kind, kind, data)
+        assert content(files, "" if container == "file" else "a/text.de") == TEXT, kind
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "gz"])
+def test_parts_are_joined(tmp_path: Path, kind: str) -> None:
+    data = packed(kind, {"text": TEXT})
+    files = archive(tmp_path / "split", kind, data[:7], b"", data[7:30], data[30:])
+    assert content(files, "" if kind == "gz" else "text") == TEXT
+
+
+@pytest.mark.parametrize("compression", [name for name in COMPRESSORS if name])
+def test_compressed_members_are_opened_as_well(tmp_path: Path, compression: str) -> None:
+    member = f"text.{compression}"
+    data = COMPRESSORS[compression](TEXT)
+    assert content(archive(tmp_path / "a", "tar", tar_bytes({"other": b"x", member: data})), member) == TEXT
+    assert content(archive(tmp_path / "b", "zip", zip_bytes({member: data})), member) == TEXT
+
+
+@pytest.mark.parametrize("kind", ["tgz", "zip"])
+def test_globs_are_listed_in_natural_order(tmp_path: Path, kind: str) -> None:
+    names = ["d/Book10_en.txt", "d/Book2_en.txt", "d/Book1_en.txt", "d/Book1_cn.txt", "README"]
+    files = archive(tmp_path / "a", kind, packed(kind, dict.fromkeys(names, b"x\n")))
+    assert list_members(files, "d/*_en.txt") == ["d/Book1_en.txt", "d/Book2_en.txt", "d/Book10_en.txt"]
+    with pytest.raises(DataError, match="no member matches"):
+        list_members(files, "d/*_fr.txt")
+    with pytest.raises(DataError, match=r"has no member 'd/Book3_en\.txt'"):
+        content(files, "d/Book3_en.txt")
+
+
+def test_natural_order_compares_any_names() -> None:
+    names = ["10", "9", "a10b2", "a10b1", "a9", "a", "", "1a", "٣"]
+    assert sorted(names, key=natural_order) == ["", "1a", "9", "10", "a", "a9", "a10b1", "a10b2", "٣"]
+
+
+@pytest.mark.parametrize("name", ["../text", "a/../../text", "/etc/text", "C:\\text", "..\\text"])
+@pytest.mark.parametrize("kind", ["tgz", "zip"])
+def test_members_outside_the_archive_are_refused(tmp_path: Path, kind: str, name: str) -> None:
+    files = archive(tmp_path / "a", kind, packed(kind, {name: b"x", "text": TEXT}))
+    for read in (lambda: content(files, "text"), lambda: list_members(files, "*")):
+        with pytest.raises(DataError, match=r"member outside itself .*; refused"):
+            read()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+def test_tar_members_that_are_no_files_are_refused(tmp_path: Path, kind: bytes) -> None:
+    info = tarfile.TarInfo("text")
+    info.type, info.linkname = kind, "/etc/passwd"
+    files = archive(tmp_path / "a", "tar", tar_bytes({"text": info}))
+    with pytest.raises(DataError, match="no plain file"):
+        content(files, "text")
+    with pytest.raises(DataError, match="no member matches"):
+        list_members(files, "t*")
+
+
+def test_sparse_tar_members_are_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("text")
+    info.pax_headers = {
+        "GNU.sparse.major": "0",
+        "GNU.sparse.minor": "1",
+        "GNU.sparse.size": "99999999999",
+        "GNU.sparse.map": "0,1",
+        "GNU.sparse.name": "text",
+        "GNU.sparse.numblocks": "1",
+    }
+    info.size = 1
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info, io.BytesIO(b"x"))
+    with pytest.raises(DataError, match="sparse"):
+        content(archive(tmp_path / "a", "tar", buffer.getvalue()), "text")
+
+
+def test_zip_links_and_encrypted_members_are_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zipped:
+        info = zipfile.ZipInfo("link")
+        info.external_attr = 0o120777 << 16
+        zipped.writestr(info, "/etc/passwd")
+        zipped.writestr("text", TEXT)
+    with pytest.raises(DataError, match="no plain file"):
+        content(archive(tmp_path / "a", "zip", buffer.getvalue()), "link")
+    data = bytearray(buffer.getvalue())
+    for signature, place in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        data[data.rindex(signature) + place] |= 1
+    with pytest.raises(DataError, match="encrypted"):
+        content(archive(tmp_path / "b", "zip", bytes(data)), "text")
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2", "tgz", "zip", "tar"])
+def test_bombs_are_refused_while_they_expand(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "FREE_EXPANSION", 1 << 16)
+    bomb = bytes(1 << 24)
+    members = {"text.gz": COMPRESSORS["gz"](bomb)} if kind == "tar" else {"text": bomb}
+    files = archive(tmp_path / "bomb", kind, packed(kind, members))
+    read = 0
+    with (
+        pytest.raises(DataError, match="100 times its size; refused"),
+        open_member(files, "" if ARCHIVE_KINDS[kind][0] == "file" else next(iter(members))) as stream,
+    ):
+        while block := stream.read(4096):
+            read += len(block)
+    assert read < len(bomb) / 2
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2", "tgz", "tar.xz", "tar.bz2", "tar", "zip"])
+def test_truncated_and_corrupt_archives_name_themselves(tmp_path: Path, kind: str) -> None:
+    text = bytes(range(256)) * 300
+    whole = packed(kind, {"text": text})
+    corrupt = bytearray(whole)
+    middle = len(corrupt) // 2
+    corrupt[middle : middle + 64] = bytes(64)
+    truncated = [whole[: len(whole) // 2], whole[: len(whole) // 4], whole[:1]]
+    for damaged in truncated if kind == "tar" else [*truncated, whole[: len(whole) * 9 // 10], bytes(corrupt)]:
+        files = archive(tmp_path / "damaged", kind, damaged)
+        with pytest.raises(DamagedArchive, match=r"archive 'damaged' is truncated or damaged \(") as caught:
+            content(files, "" if ARCHIVE_KINDS[kind][0] == "file" else "text")
+        assert caught.value.archive == files
+        assert "\n" not in str(caught.value)
+
+
+def test_a_page_instead_of_an_archive_is_damage(tmp_path: Path) -> None:
+    page = b"<html><body>Please log in</body></html>" * 50
+    for kind in ("gz", "xz", "bz2", "tgz", "zip", "tar"):
+        with pytest.raises(DamagedArchive):
+            content(archive(tmp_path / "page", kind, page), "" if ARCHIVE_KINDS[kind][0] == "file" else "text")

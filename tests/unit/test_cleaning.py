@@ -1,0 +1,149 @@
+"""Pairs are kept or dropped as a whole, each counted once, under a reason that is true of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nmt_rela.corpora.accounts import Account, account_lines, read_accounts, write_accounts
+from nmt_rela.corpora.cleaning import MAX_CHARACTERS, Cleaner, SeenHashes, mend, normalise_romanian, word_counter
+from nmt_rela.corpora.readers import Pair
+
+
+def clean(
+    pairs: list[Pair], *, source: str = "en", target: str = "de", **options: object
+) -> tuple[list[Pair], Account]:
+    account = Account()
+    cleaner = Cleaner(source_language=source, target_language=target, **options)  # type: ignore[arg-type]
+    return [pair for chunk in cleaner.clean(pairs, account) for pair in chunk], account
+
+
+@pytest.mark.parametrize(
+    ("pair", "reason"),
+    [
+        ((None, "x"), "undecodable"),
+        (("x", None), "undecodable"),
+        (("", "x"), "empty"),
+        (("x", " \t\u3000"), "empty"),
+        (("", None), "undecodable"),
+        (("x" * (MAX_CHARACTERS + 1), "y"), "overlong"),
+        (("a b c", "a b c"), "copy"),
+        (("a b c", " a b c\x00"), "copy"),
+        (("a", "b " * 10), "ratio"),
+    ],
+)
+def test_reasons(pair: Pair, reason: str) -> None:
+    kept, account = clean([pair])
+    assert kept == []
+    assert account.as_dict() == {"read": 1, "kept": 0, "dropped": {reason: 1}, "mended": {}, "cut": 0}
+
+
+@pytest.mark.parametrize(
+    "pair", [("a b", "a b"), ("a", "b " * 9), ("a", "b b b b b"), ("Paris", "Paris"), ("A b c", "a b c")]
+)
+def test_pairs_that_stay(pair: Pair) -> None:
+    kept, account = clean([pair])
+    assert kept == [tuple(side.strip() for side in pair if side is not None)]
+    assert (account.read, account.kept, account.dropped) == (1, 1, {})
+
+
+def test_duplicates_are_exact_pairs_across_sources() -> None:
+    cleaner = Cleaner(source_language="en", target_language="de")
+    first, second = Account(), Account()
+    kept = [*cleaner.clean([("a", "b"), ("a", "c"), ("a", "b"), (" a", "b")], first)]
+    kept += cleaner.clean([("a", "c"), ("b", "c")], second)
+    assert [pair for chunk in kept for pair in chunk] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert (first.dropped, second.dropped) == ({"duplicate": 2}, {"duplicate": 1})
+
+
+def test_every_test_can_be_switched_off() -> None:
+    pairs: list[Pair] = [("a b c", "a b c"), ("a b c", "a b c"), ("a", "b " * 50 + "b")]
+    kept, account = clean(pairs, drop_copies=False, drop_duplicates=False, max_length_ratio=1000.0)
+    assert kept == pairs
+    assert account.dropped == {}
+
+
+def test_the_pair_boundary_is_part_of_a_duplicate() -> None:
+    kept, _ = clean([("a b", "c"), ("a", "b c")])
+    assert len(kept) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "mended", "reason"),
+    [
+        ("plain text, R&D and AT&T; a < b", "plain text, R&D and AT&T; a < b", ""),
+        ("a\tb", "a\tb", ""),
+        ("a&amp;b &quot;c&quot; &#233; &#x1F600;", 'a&b "c" é 😀', "entities"),
+        ("&nosuch; &ampx", "&nosuch; &ampx", ""),
+        ("a\u2028b\u0085c\u2029", "a b c ", "separators"),
+        ("a\x00\x07b\x7f", "a b ", "control characters"),
+        ("a&#10;b", "a b", "control characters"),
+        ("a\x0bb\x01", "a b ", "control characters"),
+    ],
+)
+def test_mending(text: str, mended: str, reason: str) -> None:
+    assert mend(text) == (mended, reason)
+
+
+def test_mended_pairs_are_counted_once_and_only_if_kept() -> None:
+    _, account = clean([("a\x00", "b\u2028c"), ("&amp;", "x"), ("", "&amp;"), ("a", "b c")])
+    assert account.as_dict() == {
+        "read": 4,
+        "kept": 2,
+        "dropped": {"empty": 1, "duplicate": 1},
+        "mended": {"control characters": 1, "entities": 1},
+        "cut": 0,
+    }
+
+
+def test_words_of_languages_without_spaces_are_characters() -> None:
+    count = word_counter("zh")
+    assert count("我们在2018年去了 Paris 。") == 9
+    assert word_counter("en")("two words") == 2
+    long_english = " ".join(["word"] * 20)
+    kept, _ = clean([("这是一个没有空格的相当长的中文句子", long_english)], source="zh", target="en")
+    assert len(kept) == 1
+
+
+def test_romanian_letters() -> None:
+    assert normalise_romanian("Şi ţară, și țară", "none") == "Şi ţară, și țară"
+    assert normalise_romanian("Şi ţară, și țară", "cedilla") == "Și țară, și țară"
+    assert normalise_romanian("ŞŢșț ĂÂÎ ăâî ö", "remove") == "STst AAI aai ö"
+    kept, _ = clean([("ţară", "ţară")], source="ro", target="en", romanian="remove")
+    assert kept == [("tara", "ţară")]
+
+
+def test_hashes_are_remembered_in_any_order() -> None:
+    generator = np.random.default_rng(1)
+    seen, known = SeenHashes(), set()
+    for size in (5, 1, 300, 2, 1000, 0, 40, 40, 40, 7000):
+        hashes = generator.integers(0, 6000, size=size).astype(np.uint64)
+        new = seen.add(hashes)
+        for value, is_new in zip(hashes.tolist(), new.tolist(), strict=True):
+            assert is_new == (value not in known)
+            known.add(value)
+
+
+def test_accounts_add_up_and_are_stored(tmp_path: Path) -> None:
+    _, one = clean([("a", "b"), ("", "b"), ("a&amp;", "b")])
+    two = Account(read=3, kept=1, cut=1)
+    two.drop("ratio", 2)
+    path = tmp_path / "accounts.json"
+    write_accounts(path, {"one": one, "two": two})
+    assert {name: account.as_dict() for name, account in read_accounts(path).items()} == {
+        "one": one.as_dict(),
+        "two": two.as_dict(),
+    }
+    total = Account.sum([one, two]).as_dict()
+    assert total == {
+        "read": 6,
+        "kept": 3,
+        "dropped": {"empty": 1, "ratio": 2},
+        "mended": {"entities": 1},
+        "cut": 1,
+    }
+    lines = list(account_lines({"sources": {"one": one.as_dict()}, "total": total}))
+    assert lines[0].endswith("2 kept; dropped: empty 1; mended: entities 1")
+    assert lines[1].endswith("3 kept; dropped: empty 1, ratio 2; mended: entities 1; cut: 1")

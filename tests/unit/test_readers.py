@@ -1,0 +1,154 @@
+"""Every format gives its pairs in order, aligned, with undecodable sides marked."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from packing import archive, packed, tar_bytes
+
+from nmt_rela.corpora.readers import MAX_LINE, Pair, read_pairs
+from nmt_rela.corpora.tasks import Archive, Location, Side, Source
+from nmt_rela.errors import DataError
+
+LANGUAGES = ("en", "de")
+
+
+def pairs_of_files(directory: Path, format_: str, left: bytes, right: bytes) -> list[Pair]:
+    """A format with a file for each language."""
+    data = tar_bytes({"x.en": left, "x.de": right})
+    location = Archive(name="a", locations=(Location(kind="tar", path=directory),))
+    sides = {language: Side(archive=location, member=f"x.{language}") for language in LANGUAGES}
+    source = Source(name="mine", format=format_, sides=sides)
+    return list(read_pairs(source, {"a": archive(directory / "a", "tar", data)}, LANGUAGES))
+
+
+def pairs_of_file(directory: Path, format_: str, data: bytes, *, columns: tuple[str, ...] = ()) -> list[Pair]:
+    """A format with one file for all languages."""
+    side = Side(archive=Archive(name="a", locations=(Location(kind="gz", path=directory),)))
+    source = Source(name="mine", format=format_, sides=dict.fromkeys(LANGUAGES, side), columns=columns)
+    return list(read_pairs(source, {"a": archive(directory / "a", "gz", gzip.compress(data))}, LANGUAGES))
+
+
+def test_text_stays_aligned_whatever_is_inside_a_line(tmp_path: Path) -> None:
+    left = "\ufeffa\u2028b\r\n\n\x00\x0c\nlast".encode()
+    right = b"1\n2\n\xff3\n4\n"
+    assert pairs_of_files(tmp_path, "text", left, right) == [
+        ("a\u2028b", "1"),
+        ("", "2"),
+        ("\x00\x0c", None),
+        ("last", "4"),
+    ]
+
+
+def test_unequal_line_counts_name_the_source_and_both_counts(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"source 'mine': en has 3 lines and de 1 in x\.en; accepted: as many"):
+        pairs_of_files(tmp_path, "text", b"1\n2\n3", b"1\n")
+    with pytest.raises(DataError, match="en has 0 lines and de 2"):
+        pairs_of_files(tmp_path, "text", b"", b"1\n2\n")
+
+
+def test_a_line_beyond_all_measure_does_not_move_the_next(tmp_path: Path) -> None:
+    left, right = pairs_of_files(tmp_path, "text", b"x" * (3 * MAX_LINE + 5) + b"\nb\n", b"1\n2\n")
+    assert (len(left[0] or ""), left[1]) == (MAX_LINE, "1")
+    assert right == ("b", "2")
+
+
+def test_numbered_files_are_paired_in_natural_order(tmp_path: Path) -> None:
+    members = {
+        f"c/Book{number}_{code}.txt": f"{code}{number}\n".encode() for number in (10, 1, 2) for code in ("cn", "en")
+    }
+    members["c/Book1_ch.doc"] = b""
+    holder = Archive(name="a", locations=(Location(kind="zip", path=tmp_path),))
+    source = Source(
+        name="books",
+        format="text",
+        sides={"zh": Side(archive=holder, member="c/*_c[hn].txt"), "en": Side(archive=holder, member="c/*_en.txt")},
+    )
+    files = {"a": archive(tmp_path / "a", "zip", packed("zip", members))}
+    assert list(read_pairs(source, files, ("zh", "en"))) == [("cn1", "en1"), ("cn2", "en2"), ("cn10", "en10")]
+    del members["c/Book2_en.txt"]
+    files = {"a": archive(tmp_path / "a", "zip", packed("zip", members))}
+    with pytest.raises(DataError, match=r"source 'books': 'c/\*_c\[hn\]\.txt' matches 3 members and 'c/\*_en\.txt' 2"):
+        list(read_pairs(source, files, ("zh", "en")))
+
+
+def test_fields_are_taken_by_the_order_of_columns(tmp_path: Path) -> None:
+    data = "0.9\t eins \tone\textra\n0.1\tzwei\n\n0.2\t\xff\tthree\n".encode("latin-1")
+    assert pairs_of_file(tmp_path, "tab", data, columns=("-", "de", "en")) == [
+        ("one", "eins"),
+        ("", "zwei"),
+        ("", ""),
+        ("three", None),
+    ]
+    assert pairs_of_file(tmp_path, "bars", b"eins ||| one\nzwei|||two", columns=("de", "en")) == [
+        ("one", "eins"),
+        ("two", "zwei"),
+    ]
+
+
+SGM = """<?xml version="1.0"?><!DOCTYPE x>
+<srcset setid="n" srclang="any">
+<DOC sysid="ref" docid="{first}" genre="news">
+<hl>
+<seg id="1">A &amp; B &quot;c&quot;</seg>
+</hl>
+<p><seg id="2"> two
+ lines </seg><seg id="3">3 < 4 & more</seg>
+<seg id="4">never closed
+</p>
+</doc>
+<doc docid='{second}'>
+<seg id=1></seg>
+</doc>
+</srcset>
+"""
+SEGMENTS = ['A & B "c"', "two lines", "3 < 4 & more", "never closed", ""]
+
+
+def test_sgm_is_read_line_by_line_not_as_xml(tmp_path: Path) -> None:
+    text = SGM.format(first="a", second="b").encode()
+    assert pairs_of_files(tmp_path, "sgm", text, text) == [(text, text) for text in SEGMENTS]
+
+
+def test_sgm_documents_in_another_order_are_paired_by_name(tmp_path: Path) -> None:
+    left = b"<doc docid='a'><seg id=1>a1</seg></doc><doc docid='b'><seg id=1>b1</seg><seg id=2>b2</seg></doc>"
+    right = b"<doc docid='b'><seg id=1>B1</seg><seg id=2>B2</seg></doc><doc docid='a'><seg id=1>A1</seg></doc>"
+    assert pairs_of_files(tmp_path, "sgm", left, right) == [("a1", "A1"), ("b1", "B1"), ("b2", "B2")]
+    other = right.replace(b"docid='b'", b"docid='c'")
+    assert pairs_of_files(tmp_path, "sgm", left, other) == [("a1", "B1"), ("b1", "B2"), ("b2", "A1")]
+    with pytest.raises(DataError, match=r"source 'mine': x\.en has 3 segments and x\.de 1"):
+        pairs_of_files(tmp_path, "sgm", left, b"<seg id=1>x</seg>")
+
+
+TMX = """<?xml version="1.0" encoding="{encoding}"?>
+<tmx version="1.4"><header creationtool="x"/><body>
+<tu tuid="1"><prop type="x">p</prop>
+ <tuv xml:lang="EN-us"><seg>one &lt;b&gt; &amp; <bpt i="1">&lt;x&gt;</bpt>bold<ept i="1"/> <hi>high</hi></seg></tuv>
+ <tuv xml:lang="de"><seg>eins
+   zwei</seg></tuv></tu>
+<tu><tuv lang='de'><seg><![CDATA[a < b &amp; c]]></seg></tuv><tuv lang='en'><seg/></tuv></tu>
+<tu><tuv xml:lang="fr"><seg>trois</seg></tuv><tuv xml:lang="en"><seg>three</seg></tuv></tu>
+</body></tmx>
+"""
+UNITS = [("one <b> & bold high", "eins zwei"), ("", "a < b &amp; c"), ("three", "")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tmx_gives_the_variants_of_both_languages(tmp_path: Path, encoding: str) -> None:
+    assert pairs_of_file(tmp_path, "tmx", TMX.format(encoding=encoding).encode(encoding)) == UNITS
+
+
+def test_tmx_units_may_lie_across_blocks_and_be_damaged(tmp_path: Path) -> None:
+    filler = "<!-- " + "x" * (MAX_LINE - 300) + " -->"
+    bad = b"<tu><tuv xml:lang='en'><seg>\xff</seg></tuv><tuv xml:lang='de'><seg>d</seg></tuv></tu>"
+    data = TMX.format(encoding="utf-8").replace("<body>", "<body>" + filler).encode() + bad
+    assert pairs_of_file(tmp_path, "tmx", data) == [*UNITS, (None, "d")]
+    entities = b"<!DOCTYPE x [<!ENTITY a 'aaaa'><!ENTITY b '&a;&a;'>]>" + bad.replace(b"\xff", b"&b;")
+    assert pairs_of_file(tmp_path, "tmx", entities) == [("&b;", "d")]
+
+
+def test_a_unit_that_never_ends_is_left_out(tmp_path: Path) -> None:
+    data = b"<tu>" + b"x" * (18 * MAX_LINE) + TMX.format(encoding="utf-8").encode()
+    assert pairs_of_file(tmp_path, "tmx", data)[1:] == UNITS[1:]

@@ -1,0 +1,143 @@
+"""Task files are read strictly: a mistake is one line that names its place and what is accepted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nmt_rela.corpora.task_files import load_task
+from nmt_rela.corpora.tasks import Task, kind_of
+from nmt_rela.errors import ConfigError
+
+SHIPPED = sorted((Path(__file__).parents[2] / "data" / "tasks").glob("*.yaml"))
+
+GOOD = """\
+title: A corpus
+licence: CC0
+languages: [en, de]
+archives:
+  news:
+    - url: https://example.org/news.tgz
+      sha256: {digest}
+      bytes: 12
+    - parts:
+        - url: https://example.org/news.tar.gz.00
+        - {{url: https://example.org/news.tar.gz.01, md5: 0123456789abcdef0123456789abcdef}}
+  mine:
+    - path: packed/mine.zip
+train:
+  - name: news
+    archive: news
+    members: {{en: a/train.en, de: a/train.de}}
+  - name: fields
+    format: tab
+    file: fields.tsv.gz
+    columns: ["-", de, en]
+  - name: memory
+    format: tmx
+    archive: mine
+    member: memory.tmx
+dev:
+  - name: dev
+    files: {{en: dev.en, de: dev.de}}
+    lines: 3
+tests:
+  - name: test
+    files: {{en: test.en, de: test.de}}
+    alignments: {{file: test.align, order: [de, en]}}
+""".format(digest="0" * 64)
+
+
+def load(tmp_path: Path, text: str) -> Task:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, "utf-8")
+    return load_task(str(path))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_tasks_can_be_read_by_name(path: Path) -> None:
+    task = load_task(path.stem)
+    assert task.path == path
+    assert task.train
+    assert task.dev
+    assert task.tests
+    assert "not stated" not in task.licence
+    for source in (*task.dev, *task.tests):
+        assert source.lines or task.generated or source.name == "newsdev2017", "a published set has a known size"
+
+
+def test_everything_a_task_can_say(tmp_path: Path) -> None:
+    task = load(tmp_path, GOOD)
+    news, fields, memory = task.train
+    tgz, parts = news.sides["en"].archive.locations
+    assert (tgz.kind, tgz.parts[0].sha256, tgz.parts[0].size) == ("tgz", "0" * 64, 12)
+    assert (parts.kind, [part.md5 for part in parts.parts]) == ("tar.gz", ["", "0123456789abcdef0123456789abcdef"])
+    assert fields.columns == ("-", "de", "en")
+    assert set(fields.sides) == {"en", "de"}
+    assert fields.sides["en"].archive.locations[0].path == tmp_path / "fields.tsv.gz"
+    assert memory.sides["de"].member == "memory.tmx"
+    assert memory.sides["de"].archive.locations[0].path == tmp_path / "packed/mine.zip"
+    (test,) = task.tests
+    assert (test.alignments, test.alignment_order) == (tmp_path / "test.align", ("de", "en"))
+    assert task.bleu_tokenizer("de") == "13a"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("licence:", "license:", r"mine\.yaml:2: license: unknown key; did you mean 'licence'\?"),
+        ("languages: [en, de]", "languages: [en]", "languages: found en; accepted: two or more"),
+        ("languages: [en, de]", "", "mine.yaml:1: languages is missing"),
+        ("members: {en", "member: {en", r"train\[0\].member: this format has a file for each language"),
+        ("archive: news", "archive: newz", r"train\[0\]\.archive: unknown archive 'newz'; did you mean 'news'"),
+        ("a/train.de}", "a/train.de, fr: x}", r"members\.fr: unknown key"),
+        ("format: tab", "format: tsv", r"train\[1\]\.format: unknown format 'tsv'"),
+        ('["-", de, en]', '["-", de, fr]', r"columns\[2\]: unknown language 'fr'"),
+        ('["-", de, en]', '["-", de]', r"columns: accepted: two or more different languages"),
+        ("columns:", "lines:", r"train\[1\]: columns is missing"),
+        ("format: tmx", "format: text", r"member: this format has a file for each language"),
+        ("member: memory.tmx", "lines: 3", r"no member of it is named"),
+        ("file: fields.tsv.gz", "file: fields.zip", r"file: found a zip archive"),
+        ("lines: 3", "lines: 0", r"lines: expected a whole number above 0"),
+        ("lines: 3", "lines: true", r"lines: expected a whole number above 0"),
+        ("bytes: 12", "bytes: many", r"bytes: expected a whole number"),
+        ("0" * 64, "00", r"sha256: expected 64 hexadecimal digits"),
+        ("https://example.org/news.tgz", "ftp://example.org/news.tgz", r"url: found 'ftp:.*accepted: an http"),
+        ("https://example.org/news.tgz", "https://example.org:x/news.tgz", r"url: found 'https:.*accepted: an http"),
+        ("https://example.org/news.tgz", "'https://[/news.tgz'", r"url: found 'https:.*accepted: an http"),
+        ("news.tar.gz.00", "news.zip.00", r"a zip archive cannot be read in parts"),
+        ("name: test", "name: ../test", r"name: found '\.\./test'; accepted: letters"),
+        ("name: fields", "name: news", r"train: the name 'news' is given twice"),
+        ("order: [de, en]", "order: [de, de]", r"order: found de, de"),
+        ("path: packed", "kind: rar\n      path: packed", r"kind: unknown kind 'rar'"),
+        ("path: packed/mine.zip", "kind: zip", r"found none of url, parts, path"),
+        ("title: A corpus", "title: &x A", r"anchors"),
+        ("title: A corpus", "title: [", r"mine\.yaml:\d+: malformed YAML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(tmp_path, GOOD.replace(old, new, 1))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_get_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match=r"unknown task 'multi3k'; did you mean 'multi30k'\?"):
+        load_task("multi3k")
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such task file"):
+        load_task("nowhere.yaml")
+
+
+def test_paths_are_relative_to_where_the_caller_says(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(GOOD, "utf-8")
+    assert load_task("mine.yaml", relative_to=tmp_path).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.tar.gz", "tar.gz"), ("a.tgz", "tgz"), ("a.en.gz", "gz"), ("tar.gz.txt", "plain"), ("a", "plain")],
+)
+def test_kinds_are_known_by_the_file_name(name: str, kind: str) -> None:
+    assert kind_of(name) == kind
