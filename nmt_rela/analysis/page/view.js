@@ -92,11 +92,11 @@ function buildView(run, block, {width, height, alone, side, short}) {
   }
 
   function describe(q, k, row, column) {
-    const bold = (text) => make("b", {}, text);
+    const quoted = (name) => (/[\p{L}\p{N}]/u.test(name) ? name : `“${name}”`), bold = (name) => make("b", {}, quoted(name));
     const list = (values, tokens) => Array.from(values).map((w, i) => [w, tokens[i].name]).filter(([w]) => w > 0).sort((a, b) => b[0] - a[0]);
-    const top4 = (found) => found.slice(0, 4).map(([w, name]) => `${name} ${weight(w)}`).join(", ") + (found.length > 4 ? ", …" : "");
+    const top4 = (found) => found.slice(0, 4).map(([w, name]) => `${quoted(name)} ${weight(w)}`).join(", ") + (found.length > 4 ? ", …" : "");
     if (q != null) {
-      const opening = axes.read ? [`reading ${axes.read[q].name}, predicting `, bold(axes.queries[q].name)] : [bold(axes.queries[q].name)];
+      const opening = axes.read ? [`reading ${quoted(axes.read[q].name)}, predicting `, bold(axes.queries[q].name)] : [bold(axes.queries[q].name)];
       if (k != null) return [...opening, " → ", bold(axes.keys[k].name), visible(q, k) ? ` ${weight(row[k])}` : " lies in the future", isNull[q] ? make("span", {class: "null"}, " · null row") : row[k] > 0 ? ` · ${Math.round(100 * row[k] / matrix.sums[q])} % of the row` : ""];
       if (isNull[q]) return [...opening, " ", make("span", {class: "null"}, "looks at nothing: a null row")];
       const found = list(row, axes.keys), seen = state.site === "decoder" ? q + 1 : matrix.keys;
@@ -150,7 +150,7 @@ function buildMap(block, site, layer, head, width) {
         const share = Math.abs(value) / peak;
         button.textContent = size < 30 ? "" : number(value);
         button.style.background = share ? shadeOf(share) : "";
-        button.style.color = inkOn(share);
+        if (share) button.style.color = inkOn(share);
       }
       grid.append(button);
     }

@@ -63,7 +63,11 @@ function readColours() {
   });
 }
 const shadeOf = (share) => `rgb(${ramp[Math.round(255 * Math.max(0, Math.min(1, share)))].join(" ")})`;
-const inkOn = (share) => (share > 0.55 ? style("--on-dark") : style("--ink"));
+/** Black or white, whichever reads better on a shade (relative luminance as in WCAG). */
+function inkOn(share) {
+  const [r, g, b] = ramp[Math.round(255 * Math.max(0, Math.min(1, share)))].map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? "#0d1114" : "#ffffff";
+}
 
 // ---------------------------------------------------------------- tokens
 const START = "‹start›", END = "‹end›";
