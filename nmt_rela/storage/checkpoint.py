@@ -109,7 +109,8 @@ def list_steps(root: Path) -> list[Path]:
     """The checkpoints of updates under ``root``, oldest first."""
     if not root.is_dir():
         return []
-    return sorted(path for path in root.iterdir() if re.fullmatch(r"step_\d+", path.name))
+    steps = [path for path in root.iterdir() if re.fullmatch(r"step_\d+", path.name)]
+    return sorted(steps, key=lambda path: int(path.name.removeprefix("step_")))
 
 
 def average(directories: Sequence[Path]) -> dict[str, Tensor]:

@@ -1,0 +1,160 @@
+"""The attention contract: what holds for every kind, at every site, for every input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nmt_rela.attention.kinds import KINDS
+from nmt_rela.attention.mask import causal_mask, mask_from
+from nmt_rela.attention.multi_head import MultiHeadAttention
+from tests.oracles import attention_weights
+
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
+
+
+@st.composite
+def masked_scores(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores [rows, keys] of any scale, some of them tied, and which keys are visible: some rows see none."""
+    seed = draw(st.integers(0, 2**32 - 1))
+    rows, keys = draw(st.integers(1, 6)), draw(st.integers(1, 40))
+    random = np.random.default_rng(seed)
+    scores = random.standard_normal((rows, keys)) * 10.0 ** draw(st.integers(-5, 3))
+    if draw(st.booleans()):
+        scores = scores.round(1)
+    visible = random.random((rows, keys)) < draw(st.sampled_from([0.2, 0.7, 1.0]))
+    return torch.from_numpy(scores), torch.from_numpy(visible)
+
+
+def weights_of(kind: str, scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """The package's weights, through its one path: with one-dimensional queries of 1 the keys are the scores."""
+    attention = MultiHeadAttention(1, 1, kind=kind, dropout=0.0, cross=True)
+    rows = scores.shape[0]
+    query = torch.ones(rows, 1, 1, 1, dtype=scores.dtype)  # [batch, heads, queries, width]
+    key = scores[:, None, :, None]
+    return attention.weights(query, key, mask_from(visible[:, None, None], scores.dtype))[:, 0, 0]
+
+
+@EVERY_KIND
+@given(case=masked_scores())
+@settings(max_examples=60, deadline=None)
+def test_weights_are_those_of_an_independent_float64_oracle(kind: str, case: tuple[torch.Tensor, torch.Tensor]) -> None:
+    scores, visible = case
+    expected = attention_weights(kind, scores.numpy(), visible.numpy())
+    np.testing.assert_allclose(weights_of(kind, scores, visible), expected, atol=1e-12, rtol=1e-12)
+    if float(scores.abs().max()) < 100:  # float32 itself rounds larger scores by more than the tolerance
+        np.testing.assert_allclose(weights_of(kind, scores.float(), visible), expected, atol=1e-5, rtol=1e-5)
+
+
+@EVERY_KIND
+@given(case=masked_scores())
+@settings(max_examples=40, deadline=None)
+def test_masked_keys_have_weight_and_gradient_exactly_zero(kind: str, case: tuple[torch.Tensor, torch.Tensor]) -> None:
+    scores, visible = case
+    scores.requires_grad_()
+    weights = weights_of(kind, scores, visible)
+    (gradient,) = torch.autograd.grad((weights * torch.randn_like(weights)).sum(), scores)
+    assert weights.isfinite().all()
+    assert gradient.isfinite().all()
+    assert (weights[~visible] == 0).all()
+    assert (gradient[~visible] == 0).all()
+
+
+@EVERY_KIND
+@given(case=masked_scores())
+@settings(max_examples=40, deadline=None)
+def test_rows_sum_to_one_or_are_rectified(kind: str, case: tuple[torch.Tensor, torch.Tensor]) -> None:
+    scores, visible = case
+    weights = weights_of(kind, scores.float(), visible)
+    assert (weights >= 0).all()
+    if KINDS[kind].normalised:
+        expected = visible.any(dim=-1).float()
+        torch.testing.assert_close(weights.sum(dim=-1), expected, atol=1e-5, rtol=0)
+
+
+@EVERY_KIND
+@given(seed=st.integers(0, 10_000), extra=st.integers(0, 9))
+@settings(max_examples=25, deadline=None)
+def test_more_masked_keys_and_permuted_keys_change_nothing(kind: str, seed: int, extra: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    attention = MultiHeadAttention(8, 2, kind=kind, dropout=0.1, cross=True).double().eval()
+    query, key, value = (torch.randn(3, 2, n, 4, generator=random, dtype=torch.float64) * 3 for n in (5, 7, 7))
+    visible = torch.rand(3, 1, 1, 7, generator=random) < 0.6
+    expected = attention.attend(query, key, value, mask_from(visible, torch.float64))
+    junk = torch.randn(3, 2, extra, 4, generator=random, dtype=torch.float64) * 100
+    order = torch.randperm(7 + extra, generator=random)
+    actual = attention.attend(
+        query,
+        torch.cat([key, junk], dim=2)[:, :, order],
+        torch.cat([value, junk], dim=2)[:, :, order],
+        mask_from(
+            torch.cat([visible, torch.zeros(3, 1, 1, extra, dtype=torch.bool)], dim=-1)[..., order], torch.float64
+        ),
+    )
+    torch.testing.assert_close(actual, expected, atol=1e-10, rtol=1e-10)
+
+
+@EVERY_KIND
+def test_gradients_of_the_map_are_right_in_float64(kind: str) -> None:
+    # Random scores keep clear of the kinks, where a map has no derivative.
+    torch.manual_seed(3)
+    scores = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(KINDS[kind].mapping, (scores,), eps=1e-7)
+
+
+@EVERY_KIND
+def test_gradients_of_whole_attention_are_right_in_float64(kind: str) -> None:
+    torch.manual_seed(5)
+    attention = MultiHeadAttention(8, 2, kind=kind, dropout=0.0, cross=False).double()
+    states = torch.randn(2, 4, 8, dtype=torch.float64, requires_grad=True)
+    mask = causal_mask(4, torch.float64, torch.device("cpu"))
+
+    def output(x: torch.Tensor) -> torch.Tensor:
+        return attention.attend(*attention.project_self(x), mask)
+
+    assert torch.autograd.gradcheck(output, (states,), eps=1e-7, atol=1e-4)
+
+
+@EVERY_KIND
+def test_a_row_that_sees_nothing_gives_only_the_output_bias(kind: str) -> None:
+    attention = MultiHeadAttention(8, 2, kind=kind, dropout=0.0, cross=True)
+    torch.nn.init.normal_(attention.output.bias)
+    states = torch.randn(2, 3, 8, requires_grad=True)
+    memory = torch.randn(2, 5, 8, requires_grad=True)
+    nothing = mask_from(torch.zeros(2, 1, 1, 5, dtype=torch.bool), torch.float32)
+    output = attention.attend(attention.project_query(states), *attention.project_memory(memory), nothing)
+    torch.testing.assert_close(output, attention.output.bias.expand_as(output))
+    gradients = torch.autograd.grad(output.square().sum(), [states, memory, *attention.parameters()], allow_unused=True)
+    assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
+    assert gradients[0].abs().max() == 0
+    assert gradients[1].abs().max() == 0
+
+
+@pytest.mark.parametrize("kind", ["sparsemax", "entmax15"])
+def test_the_sparse_maps_agree_with_the_published_library(kind: str) -> None:
+    entmax = pytest.importorskip("entmax", reason="the entmax library is not installed; the oracle above still holds")
+    random = torch.Generator().manual_seed(0)
+    scores = torch.randn(500, 37, generator=random, dtype=torch.float64)
+    scores = (scores * torch.logspace(-4, 3, 500, dtype=torch.float64)[:, None]).requires_grad_()
+    upstream = torch.randn(500, 37, generator=random, dtype=torch.float64)
+    results = []
+    for function in (KINDS[kind].mapping, getattr(entmax, kind)):
+        weights = function(scores)
+        (gradient,) = torch.autograd.grad((weights * upstream).sum(), scores)
+        results.append((weights.detach(), gradient))
+    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-12, rtol=0)
+    torch.testing.assert_close(results[0][1], results[1][1], atol=1e-9, rtol=1e-9)
+
+
+@EVERY_KIND
+def test_maps_work_in_float32_under_autocast_and_return_the_inputs_dtype(kind: str) -> None:
+    scores = (torch.randn(16, 12) * 4).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weights = KINDS[kind].mapping(scores)
+    assert weights.dtype == torch.bfloat16
+    exact = KINDS[kind].mapping(scores.double())
+    # Rounded once, at the end: half a unit in the last place of bfloat16.
+    torch.testing.assert_close(weights.double(), exact, atol=1e-6, rtol=2**-8)

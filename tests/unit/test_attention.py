@@ -1,0 +1,123 @@
+"""Multi-head attention against the equations of the paper, written out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nmt_rela.attention.kinds import KINDS
+from nmt_rela.attention.mask import padding_mask
+from nmt_rela.attention.multi_head import MultiHeadAttention
+from nmt_rela.attention.output_norm import RectifiedOutputNorm
+
+
+def written_out(
+    attention: MultiHeadAttention, states: torch.Tensor, memory: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """Cross-attention of ReLA, sentence by sentence, head by head, query by query (paper, section 3)."""
+    dimension, heads = attention.dimension, attention.heads
+    width = dimension // heads
+    w_k, w_v = attention.key_value.weight.chunk(2)
+    b_k, b_v = attention.key_value.bias.chunk(2)
+    output = torch.zeros_like(states)
+    for sentence in range(len(states)):
+        q = states[sentence] @ attention.query.weight.t() + attention.query.bias
+        k = memory[sentence] @ w_k.t() + b_k
+        v = memory[sentence] @ w_v.t() + b_v
+        for i in range(len(q)):
+            z = []
+            for h in range(heads):
+                part = slice(h * width, (h + 1) * width)
+                alphas = [
+                    max(float(q[i, part] @ k[j, part]) / math.sqrt(width), 0.0) if valid[sentence, j] else 0.0
+                    for j in range(len(k))
+                ]
+                z.append(sum(alpha * v[j, part] for j, alpha in enumerate(alphas)))
+            concat = torch.cat(z)
+            norm = attention.output_norm
+            normed = norm.gain * concat / math.sqrt(float((concat**2).mean()) + 1e-8)
+            if norm.gate is not None:
+                normed = torch.sigmoid(norm.gate * concat) * normed
+            output[sentence, i] = attention.output.weight @ normed + attention.output.bias
+    return output
+
+
+@pytest.mark.parametrize("kind", ["rela-i", "rela-g"])
+def test_rela_is_the_papers_equations(kind: str) -> None:
+    torch.manual_seed(1)
+    attention = MultiHeadAttention(12, 3, kind=kind, dropout=0.1, cross=True).double().eval()
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    states, memory = torch.randn(2, 4, 12, dtype=torch.float64), torch.randn(2, 5, 12, dtype=torch.float64)
+    valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=torch.bool)
+    with torch.no_grad():
+        actual = attention.attend(
+            attention.project_query(states), *attention.project_memory(memory), padding_mask(valid, torch.float64)
+        )
+        torch.testing.assert_close(actual, written_out(attention, states, memory, valid))
+
+
+def test_rela_i_draws_its_gain_and_rela_g_its_gate() -> None:
+    bound = math.sqrt(3 / 4096)
+    plain, gated = (RectifiedOutputNorm(4096, gated=g) for g in (False, True))
+    assert plain.gate is None
+    assert (gated.gain == 1).all()
+    for drawn in (plain.gain.detach(), gated.gate.detach()):
+        assert float(drawn.abs().max()) <= bound
+        # The standard deviation of a uniform distribution is its half-width over √3.
+        assert float(drawn.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
+        assert abs(float(drawn.mean())) < 0.1 * bound
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sparsemax", "entmax15"])
+def test_the_other_kinds_have_no_output_norm(kind: str) -> None:
+    assert not list(KINDS[kind].output_norm(8).parameters())
+
+
+def test_initial_weights_are_xavier_uniform_fused_in_self_attention_and_apart_in_cross() -> None:
+    own = MultiHeadAttention(64, 4, kind="softmax", dropout=0.0, cross=False)
+    cross = MultiHeadAttention(64, 4, kind="softmax", dropout=0.0, cross=True)
+    for weight, bound in (
+        (own.query_key_value.weight, math.sqrt(6 / (64 + 3 * 64))),
+        (cross.query.weight, math.sqrt(6 / 128)),
+        (cross.key_value.weight, math.sqrt(6 / 128)),
+    ):
+        assert bound * 0.98 < float(weight.abs().max()) <= bound
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_acts_on_weights_without_renormalising(kind: str) -> None:
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 1, kind=kind, dropout=0.5, cross=True)
+    attention.output_norm = torch.nn.Identity()
+    torch.nn.init.eye_(attention.output.weight)
+    query, key = torch.randn(1, 1, 6, 8), torch.randn(1, 1, 8, 8)
+    value = torch.eye(8)[None, None]  # the output is then the weights themselves
+    kept = attention.weights(query, key, None)[0, 0]
+    dropped = attention.attend(query, key, value, None)[0]
+    is_zero, is_doubled = dropped == 0, torch.isclose(dropped, 2 * kept)
+    assert (is_zero | is_doubled).all()
+    assert (is_zero & (kept > 0)).any()
+    assert (is_doubled & (kept > 0)).any()
+    attention.eval()
+    torch.testing.assert_close(attention.attend(query, key, value, None)[0], kept)
+
+
+def test_observer_sees_weights_before_dropout_and_head_mask_silences_heads() -> None:
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 2, kind="softmax", dropout=0.5, cross=False)
+    seen: list[torch.Tensor] = []
+    attention.observer = seen.append
+    states = torch.randn(2, 5, 8)
+    attention.attend(*attention.project_self(states), None)
+    (weights,) = seen
+    assert weights.shape == (2, 2, 5, 5)
+    assert not weights.requires_grad
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 5))
+    attention.eval()
+    attention.head_mask = torch.zeros(2)
+    torch.testing.assert_close(
+        attention.attend(*attention.project_self(states), None), attention.output.bias.expand(2, 5, 8)
+    )

@@ -1,0 +1,77 @@
+"""The loss against its definition, written with full logits in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nmt_rela.training import loss as loss_module
+from nmt_rela.training.loss import smoothed_cross_entropy
+
+
+def written_out(states: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Per-token Kullback-Leibler divergence from the smoothed target, and −log p(gold)."""
+    log_p = torch.log_softmax(states @ weight.t(), dim=-1)
+    outputs = weight.shape[0]
+    wanted = torch.full_like(log_p, smoothing / (outputs - 1)).scatter(1, targets[:, None], 1 - smoothing)
+    divergence = (torch.special.xlogy(wanted, wanted) - wanted * log_p).sum(dim=1)
+    return divergence, -log_p.gather(1, targets[:, None])[:, 0]
+
+
+@given(
+    tokens=st.integers(1, 30),
+    outputs=st.integers(2, 60),
+    smoothing=st.sampled_from([0.0, 0.1, 0.5]),
+    weighted=st.booleans(),
+    slice_numbers=st.integers(1, 300),
+    seed=st.integers(0, 999),
+)
+@settings(max_examples=50, deadline=None)
+def test_loss_and_gradients_are_the_definitions_whatever_the_slices(
+    tokens: int, outputs: int, smoothing: float, weighted: bool, slice_numbers: int, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    states = torch.randn(tokens, 8, generator=random, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(outputs, 8, generator=random, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, outputs, (tokens,), generator=random)
+    token_weights = torch.rand(tokens, generator=random) if weighted else None
+    losses, negative = written_out(states, weight, targets, smoothing)
+    expected = (losses * (1.0 if token_weights is None else token_weights)).sum()
+    wanted_gradients = torch.autograd.grad(expected * 3, [states, weight])
+
+    low_states, low_weight = (t.detach().float().requires_grad_() for t in (states, weight))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss_module, "_SLICE_NUMBERS", slice_numbers)
+        actual, likelihood = smoothed_cross_entropy(
+            low_states, low_weight, targets, smoothing=smoothing, token_weights=token_weights
+        )
+    gradients = torch.autograd.grad(actual * 3, [low_states, low_weight])
+    torch.testing.assert_close(actual.double(), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(likelihood, negative.sum(), atol=1e-4, rtol=1e-4)
+    for gradient, wanted in zip(gradients, wanted_gradients, strict=True):
+        torch.testing.assert_close(gradient.double(), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_a_perfect_model_reaches_zero() -> None:
+    outputs, smoothing = 5, 0.1
+    # Logits that are exactly the logarithm of the smoothed target.
+    wanted = torch.full((outputs, outputs), smoothing / (outputs - 1)).fill_diagonal_(1 - smoothing)
+    loss, _ = smoothed_cross_entropy(wanted.log(), torch.eye(outputs), torch.arange(outputs), smoothing=smoothing)
+    assert abs(float(loss)) < 1e-5
+
+
+def test_under_autocast_the_products_are_bfloat16_and_the_rest_float32() -> None:
+    torch.manual_seed(0)
+    states, weight = torch.randn(64, 32, requires_grad=True), torch.randn(100, 32, requires_grad=True)
+    targets = torch.randint(0, 100, (64,))
+    exact, _ = smoothed_cross_entropy(states, weight, targets, smoothing=0.1)
+    exact_gradient = torch.autograd.grad(exact, states)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low, _ = smoothed_cross_entropy(states, weight, targets, smoothing=0.1)
+    gradient = torch.autograd.grad(low, states)[0]
+    assert low.dtype == gradient.dtype == torch.float32
+    assert low.item() == pytest.approx(exact.item(), rel=5e-3)
+    assert float((gradient - exact_gradient).norm() / exact_gradient.norm()) < 0.02

@@ -1,0 +1,136 @@
+"""The Transformer: shapes, padding, positions, sharing, and the decoder one token at a time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from nmt_rela.attention.kinds import KINDS
+from nmt_rela.model.embedding import Embedding, sinusoids
+from nmt_rela.model.transformer import Transformer
+
+SMALL: dict[str, Any] = {"encoder_layers": 2, "decoder_layers": 2, "dimension": 16, "feed_forward": 32, "heads": 4}
+PAD, BOS = 0, 3
+
+
+def small_model(**changes: Any) -> Transformer:
+    torch.manual_seed(7)
+    return Transformer(40, 50, **{**SMALL, **changes}).eval()
+
+
+def sentences(rows: int, length: int, vocabulary: int) -> torch.Tensor:
+    return torch.randint(4, vocabulary, (rows, length), generator=torch.Generator().manual_seed(length))
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+@pytest.mark.parametrize("start", ["bos", "zero"])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_step_by_step_gives_the_logits_of_the_whole_target(kind: str, norm: str, start: str) -> None:
+    model = small_model(attention=kind, norm=norm, start=start, embedding_bias=True)
+    source, target = sentences(3, 6, 40), sentences(3, 7, 50)
+    source[1, 4:] = PAD
+    memory = model.encode(source)
+    shifted = model.shift(target)
+    whole = model.project(model.decode(shifted, memory))
+    state = model.start_decoding(memory, beams=2, max_length=7)
+    steps = [state.step(shifted[:, i : i + 1].expand(3, 2)) for i in range(7)]
+    for beam in range(2):
+        torch.testing.assert_close(torch.stack(steps, dim=2)[:, beam], whole, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_beams_reorder_and_sentences_leave_as_if_decoded_from_scratch() -> None:
+    model = small_model()
+    source = sentences(3, 6, 40)
+    source[0, 3:] = PAD
+    state = model.start_decoding(model.encode(source), beams=2, max_length=5)
+    prefixes = torch.full((3, 2, 1), BOS)
+    state.step(prefixes[:, :, -1])
+    order = torch.tensor([[1, 1], [0, 1], [1, 0]])
+    for step in range(3):
+        token = torch.arange(4 + 6 * step, 10 + 6 * step).view(3, 2)[: len(prefixes)]
+        prefixes = torch.cat([prefixes, token[..., None]], dim=2)
+        logits = state.step(token)
+        for row, sentence in enumerate(range(3 - len(prefixes), 3)):
+            memory = model.encode(source[sentence : sentence + 1])
+            for beam in range(2):
+                expected = model.project(model.decode(prefixes[row, beam][None], memory))[0, -1]
+                torch.testing.assert_close(logits[row, beam], expected, atol=1e-5, rtol=1e-4)
+        state.reorder(order)
+        prefixes = prefixes.gather(1, order[..., None].expand_as(prefixes))
+        if step == 1:
+            state.keep(torch.tensor([1, 2]))
+            prefixes, order = prefixes[1:], order[1:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_padding_of_either_side_changes_nothing(kind: str) -> None:
+    model = small_model(attention=kind)
+    source, target = sentences(2, 5, 40), sentences(2, 6, 50)
+    plain = model(source, model.shift(target))
+    padded_source = torch.nn.functional.pad(source, (0, 4), value=PAD)
+    padded_target = torch.nn.functional.pad(model.shift(target), (0, 3), value=PAD)
+    torch.testing.assert_close(model(padded_source, padded_target)[:, :6], plain, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_target_token_does_not_see_those_after_it() -> None:
+    model = small_model()
+    source, shifted = sentences(1, 5, 40), sentences(1, 6, 50)
+    changed = shifted.clone()
+    changed[0, 4:] = 9
+    before, after = model(source, shifted), model(source, changed)
+    torch.testing.assert_close(after[:, :4], before[:, :4])
+    assert not torch.allclose(after[:, 4:], before[:, 4:])
+
+
+def test_each_site_takes_its_own_kind() -> None:
+    model = small_model(attention={"encoder": "softmax", "decoder": "entmax15", "cross": "rela-i"})
+    kinds = {site: module.kind for (site, _), module in model.attention_modules().items()}
+    assert kinds == {"encoder": "softmax", "decoder": "entmax15", "cross": "rela-i"}
+    assert set(model.attention_modules()) == {(site, i) for site in kinds for i in range(2)}
+
+
+def test_tied_embeddings() -> None:
+    def distinct(**changes: Any) -> int:
+        model = Transformer(50, 50, **{**SMALL, **changes})
+        return len({model.source_embedding.weight, model.target_embedding.weight, model.output_weight})
+
+    assert [distinct(tied_embeddings=t) for t in ("none", "target", "all")] == [3, 2, 1]
+    with pytest.raises(ValueError, match="one vocabulary for both sides"):
+        Transformer(40, 50, tied_embeddings="all", **SMALL)
+
+
+def test_parameters_of_the_papers_base_model() -> None:
+    with torch.device("meta"):
+        model = Transformer(27_510, 27_510, attention="softmax", embedding_bias=True)
+    # The paper's 72.31 M at 55,020 sub-words on the two sides together: six layers of each, the embeddings, one bias.
+    assert sum(p.numel() for p in model.parameters()) == 6 * (3_152_384 + 4_204_032) + 512 * 55_020 + 512
+    with torch.device("meta"):
+        gated = Transformer(27_510, 27_510, attention="rela-g", embedding_bias=True)
+    extra = sum(p.numel() for p in gated.parameters()) - sum(p.numel() for p in model.parameters())
+    assert extra == 18 * 2 * 512
+
+
+def test_embedding_is_scaled_positioned_and_grows() -> None:
+    weight = torch.nn.Parameter(torch.randn(10, 8))
+    embedding = Embedding(weight, bias=None, dropout=0.0)
+    tokens = torch.tensor([[4, 5, 6]])
+    expected = weight[4:7] * math.sqrt(8) + sinusoids(1003, 8)[1000:]
+    torch.testing.assert_close(embedding(tokens, offset=1000)[0], expected)
+    zeroed = embedding(tokens, zero_first=True)[0]
+    torch.testing.assert_close(zeroed[0], sinusoids(1, 8)[0])
+
+
+def test_sinusoids_are_half_sine_half_cosine_from_wavelength_2pi_to_10000_times_that() -> None:
+    signal = sinusoids(50, 6)
+    for position in (0, 1, 49):
+        rates = [1.0, 10_000**-0.5, 1e-4]
+        expected = [math.sin(position * r) for r in rates] + [math.cos(position * r) for r in rates]
+        torch.testing.assert_close(signal[position], torch.tensor(expected))
+    assert sinusoids(3, 5).shape == (3, 5)
