@@ -16,7 +16,7 @@ from nmt_rela.analysis.forced import ForcedBatch, Pair, Progress, StatisticsList
 from nmt_rela.analysis.head_study import Correlation, HeadStudy, null_rate_correlations, separation, study_heads
 from nmt_rela.analysis.report import PageSentence, pack_weights
 from nmt_rela.analysis.statistics import SITES, LayerStatistics
-from nmt_rela.analysis.word_links import LayerAlignment, LinkListener
+from nmt_rela.analysis.word_links import LayerAlignment, LinkListener, Words
 from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.data.vocabulary import Vocabularies
 from nmt_rela.errors import DataError
@@ -146,7 +146,8 @@ def analyze_run(
             "%s: %d pairs of more than %d sub-words left out", text.name, len(everything) - len(pairs), max_length
         )
     statistics = StatisticsListener()
-    links = LinkListener(partial(_words, text.lines, vocabularies), text.gold)
+    words = {pair.index: known for pair in pairs if (known := _words(text, vocabularies, pair)) is not None}
+    links = LinkListener(words, text.gold)
     on_page = {pair.index for pair in pairs if pair.index < page_sentences and pair.longest <= _PAGE_LENGTH}
     recorder = _Recorder(on_page, picture, len(model.attention_modules()))
     found = forced_pass(model, pairs, [statistics, links, recorder], progress=show("read", len(pairs)))
@@ -179,7 +180,7 @@ def analyze_run(
         loss=float(-found.sum() / lengths.sum()),
         layers=layers,
         alignment=links.scores(),
-        alignment_left_out=links.left_out,
+        alignment_left_out=len(pairs) - len(words),
         pharaoh=links.pharaoh(len(text.lines)),
         likelihood_correlations=null_rate_correlations(statistics.null_rates(pairs), found / lengths),
         study=study,
@@ -263,14 +264,11 @@ def _pieces(vocabularies: Vocabularies, pair: Pair) -> tuple[tuple[str, ...], tu
     return tuple(vocabularies.source.pieces(pair.source)), tuple(vocabularies.target.pieces(pair.target))
 
 
-def _words(
-    lines: Sequence[tuple[str, str]], vocabularies: Vocabularies, pair: Pair
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def _words(text: AnalysisText, vocabularies: Vocabularies, pair: Pair) -> Words | None:
     """The word of each sub-word, or None where they are not the words of the line."""
-    groups = tuple(word_groups(pieces) for pieces in _pieces(vocabularies, pair))
-    counts = [max(group, default=-1) + 1 for group in groups]
-    wanted = [len(line.split()) for line in lines[pair.index]]
-    return (groups[0], groups[1]) if counts == wanted else None
+    source, target = (word_groups(pieces) for pieces in _pieces(vocabularies, pair))
+    counts = [max(groups, default=-1) + 1 for groups in (source, target)]
+    return (source, target) if counts == [len(line.split()) for line in text.lines[pair.index]] else None
 
 
 class _Silent:

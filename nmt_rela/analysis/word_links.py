@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from nmt_rela.alignment import GoldLinks, Link, format_pharaoh, link
-from nmt_rela.analysis.forced import ForcedBatch, Pair
+from nmt_rela.analysis.forced import ForcedBatch
 
 #: In place of a head's number: the matrix averaged over the heads of the layer.
 AVERAGE = -1
@@ -78,53 +78,40 @@ class _Channel:
     lines: dict[int, str] = field(default_factory=dict)
 
 
+#: The word of each source and of each target sub-word.
+Words = tuple[Sequence[int], Sequence[int]]
+
+
 class LinkListener:
     """Reads word links off cross-attention.
 
-    ``words`` gives, for a pair, the word of each sub-word on either side (``alignment.word_groups``), or None when the
-    words are not those of the gold alignment: such a pair is left out and counted. Without ``gold`` only the head
-    averages are kept, as Pharaoh lines; with it all heads are kept and scored.
+    ``words`` gives the word of each sub-word (``alignment.word_groups``) of the pairs, by index. A pair that is not
+    in it is left out: its words are not those of the gold alignment. Without ``gold`` only the head averages are kept,
+    as Pharaoh lines; with it all heads are kept and scored.
     """
 
-    def __init__(
-        self,
-        words: Callable[[Pair], tuple[Sequence[int], Sequence[int]] | None],
-        gold: Sequence[GoldLinks] | None = None,
-    ) -> None:
+    def __init__(self, words: Mapping[int, Words], gold: Sequence[GoldLinks] | None = None) -> None:
         self._words = words
         self._gold = gold
         self._channels: dict[tuple[int, int, str], _Channel] = {}
-        self._left_out: set[int] = set()
-
-    @property
-    def left_out(self) -> int:
-        """Pairs whose words could not be matched."""
-        return len(self._left_out)
 
     def __call__(self, batch: ForcedBatch, site: str, layer: int, weights: Tensor) -> None:
         if site != "cross":
             return
+        together = weights.cpu().numpy()
         for row, pair in enumerate(batch.pairs):
-            groups = self._words(pair)
-            if groups is None:
-                self._left_out.add(pair.index)
+            words = self._words.get(pair.index)
+            if words is None:
                 continue
-            matrices = weights[row, :, : len(pair.target), : len(pair.source)].cpu().numpy()
-            self._add(pair.index, layer, AVERAGE, matrices.mean(axis=0), groups)
+            matrices = together[row, :, : len(pair.target), : len(pair.source)]
+            self._add(pair.index, layer, AVERAGE, matrices.mean(axis=0), words)
             if self._gold is not None:
                 for head, matrix in enumerate(matrices):
-                    self._add(pair.index, layer, head, matrix, groups)
+                    self._add(pair.index, layer, head, matrix, words)
 
-    def _add(
-        self,
-        index: int,
-        layer: int,
-        head: int,
-        matrix: npt.NDArray[np.float32],
-        groups: tuple[Sequence[int], Sequence[int]],
-    ) -> None:
+    def _add(self, index: int, layer: int, head: int, matrix: npt.NDArray[np.float32], words: Words) -> None:
         for mode in MODES:
-            found = link(matrix, *groups, shifted=mode == "shifted")
+            found = link(matrix, *words, shifted=mode == "shifted")
             channel = self._channels.setdefault((layer, head, mode), _Channel())
             channel.lines[index] = format_pharaoh(found)
             if self._gold is not None:
