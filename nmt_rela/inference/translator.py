@@ -178,7 +178,7 @@ class Translator:
         lengths = [max(len(source), len(target)) for source, target in zip(source_ids, target_ids, strict=True)]
         scores: list[ForcedScore | None] = [None] * len(sources)
         with torch.no_grad():
-            for batch in _batches(lengths, self.decoding.batch_tokens // self.decoding.beam):
+            for batch in in_batches(lengths, self.decoding.batch_tokens // self.decoding.beam):
                 source = collate_lines([source_ids[i] for i in batch]).to(self.device)
                 target = collate_lines([target_ids[i] for i in batch]).to(self.device)
                 for i, gains in zip(batch, forced_log_probabilities(self.models, source, target).tolist(), strict=True):
@@ -222,7 +222,7 @@ class Translator:
         if progress is not None:
             progress(parts_left.count(0))
         with torch.no_grad():
-            for batch in _batches([len(part.ids) for part in parts], request.decoding.batch_tokens // rows):
+            for batch in in_batches([len(part.ids) for part in parts], request.decoding.batch_tokens // rows):
                 for i, hypotheses in zip(batch, self._decode([parts[i] for i in batch], request), strict=True):
                     found[i] = hypotheses
                     parts_left[parts[i].line] -= 1
@@ -353,7 +353,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def in_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Positions in batches of similar length, longest first: padded tokens within the budget, at least one sentence
     each.
     """

@@ -31,8 +31,8 @@ def search(
     sentences = len(tables)
     lengths = [max_length] * sentences if isinstance(max_length, int) else list(max_length)
     return beam_search(
-        TableState(tables, beams=beams, memory=memory), sentences=sentences, beams=beams, max_lengths=torch.tensor(lengths),
-        n_best=n_best, **options,  # type: ignore[arg-type]
+        TableState(tables, beams=beams, memory=memory), sentences=sentences, beams=beams,
+        max_lengths=torch.tensor(lengths), n_best=n_best, **options,  # type: ignore[arg-type]
     )  # fmt: skip
 
 

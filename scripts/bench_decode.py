@@ -1,0 +1,242 @@
+"""Decoding speed: sentences and output tokens a second, latency of single sentences, peak memory.
+
+By default five models with random weights, one an attention kind, translate random sentences to a forced length, as
+random weights do not know when to end. With ``--run`` (repeated, say one trained run a kind) and ``--lines`` it is real
+text at natural length; an exported model is timed beside them with ``--ctranslate2``, where that library is installed.
+All subjects take turns, round by round; the table gives medians and the ratio to the first subject.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nmt_rela.data.loading import collate_lines
+from nmt_rela.data.vocabulary import EOS
+from nmt_rela.inference.search import beam_search
+from nmt_rela.inference.translator import Translator, choose_device, in_batches
+from nmt_rela.model.transformer import Transformer
+from nmt_rela.text import read_lines
+
+KINDS = ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+#: (sentences to translate, by number; beam; padded source tokens times beam in a batch) → output tokens
+Subject = Callable[[Sequence[int], int, int], int]
+
+
+def random_sentences(count: int, *, vocabulary: int) -> list[list[int]]:
+    """Ids with lengths like those of image captions: log-normal, 14 on average."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randn(count, generator=generator).mul(0.3).add(2.6).exp().round().clamp(3, 60).int()
+    return [
+        [*torch.randint(4, vocabulary, (length,), generator=generator).tolist(), EOS] for length in lengths.tolist()
+    ]
+
+
+def random_subject(kind: str, sentences: list[list[int]], options: argparse.Namespace) -> Subject:
+    """A model with random weights, made to write ``--length`` tokens a sentence."""
+    torch.manual_seed(1)
+    device = choose_device(options.device)
+    model = Transformer(
+        options.vocabulary, options.vocabulary, attention=kind, encoder_layers=options.layers,
+        decoder_layers=options.layers, dimension=options.dimension, feed_forward=options.feed_forward,
+        heads=options.heads, tied_embeddings="all",
+    )  # fmt: skip
+    model = model.to(device, DTYPES[options.precision]).eval()
+
+    def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> int:
+        tokens = 0
+        chosen = [sentences[number] for number in numbers]
+        with torch.no_grad():
+            for batch in in_batches([len(ids) for ids in chosen], batch_tokens // beam):
+                source = collate_lines([chosen[i] for i in batch]).to(device)
+                state = model.start_decoding(model.encode(source), beams=beam, max_length=options.length)
+                found = beam_search(
+                    state, sentences=len(batch), beams=beam, min_length=options.length - 1,
+                    max_lengths=torch.full((len(batch),), options.length, device=device),
+                )  # fmt: skip
+                tokens += sum(len(hypotheses[0].tokens) for hypotheses in found)
+        return tokens
+
+    return translate
+
+
+def run_subject(run: str, lines: list[str], options: argparse.Namespace) -> Subject:
+    """A trained run, on text."""
+    translator = Translator.load(run, device=options.device, precision=options.precision)
+
+    def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> int:
+        found = translator.translate([lines[number] for number in numbers], beam=beam, batch_tokens=batch_tokens)
+        return sum(len(translation.hypotheses[0].tokens) for translation in found)
+
+    return translate
+
+
+def ctranslate2_subject(directory: str, lines: list[str], compute_type: str, options: argparse.Namespace) -> Subject:
+    """An exported model in CTranslate2, cut into sub-words by the first run's vocabulary; plain average as length
+    penalty.
+    """
+    ctranslate2 = importlib.import_module("ctranslate2")
+    vocabulary = Translator.load(options.run[0], device="cpu").vocabularies.source
+    device = choose_device(options.device).type
+    threads = {} if device == "cuda" else {"intra_threads": torch.get_num_threads(), "inter_threads": 1}
+    engine = ctranslate2.Translator(directory, device=device, compute_type=compute_type, **threads)
+
+    def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> int:
+        pieces = [vocabulary.pieces(ids) for ids in vocabulary.encode([lines[number] for number in numbers])]
+        found = engine.translate_batch(
+            pieces, beam_size=beam, max_batch_size=batch_tokens // beam, batch_type="tokens", max_decoding_length=256
+        )
+        return sum(len(result.hypotheses[0]) + 1 for result in found)
+
+    return translate
+
+
+def subjects_of(options: argparse.Namespace) -> tuple[dict[str, Subject], int]:
+    """What is compared, by name, and how many sentences there are."""
+    if not options.run:
+        sentences = random_sentences(options.sentences, vocabulary=options.vocabulary)
+        return {kind: random_subject(kind, sentences, options) for kind in options.kinds}, len(sentences)
+    lines = list(read_lines(options.lines))[: options.sentences]
+    subjects = {run: run_subject(run, lines, options) for run in options.run}
+    if options.ctranslate2 and importlib.util.find_spec("ctranslate2") is None:
+        print("ctranslate2 is not installed: left out", file=sys.stderr)
+    elif options.ctranslate2:
+        for compute_type in ("float32", "int8"):
+            name = f"ctranslate2 {compute_type}"
+            subjects[name] = ctranslate2_subject(options.ctranslate2, lines, compute_type, options)
+    return subjects, len(lines)
+
+
+def timed(subject: Subject, numbers: Sequence[int], beam: int, batch_tokens: int) -> tuple[float, int]:
+    """Seconds and output tokens. Results are plain Python values, so that an accelerator has finished."""
+    begun = time.perf_counter()
+    tokens = subject(numbers, beam, batch_tokens)
+    return time.perf_counter() - begun, tokens
+
+
+def throughput(
+    subjects: dict[str, Subject], sentences: int, *, beam: int, batch_tokens: int, rounds: int
+) -> list[dict[str, Any]]:
+    """One row a subject: medians over the rounds."""
+    numbers = range(sentences)
+    seconds: dict[str, list[float]] = {name: [] for name in subjects}
+    tokens = {}
+    for subject in subjects.values():
+        timed(subject, numbers[: max(1, sentences // 10)], beam, batch_tokens)  # warm
+    for _ in range(rounds):
+        for name, subject in subjects.items():
+            taken, tokens[name] = timed(subject, numbers, beam, batch_tokens)
+            seconds[name].append(taken)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    first = next(iter(medians.values()))
+    return [
+        {
+            "subject": name, "beam": beam, "batch_tokens": batch_tokens,
+            "sentences_per_second": round(sentences / median, 2), "tokens_per_second": round(tokens[name] / median, 1),
+            "ratio": round(first / median, 3), "rounds": [round(value, 4) for value in seconds[name]],
+        }
+        for name, median in medians.items()
+    ]  # fmt: skip
+
+
+def latency(subjects: dict[str, Subject], sentences: int, *, beam: int, count: int) -> list[dict[str, Any]]:
+    """Milliseconds of one sentence at a time: median and 95th percentile."""
+    taken: dict[str, list[float]] = {name: [] for name in subjects}
+    for number in range(-2, count):  # two to warm
+        for name, subject in subjects.items():
+            value, _ = timed(subject, [number % sentences], beam, 1)
+            if number >= 0:
+                taken[name].append(1000 * value)
+    return [
+        {
+            "subject": name, "beam": beam, "p50_ms": round(statistics.median(values), 2),
+            "p95_ms": round(sorted(values)[max(0, -(-95 * len(values) // 100) - 1)], 2),
+        }
+        for name, values in taken.items()
+    ]  # fmt: skip
+
+
+def peak_mebibytes() -> dict[str, float]:
+    """The largest resident set of the process, and the largest allocation on the GPU."""
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    peaks = {"resident_mib": round(resident, 1)}
+    if torch.cuda.is_available():
+        peaks["cuda_mib"] = round(torch.cuda.max_memory_allocated() / (1 << 20), 1)
+    return peaks
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="models with random weights")
+    parser.add_argument("--run", action="append", default=[], metavar="RUN", help="a trained run instead (repeat)")
+    parser.add_argument("--lines", type=Path, metavar="FILE", help="source text for --run")
+    parser.add_argument("--ctranslate2", metavar="DIR", help="an exported model to be timed beside the runs")
+    parser.add_argument("--sentences", type=int, default=1000)
+    parser.add_argument("--length", type=int, default=16, help="output tokens a sentence, for random weights")
+    parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[2_000, 8_000])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--single", type=int, default=50, help="sentences for the latency (0: leave it out)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="float32", choices=list(DTYPES))
+    for name, default in (
+        ("layers", 3),
+        ("dimension", 256),
+        ("feed-forward", 1024),
+        ("heads", 4),
+        ("vocabulary", 8000),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help="of the models with random weights")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    options = parser.parse_args()
+    if options.run and options.lines is None:
+        parser.error("--run needs --lines")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+
+    subjects, sentences = subjects_of(options)
+    report: dict[str, Any] = {
+        "torch": torch.__version__, "threads": torch.get_num_threads(), "precision": options.precision,
+        "device": str(choose_device(options.device)), "sentences": sentences, "throughput": [], "latency": [],
+    }  # fmt: skip
+    print(f"{'subject':<24}{'beam':>5}{'batch':>8}{'sent/s':>10}{'tokens/s':>11}{'ratio':>8}")
+    for beam in options.beams:
+        for batch_tokens in options.batch_tokens:
+            rows = throughput(subjects, sentences, beam=beam, batch_tokens=batch_tokens, rounds=options.rounds)
+            report["throughput"] += rows
+            for row in rows:
+                print(
+                    f"{row['subject']:<24}{beam:>5}{batch_tokens:>8}{row['sentences_per_second']:>10.1f}"
+                    f"{row['tokens_per_second']:>11.0f}{row['ratio']:>8.2f}",
+                    flush=True,
+                )
+    if options.single:
+        print(f"{'one sentence at a time':<24}{'beam':>5}{'p50 ms':>18}{'p95 ms':>11}")
+        for beam in options.beams:
+            rows = latency(subjects, sentences, beam=beam, count=options.single)
+            report["latency"] += rows
+            for row in rows:
+                print(f"{row['subject']:<24}{beam:>5}{row['p50_ms']:>18.1f}{row['p95_ms']:>11.1f}", flush=True)
+    report["peak"] = peak_mebibytes()
+    print("peak memory: " + ", ".join(f"{name} {value:.0f}" for name, value in report["peak"].items()))
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
