@@ -1,0 +1,115 @@
+"""What a user gets wrong is answered by one line that names the place, with status 2, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nmt_rela.commands import average, evaluate, train, translate
+from tests.digits import write_digits
+from tests.integration.small_run import write_run
+
+
+def append(path: Path, data: bytes) -> None:
+    path.write_bytes(path.read_bytes() + data)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    return write_digits(tmp_path, reverse=False, pairs=50)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda d: replace(d / "config.yaml", "rela-g", "relag"), ["model.attention", "relag", "rela-g"]),
+        (lambda d: replace(d / "config.yaml", "heads", "haeds"), ["model.haeds", "did you mean 'heads'"]),
+        (lambda d: replace(d / "config.yaml", "heads: 4", "heads: four"), ["model.heads", "four"]),
+        (lambda d: replace(d / "config.yaml", "heads: 4", "heads: 5"), ["model.heads", "64"]),
+        (lambda d: (d / "train.turned").unlink(), ["train.turned"]),
+        (lambda d: (d / "digits.yaml").unlink(), ["digits.yaml"]),
+        (lambda d: append(d / "train.turned", b"1 2 3\n"), ["train", "50", "51"]),
+        (lambda d: append(d / "dev.plain", b"1 2 3\n"), ["dev", "50", "51"]),
+        (lambda d: replace(d / "config.yaml", "reverse", "x") or shutil.rmtree(d) or d.mkdir(), ["config.yaml"]),
+    ],
+)  # fmt: skip
+def test_training_on_spoilt_input(
+    experiment: Path, spoil: Callable[[Path], object], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(experiment.parent)
+    assert train.main(["--config", str(experiment), "--quiet"]) == 2
+    lines = capsys.readouterr().err.strip().split("\n")
+    assert lines[-1].startswith("nmt-train: error: ")
+    assert "Traceback" not in "".join(lines)
+    for word in words:
+        assert word in lines[-1]
+    assert not (experiment.parent / "run").exists()
+
+
+def test_invalid_utf8_in_a_development_set_is_named_by_line(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append(experiment.parent / "dev.plain", b"1 \xff 2\n")
+    append(experiment.parent / "dev.turned", b"1 2\n")
+    assert train.main(["--config", str(experiment), "--quiet"]) == 2
+    error = capsys.readouterr().err.strip().split("\n")[-1]
+    assert "'dev': line 51 of plain" in error
+    assert "UTF-8" in error
+
+
+def test_a_directory_that_is_no_run_is_neither_used_nor_overwritten(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = experiment.parent / "run" / "thesis.tex"
+    precious.parent.mkdir()
+    precious.write_text("years of work")
+    assert train.main(["--config", str(experiment), "--quiet"]) == 2
+    assert "something other than a run" in capsys.readouterr().err
+    assert [p.name for p in precious.parent.iterdir()] == ["thesis.tex"]
+    given = {translate: ["--input", str(experiment)], evaluate: [], average: []}
+    for command, more in given.items():
+        assert command.main(["--model", str(precious.parent), *more]) == 2
+        assert "no config.yaml" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    other = write_digits(tmp_path, reverse=False, pairs=50)
+    settings = ["training.max_updates=1", f"run={tmp_path / 'digits'}"]
+    assert train.main(["--config", str(other), "--quiet", *settings]) == 0
+    shutil.rmtree(run.tokenizer)
+    shutil.copytree(tmp_path / "digits" / "tokenizer", run.tokenizer)
+    capsys.readouterr()
+    assert translate.main(["--model", str(run.path), "--input", str(tmp_path / "test.plain")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "made with another vocabulary" in error
+    assert "\n" not in error
+
+
+def test_averaging_more_checkpoints_than_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    assert average.main(["--model", str(run.path), "--last", "5"]) == 2
+    assert "5 checkpoints are asked for, there are 1" in capsys.readouterr().err
+    assert not (run.path / "average").exists()
+
+
+def test_fine_tuning_takes_weights_only_of_the_same_vocabulary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_digits(tmp_path, reverse=False, pairs=50)
+    assert train.main(["--config", str(config), "--quiet", "training.max_updates=2"]) == 0
+    tuned = ["training.max_updates=1", f"run={tmp_path / 'tuned'}"]
+    start = f"training.start_from={tmp_path / 'run'}"
+    assert train.main(["--config", str(config), "--quiet", *tuned, start]) == 0
+    other = write_run(tmp_path / "other")
+    capsys.readouterr()
+    tuned[1] = f"run={tmp_path / 'refused'}"
+    assert train.main(["--config", str(config), "--quiet", *tuned, f"training.start_from={other.path}"]) == 2
+    assert "another vocabulary" in capsys.readouterr().err
