@@ -1,0 +1,504 @@
+"""The demo corpus: paradigms and sentences against tables and rules written here, the files as promised."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nmt_rela.corpora.demo_corpus import KINDS, Pair, generate, write_demo_corpus
+from nmt_rela.corpora.demo_grammar import Clause, english_clause, german_clause
+from nmt_rela.corpora.demo_lexicon import ADJECTIVES, BE, HAVE, NAMES, NOUNS, VERBS, Noun
+from nmt_rela.corpora.demo_meaning import Draw, noun_named
+from nmt_rela.corpora.demo_paradigms import IT, MODALS, PRONOUNS, Case, Person
+from nmt_rela.corpora.demo_phrases import NounPhrase, Pronoun, Word, fixed, links, prepositional, written
+
+Parts = dict[str, list[Pair]]
+PERSONS: tuple[Person, ...] = ("1", "2", "3", "p")
+CASES: tuple[Case, ...] = ("nominative", "accusative", "dative", "genitive")
+
+
+def text(words: list[Word] | tuple[Word, ...]) -> str:
+    return " ".join(word.text for word in words)
+
+
+# Paradigms: every cell, as a grammar book prints it
+
+PARADIGMS = """
+the old dog      | der alte Hund / den alten Hund / dem alten Hund / des alten Hundes
+the old cat      | die alte Katze / die alte Katze / der alten Katze / der alten Katze
+the old horse    | das alte Pferd / das alte Pferd / dem alten Pferd / des alten Pferdes
+the old dogs     | die alten Hunde / die alten Hunde / den alten Hunden / der alten Hunde
+a old dog        | ein alter Hund / einen alten Hund / einem alten Hund / eines alten Hundes
+a old cat        | eine alte Katze / eine alte Katze / einer alten Katze / einer alten Katze
+a old horse      | ein altes Pferd / ein altes Pferd / einem alten Pferd / eines alten Pferdes
+my old dog       | mein alter Hund / meinen alten Hund / meinem alten Hund / meines alten Hundes
+your old cat     | deine alte Katze / deine alte Katze / deiner alten Katze / deiner alten Katze
+his old horse    | sein altes Pferd / sein altes Pferd / seinem alten Pferd / seines alten Pferdes
+her old dogs     | ihre alten Hunde / ihre alten Hunde / ihren alten Hunden / ihrer alten Hunde
+our old dog      | unser alter Hund / unseren alten Hund / unserem alten Hund / unseres alten Hundes
+their old cat    | ihre alte Katze / ihre alte Katze / ihrer alten Katze / ihrer alten Katze
+- fresh cheese   | frischer Käse / frischen Käse / frischem Käse / frischen Käses
+- fresh milk     | frische Milch / frische Milch / frischer Milch / frischer Milch
+- fresh bread    | frisches Brot / frisches Brot / frischem Brot / frischen Brotes
+- old dogs       | alte Hunde / alte Hunde / alten Hunden / alter Hunde
+two old cats     | zwei alte Katzen / zwei alte Katzen / zwei alten Katzen / zwei alter Katzen
+Anna's old dog   | Annas alter Hund / Annas alten Hund / Annas altem Hund / Annas alten Hundes
+the expensive car | das teure Auto / das teure Auto / dem teuren Auto / des teuren Autos
+the tired boy    | der müde Junge / den müden Jungen / dem müden Jungen / des müden Jungen
+the young neighbour | der junge Nachbar / den jungen Nachbarn / dem jungen Nachbarn / des jungen Nachbarn
+a young student  | ein junger Student / einen jungen Studenten / einem jungen Studenten / eines jungen Studenten
+the old doctors  | die alten Ärztinnen / die alten Ärztinnen / den alten Ärztinnen / der alten Ärztinnen
+the new radios   | die neuen Radios / die neuen Radios / den neuen Radios / der neuen Radios
+the small window | das kleine Fenster / das kleine Fenster / dem kleinen Fenster / des kleinen Fensters
+the small windows | die kleinen Fenster / die kleinen Fenster / den kleinen Fenstern / der kleinen Fenster
+"""
+
+
+@pytest.mark.parametrize("row", PARADIGMS.strip().splitlines())
+def test_noun_phrases_decline_as_in_the_grammar_book(row: str) -> None:
+    english, german = (column.strip() for column in row.split("|"))
+    determiner, adjective, word = english.split()
+    noun = next(noun for noun in NOUNS if word in (*noun.english, *noun.english_plural))
+    determiner = "" if determiner == "-" else determiner
+    phrase = NounPhrase(noun, determiner, ADJECTIVES[adjective], plural=word not in noun.english)
+    assert [text(phrase.german(case)) for case in CASES] == german.split(" / ")
+
+
+def test_kein_absorbs_the_negation() -> None:
+    dog = NounPhrase(noun_named("dog"), "a", ADJECTIVES["old"], negation=(None, "not"))
+    cats = NounPhrase(noun_named("cat"), "", plural=True, negation=(None, "not"))
+    assert [text(dog.german(case)) for case in CASES] == [
+        "kein alter Hund", "keinen alten Hund", "keinem alten Hund", "keines alten Hundes",
+    ]  # fmt: skip
+    assert [text(cats.german(case)) for case in CASES] == [
+        "keine Katzen", "keine Katzen", "keinen Katzen", "keiner Katzen",
+    ]  # fmt: skip
+
+
+# The genders once more, typed independently of the lexicon.
+GENDERS = {
+    "m": "Mann Junge Lehrer Nachbar Student Gast Vater Bruder Onkel Freund Hund Vogel Brief Apfel Käse Kuchen "
+    "Schokoladenkuchen Kaffee Tee Apfelsaft Koffer Mantel Wintermantel Hut Computer Bus Zug Schulbus Tisch Stuhl "
+    "Schlüssel Autoschlüssel Regenschirm Garten Park Wald Bahnhof Besitzer",
+    "f": "Frau Ärztin Mutter Schwester Tante Katze Kuh Zeitung Suppe Gemüsesuppe Milch Tür Kiste Haustür Jacke Lampe "
+    "Waschmaschine Tasche Blume Küche Stadt Bibliothek",
+    "n": "Kind Mädchen Pferd Buch Gedicht Bilderbuch Ei Brot Fenster Küchenfenster Kleid Radio Auto Fahrrad Bett Bild "
+    "Geschenk Wohnzimmer Zimmer Dorf Museum Haus",
+}
+GENDER = {noun: gender for gender, nouns in GENDERS.items() for noun in nouns.split()}
+
+
+@pytest.mark.parametrize("noun", NOUNS, ids=lambda noun: noun.german)
+def test_every_noun_has_its_gender_and_regular_forms(noun: Noun) -> None:
+    assert noun.gender == GENDER[noun.german]
+    assert noun.german[0].isupper()
+    singular = [noun.decline(case, plural=False) for case in CASES]
+    if noun.gender == "f":
+        assert singular == [noun.german] * 4
+    elif noun.german in ("Junge", "Nachbar", "Student"):
+        assert singular[1] == singular[2] == singular[3] == noun.german + ("n" if noun.german[-1] in "er" else "en")
+    else:
+        assert singular[:3] == [noun.german] * 3
+        assert singular[3] in (noun.german + "s", noun.german + "es", noun.german + "ses")
+    if noun.plural:
+        plural = [noun.decline(case, plural=True) for case in CASES]
+        assert plural[0] == plural[1] == plural[3]
+        assert plural[2][-1] in "ns"
+    assert bool(noun.plural) == bool(noun.english_plural)
+
+
+def test_names_have_no_article_and_no_ending() -> None:
+    for name in NAMES:
+        assert {text(NounPhrase(name, "").german(case)) for case in CASES[:3]} == {name.german}
+
+
+PRONOUN_TABLE = "I ich mich mir, you du dich dir, he er ihn ihm, she sie sie ihr, we wir uns uns, they sie sie ihnen"
+
+
+def test_pronouns() -> None:
+    for row in PRONOUN_TABLE.split(", "):
+        english, *german = row.split()
+        assert [PRONOUNS[english].german[case] for case in CASES[:3]] == german
+    assert {gender: list(it.german.values()) for gender, it in IT.items()} == {
+        "m": ["er", "ihn", "ihm"], "f": ["sie", "sie", "ihr"], "n": ["es", "es", "ihm"], "p": ["sie", "sie", "ihnen"],
+    }  # fmt: skip
+
+
+# The finite forms of strong and irregular verbs (du, er), the participle and the auxiliary, typed independently.
+STRONG = """
+sleep schläfst schläft hat geschlafen | run läufst läuft ist gelaufen | drive fährst fährt ist gefahren
+read liest liest hat gelesen | eat isst isst hat gegessen | see siehst sieht hat gesehen
+forget vergisst vergisst hat vergessen | carry trägst trägt hat getragen | wear trägst trägt hat getragen
+bake bäckst bäckt hat gebacken | help hilfst hilft hat geholfen | give gibst gibt hat gegeben
+invite lädst lädt hat eingeladen | throw/away wirfst wirft hat weggeworfen | come/back kommst kommt ist zurückgekommen
+get/up stehst steht ist aufgestanden | wake/up wachst wacht ist aufgewacht | arrive kommst kommt ist angekommen
+swim schwimmst schwimmt ist geschwommen | stay bleibst bleibt ist geblieben | follow folgst folgt ist gefolgt
+bring/along bringst bringt hat mitgebracht | know kennst kennt hat gekannt | write schreibst schreibt hat geschrieben
+receive bekommst bekommt hat bekommen | sell verkaufst verkauft hat verkauft | find findest findet hat gefunden
+work arbeitest arbeitet hat gearbeitet | repair reparierst repariert hat repariert | begin beginnst beginnt hat begonnen
+"""
+
+
+def test_verbs_conjugate() -> None:
+    for row in re.split(r"[|\n]", STRONG.strip()):
+        head, second, third, auxiliary, participle = row.split()
+        verb = VERBS[head]
+        assert (verb.present["2"], verb.present["3"], verb.german_participle) == (second, third, participle)
+        assert verb.auxiliary == ("sein" if auxiliary == "ist" else "haben"), head
+    for head, verb in VERBS.items():
+        assert verb.infinitive == verb.present["p"], head
+        assert verb.present["1"] == verb.infinitive.removesuffix("n"), head
+        assert verb.present["2"].endswith(("st", "zt")), head
+        assert verb.present["3"].endswith("t"), head
+        inner = verb.german_participle.removeprefix(verb.german_prefix)
+        bare = inner.startswith(("ver", "be", "ge", "repar", "probier"))
+        assert bare, f"{head}: a participle begins with ge- unless the verb has an unstressed first syllable"
+
+
+def test_modals_and_auxiliaries_agree() -> None:
+    assert [MODALS["can"].german[p] for p in PERSONS] == ["kann", "kannst", "kann", "können"]
+    assert [MODALS["want"].german[p] for p in PERSONS] == ["will", "willst", "will", "wollen"]
+    assert [MODALS["must"].german[p] for p in PERSONS] == ["muss", "musst", "muss", "müssen"]
+    assert [BE.present[p] for p in PERSONS] == ["bin", "bist", "ist", "sind"]
+    assert [HAVE.present[p] for p in PERSONS] == ["habe", "hast", "hat", "haben"]
+
+
+# Word order: one derivation, all the places of the verb
+
+ANNA = NounPhrase(NAMES[0], "")
+WINDOW = NounPhrase(noun_named("window"))
+OPENING = Clause(subject=ANNA, verb=VERBS["open"], direct=WINDOW)
+
+
+def pharaoh(english: list[Word], german: list[Word]) -> str:
+    pairs = links(written(english, ".")[1], written(german, ".")[1])
+    return " ".join(f"{i}-{j}" for i, j in pairs)
+
+
+def test_the_places_of_a_separable_verb() -> None:
+    past, want = replace(OPENING, tense="past"), replace(OPENING, modal=MODALS["want"])
+    assert text(german_clause(OPENING)) == "Anna macht das Fenster auf"
+    assert text(german_clause(OPENING, "first")) == "macht Anna das Fenster auf"
+    assert text(german_clause(OPENING, "final")) == "Anna das Fenster aufmacht"
+    assert text(german_clause(OPENING, "zu")) == "das Fenster aufzumachen"
+    assert text(german_clause(past)) == "Anna hat das Fenster aufgemacht"
+    assert text(german_clause(past, "final")) == "Anna das Fenster aufgemacht hat"
+    assert text(german_clause(want)) == "Anna will das Fenster aufmachen"
+    assert text(english_clause(want, "question")) == "does Anna want to open the window"
+    assert text(english_clause(replace(past, negated=True))) == "Anna did not open the window"
+
+
+def test_gold_links_of_known_sentences() -> None:
+    yesterday = fixed("yesterday", "gestern", "0-0")
+    past = replace(OPENING, tense="past", front=yesterday)
+    assert text(german_clause(past)) == "gestern hat Anna das Fenster aufgemacht"
+    assert pharaoh(english_clause(past), german_clause(past)) == "0-0 1-2 2-1 2-5 3-3 4-4"
+    # do-support says nothing of its own: it has no link.
+    never = replace(OPENING, negated=True)
+    assert pharaoh(english_clause(never), german_clause(never)) == "0-0 2-4 3-1 3-5 4-2 5-3"
+    # "not … a" is kein, a compound is one word, and "picks up" divides like "holt … ab".
+    juice = Clause(subject=ANNA, verb=VERBS["drink"], direct=NounPhrase(noun_named("apple juice"), ""), negated=True)
+    assert text(german_clause(juice)) == "Anna trinkt keinen Apfelsaft"
+    assert pharaoh(english_clause(juice), german_clause(juice)) == "0-0 2-2 3-1 4-3 5-3"
+    him = Clause(subject=ANNA, verb=VERBS["pick/up"], direct=Pronoun(PRONOUNS["he"]))
+    assert text(english_clause(him)) == "Anna picks him up"
+    assert pharaoh(english_clause(him), german_clause(him)) == "0-0 1-1 2-2 3-3"
+    # "likes" is gern with "to", but gefallen with a noun, where the person is a dative.
+    likes = Clause(subject=NounPhrase(noun_named("man")), verb=VERBS["like"], direct=WINDOW)
+    assert text(german_clause(likes)) == "dem Mann gefällt das Fenster"
+
+
+def test_contractions_express_two_words() -> None:
+    expected = {
+        ("in", "in", "dative", "garden"): "im Garten", ("into", "in", "accusative", "house"): "ins Haus",
+        ("to", "zu", "dative", "library"): "zur Bibliothek", ("to", "zu", "dative", "station"): "zum Bahnhof",
+        ("at", "an", "dative", "station"): "am Bahnhof", ("into", "in", "accusative", "kitchen"): "in die Küche",
+    }  # fmt: skip
+    for (english, german, case, noun), result in expected.items():
+        block = prepositional(english, german, case, NounPhrase(noun_named(noun)))  # type: ignore[arg-type]
+        assert text(block.german) == result
+    garden = prepositional("in", "in", "dative", NounPhrase(noun_named("garden")))
+    assert pharaoh(list(garden.english), list(garden.german)) == "0-0 1-0 2-1"
+
+
+# The corpus as a whole
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("demo")
+    write_demo_corpus(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def parts(corpus: Path) -> Parts:
+    def read(name: str) -> list[str]:
+        data = (corpus / name).read_bytes().decode()
+        assert data.endswith("\n")
+        assert "\r" not in data
+        return data[:-1].split("\n")
+
+    def pairs(part: str) -> Iterator[Pair]:
+        rows = zip(read(f"{part}.en"), read(f"{part}.de"), read(f"{part}.align"), strict=True)
+        for source, target, align in rows:
+            points = [tuple(map(int, link.split("-"))) for link in align.split()]
+            yield Pair(source=source, target=target, links=tuple((i, j) for i, j in points))
+
+    return {part: list(pairs(part)) for part in ("train", "dev", "test")}
+
+
+@pytest.fixture(scope="module")
+def everything(parts: Parts) -> list[Pair]:
+    return [pair for pairs in parts.values() for pair in pairs]
+
+
+def test_sizes_and_disjoint_splits(parts: Parts, everything: list[Pair]) -> None:
+    assert {part: len(pairs) for part, pairs in parts.items()} == {"train": 8000, "dev": 300, "test": 500}
+    assert len({pair.source for pair in everything}) == len(everything)
+    assert len({pair.target for pair in everything}) == len(everything)
+
+
+def test_a_few_hundred_words_and_no_rare_ones_held_out(parts: Parts) -> None:
+    def forms(pairs: list[Pair]) -> Counter[str]:
+        texts = [("en", pair.source) for pair in pairs] + [("de", pair.target) for pair in pairs]
+        return Counter(f"{side}:{word}" for side, words in texts for word in re.findall(r"[\w']+", words.lower()))
+
+    train, held_out = forms(parts["train"]), forms(parts["dev"] + parts["test"])
+    assert min(train[form] for form in held_out) >= 10
+    assert 300 <= sum(form.startswith("en:") for form in train) <= 500
+    assert 400 <= sum(form.startswith("de:") for form in train) <= 720
+
+
+def test_lengths_capitals_and_punctuation(everything: list[Pair]) -> None:
+    for pair in everything:
+        for side in (pair.source, pair.target):
+            assert 3 <= len(side.split(" ")) <= 16
+            assert re.fullmatch(r"[A-ZÄÖÜ][\w']*(,? [\w']+)*[.?]", side), side
+        assert pair.source[-1] == pair.target[-1]
+
+
+def test_links_are_exact_positions_and_leave_only_empty_words_alone(everything: list[Pair]) -> None:
+    alone: Counter[str] = Counter()
+    for pair in everything:
+        source, target = pair.source.split(" "), pair.target.split(" ")
+        assert list(pair.links) == sorted(set(pair.links))
+        assert all(0 <= i < len(source) and 0 <= j < len(target) for i, j in pair.links)
+        linked_source = {i for i, _ in pair.links}
+        alone.update(word.lower() for i, word in enumerate(source) if i not in linked_source)
+        assert {j for _, j in pair.links} == set(range(len(target))), pair
+    # do-support, the progressive, and "to" in "wants to", "likes to" and "gives it to"; never a content word.
+    assert set(alone) == {"do", "does", "did", "am", "is", "are", "to"} & set(alone)
+    assert {"do", "does", "is", "to"} <= set(alone)
+
+
+def test_names_are_linked_to_themselves(everything: list[Pair]) -> None:
+    names = "|".join(name.german for name in NAMES)
+    for pair in everything:
+        source, target = pair.source.split(), pair.target.split()
+        for i, j in pair.links:
+            one, other = (re.match(rf"({names})\b|({names})s\b", word) for word in (source[i], target[j]))
+            if one:
+                assert other, (pair, i, j)
+
+
+def test_reordering_is_real(everything: list[Pair]) -> None:
+    crossing = sum(any(a < c and b > d for a, b in pair.links for c, d in pair.links) for pair in everything)
+    assert crossing / len(everything) >= 0.4
+    jumps = [max(abs(i - j) for i, j in pair.links) for pair in everything]
+    assert sum(jump >= 3 for jump in jumps) / len(jumps) >= 0.15
+
+
+def test_every_phenomenon_occurs_often(everything: list[Pair]) -> None:
+    german = "\n".join(pair.target for pair in everything)
+    english = "\n".join(pair.source for pair in everything)
+    phenomena = {
+        r", weil ": 150, r", obwohl ": 50, r"[Ww]enn ": 100, r", dass ": 200, r", ob ": 100, r"[Ww]ährend ": 100,
+        r"[Bb]evor ": 50, r", (der|die|das|den|dem|denen) ": 300, r", um .* zu ": 80, r", .*zu\w{4,}en": 30,
+        r"\bgern\b": 100, r"\bkein": 30, r"\bnicht\b": 300, r"\bgefäll": 100, r"\bgehör": 20, r"\bgibt es\b": 50,
+        r"\bals\b": 50, r"(macht|holt|ruft|lädt|räumt|wirft|bringt|probiert) .* (auf|zu|an|aus|ab|ein|weg|mit)\b": 100,
+        r"^(Morgen|Gestern|Heute|Am \w+|Im \w+|Jeden \w+|Letzte Woche|Nächste Woche) \w+ ": 300,
+    }  # fmt: skip
+    for pattern, least in phenomena.items():
+        assert len(re.findall(pattern, german, flags=re.MULTILINE)) >= least, pattern
+    assert len(re.findall(r"\b[Dd](?:o|oes|id)\b", english)) >= 500
+
+
+# An independent reading of the German text
+
+ARTICLES = {
+    "m": {
+        "nominative": "der ein kein",
+        "accusative": "den einen keinen",
+        "dative": "dem einem keinem",
+        "genitive": "des",
+    },
+    "f": {
+        "nominative": "die eine keine",
+        "accusative": "die eine keine",
+        "dative": "der einer keiner",
+        "genitive": "der",
+    },
+    "n": {"nominative": "das ein kein", "accusative": "das ein kein", "dative": "dem einem keinem", "genitive": "des"},
+    "p": {"nominative": "die keine", "accusative": "die keine", "dative": "den keinen", "genitive": "der"},
+}
+POSSESSIVES = ("mein", "dein", "sein", "ihr", "unser")
+for _cases in ARTICLES.values():
+    for _case, _words in _cases.items():
+        endings = [word.removeprefix("kein") for word in _words.split() if word.startswith("kein")]
+        _cases[_case] = " ".join([_words, *(own + ending for own in POSSESSIVES for ending in endings)])
+NOUN_FORMS: dict[str, set[tuple[str, str]]] = {}
+for _noun in NOUNS:
+    for _case in CASES:
+        NOUN_FORMS.setdefault(_noun.decline(_case, plural=False), set()).add((GENDER[_noun.german], _case))
+        if _noun.plural:
+            NOUN_FORMS.setdefault(_noun.decline(_case, plural=True), set()).add(("p", _case))
+DETERMINERS = {word for cases in ARTICLES.values() for words in cases.values() for word in words.split()}
+
+
+def readings(phrase: list[str]) -> set[tuple[str, str]]:
+    """The genders and cases that an article, an optional adjective and a noun can have together."""
+    article, *adjectives, noun = phrase
+    fits = {(g, c) for g, c in NOUN_FORMS[noun] if article in ARTICLES[g][c].split()}
+    if not adjectives:
+        return fits
+    weak = article in "der die das den dem des".split()
+    allowed = set()
+    for gender, case in fits:
+        plain = (gender != "p" and case == "nominative") or (gender in ("f", "n") and case == "accusative")
+        ending = "en"
+        if plain:
+            ending = "e" if weak or gender == "f" else {"m": "er", "n": "es"}[gender]
+        if adjectives[0].endswith(ending) and (ending != "e" or not adjectives[0].endswith("en")):
+            allowed.add((gender, case))
+    return allowed
+
+
+def noun_phrases(target: str) -> Iterator[tuple[str, list[str]]]:
+    """The word before each article + (adjective) + noun, and these words."""
+    words = [word.strip(".,?") for word in target.split()]
+    words[0] = words[0] if words[0] in NOUN_FORMS else words[0][0].lower() + words[0][1:]
+    stops = [word.endswith((",", ".", "?")) for word in target.split()]
+    for i, word in enumerate(words):
+        for length in (2, 3):
+            phrase = words[i : i + length]
+            inner_stop = any(stops[i : i + length - 1])
+            if word in DETERMINERS and len(phrase) == length and phrase[-1] in NOUN_FORMS and not inner_stop:
+                if length == 2 or phrase[1].islower():
+                    yield (words[i - 1] if i and not stops[i - 1] else ""), phrase
+                break
+
+
+def test_articles_adjectives_and_nouns_agree(everything: list[Pair]) -> None:
+    governed = {"mit": "dative", "zu": "dative", "von": "dative", "für": "accusative", "ohne": "accusative"}
+    seen: Counter[str] = Counter()
+    relative = re.compile(r"der|die|das|den|dem")
+    for pair in everything:
+        for before, phrase in noun_phrases(pair.target):
+            if relative.fullmatch(phrase[0]) and not readings(phrase) and before == "":
+                continue  # ", der Milch trinkt": a relative pronoun before a bare noun
+            possible = readings(phrase)
+            assert possible, (phrase, pair)
+            if before in governed:
+                assert any(case == governed[before] for _, case in possible), (before, phrase, pair)
+                seen[before] += 1
+    assert all(seen[preposition] > 10 for preposition in ("mit", "zu", "für", "ohne", "von")), seen
+
+
+FINITE = {form for verb in (*VERBS.values(), BE, HAVE) for form in (*verb.present.values(), *verb.preterite.values())}
+FINITE |= {verb.german_prefix + form for verb in VERBS.values() for form in verb.present.values()}
+FINITE |= {form for modal in MODALS.values() for form in modal.german.values()}
+FINITE |= {"werde", "wirst", "wird", "werden"}
+ZU_INFINITIVES = {verb.german_prefix + "zu" + verb.infinitive for verb in VERBS.values() if verb.german_prefix}
+SEPARABLE = {
+    verb.german_prefix + form for verb in VERBS.values() if verb.german_prefix for form in verb.present.values()
+}
+
+
+def test_subordinate_clauses_end_in_their_finite_verb(everything: list[Pair]) -> None:
+    clauses = r", (?:weil|obwohl|wenn|dass|ob|während|bevor|der|die|das|den|dem|denen) ([^,.?]+)"
+    found = 0
+    for pair in everything:
+        sentence = pair.target[0].lower() + pair.target[1:]
+        fronted = re.findall(r"^(?:weil|obwohl|wenn|während|bevor) ([^,]+),", sentence)
+        for clause in re.findall(clauses, sentence) + fronted:
+            *others, last = clause.split()
+            infinitive = others[-1:] == ["zu"] or last in ZU_INFINITIVES  # ", die Tür aufzumachen"
+            assert infinitive != (last in FINITE and others[-1:] != ["zu"]), pair
+            found += not infinitive
+    assert found > 2000
+
+
+def test_main_clauses_have_the_verb_second(everything: list[Pair]) -> None:
+    """After a fronted clause or adverb the finite verb comes at once; a separated prefix is never left in place."""
+    adverb = r"(?:Morgen|Gestern|Heute|Jetzt|Am \w+|Im (?:Sommer|Winter)|Jeden \w+|Letzte Woche|Nächste Woche) (\w+)"
+    clause = r"(?:Weil|Obwohl|Wenn|Während|Bevor) [^,]+, (\w+)"
+    found = 0
+    for pair in everything:
+        match = re.match(rf"{adverb}|{clause}", pair.target)
+        if match:
+            finite = match[1] or match[2]
+            assert finite in FINITE - SEPARABLE, pair
+            found += 1
+    assert found > 800
+
+
+def test_subject_pronouns_agree_with_what_they_take_up(everything: list[Pair]) -> None:
+    pattern = re.compile(
+        r"(?:einen|den|eine|die|ein|das) ([A-ZÄÖÜ]\w+)(?: \w+)?, (?:weil|obwohl) (er|sie|es) \w+ ist\."
+    )
+    found = 0
+    for pair in everything:
+        match = pattern.search(pair.target)
+        if match and re.search(r"\w (because|although) it is (?!warm|cold|raining|tired|hungry|ill)\w+\.", pair.source):
+            assert match[2] == {"m": "er", "f": "sie", "n": "es"}[GENDER[match[1]]], pair
+            found += 1
+    assert found > 50
+
+
+def test_a_source_has_one_translation_and_one_alignment() -> None:
+    draw = Draw(12)
+    translations: dict[str, tuple[str, tuple[tuple[int, int], ...]]] = {}
+    for _ in range(10000):
+        english, german, end = draw.weighted(KINDS)(draw)
+        source, source_ideas = written(english, end)
+        target, target_ideas = written(german, end)
+        found = (" ".join(target), links(source_ideas, target_ideas))
+        assert translations.setdefault(" ".join(source), found) == found, (source, found)
+
+
+def test_bytes_do_not_depend_on_the_process(corpus: Path, tmp_path: Path) -> None:
+    def digest(directory: Path) -> str:
+        content = hashlib.sha256()
+        for file in sorted(directory.iterdir()):
+            content.update(file.name.encode() + file.read_bytes())
+        return content.hexdigest()
+
+    program = "import sys, pathlib; from nmt_rela.corpora.demo_corpus import write_demo_corpus as write"
+    program += "; write(pathlib.Path(sys.argv[1]))"
+    digests = {digest(corpus)}
+    for seed in ("1", "99"):
+        directory = tmp_path / seed
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", program, str(directory)], check=True, env=environment)
+        digests.add(digest(directory))
+    assert len(digests) == 1
+
+
+def test_writing_needs_no_heavy_module() -> None:
+    program = "import sys, nmt_rela.corpora.demo_corpus; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_generate_gives_distinct_pairs_of_the_seed() -> None:
+    assert generate(200, seed=3) == generate(200, seed=3)
+    assert generate(200, seed=3) != generate(200, seed=4)
