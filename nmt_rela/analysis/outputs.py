@@ -62,15 +62,20 @@ def alignment_summary(runs: Sequence[RunAnalysis]) -> str:
     """AER by layer, normal and shifted: the best head and the head average; then the best of all."""
     rows, notes = [], []
     for run in runs:
+        if not run.alignment:
+            notes.append(f"{run.name}: no pair whose sub-words form the words of its line; no alignment")
+            continue
         by_mode = {mode: {found.layer: found for found in run.alignment if found.mode == mode} for mode in MODES}
         for layer in by_mode["normal"]:
             cells = [_alignment_cells(by_mode[mode][layer]) for mode in MODES]
             rows.append([run.name, str(layer), *cells[0], *cells[1]])
         best = min(run.alignment, key=lambda found: found.best.error_rate)
+        average = min(run.alignment, key=lambda found: found.average.error_rate)
         left_out = f"; {run.alignment_left_out} pairs left out, their words differ" if run.alignment_left_out else ""
         notes.append(
-            f"{run.name}: best head {best.best_head} of layer {best.layer}, {best.mode}, "
-            f"AER {_percent(best.best.error_rate)}{left_out}"
+            f"{run.name}: AER {_percent(best.best.error_rate)} with head {best.best_head} of layer {best.layer}, "
+            f"{best.mode}; {_percent(average.average.error_rate)} with the head average of layer {average.layer}, "
+            f"{average.mode}{left_out}"
         )
     header = ["run", "layer", "normal best", "head", "average", "shifted best", "head", "average"]
     return text_table(header, rows) + "\n" + "\n".join(notes)

@@ -180,6 +180,21 @@ def test_overlong_pairs_are_left_out_and_counted(place: Path, tmp_path: Path) ->
     assert lines[1] == ""
 
 
+@pytest.mark.parametrize(("blank", "said"), [("\n", "1 pairs left out"), ("", "rela: no pair whose sub-words form")])
+def test_blank_lines_and_words_that_do_not_match_are_no_fault(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], blank: str, said: str
+) -> None:
+    source, target, gold = tmp_path / "odd.en", tmp_path / "odd.de", tmp_path / "odd.align"
+    source.write_text(f"{blank}the¨house\n", encoding="utf-8")  # NFKC makes a space and a combining diaeresis of ¨
+    target.write_text(f"{blank}haus\n", encoding="utf-8")
+    gold.write_text(f"{blank}0-0\n")
+    options = ["--source", str(source), "--target", str(target), "--gold", str(gold), "--no-plots", "--quiet"]
+    assert main(["--model", str(place / "rela"), *options, "--output", str(tmp_path)]) == 0
+    run = json.loads((tmp_path / "analysis.json").read_text())["runs"][0]
+    assert run["alignment_left_out"] == 1  # never the blank pair: no words, and none expected
+    assert said in capfd.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
