@@ -106,9 +106,10 @@ def list_members(archive: ArchiveFiles, pattern: str) -> list[str]:
     return sorted(matching, key=natural_order)
 
 
-def natural_order(name: str) -> list[tuple[int, str]]:
-    """Sorting key that takes runs of digits for numbers."""
-    return [(int(run), "") if run.isdecimal() else (-1, run) for run in re.findall(r"[0-9]+|[^0-9]+", name)]
+def natural_order(name: str) -> list[tuple[bool, int, str]]:
+    """Sorting key that takes runs of digits for numbers, and these before anything else."""
+    runs = re.findall(r"([0-9]+)|([^0-9]+)", name)
+    return [(not digits, int(digits or 0), text) for digits, text in runs]
 
 
 def is_pattern(member: str) -> bool:
