@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,7 +77,7 @@ def load_updates(
     first_update: int = 0,
     pin: bool = False,
     prefetch: int = 4,
-) -> Iterator[list[Batch]]:
+) -> Generator[list[Batch], None, None]:
     """The micro-batches of one rank, update by update, from ``first_update`` to the end of the epoch.
 
     Rank r of R gets micro-batches r, r + R, … of each update's ``accumulate``. A thread makes up to ``prefetch``

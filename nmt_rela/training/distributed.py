@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from nmt_rela.errors import ConfigError
 TIMEOUT = timedelta(minutes=10)
 #: Gradients are summed over ranks in flat pieces of at most so many numbers.
 _BUCKET_NUMBERS = 1 << 24
+
+
+class RankLost(RuntimeError):
+    """Another rank has died or hangs: this one ends too, and whoever started the ranks may start them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class Ranks:
             return
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            dist.all_reduce(flat)
+            self._reduce(flat, dist.ReduceOp.SUM)
             for tensor, summed in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
                 tensor.copy_(summed.view_as(tensor))
 
@@ -48,8 +53,23 @@ class Ranks:
         if self.size == 1:
             return flag
         tensor = torch.tensor([int(flag)], device=self.device)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        self._reduce(tensor, dist.ReduceOp.MAX)
         return bool(tensor.item())
+
+    def differ(self, value: float) -> bool:
+        """Whether ranks that should have the same number do not, beyond rounding (1e-6 relative); waits for all."""
+        if self.size == 1 or not math.isfinite(value):
+            return False
+        bounds = torch.tensor([value, -value], dtype=torch.float64, device=self.device)
+        self._reduce(bounds, dist.ReduceOp.MAX)
+        high, low = bounds[0].item(), -bounds[1].item()
+        return high - low > 1e-6 * max(abs(high), abs(low))
+
+    def _reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
+        try:
+            dist.all_reduce(tensor, op=operation)
+        except RuntimeError as error:  # what gloo and NCCL raise when a peer is gone or silent for too long
+            raise RankLost(f"rank {self.rank} of {self.size} lost touch with the others: {error}") from error
 
     def copy_from_main(self, model: nn.Module) -> None:
         """Give every rank the main rank's parameters."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Monitor:
         self._guard("metrics.jsonl", lambda: _forget_after(run.metrics, update))
         self._guard("TensorBoard", lambda: self._open_board(update))
 
-    def record(self, event: str, update: int, values: dict[str, float | int | str]) -> None:
+    def record(self, event: str, update: int, values: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl and the numbers in it to TensorBoard under ``event/``."""
         line = json.dumps({"event": event, "update": update, **values})
 

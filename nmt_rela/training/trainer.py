@@ -8,7 +8,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from nmt_rela.training.loss import smoothed_cross_entropy
 from nmt_rela.training.monitor import Monitor
 from nmt_rela.training.optimizer import build_optimizer, learning_rate
 from nmt_rela.training.validation import Validator
+from nmt_rela.training.window import Window
 
 log = logging.getLogger("nmt_rela.training")
 
@@ -120,7 +122,7 @@ class Trainer:
                 self._after_update(leaving=stopping)
                 if stopping or self._complete():
                     break
-            updates.close()  # type: ignore[attr-defined]
+            updates.close()
             if progress.cursor == plan.updates:
                 progress.epoch, progress.cursor = progress.epoch + 1, 0
         if self.keeper.saved_update != progress.update:
@@ -132,14 +134,16 @@ class Trainer:
     def step(self, batches: list[Batch], plan: EpochPlan) -> None:
         """One update from this rank's micro-batches; nothing in it waits for the device."""
         settings, progress = self.config.training, self.progress
-        # Dropout is a function of (seed, update, rank): no random state has to be saved for an exact resume.
-        torch.manual_seed((settings.seed << 40) + (progress.update << 10) + self.ranks.rank)
         self.model.train()
         total_tokens, total_sentences = self._update_size(plan)
         normaliser = total_tokens if settings.loss_average == "token" else total_sentences
-        for batch in batches:
+        for index, batch in enumerate(batches):
             if len(batch.indices) == 0:
                 continue
+            # Dropout is a function of the seed and the micro-batch: an exact resume needs no saved random state, and
+            # the number of ranks changes nothing.
+            position = progress.update * settings.accumulate + index * self.ranks.size + self.ranks.rank
+            torch.manual_seed((settings.seed << 40) + position)
             loss, likelihood = self._loss(batch)
             self.scaler.scale(loss / normaliser).backward()
             self.window.add(loss.detach(), likelihood, batch)
@@ -158,10 +162,12 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self._nonfinite_in_a_row = (self._nonfinite_in_a_row + skipped) * skipped
-        self.window.close_update(norm, skipped, self._nonfinite_in_a_row)
+        self.window.close_update(norm, skipped)
         progress.update += 1
         progress.cursor += 1
         progress.target_tokens += total_tokens
+        if progress.update % settings.max_nonfinite == 0:
+            self._stop_if_nonfinite(batches)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed loss and summed negative log-likelihood of one micro-batch."""
@@ -232,6 +238,8 @@ class Trainer:
         progress = self.progress
         values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         values["epoch"] = progress.epoch
+        if self.ranks.differ(values["gradient_norm"]):
+            raise RuntimeError(f"update {progress.update}: the ranks' gradients differ; the run cannot be trusted")
         if self.monitor:
             self.monitor.record("train", progress.update, values)
             log.info(
@@ -239,12 +247,18 @@ class Trainer:
                 progress.update, values["loss"], values["perplexity"], values["gradient_norm"],
                 values["learning_rate"], f"{values['target_tokens_per_second']:,.0f}",
             )  # fmt: skip
-        if values["nonfinite_in_a_row"] >= self.config.training.max_nonfinite:
-            raise NonFiniteTraining(
-                f"update {progress.update}: loss or gradients were not finite for "
-                f"{int(values['nonfinite_in_a_row'])} updates in a row (training.max_nonfinite); "
-                "lower training.learning_rate, lengthen training.warmup, or set training.clip_norm"
-            )
+
+    def _stop_if_nonfinite(self, batches: list[Batch]) -> None:
+        """The weights are those before the first of these updates, so what is saved stays sound."""
+        in_a_row = int(self._nonfinite_in_a_row)
+        if in_a_row < self.config.training.max_nonfinite:
+            return
+        pairs = ", ".join(str(i) for batch in batches for i in batch.indices[:3].tolist())
+        raise NonFiniteTraining(
+            f"update {self.progress.update}, rank {self.ranks.rank}: loss or gradients were not finite for {in_a_row} "
+            f"updates in a row (training.max_nonfinite), the last with training pairs {pairs} …; "
+            "lower training.learning_rate, lengthen training.warmup, or set training.clip_norm"
+        )
 
     def _validate(self) -> bool:
         """Measure the development set; true when it is the best so far."""
@@ -280,7 +294,7 @@ class Trainer:
                 },
             )
 
-    def _load(self, checkpoint: Any) -> None:
+    def _load(self, checkpoint: Path) -> None:
         """Continue from a checkpoint. Raises CheckpointError when it belongs to other data."""
         state = load_state(checkpoint)
         for name, present in (("vocabulary", self.vocabularies.fingerprint), ("corpus", self.corpus.fingerprint)):
@@ -305,71 +319,6 @@ class Trainer:
             )
         load_weights(self.model, other.checkpoint())
         log.info("starting from the weights of %s", other.checkpoint())
-
-
-class Window:
-    """What happened since the last log line, added up on the device and read once."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._reset()
-        self.restart_clock()
-
-    def _reset(self) -> None:
-        # summed loss, summed negative log-likelihood, target tokens, source tokens, cells, sentences
-        self._sums = torch.zeros(6, dtype=torch.float64, device=self._device)
-        self._norm = self._skipped = self._in_a_row = torch.zeros((), device=self._device)
-        self._seconds = self._waited = 0.0
-        self.updates = 0
-
-    def restart_clock(self) -> None:
-        """Leave the time since the last update out of the throughput."""
-        self._mark = time.monotonic()
-
-    def time_waiting(self, updates: Any) -> Any:
-        """The same iterator, its waiting noted."""
-        while True:
-            start = time.monotonic()
-            batches = next(updates, None)
-            self._waited += time.monotonic() - start
-            if batches is None:
-                return
-            yield batches
-
-    def add(self, loss: Tensor, likelihood: Tensor, batch: Batch) -> None:
-        """Note one micro-batch."""
-        cells = batch.source.numel() + batch.target.numel()
-        counts = torch.tensor([batch.target_tokens, batch.source_tokens, cells, len(batch.indices)])
-        self._sums += torch.cat([torch.stack([loss.double(), likelihood]), counts.double().to(self._device)])
-
-    def close_update(self, norm: Tensor, skipped: Tensor, in_a_row: Tensor) -> None:
-        """Note the end of one update."""
-        self._norm, self._in_a_row = norm, in_a_row
-        self._skipped = self._skipped + skipped
-        now = time.monotonic()
-        self._seconds += now - self._mark
-        self._mark = now
-        self.updates += 1
-
-    def read(self, ranks: Ranks) -> dict[str, Any]:
-        """The numbers of all ranks, in nats, tokens and seconds; waits for the device, and starts anew."""
-        sums = self._sums.clone()
-        ranks.sum([sums])
-        loss, likelihood, target, source, cells, sentences = sums.tolist()
-        values = {
-            "loss": loss / max(target, 1.0),
-            "perplexity": math.exp(min(likelihood / max(target, 1.0), 100.0)),
-            "gradient_norm": float(self._norm),
-            "skipped_updates": int(self._skipped),
-            "nonfinite_in_a_row": int(self._in_a_row),
-            "target_tokens_per_second": target / max(self._seconds, 1e-9),
-            "source_tokens_per_second": source / max(self._seconds, 1e-9),
-            "sentences": int(sentences),
-            "padding_share": 1.0 - (source + target) / max(cells, 1.0),
-            "data_wait_share": self._waited / max(self._seconds, 1e-9),
-        }
-        self._reset()
-        return values
 
 
 def resolve_precision(setting: str, device: torch.device) -> torch.dtype:

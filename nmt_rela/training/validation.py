@@ -19,6 +19,7 @@ from nmt_rela.data.vocabulary import PAD, Vocabularies
 from nmt_rela.inference.translator import Translator
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.text import read_parallel
+from nmt_rela.training.attention_rates import attention_rates
 from nmt_rela.training.distributed import Ranks
 from nmt_rela.training.loss import smoothed_cross_entropy
 
@@ -33,13 +34,15 @@ class Validation:
     perplexity: float
     bleu: float | None
     chrf: float | None
+    #: How sparse each attention site is, as ``attention_rates`` names it.
+    attention: dict[str, float]
     #: A few sources, outputs and references.
     samples: tuple[list[str], list[str], list[str]]
 
-    def values(self) -> dict[str, float | int | str]:
+    def values(self) -> dict[str, float]:
         """The numbers, for the records."""
         named = {"loss": self.loss, "perplexity": self.perplexity, "bleu": self.bleu, "chrf": self.chrf}
-        return {name: value for name, value in named.items() if value is not None}
+        return {name: value for name, value in named.items() if value is not None} | self.attention
 
     def line(self) -> str:
         """The numbers, for the log."""
@@ -87,6 +90,7 @@ class Validator:
             perplexity=math.exp(min(likelihood, 100.0)),
             bleu=bleu,
             chrf=chrf,
+            attention=attention_rates(model, collate(self._corpus, self._plan.batch(0)).to(self._ranks.device)),
             samples=(sources[:_SAMPLES], outputs[:_SAMPLES], references[:_SAMPLES]),
         )
 

@@ -1,0 +1,78 @@
+"""What happened since the last log line: sums kept on the device and read once."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nmt_rela.data.loading import Batch
+from nmt_rela.training.distributed import Ranks
+
+
+class Window:
+    """Losses, token counts, gradient norm and time of the updates since the last reading."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._reset()
+        self.restart_clock()
+
+    def _reset(self) -> None:
+        # summed loss, summed negative log-likelihood, target tokens, source tokens, cells, sentences
+        self._sums = torch.zeros(6, dtype=torch.float64, device=self._device)
+        self._norm = self._skipped = torch.zeros((), device=self._device)
+        self._seconds = self._waited = 0.0
+        self.updates = 0
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last update out of the throughput."""
+        self._mark = time.monotonic()
+
+    def time_waiting(self, updates: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+        """The same iterator, its waiting noted."""
+        while True:
+            start = time.monotonic()
+            batches = next(updates, None)
+            self._waited += time.monotonic() - start
+            if batches is None:
+                return
+            yield batches
+
+    def add(self, loss: Tensor, likelihood: Tensor, batch: Batch) -> None:
+        """Note one micro-batch."""
+        cells = batch.source.numel() + batch.target.numel()
+        counts = torch.tensor([batch.target_tokens, batch.source_tokens, cells, len(batch.indices)])
+        self._sums += torch.cat([torch.stack([loss.double(), likelihood]), counts.double().to(self._device)])
+
+    def close_update(self, norm: Tensor, skipped: Tensor) -> None:
+        """Note the end of one update."""
+        self._norm = norm
+        self._skipped = self._skipped + skipped
+        now = time.monotonic()
+        self._seconds += now - self._mark
+        self._mark = now
+        self.updates += 1
+
+    def read(self, ranks: Ranks) -> dict[str, Any]:
+        """The numbers of all ranks, in nats, tokens and seconds; waits for the device, and starts anew."""
+        sums = self._sums.clone()
+        ranks.sum([sums])
+        loss, likelihood, target, source, cells, sentences = sums.tolist()
+        values = {
+            "loss": loss / max(target, 1.0),
+            "perplexity": math.exp(min(likelihood / max(target, 1.0), 100.0)),
+            "gradient_norm": float(self._norm),
+            "skipped_updates": int(self._skipped),
+            "target_tokens_per_second": target / max(self._seconds, 1e-9),
+            "source_tokens_per_second": source / max(self._seconds, 1e-9),
+            "sentences": int(sentences),
+            "padding_share": 1.0 - (source + target) / max(cells, 1.0),
+            "data_wait_share": self._waited / max(self._seconds, 1e-9),
+        }
+        self._reset()
+        return values
