@@ -39,7 +39,7 @@ def _translate(arguments: Sequence[str] | None) -> None:
     links.add_argument("--alignments", action="store_true", help="add them: … ||| i-j …, source word first, from 0")
     links.add_argument(
         "--alignment-layer", type=int, metavar="N",
-        help="read them from this layer's cross-attention, from 0 (default: the last but one)",
+        help="read them from this layer's cross-attention, from 0 (default: at 5/6 of the depth)",
     )  # fmt: skip
     links.add_argument("--alignment-head", type=int, metavar="N", help="from this head (default: mean of all heads)")
     links.add_argument(

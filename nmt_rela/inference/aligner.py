@@ -23,8 +23,9 @@ from nmt_rela.model.transformer import Transformer
 class AlignmentChoice:
     """Which cross-attention word links are read from, with the translation forced through the decoder.
 
-    By default the mean over the heads of the last layer but one, at the step that predicts the word: where
-    links are best in deep post-norm decoders. Layers and heads count from 0.
+    By default the mean over the heads, at the step that predicts the word, of the layer at five sixths of the depth:
+    the fifth of the paper's six, where links from that step are best, and the last of shallow decoders. Layers and
+    heads count from 0.
     """
 
     layer: int | None = None
@@ -89,7 +90,7 @@ class Aligner:
 
 def _attention(model: Transformer, source: Tensor, target: Tensor, choice: AlignmentChoice) -> Tensor:
     """Cross-attention [B, T, S] as chosen, float32, while the model reads a given target."""
-    layer = max(len(model.decoder) - 2, 0) if choice.layer is None else choice.layer
+    layer = max(round(len(model.decoder) * 5 / 6) - 1, 0) if choice.layer is None else choice.layer
     module = model.attention_modules()["cross", layer]
     seen: list[Tensor] = []
     module.observer = seen.append
