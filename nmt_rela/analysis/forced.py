@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nmt_rela.analysis.capture import observe_attention
 from nmt_rela.analysis.statistics import AttentionStatistics, null_rows, valid_positions
+from nmt_rela.data.loading import collate_lines
 from nmt_rela.data.vocabulary import EOS, PAD, Vocabularies
 from nmt_rela.model.transformer import Transformer
 
@@ -82,11 +83,6 @@ def batches(pairs: Iterable[Pair], *, positions: int = _BATCH_POSITIONS) -> Iter
         yield batch
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=PAD)
-
-
 def target_log_probabilities(model: Transformer, states: Tensor, target: Tensor) -> Tensor:
     """log p of every target sub-word [B, T], 0 at padding, from decoder ``states`` [B, T, d]; logits made in slices."""
     rows, wanted = states.flatten(0, 1), target.flatten()
@@ -119,8 +115,8 @@ def forced_pass(
     for members in batches(pairs):
         batch = ForcedBatch(
             members,
-            _padded([pair.source for pair in members]).to(device),
-            _padded([pair.target for pair in members]).to(device),
+            collate_lines([pair.source for pair in members]).to(device),
+            collate_lines([pair.target for pair in members]).to(device),
         )
 
         if listeners:

@@ -17,6 +17,8 @@ from nmt_rela.analysis.forced import Pair, Progress, forced_pass
 from nmt_rela.analysis.statistics import LayerStatistics
 from nmt_rela.model.transformer import Transformer
 
+#: Steps in which heads are switched off together.
+REMOVAL_STEPS = 8
 #: (site, layer, head), layer and head counted from 0.
 Head = tuple[str, int, int]
 
@@ -99,7 +101,7 @@ def study_heads(
     pairs: Sequence[Pair],
     layers: Sequence[LayerStatistics],
     *,
-    steps: int = 8,
+    steps: int = REMOVAL_STEPS,
     bleu: Callable[[], float] | None = None,
     progress: Progress | None = None,
 ) -> HeadStudy:

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from nmt_rela.alignment import GoldLinks, word_groups
 from nmt_rela.analysis.forced import ForcedBatch, Pair, Progress, StatisticsListener, encode_pairs, forced_pass
-from nmt_rela.analysis.head_study import Correlation, HeadStudy, null_rate_correlations, separation, study_heads
+from nmt_rela.analysis.head_study import (
+    REMOVAL_STEPS,
+    Correlation,
+    HeadStudy,
+    null_rate_correlations,
+    separation,
+    study_heads,
+)
 from nmt_rela.analysis.report import PageSentence, pack_weights
 from nmt_rela.analysis.statistics import SITES, LayerStatistics
 from nmt_rela.analysis.word_links import LayerAlignment, LinkListener, Words
@@ -165,7 +172,7 @@ def analyze_run(
             studied,
             layers,
             bleu=partial(_bleu, translator, text, studied),
-            progress=show("heads off", heads + 9),
+            progress=show("heads off", heads + REMOVAL_STEPS + 1),
         )
         quality = study_quality(model, translator, vocabularies, text, studied)
     by_index = {pair.index: (pair, float(value)) for pair, value in zip(pairs, found, strict=True)}
