@@ -20,6 +20,8 @@ from nmt_rela.model.transformer import Transformer
 
 # Weights of one head at one site in a batch: with 8 heads a tensor of 8 MiB, and the statistics need a few of them.
 _BATCH_POSITIONS = 1 << 18
+# Padded sub-words in a batch: the feed-forward activations of a base model take 64 MiB.
+_BATCH_TOKENS = 1 << 13
 # Rows of logits made at a time: 64 MiB with a vocabulary of 32,000.
 _LOGIT_ROWS = 512
 
@@ -71,11 +73,13 @@ def encode_pairs(lines: Sequence[tuple[str, str]], vocabularies: Vocabularies) -
     ]
 
 
-def batches(pairs: Iterable[Pair], *, positions: int = _BATCH_POSITIONS) -> Iterator[list[Pair]]:
-    """Pairs of like length together, so that sentences × longest² stays within ``positions`` (or it is one pair)."""
+def batches(
+    pairs: Iterable[Pair], *, positions: int = _BATCH_POSITIONS, tokens: int = _BATCH_TOKENS
+) -> Iterator[list[Pair]]:
+    """Pairs of like length together, within bounds of sentences × longest² and sentences × longest (or one pair)."""
     batch: list[Pair] = []
     for pair in sorted(pairs, key=lambda pair: pair.longest):
-        if batch and (len(batch) + 1) * pair.longest**2 > positions:
+        if batch and (len(batch) + 1) * pair.longest > min(tokens, positions // pair.longest):
             yield batch
             batch = []
         batch.append(pair)
