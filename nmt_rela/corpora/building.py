@@ -44,6 +44,8 @@ def write_sets(
             ((normalise[0](left), normalise[1](right)) for left, right in pairs),
             *(directory / f"{name}.{language}" for language in languages),
         )
+        if not lines[name]:
+            raise DataError(f"source '{sources[0].name}': has no lines; accepted: a set with at least one pair")
         if len(sources) == 1 and sources[0].name in alignments:
             copy_alignments(
                 alignments[sources[0].name],

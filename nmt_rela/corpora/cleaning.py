@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmt_rela.corpora.accounts import Account
+from nmt_rela.corpora.tasks import primary_language
 
 Romanian = Literal["none", "cedilla", "remove"]
 
@@ -52,14 +53,14 @@ def normalise_romanian(text: str, mode: Romanian) -> str:
 
 def language_normaliser(language: str, *, romanian: Romanian) -> Callable[[str], str]:
     """What is done to all text of a language, also to what is to be translated and to references."""
-    if language == "ro" and romanian != "none":
+    if primary_language(language) == "ro" and romanian != "none":
         return lambda text: normalise_romanian(text, romanian)
     return lambda text: text
 
 
 def word_counter(language: str) -> Callable[[str], int]:
     """A function that counts words: between spaces, or by characters in a language written without them."""
-    if language.split("-")[0].split("_")[0] in _UNSPACED:
+    if primary_language(language) in _UNSPACED:
         return lambda text: len(_UNSPACED_WORD.findall(text))
     return lambda text: len(text.split())
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from nmt_rela.corpora.progress import duration
 from nmt_rela.corpora.stages import exclusive, fingerprint, is_complete, stage
 from nmt_rela.corpora.store import MIRROR_VARIABLE, ArchiveStore
 from nmt_rela.corpora.task_files import load_task
-from nmt_rela.corpora.tasks import Archive, Source, Task
+from nmt_rela.corpora.tasks import Archive, Source, Task, primary_language
 from nmt_rela.data.vocabulary import Vocabularies
 from nmt_rela.errors import ConfigError, DataError, did_you_mean
 from nmt_rela.text import atomic_file
@@ -173,11 +174,11 @@ class _Preparation:
 
     def run(self, workers: int) -> PreparedData:
         """All stages that are missing, in their order."""
-        self.log.info("preparing %s (%s): %s to %s", self.task.title, self.task.licence, *self.languages)
+        self.log.info("preparing %s (licence: %s): %s to %s", self.task.title, self.task.licence, *self.languages)
         try:
-            if self.generated and not is_complete(self.generated):
-                with stage(self.generated, {}) as partial:
-                    write_demo_corpus(partial)
+            self.clear_up()
+            if self.generated:
+                self.generate(self.generated)
             self.fetch(self.recall_digests())
             stages = {
                 name: self.complete(name, make)
@@ -200,6 +201,17 @@ class _Preparation:
             stream.write(json.dumps(tree, indent=1).encode("utf-8") + b"\n")
         self.log.info("prepared in %s", self.directory)
         return self.prepared(stages, counts)
+
+    def clear_up(self) -> None:
+        """Delete what a killed run left half made; only one process is here at a time."""
+        for path in self.directory.glob("*.partial"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def generate(self, directory: Path) -> None:
+        with exclusive(directory.parent / ".lock", work="generates the corpus"):
+            if not is_complete(directory):
+                with stage(directory, {}) as partial:
+                    write_demo_corpus(partial)
 
     def fetch(self, archives: list[Archive]) -> None:
         """Have archives on this machine, verified in this run."""
@@ -328,7 +340,7 @@ def _languages(task: Task, data: DataConfig) -> tuple[str, str]:
             raise ConfigError(f"data.{key}: the task '{task.name}' has no language '{language}'; {hint}")
     if data.source == data.target:
         raise ConfigError(f"data.target: found '{data.target}', which is the source; accepted: another language")
-    if data.romanian == "remove" and data.target == "ro":
+    if data.romanian == "remove" and primary_language(data.target) == "ro":
         raise ConfigError(
             "data.romanian: 'remove' would train translations without diacritics; accepted for the target 'ro': "
             "none, cedilla"

@@ -15,7 +15,7 @@ from itertools import zip_longest
 from typing import BinaryIO
 
 from nmt_rela.corpora.archives import ArchiveFiles, is_pattern, list_members, open_member
-from nmt_rela.corpora.tasks import Side, Source
+from nmt_rela.corpora.tasks import Side, Source, primary_language
 from nmt_rela.errors import DataError
 
 Pair = tuple[str | None, str | None]
@@ -194,6 +194,7 @@ _ENCODINGS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"
 
 
 def _tmx_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]) -> Iterator[Pair]:
+    left, right = map(primary_language, languages)
     for stream in _streams(source.sides[languages[0]], files):
         for unit in _units(stream):
             texts: dict[str, str | None] = {}
@@ -203,7 +204,7 @@ def _tmx_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tup
                 if language and segment:
                     verbatim = _VERBATIM.sub(lambda found: html.escape(found[1]), segment[1])
                     texts.setdefault(language[1].lower(), _plain(_CODE.sub("", verbatim)))
-            yield texts.get(languages[0].lower(), ""), texts.get(languages[1].lower(), "")
+            yield texts.get(left, ""), texts.get(right, "")
 
 
 def _units(stream: BinaryIO) -> Iterator[str]:

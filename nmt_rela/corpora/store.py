@@ -98,8 +98,7 @@ class ArchiveStore:
         records = self._records()
         for location in self._preferred(archive):
             if location.path:
-                path = self._local(location.path)
-                return self._local_sha256(path) if path.is_file() else None
+                return self._recorded_file(self._local(location.path), records)
             found = [self._recorded_part(part, records) for part in location.parts]
             if all(found):
                 return _joint_digest([sha256 for sha256 in found if sha256])
@@ -181,11 +180,16 @@ class ArchiveStore:
     def _recorded_part(self, part: Part, records: Mapping[str, Any]) -> str | None:
         path, url = self._place(part.url)
         if not url:
-            return self._local_sha256(path) if path.is_file() else None
+            return self._recorded_file(path, records)
         record = records.get(url)
         if record is None or (part.sha256 and not self._mirror and record["sha256"] != part.sha256):
             return None
         return str(record["sha256"])
+
+    def _recorded_file(self, path: Path, records: Mapping[str, Any]) -> str | None:
+        if path.is_file():
+            return self._local_sha256(path)
+        return str(records[str(path)]["sha256"]) if str(path) in records else None
 
     def _file(self, part: Part, progress: Progress) -> tuple[Path, str]:
         """One file, verified, and its SHA-256."""

@@ -11,9 +11,10 @@ from typing import Literal
 
 import sentencepiece
 
+from nmt_rela.corpora.tasks import primary_language
 from nmt_rela.data.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 from nmt_rela.errors import ConfigError
-from nmt_rela.text import read_lines
+from nmt_rela.text import raw_lines
 
 LOG = logging.getLogger(__name__)
 
@@ -29,15 +30,16 @@ def normalisation(*languages: str) -> str:
     ``nmt_nfkc`` composes accents, makes all blanks one space and takes invisible characters away; it would also turn
     full-width characters into half-width ones, so that Chinese and Japanese are left as they are (``identity``).
     """
-    return "identity" if _VERBATIM & {language.split("-")[0] for language in languages} else "nmt_nfkc"
+    return "identity" if _VERBATIM & set(map(primary_language, languages)) else "nmt_nfkc"
 
 
 def evenly_drawn(path: Path, *, lines: int, sample: int) -> Iterator[str]:
     """At most ``sample`` of the ``lines`` lines of a file, at even distances."""
     sample = min(sample, lines)
-    for index, line in enumerate(read_lines(path)):
-        if (index + 1) * sample // lines > index * sample // lines:
-            yield line
+    with open(path, "rb") as file:
+        for index, line in enumerate(raw_lines(file)):
+            if (index + 1) * sample // lines > index * sample // lines:
+                yield line.decode("utf-8")
 
 
 def learn_vocabulary(

@@ -113,7 +113,7 @@ class Task:
 
     def bleu_tokenizer(self, language: str) -> str:
         """sacreBLEU's tokenisation for translations into this language."""
-        return self.bleu_tokenizers.get(language) or BLEU_TOKENIZERS.get(language, "13a")
+        return self.bleu_tokenizers.get(language) or BLEU_TOKENIZERS.get(primary_language(language), "13a")
 
 
 def find_task(name_or_path: str, *, relative_to: Path | None = None) -> Path:
@@ -133,6 +133,11 @@ def find_task(name_or_path: str, *, relative_to: Path | None = None) -> Path:
             return shelf / f"{name_or_path}.yaml"
     names = {path.stem for shelf in shelves for path in shelf.glob("*.yaml")}
     raise ConfigError(f"data.task: unknown task '{name_or_path}'; {did_you_mean(name_or_path, names)}")
+
+
+def primary_language(code: str) -> str:
+    """The language of a code, without region or script: ``zh`` of ``zh-Hant`` and ``ZH_tw``."""
+    return code.lower().replace("_", "-").split("-")[0]
 
 
 def kind_of(file_name: str) -> str:

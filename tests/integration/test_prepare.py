@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -283,9 +284,13 @@ def test_the_command_prints_the_account(
     assert "prepared in data/prepared/mine-de-en" in err
     assert command.main(["--config", "c.yaml", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["total"]["kept"] == 300
-    (tmp_path / "text/dev.en").unlink()
-    assert command.main(["--config", "c.yaml", "data.max_pairs=50"]) == 2
-    assert "dev.en" in capsys.readouterr().err
+    write(tmp_path / "text/dev.en", ["one"])
+    assert command.main(["--config", "c.yaml"]) == 2
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith("source 'dev': de has 7 lines and en 1; accepted: as many on both sides")
+    )
 
 
 # The public tasks, from a mirror
@@ -401,3 +406,57 @@ def test_chinese_text_comes_back_as_it_was(mirror: Path, tmp_path: Path) -> None
     assert vocabulary.decode(vocabulary.encode(known)) == known
     full = [character for character in text if vocabulary.encode([character])[0][-1] != 1]
     assert vocabulary.decode(vocabulary.encode(full)) == full
+
+
+# What the manual says
+
+
+def test_the_worked_example_of_the_manual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = Path(__file__).parents[2]
+    manual = (repository / "docs/tasks.md").read_text("utf-8")
+    task, config = re.findall(r"```yaml\n(.*?)```", manual, re.DOTALL)[:2]
+    for name, count in (("train.en.gz", 400), ("train.sv.gz", 400), ("dev.en", 5), ("dev.sv", 5)):
+        write(tmp_path / "corpora" / name, sentences(count))
+    for name in ("test.en", "test.sv"):
+        write(tmp_path / "corpora" / name, sentences(3))
+    (tmp_path / "corpora/sv.yaml").write_text(task, "utf-8")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/base.yaml").write_bytes((repository / "configs/base.yaml").read_bytes())
+    (tmp_path / "configs/sv.yaml").write_text(config, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    overrides = ["data.vocabulary_size=100", "data.drop_copies=false"]
+    assert command.main(["--config", "configs/sv.yaml", *overrides]) == 0
+    assert (tmp_path / "data/prepared/sv-en-sv").is_dir()
+
+
+def test_leftovers_of_a_kill_are_cleared_up(tmp_path: Path) -> None:
+    task = own_task(tmp_path)
+    (tmp_path / "out/mine-de-en/text-0123.partial").mkdir(parents=True)
+    prepare(settings(task, tmp_path / "out"))
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_prepared_text_may_be_deleted(tmp_path: Path) -> None:
+    task = own_task(tmp_path)
+    prepared = prepare(settings(task, tmp_path / "out"))
+    (tmp_path / "text/train.de.gz").unlink()
+    assert prepare(settings(task, tmp_path / "out")) == prepared
+    prepare(settings(task, tmp_path / "out", vocabulary_size=100))
+
+
+def test_an_empty_set_is_refused(tmp_path: Path) -> None:
+    task = own_task(tmp_path)
+    for language in ("de", "en"):
+        write(tmp_path / f"text/dev.{language}", [])
+    with pytest.raises(DataError, match="source 'dev': has no lines"):
+        prepare(settings(task, tmp_path / "out"))
+
+
+def test_odd_characters_in_a_set_stay_there(tmp_path: Path) -> None:
+    task = own_task(tmp_path)
+    odd = "a\u2028b\u0085c\x00d\x0be \u3000"
+    for language in ("de", "en"):
+        write(tmp_path / f"text/dev.{language}", [odd, "", "x"])
+    prepared = prepare(settings(task, tmp_path / "out"))
+    assert list(read_lines(prepared.dev.source)) == [odd, "", "x"]
+    assert len(BinaryCorpus.open(prepared.dev_binary)) == 3
