@@ -32,7 +32,8 @@ function buildView(run, block, {width, height, alone, side, short}) {
   pen.font = text(11.5);
   const queryNames = axes.queries.map((t) => fit(t.name, most)), keyNames = axes.keys.map((t) => fit(t.name, most));
   const longest = (names) => Math.ceil(Math.max(...names.map((name) => pen.measureText(name).width)));
-  const room = (aside) => Math.floor(Math.min((width - aside - 2) / matrix.keys, height ? height / matrix.queries : 26, 26));
+  const tallest = height ? Math.min(26, height / matrix.queries) : alone ? Math.max(20, Math.min(34, 520 / matrix.queries)) : 26;
+  const room = (aside) => Math.floor(Math.min((width - aside - 2) / matrix.keys, tallest));
   let left = longest(queryNames) + 8, top = longest(keyNames) + 8, cell = room(left);
   const named = cell >= 9 || alone; // too small for names: the running text above has them
   if (named) cell = Math.max(cell, 9);
