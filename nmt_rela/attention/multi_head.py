@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from nmt_rela.attention.dropout import dropout
 from nmt_rela.attention.kinds import KINDS
 from nmt_rela.attention.mask import Mask
 
@@ -71,8 +71,7 @@ class MultiHeadAttention(nn.Module):
         weights = self.weights(query, key, mask)  # [batch, heads, queries, keys]
         if self.observer is not None:
             self.observer(weights.detach().float())
-        if self.training and self.dropout > 0:
-            weights = F.dropout(weights, self.dropout)
+        weights = dropout(weights, self.dropout, self.training)
         heads = torch.matmul(weights, value)  # [batch, heads, queries, width]
         if self.head_mask is not None:
             heads = heads * self.head_mask.to(heads.dtype)[:, None, None]

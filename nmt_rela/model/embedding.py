@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nmt_rela.attention.dropout import dropout
+
 
 def sinusoids(length: int, dimension: int) -> Tensor:
     """Position signals [length, dimension]: sines in the first half, cosines in the second (as in tensor2tensor).
@@ -47,4 +49,4 @@ class Embedding(nn.Module):
             embedded = embedded + self.bias
         if zero_first:
             embedded = F.pad(embedded[:, 1:], (0, 0, 1, 0))
-        return F.dropout(embedded + self.positions[offset:end], self.dropout, self.training)
+        return dropout(embedded + self.positions[offset:end], self.dropout, self.training)

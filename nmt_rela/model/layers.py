@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from nmt_rela.attention.dropout import dropout
 from nmt_rela.attention.mask import Mask
 from nmt_rela.attention.multi_head import MultiHeadAttention
 
@@ -25,7 +25,7 @@ class Residual(nn.Module):
 
     def forward(self, states: Tensor, block: Callable[[Tensor], Tensor]) -> Tensor:
         update = block(self.layer_norm(states) if self.pre else states)
-        summed = states + F.dropout(update, self.dropout, self.training)
+        summed = states + dropout(update, self.dropout, self.training)
         return summed if self.pre else self.layer_norm(summed)
 
 
@@ -42,7 +42,7 @@ class FeedForward(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, states: Tensor) -> Tensor:
-        inner = F.dropout(self.inner(states).relu_(), self.dropout, self.training)
+        inner = dropout(self.inner(states).relu_(), self.dropout, self.training)
         output: Tensor = self.output(inner)
         return output
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from nmt_rela.attention.dropout import dropout
 from nmt_rela.attention.kinds import KINDS
 from nmt_rela.attention.mask import padding_mask
 from nmt_rela.attention.multi_head import MultiHeadAttention
@@ -84,7 +85,7 @@ def test_initial_weights_are_xavier_uniform_fused_in_self_attention_and_apart_in
         (cross.query.weight, math.sqrt(6 / 128)),
         (cross.key_value.weight, math.sqrt(6 / 128)),
     ):
-        assert bound * 0.98 < float(weight.abs().max()) <= bound
+        assert bound * 0.98 < weight.abs().max().item() <= bound
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,3 +122,22 @@ def test_observer_sees_weights_before_dropout_and_head_mask_silences_heads() -> 
     torch.testing.assert_close(
         attention.attend(*attention.project_self(states), None), attention.output.bias.expand(2, 5, 8)
     )
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_dropout_has_the_right_rate_scale_and_seed(probability: float) -> None:
+    ones = torch.ones(500, 1001, requires_grad=True)  # not a multiple of the four elements a draw serves
+    torch.manual_seed(3)
+    dropped = dropout(ones, probability, True)
+    (gradient,) = torch.autograd.grad(dropped.sum(), ones)
+    assert torch.equal(gradient, dropped)
+    kept = dropped > 0
+    assert dropped[kept].unique().tolist() == pytest.approx([1 / (1 - probability)], rel=1e-4)
+    # Five standard deviations of the mean of half a million draws.
+    tolerance = 5 * math.sqrt(probability * (1 - probability) / ones.numel())
+    assert float(kept.float().mean()) == pytest.approx(1 - probability, abs=tolerance)
+    neighbours = (kept[:, 1:] == kept[:, :-1]).float().mean()
+    assert float(neighbours) == pytest.approx(probability**2 + (1 - probability) ** 2, abs=0.005)
+    torch.manual_seed(3)
+    assert torch.equal(dropout(ones, probability, True), dropped)
+    assert dropout(ones, probability, False) is ones
