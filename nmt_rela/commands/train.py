@@ -1,7 +1,7 @@
 """Train a model: prepare the data if needed, train, validate, keep checkpoints.
 
-The same command again continues the run where it stands. On several GPUs all visible ones are used; over several
-machines start it with: torchrun … -m nmt_rela.commands.train --config FILE
+The same command again continues the run where it stands. On several GPUs all visible ones are used. Over several
+machines prepare the data first (nmt-prepare), then: torchrun … -m nmt_rela.commands.train --config FILE
 """
 
 from __future__ import annotations
@@ -34,23 +34,27 @@ def _train(arguments: Sequence[str] | None) -> int:
     options = console.parse(parser, arguments)
     config = console.read_config(options)
     if "RANK" not in os.environ and _visible_gpus(config) > 1:
+        from nmt_rela.corpora.prepare import prepare
+
+        prepare(config.data)
         return _on_all_gpus(_visible_gpus(config), list(sys.argv[1:] if arguments is None else arguments))
     return _on_this_rank(config, fresh=options.fresh)
 
 
 def _on_this_rank(config: Config, *, fresh: bool) -> int:
-    from nmt_rela.corpora.prepare import prepare
+    from nmt_rela.corpora.prepare import locate, prepare
     from nmt_rela.training.distributed import join
     from nmt_rela.training.session import open_run
     from nmt_rela.training.trainer import Trainer
 
+    # Before the ranks join: what may take hours must not run into the time-out of those who wait.
+    if int(os.environ.get("RANK", 0)) == 0:
+        prepare(config.data)
     ranks = join(config.training.device)
     if not ranks.is_main:
         logging.getLogger("nmt_rela").setLevel(logging.ERROR)
-    if ranks.is_main:
-        prepare(config.data)
     ranks.wait()
-    data = prepare(config.data)
+    data = locate(config.data)
     run, resume = open_run(config, data, ranks, fresh=fresh)
     requests = StopRequests()
     trainer = Trainer(config, data=data, run=run, ranks=ranks, resume=resume)

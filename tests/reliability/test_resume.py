@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -131,3 +132,24 @@ def test_sigterm_saves_and_the_run_continues(straight: RunDirectory, tmp_path: P
     assert process.returncode == 143
     newest = int(list_steps(RunDirectory(config.parent / "run").checkpoints)[-1].name.removeprefix("step_"))
     assert newest >= 2
+
+
+@pytest.mark.slow
+def test_fifty_kills_change_no_bit(tmp_path: Path) -> None:
+    """At random moments, some of them inside a save: the process saves after every update."""
+    updates = ["training.save_every=1", "training.validate_every=40", "training.max_updates=400"]
+    for name in ("straight", "killed"):
+        (tmp_path / name).mkdir()
+    straight = run_to(write_digits(tmp_path / "straight", reverse=True, pairs=300), 400, *updates)
+    config = write_digits(tmp_path / "killed", reverse=True, pairs=300)
+    command = [sys.executable, "-m", "nmt_rela.commands.train", "--config", str(config), "--quiet", *SETTINGS, *updates]
+    killed, moment = RunDirectory(config.parent / "run"), random.Random(4)
+    for _ in range(50):
+        process = subprocess.Popen(command)
+        before = len(killed.metrics.read_bytes()) if killed.metrics.exists() else 0
+        while process.poll() is None and (not killed.metrics.exists() or len(killed.metrics.read_bytes()) <= before):
+            time.sleep(0.002)
+        time.sleep(moment.random() * 0.3)
+        process.kill()
+        process.wait()
+    assert_same(straight, run_to(config, 400, *updates))

@@ -1,0 +1,81 @@
+"""A disk that is full costs a run its newest checkpoint, never its progress or the checkpoints before."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nmt_rela.commands import train
+from nmt_rela.storage import checkpoint as module
+from nmt_rela.storage.checkpoint import list_steps, load_tensors, verify_checkpoint
+from nmt_rela.storage.run_directory import RunDirectory
+from nmt_rela.training.keeper import Keeper
+from tests.digits import write_digits
+
+UPDATES = ["training.max_updates=6", "training.save_every=2", "training.validate_every=6", "training.batch_tokens=512"]
+
+
+def run(folder: Path) -> RunDirectory:
+    folder.mkdir()
+    assert train.main(["--config", str(write_digits(folder, reverse=True, pairs=100)), *UPDATES]) == 0
+    return RunDirectory(folder / "run")
+
+
+class FullDisk:
+    """Every write of the checkpoint of one update fails from the n-th on, as on a disk that has filled up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, update: int, failing: int) -> None:
+        self._is_saving, self._writes, self._failing = False, 0, failing
+        real_save, real_sync, keeper_save = torch.save, os.fsync, Keeper.save
+
+        def fail_if_full() -> None:
+            self._writes += self._is_saving
+            if self._is_saving and self._writes >= self._failing:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        def save(content: Any, file: Any) -> None:
+            fail_if_full()
+            real_save(content, file)
+
+        def sync(descriptor: int) -> None:
+            fail_if_full()
+            real_sync(descriptor)
+
+        def watch(keeper: Keeper, **what: Any) -> None:
+            self._is_saving = what["update"] == update
+            keeper_save(keeper, **what)
+            self._is_saving = False
+
+        monkeypatch.setattr(module.torch, "save", save)
+        monkeypatch.setattr(module.os, "fsync", sync)
+        monkeypatch.setattr(Keeper, "save", watch)
+
+
+@pytest.mark.parametrize("failing", range(1, 7))
+def test_training_goes_on_and_ends_as_it_would_have(
+    failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        FullDisk(patch, update=4, failing=failing)
+        caplog.set_level("WARNING", logger="nmt_rela.training")
+        hindered = run(tmp_path / "hindered")
+    assert "checkpoint of update 4 could not be written" in caplog.text
+    assert [p.name for p in hindered.checkpoints.iterdir() if p.name.endswith("4")] == []
+    assert [p.name[-1] for p in list_steps(hindered.checkpoints)] == ["2", "6"]
+    free = run(tmp_path / "free")
+    weights = [load_tensors(r.checkpoint("last"), "model") for r in (hindered, free)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_when_nothing_can_be_written_any_more_the_last_good_checkpoint_is_what_remains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FullDisk(monkeypatch, update=6, failing=1)
+    stopped = run(tmp_path / "stopped")
+    assert stopped.checkpoint("last").resolve().name == "step_00000004"
+    verify_checkpoint(stopped.checkpoint("last"))
