@@ -24,7 +24,7 @@ class TableState:
 
     def __init__(self, tables: Tensor, *, beams: int, memory: float = 0.1) -> None:
         self.tables, self.memory = tables, memory
-        self.history = torch.zeros(len(tables), beams, 0, dtype=torch.long)
+        self.history = torch.zeros(len(tables), 1, 0, dtype=torch.long)
         self.rows_seen: list[int] = []
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class TableState:
         return logits * (1.0 + past.float().unsqueeze(2))
 
     def reorder(self, beams: Tensor) -> None:
-        self.history = self.history.gather(1, beams.unsqueeze(2).expand_as(self.history))
+        self.history = self.history.gather(1, beams.unsqueeze(2).expand(-1, -1, self.history.shape[2]))
 
     def keep(self, sentences: Tensor) -> None:
         self.history, self.tables = self.history[sentences], self.tables[sentences]

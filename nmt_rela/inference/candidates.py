@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from nmt_rela.data.vocabulary import BOS, EOS, PAD, UNK
 
@@ -25,13 +26,16 @@ def forbid(logits: Tensor, banned: Tensor, *, end_allowed: bool) -> None:
 
 
 def best_tokens(logits: Tensor, count: int, banned: Tensor, *, end_allowed: bool) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and ids [S, B, K] of each beam's best tokens, best first, smaller ids first among equals.
+    """Log-probabilities and ids [S, B, count] of each beam's best tokens, best first, smaller ids first among equals.
 
     Where equals lie at the edge of the best, which of them are in is up to ``torch.topk``: the same for the same row.
     """
     log_probabilities = logits.log_softmax(dim=2)
     forbid(log_probabilities, banned, end_allowed=end_allowed)
     values, ids = _top(log_probabilities, min(count, logits.shape[2]))
+    if count > logits.shape[2]:  # a vocabulary smaller than that
+        missing = (0, count - logits.shape[2])
+        values, ids = pad(values, missing, value=-torch.inf), pad(ids, missing, value=PAD)
     if logits.device.type != "cpu" or bool((values[:, :, 1:] == values[:, :, :-1]).any()):
         ids, by_id = ids.sort(dim=2)
         values, by_value = values.gather(2, by_id).sort(dim=2, descending=True, stable=True)

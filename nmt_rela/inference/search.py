@@ -29,12 +29,12 @@ class SearchState(Protocol):
     """A decoder in the middle of its work: S sentences with B beams each."""
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append ``tokens`` [S, B] (BOS at the first call) and return float32 logits [S, B, V], which the caller may
-        overwrite.
+        """Append ``tokens`` [S, B] (BOS [S, 1] at the first call) and return float32 logits [S, B, V], which the
+        caller may overwrite.
         """
 
     def reorder(self, beams: Tensor) -> None:
-        """Let beam b of sentence s continue what was its beam ``beams[s, b]``."""
+        """Let beam b of sentence s continue what was its beam ``beams[s, b]``; there may be more beams than before."""
 
     def keep(self, sentences: Tensor) -> None:
         """Go on with these sentences (positions in the batch, ascending) only."""
@@ -83,9 +83,9 @@ def beam_search(
     trace = Trace(sentences, beams, device)
     rows = torch.arange(sentences, device=device)
     final_penalty = ((5.0 + max_lengths.float()) / 6.0) ** length_penalty
-    scores = torch.full((sentences, beams), _NEVER, device=device)
-    scores[:, 0] = 0.0  # one beam at the start, or all of them would search the same
-    tokens = torch.full((sentences, beams), BOS, dtype=torch.long, device=device)
+    # One beam at the start, or all of them would search the same.
+    scores = torch.zeros((sentences, 1), device=device)
+    tokens = torch.full((sentences, 1), BOS, dtype=torch.long, device=device)
     # The pool of finished hypotheses, best first: their scores, and where the trace holds their last token.
     pool_scores = torch.full((sentences, beams), _NEVER, device=device)
     pool_places = torch.zeros((sentences, beams), dtype=torch.long, device=device)
@@ -187,7 +187,7 @@ def follow(
     chosen = torch.full((sentences, chains, steps), PAD, dtype=torch.long, device=device)
     gains = torch.zeros((sentences, chains, steps), device=device)
     rows = torch.arange(sentences, device=device)
-    tokens = torch.full((sentences, chains), BOS, dtype=torch.long, device=device)
+    tokens = torch.full((sentences, 1), BOS, dtype=torch.long, device=device)
     ended = torch.zeros((sentences, chains), dtype=torch.bool, device=device)
     check_every = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
     for step in range(steps):
@@ -195,6 +195,9 @@ def follow(
         normaliser = logits.logsumexp(dim=2)
         forced = prefix.at(step, rows, logits) if prefix else None
         forbid(logits, banned, end_allowed=step >= max(1, min_length))
+        if step == 0 and chains > 1:  # all of them start alike
+            state.reorder(torch.zeros_like(ended, dtype=torch.long))
+            logits = logits.expand(-1, chains, -1)
         tokens = choose(logits, step, rows)
         gain = logits.gather(2, tokens.unsqueeze(2)).squeeze(2) - normaliser
         if forced is not None:
