@@ -85,7 +85,7 @@ def test_every_order_says_the_same_words(head: str, pronoun: str, tense: str, mo
     orders = [german_clause(clause, order) for order in ("second", "first", "final")]
     letters = {"".join(sorted("".join(word.text for word in words))) for words in orders}
     assert len(letters) == 1
-    for order, words in zip(("statement", "question", "statement"), orders, strict=True):
-        english = english_clause(clause, order)
+    statement, question = english_clause(clause), english_clause(clause, "question")
+    for english, words in zip((statement, question, statement), orders, strict=True):
         aligned = links(written(english, ".")[1], written(words, ".")[1])
         assert {j for _, j in aligned} == set(range(len(words)))
