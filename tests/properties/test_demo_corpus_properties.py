@@ -47,6 +47,7 @@ def test_pairs_are_well_formed(seed: int) -> None:
     plural=st.booleans(),
     case=st.sampled_from(["nominative", "accusative", "dative", "genitive"]),
 )
+@settings(max_examples=100, deadline=None)
 def test_a_noun_phrase_shows_its_case_once(
     noun: Noun, adjective: str, determiner: str, plural: bool, case: Case
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_noun_phrase_shows_its_case_once(
     modal=st.sampled_from([None, *sorted(MODALS)]),
     negated=st.booleans(),
 )
+@settings(max_examples=100, deadline=None)
 def test_every_order_says_the_same_words(head: str, pronoun: str, tense: str, modal: str | None, negated: bool) -> None:
     """Verb-second, verb-first and verb-final clauses differ in order only; a prefix joins its verb at the end."""
     clause = Clause(
