@@ -40,6 +40,7 @@ def _demonstrate(arguments: Sequence[str] | None) -> int:
     start = time.monotonic()
     for command in (
         ["nmt-train", "--config", CONFIG, *options.overrides],
+        ["nmt-average", "--model", config.run, "--last", "5"],
         ["nmt-evaluate", "--model", config.run],
     ):
         status = _step(command)
