@@ -1,0 +1,93 @@
+"""How a run ends: by its limits, by a development score that no longer improves, by numbers that are not finite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.utils.tensorboard
+
+from nmt_rela.commands import train
+from nmt_rela.storage.checkpoint import list_steps, load_tensors
+from nmt_rela.storage.run_directory import RunDirectory
+from nmt_rela.training import trainer
+from tests.digits import write_digits
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_digits(tmp_path, reverse=False, pairs=100)
+
+
+def updates_done(config: Path, *settings: str, status: int = 0) -> int:
+    fast = ["training.validate_sentences=0", "training.best_by=loss", "training.batch_tokens=256", "--quiet"]
+    assert train.main(["--config", str(config), *fast, *settings]) == status
+    return int(list_steps(config.parent / "run" / "checkpoints")[-1].name.removeprefix("step_"))
+
+
+def test_max_epochs_counts_passes_over_the_corpus(config: Path) -> None:
+    one = updates_done(config, "training.max_epochs=1")
+    assert one > 1
+    assert updates_done(config, "training.max_epochs=3") in range(3 * one - 3, 3 * one + 4)
+
+
+def test_max_hours_saves_and_stops(config: Path) -> None:
+    assert updates_done(config, "training.max_hours=1e-9") == 1
+
+
+def test_patience_stops_when_nothing_gets_better(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "learning_rate", lambda *_, **__: 0.0)
+    done = updates_done(config, "training.validate_every=1", "training.patience=3", "training.save_every=100")
+    assert done == 4  # the first is the best there will be
+
+
+def test_a_few_non_finite_updates_are_skipped_and_counted(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil_losses(monkeypatch, until=3)
+    assert updates_done(config, "training.max_updates=6", "training.log_every=6") == 6
+    run = RunDirectory(config.parent / "run")
+    (record,) = [json.loads(line) for line in run.metrics.read_text().splitlines() if '"train"' in line]
+    assert record["skipped_updates"] == 3
+    assert all(tensor.isfinite().all() for tensor in load_tensors(run.checkpoint("last"), "model").values())
+
+
+def test_too_many_in_a_row_end_the_run_and_leave_sound_weights(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil_losses(monkeypatch, until=100)
+    settings = ["training.max_nonfinite=4", "training.save_every=1"]
+    updates_done(config, *settings, status=2)
+    error = capsys.readouterr().err.strip().split("\n")[-1]
+    assert "update 4, rank 0: loss or gradients were not finite for 4 updates in a row" in error
+    weights = load_tensors(RunDirectory(config.parent / "run").checkpoint("last"), "model")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def spoil_losses(monkeypatch: pytest.MonkeyPatch, *, until: int) -> None:
+    calls, real = 0, trainer.smoothed_cross_entropy
+
+    def spoilt(*inputs: Any, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        loss, likelihood = real(*inputs, **settings)
+        return (loss * float("nan") if calls <= until else loss), likelihood
+
+    monkeypatch.setattr(trainer, "smoothed_cross_entropy", spoilt)
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(
+    config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(torch.utils.tensorboard.SummaryWriter, "add_scalar", broken)
+    assert updates_done(config, "training.max_updates=2", "training.log_every=1") == 2
+    assert caplog.text.count("TensorBoard cannot be written (the disk is gone)") == 1
+
+
+def test_fp16_is_refused_on_the_cpu(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--config", str(config), "--quiet", "training.precision=fp16", "training.device=cpu"]) == 2
+    assert "'fp16' needs a GPU; accepted on the CPU: auto, float32, bf16" in capsys.readouterr().err

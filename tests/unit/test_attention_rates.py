@@ -1,0 +1,48 @@
+"""Sparsity and null rate of a batch, counted again one weight at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nmt_rela.data.loading import Batch
+from nmt_rela.model.transformer import SITES, Transformer
+from nmt_rela.training.attention_rates import attention_rates
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sparsemax", "rela-g"])
+def test_rates_are_counts_over_valid_positions(kind: str) -> None:
+    torch.manual_seed(2)
+    model = Transformer(
+        20, 20, attention=kind, encoder_layers=1, decoder_layers=2, dimension=16, feed_forward=16, heads=4
+    )
+    model.eval()
+    source = torch.tensor([[4, 5, 6, 2], [7, 2, 0, 0]])
+    target = torch.tensor([[8, 9, 2], [8, 2, 0]])
+    batch = Batch(source=source, target=target, indices=np.arange(2), source_tokens=6, target_tokens=5)
+    actual = attention_rates(model, batch)
+
+    seen: dict[str, list[torch.Tensor]] = {site: [] for site in SITES}
+    for (site, _), module in model.attention_modules().items():
+        assert module.observer is None
+        module.observer = seen[site].append
+    model(source, model.shift(target))
+    for site in SITES:
+        queries, keys = {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}[site]
+        zeros = weights = nulls = rows = 0
+        for tensor in seen[site]:
+            for sentence, head, query in np.ndindex(*tensor.shape[:3]):
+                if queries[sentence, query] == 0:
+                    continue
+                row = [
+                    float(tensor[sentence, head, query, key])
+                    for key in range(tensor.shape[3])
+                    if keys[sentence, key] != 0 and (site != "decoder" or key <= query)
+                ]
+                zeros, weights = zeros + row.count(0.0), weights + len(row)
+                nulls, rows = nulls + (not any(row)), rows + 1
+        assert actual[f"sparsity_{site}"] == pytest.approx(zeros / weights)
+        assert actual[f"null_{site}"] == pytest.approx(nulls / rows)
+    if kind == "softmax":
+        assert set(actual.values()) == {0.0}

@@ -1,0 +1,49 @@
+"""Which checkpoints stay, and what best and last name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nmt_rela.config.schema import TrainingConfig
+from nmt_rela.errors import CheckpointError
+from nmt_rela.storage.checkpoint import list_steps
+from nmt_rela.storage.run_directory import RunDirectory
+from nmt_rela.training.keeper import Keeper
+
+
+def save_all(run: RunDirectory, settings: TrainingConfig, scores: dict[int, float | None]) -> None:
+    keeper, best = Keeper(run, settings), float("-inf")
+    for update, score in scores.items():
+        is_best = score is not None and score > best
+        keeper.save(update=update, score=score, is_best=is_best, tensors={"model": {}}, state={"update": update})
+        best = score if is_best and score is not None else best
+
+
+@pytest.mark.parametrize(
+    ("last", "best", "kept"),
+    [(1, 0, [7]), (2, 1, [3, 6, 7]), (2, 2, [1, 3, 6, 7]), (9, 0, [1, 2, 3, 4, 5, 6, 7])],
+)
+def test_the_newest_and_the_best_stay(tmp_path: Path, last: int, best: int, kept: list[int]) -> None:
+    settings = replace(TrainingConfig(), keep_last=last, keep_best=best)
+    scores = {1: 20.0, 2: None, 3: 30.0, 4: None, 5: 10.0, 6: None, 7: None}
+    run = RunDirectory(tmp_path)
+    save_all(run, settings, scores)
+    assert [int(path.name[-1]) for path in list_steps(run.checkpoints)] == kept
+    assert run.checkpoint("last").resolve().name == "step_00000007"
+    if best:
+        assert run.checkpoint("best").resolve().name == "step_00000003"
+
+
+def test_the_newest_intact_checkpoint_is_found_and_none_is_an_error(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    save_all(run, TrainingConfig(), {1: None, 2: None})
+    (run.checkpoints / "step_00000002" / "state.json").write_text("{}")
+    keeper = Keeper(run, TrainingConfig())
+    assert keeper.newest().name == "step_00000001"
+    assert keeper.saved_update == 1
+    (run.checkpoints / "step_00000001" / "state.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="none of 2 checkpoints is intact"):
+        keeper.newest()
