@@ -27,6 +27,7 @@ from nmt_rela.storage.run_directory import RunDirectory, build_model, load_weigh
 from nmt_rela.training.distributed import Ranks
 from nmt_rela.training.keeper import Keeper
 from nmt_rela.training.loss import smoothed_cross_entropy
+from nmt_rela.training.memory import release_host_memory
 from nmt_rela.training.monitor import Monitor
 from nmt_rela.training.optimizer import build_optimizer, learning_rate
 from nmt_rela.training.validation import Validator
@@ -228,6 +229,7 @@ class Trainer:
         is_best = self._validate() if validate else False
         if save or is_best:
             self._save()
+            release_host_memory()
         if validate:
             self.window.restart_clock()
 
