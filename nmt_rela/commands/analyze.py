@@ -138,6 +138,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list
 
 def _text(options: argparse.Namespace, config: Config) -> AnalysisText:
     from nmt_rela.analysis.run_analysis import AnalysisText
+    from nmt_rela.corpora.cleaning import language_normaliser
     from nmt_rela.corpora.prepare import locate
     from nmt_rela.text import read_parallel
 
@@ -154,7 +155,9 @@ def _text(options: argparse.Namespace, config: Config) -> AnalysisText:
         chosen = sets[options.set]
         name, source, target, tokenizer = chosen.name, chosen.source, chosen.target, chosen.bleu_tokenizer
         gold = gold or chosen.gold_alignments
-    lines = list(read_parallel(source, target))
+    data = config.data
+    normalise = [language_normaliser(language, romanian=data.romanian) for language in (data.source, data.target)]
+    lines = [(normalise[0](left), normalise[1](right)) for left, right in read_parallel(source, target)]
     if not lines:
         raise DataError(f"{source}: no sentence pair to analyse")
     links = None if gold is None else _gold(gold, len(lines), reverse=options.gold_reversed)

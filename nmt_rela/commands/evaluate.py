@@ -87,7 +87,9 @@ def _evaluate_set(translator: Translator, test: _TestSet, directory: Path) -> di
     seconds = time.perf_counter() - start
     hypotheses = [one_line(translation.text) for translation in translations]
     write_lines(directory / f"{test.name}.txt", hypotheses)
-    scores = score(hypotheses, [reference for _, reference in pairs], tokenizer=test.tokenizer)
+    # Prepared sets are normalised already; text given by --reference is scored like them.
+    references = [translator.normalise_target(reference) for _, reference in pairs]
+    scores = score(hypotheses, references, tokenizer=test.tokenizer)
     log.info("%s: %.1f s, %.1f sentences/s", test.name, seconds, len(pairs) / max(seconds, 1e-9))
     return {"name": test.name, "seconds": round(seconds, 3), **scores.as_dict(), "lines": scores.lines()}
 
@@ -98,7 +100,8 @@ def _named_sets(options: argparse.Namespace) -> list[_TestSet]:
     from nmt_rela.storage.run_directory import RunDirectory
 
     data = locate(RunDirectory(options.model[0]).config().data)
-    known = {text.name: text for text in (*data.tests, data.dev)} | {"dev": data.dev}
+    known = {text.name: text for text in (data.dev, *data.tests)}
+    known.setdefault("dev", data.dev)
     names = options.set or [text.name for text in data.tests]
     for name in names:
         if name not in known:

@@ -14,6 +14,7 @@ import torch
 
 from nmt_rela.alignment import Link, word_groups
 from nmt_rela.config.schema import DecodingConfig
+from nmt_rela.corpora.cleaning import language_normaliser
 from nmt_rela.data.loading import collate_lines
 from nmt_rela.data.vocabulary import EOS, Vocabularies
 from nmt_rela.errors import CheckpointError, ConfigError
@@ -68,16 +69,21 @@ class Translator:
         decoding: DecodingConfig | None = None,
         device: str | torch.device = "cpu",
         max_source_length: int = 256,
+        normalise_source: Callable[[str], str] = str,
+        normalise_target: Callable[[str], str] = str,
     ) -> None:
         """Take models that lie on ``device`` already and are in evaluation mode whenever a method is called.
 
-        Lines of more than ``max_source_length`` sub-words (EOS counted) are translated in parts.
+        Lines of more than ``max_source_length`` sub-words (EOS counted) are translated in parts. What was done to all
+        training text of a language is done to given text by ``normalise_source`` and ``normalise_target``.
         """
         self.models = (models,) if isinstance(models, Transformer) else tuple(models)
         self.vocabularies = vocabularies
         self.decoding = decoding or DecodingConfig()
         self.device = torch.device(device)
         self.max_source_length = max_source_length
+        self.normalise_source = normalise_source
+        self.normalise_target = normalise_target
         self._aligner = Aligner(self.models, vocabularies.target, device=self.device)
 
     @classmethod
@@ -109,12 +115,15 @@ class Translator:
                     f"{directory.path}: another vocabulary than {directories[0].path}; an ensemble needs the same"
                 )
         models = [directory.load_model(checkpoint, device=place) for directory in directories]
+        data = configs[0].data
         return cls(
             [model.to(DTYPES[precision]).requires_grad_(False) for model in models],
             vocabularies,
             decoding=decoding or configs[0].decoding,
             device=place,
-            max_source_length=configs[0].data.max_length,
+            max_source_length=data.max_length,
+            normalise_source=language_normaliser(data.source, romanian=data.romanian),
+            normalise_target=language_normaliser(data.target, romanian=data.romanian),
         )
 
     def translate(
@@ -173,8 +182,9 @@ class Translator:
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[ForcedScore]:
         """The model's log-probability of given translations. Nothing is split: a line is scored as one sentence."""
         assert len(sources) == len(targets)
-        source_ids = [[*ids, EOS] for ids in self.vocabularies.source.encode(sources)]
-        target_ids = [[*ids, EOS] for ids in self.vocabularies.target.encode(targets)]
+        source_lines, target_lines = map(self.normalise_source, sources), map(self.normalise_target, targets)
+        source_ids = [[*ids, EOS] for ids in self.vocabularies.source.encode(list(source_lines))]
+        target_ids = [[*ids, EOS] for ids in self.vocabularies.target.encode(list(target_lines))]
         lengths = [max(len(source), len(target)) for source, target in zip(source_ids, target_ids, strict=True)]
         scores: list[ForcedScore | None] = [None] * len(sources)
         with torch.no_grad():
@@ -248,9 +258,12 @@ class Translator:
     ) -> Iterator[_Part]:
         """What there is to search; nothing for blank lines."""
         source, target = self.vocabularies.source, self.vocabularies.target
-        prefix_ids = [[] for _ in lines] if prefixes is None else target.encode(prefixes)
+        prefix_ids = (
+            [[] for _ in lines] if prefixes is None else target.encode(list(map(self.normalise_target, prefixes)))
+        )
         # Blank lines have nothing to say, not even a stray sub-word for an odd kind of space.
-        for index, ids in enumerate(source.encode([line if line.strip() else "" for line in lines])):
+        said = [self.normalise_source(line) if line.strip() else "" for line in lines]
+        for index, ids in enumerate(source.encode(said)):
             if not ids:
                 continue
             limit = self.max_source_length - 1

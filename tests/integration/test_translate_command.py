@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ from toy_translator import sentences, toy_run
 
 from nmt_rela import Translator
 from nmt_rela.commands import evaluate, score, translate
+from nmt_rela.config.loader import config_to_yaml
+from nmt_rela.corpora import prepare
+from nmt_rela.corpora.prepare import PreparedData, TextSet
+from nmt_rela.storage.run_directory import RunDirectory
 
 LINES = sentences(12, seed=4, longest=6)
 AWKWARD = "der Hund\r\n\n  \nein\u2028Haus\u0085neu\nHund Katze 🎉🎉\x0b\x0c\x00".encode()
@@ -194,6 +199,54 @@ def test_evaluation_of_given_text(run: Path, tmp_path: Path, capsys: pytest.Capt
     assert evaluate.main(arguments[:4]) == 2
     assert evaluate.main(["--model", str(run)]) == 2  # its data are not prepared
     assert capsys.readouterr().err.count("error") == 2
+
+
+def romanian_run(path: Path, **languages: str) -> Path:
+    directory = RunDirectory(toy_run(path))
+    config = directory.config()
+    data = replace(config.data, romanian="remove", **languages)
+    directory.config_file.write_text(config_to_yaml(replace(config, data=data)), encoding="utf-8")
+    return path
+
+
+def test_given_text_is_normalised_as_training_text_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["Haus Baum Hund.", "das schläft."]
+    written = [line.replace("s", "ş").replace("a", "ă") for line in lines]
+    reader = Translator.load(romanian_run(tmp_path / "from", source="ro"), device="cpu")
+    plain, marked = reader.translate(lines), reader.translate(written)
+    assert [line.hypotheses for line in marked] == [line.hypotheses for line in plain]
+    assert [line.source for line in marked] == written
+    assert reader.score(written, lines) == reader.score(lines, lines)
+
+    run = romanian_run(tmp_path / "into", target="ro")
+    writer = Translator.load(run, device="cpu")
+    assert writer.score(lines, written) == writer.score(lines, lines)
+    assert writer.translate(lines, prefixes=written) == writer.translate(lines, prefixes=lines)
+    (tmp_path / "source").write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
+    references = [translation.text.replace("s", "ş") for translation in writer.translate(LINES)]
+    assert "ş" in "".join(references)
+    (tmp_path / "reference").write_text("".join(f"{line}\n" for line in references), encoding="utf-8")
+    arguments = [f"--source={tmp_path / 'source'}", f"--reference={tmp_path / 'reference'}", "--device=cpu", "--json"]
+    assert evaluate.main(["--model", str(run), *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["chrf"] == pytest.approx(100.0)
+
+
+def test_a_test_set_may_have_the_name_of_the_development_set(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def text_set(name: str, stem: str, lines: list[str]) -> TextSet:
+        path = tmp_path / stem
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return TextSet(name=name, source=path, target=path, bleu_tokenizer="13a", gold_alignments=None)
+
+    data = PreparedData(
+        directory=tmp_path, train=tmp_path, dev_binary=tmp_path, dev=text_set("news", "dev", LINES[:1]),
+        tests=(text_set("news", "test", LINES[:3]),), tokenizer=tmp_path, counts={},
+    )  # fmt: skip
+    monkeypatch.setattr(prepare, "locate", lambda _: data)
+    for options, expected in (([], 3), (["--set", "news"], 3), (["--set", "dev"], 1)):
+        assert evaluate.main(["--model", str(run), "--device", "cpu", "--json", *options]) == 0
+        assert [found["sentences"] for found in json.loads(capsys.readouterr().out)] == [expected]
 
 
 def start(run: Path) -> subprocess.Popen[bytes]:
