@@ -200,6 +200,8 @@ class _Transfer:
             length = response.headers.get("Content-Length", "")
             end = start + int(length) if length.isdecimal() else 0
             self._show(start, end)
+            if not resumed:
+                self._discard()  # a kill after the note must not leave bytes of another version beside it
             self._write_note(response.headers)
             with open(self.partial, "ab" if resumed else "wb") as stream:
                 self._copy(response, stream)

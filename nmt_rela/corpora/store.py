@@ -88,6 +88,7 @@ class ArchiveStore:
         self._mirror = Mirror(mirror, patience=self._patience) if mirror else None
         self._stop = threading.Event()
         self._lock = threading.Lock()
+        self._at_work: dict[Path, threading.Lock] = {}  # by target: archives may share a file
 
     @property
     def lock_file(self) -> Path:
@@ -98,8 +99,9 @@ class ArchiveStore:
         records = self._records()
         for location in self._preferred(archive):
             if location.path:
-                return self._recorded_file(self._local(location.path), records)
-            found = [self._recorded_part(part, records) for part in location.parts]
+                found = [self._recorded_file(self._local(location.path), records)]
+            else:
+                found = [self._recorded_part(part, records) for part in location.parts]
             if all(found):
                 return _joint_digest([sha256 for sha256 in found if sha256])
         return None
@@ -163,7 +165,8 @@ class ArchiveStore:
         """The locations, those that are here already first."""
 
         def absent(location: Location) -> bool:
-            return not all(self._place(part.url)[0].is_file() for part in location.parts)
+            paths = [self._local(location.path)] if location.path else [self._place(p.url)[0] for p in location.parts]
+            return not all(path.is_file() for path in paths)
 
         return sorted(archive.locations, key=absent)
 
@@ -173,9 +176,12 @@ class ArchiveStore:
         return (place, "") if isinstance(place, Path) else (self._target(place), place)
 
     def _target(self, url: str) -> Path:
-        """The file that a URL is fetched to. Its path is the server's word, so it must not lead out of the store."""
-        parts = [part for part in unquote(urlsplit(url).path).split("/") if part not in ("", ".", "..")]
-        return self.directory / _host(url) / Path(*parts)
+        """The file that a URL is fetched to. A path must not lead out of the store, nor two queries to one file."""
+        address = urlsplit(url)
+        parts = [part for part in unquote(address.path).split("/") if part not in ("", ".", "..")]
+        query = f"-{hashlib.sha256(address.query.encode()).hexdigest()[:16]}" if address.query else ""
+        path = self.directory / _host(url) / Path(*parts)
+        return path.with_name(path.name + query)
 
     def _recorded_part(self, part: Part, records: Mapping[str, Any]) -> str | None:
         path, url = self._place(part.url)
@@ -199,29 +205,36 @@ class ArchiveStore:
             if not path.is_file():
                 raise FetchError(f"{path}: not in the mirror")
             return path, _verified(path, part)
+        with self._lock:
+            at_work = self._at_work.setdefault(path, threading.Lock())
+        with at_work:
+            return path, self._fetched(url, path, part, progress)
+
+    def _fetched(self, url: str, path: Path, part: Part, progress: Progress) -> str:
+        """Have one file of a URL; its SHA-256."""
         record = self._records().get(url)
         by_record = not part.sha256 and not part.md5 and record is not None
         if by_record and record is not None:
             part = replace(part, sha256=record["sha256"], size=record["bytes"])
         if path.is_file():
             try:
-                return path, self._record(url, path, _verified(path, part))
+                return self._record(url, path, _verified(path, part))
             except FetchError as error:
                 LOG.warning("%s: %s; it is fetched again", path, error)
                 path.unlink()
-        for _ in range(2):
+        for last in (False, True):
             trusted = bool(part.sha256 or part.md5)
             LOG.info("fetching %s", url)
             resumed = download(url, path, trusted=trusted, patience=self._patience, progress=progress, stop=self._stop)
             try:
-                return path, self._record(url, path, _verified(path, part))
+                return self._record(url, path, _verified(path, part))
             except FetchError as error:
                 path.unlink()
-                if not resumed:
+                if last or not resumed:
                     hint = f" (recorded at its first download, in {self.lock_file})" if by_record else ""
                     raise FetchError(f"{error}{hint}") from None
                 LOG.warning("%s: %s; its beginning was of an earlier transfer: all is fetched again", url, error)
-        raise AssertionError("a transfer from the beginning is not resumed")
+        raise AssertionError("the last transfer is recorded or refused")
 
     def _authoritative(self, part: Part) -> Part:
         """A part with the checksum that counts: the mirror's own, where it lists the file."""

@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from file_server import Answer, FileServer, file_server
 
+from nmt_rela.corpora import download as transfers
 from nmt_rela.corpora.download import FetchError, Patience, download
 from nmt_rela.corpora.progress import Progress
 from nmt_rela.corpora.store import ArchiveStore
@@ -96,6 +98,26 @@ def test_a_beginning_of_another_version_is_not_completed(server: FileServer, tmp
     server.serve("/a", newer, tag='"2"')
     assert not get(url, tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == newer
+
+
+def test_a_kill_before_the_first_byte_of_another_version_leaves_none_of_the_old(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.serve("/a", CONTENT, Answer(cut=70_000), Answer(cut=0))
+    with pytest.raises(FetchError):
+        get(url, tmp_path / "a", patience=Patience(attempts=1, timeout=5.0, pause=0.01))
+    server.serve("/a", CONTENT[::-1], tag='"2"')
+    write_note = transfers._Transfer._write_note
+
+    def killed(*arguments: Any) -> None:
+        write_note(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(transfers._Transfer, "_write_note", killed)
+        get(url, tmp_path / "a")
+    get(url, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == CONTENT[::-1]
 
 
 @pytest.mark.parametrize(("trusted", "asked"), [(True, "bytes=70000-"), (False, "")])
@@ -243,6 +265,41 @@ def test_a_wrong_beginning_is_fetched_again_from_its_start(server: FileServer, t
     files, _ = store(tmp_path).fetch([archive(part)])["news"]
     assert files.paths[0].read_bytes() == CONTENT
     assert server.ranges("/a") == ["bytes=1000-", ""]
+
+
+def test_wrong_content_after_a_wrong_beginning_and_a_cut_is_refused(server: FileServer, tmp_path: Path) -> None:
+    url = server.serve("/a", CONTENT, Answer(), Answer(cut=70_000))
+    path = tmp_path / "archives" / server.url.removeprefix("http://") / "a"
+    path.parent.mkdir(parents=True)
+    path.with_name("a.part").write_bytes(b"x" * 1000)
+    with pytest.raises(DataError, match="wrong sha256"):
+        store(tmp_path).fetch([archive(Part(url=url, sha256="0" * 64))])
+
+
+def test_archives_may_share_a_file(server: FileServer, tmp_path: Path) -> None:
+    location = Location(kind="plain", parts=(Part(url=server.serve("/a", CONTENT, Answer(pause=0.02, block=20_000))),))
+    twins = [Archive(name=name, locations=(location,)) for name in "abcd"]
+    assert len({digest for _, digest in store(tmp_path).fetch(twins).values()}) == 1
+    assert server.ranges("/a") == [""]
+
+
+def test_queries_of_one_path_are_different_files(server: FileServer, tmp_path: Path) -> None:
+    url = server.serve("/get", b"", Answer(content=b"one"), Answer(content=b"two"))
+    one, two = (archive(Part(url=f"{url}?file={name}")) for name in ("one", "two"))
+    for wanted, content in ((one, b"one"), (two, b"two"), (one, b"one")):
+        assert store(tmp_path).fetch([wanted])["news"][0].paths[0].read_bytes() == content
+
+
+def test_a_path_that_is_not_there_is_no_preference(
+    server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    absent = Location(kind="plain", path=tmp_path / "absent")
+    wanted = archive(absent, Part(url=server.serve("/a", CONTENT)))
+    store(tmp_path).fetch([wanted])
+    assert store(tmp_path).recorded(wanted) == sha256(CONTENT)
+    caplog.clear()
+    store(tmp_path).fetch([wanted])
+    assert caplog.text == ""
 
 
 def test_nothing_is_fetched_twice_and_a_flipped_bit_is(server: FileServer, tmp_path: Path) -> None:
