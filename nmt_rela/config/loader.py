@@ -134,9 +134,13 @@ def _anchor_task(tree: Mapping, folder: Path) -> None:
     """A task file is named relative to the configuration that names it; from here on its path is absolute."""
     data = tree.entries.get("data")
     task = data.entries.get("task") if isinstance(data, Mapping) else None
-    if isinstance(data, Mapping) and isinstance(task, Scalar) and task.text.endswith(".yaml"):
-        absolute = os.path.normpath(folder.absolute() / task.text)
+    if isinstance(data, Mapping) and isinstance(task, Scalar) and ("/" in task.text or _is_yaml(task.text)):
+        absolute = os.path.normpath(folder.absolute() / os.path.expanduser(task.text))
         data.entries["task"] = Scalar(task.place, absolute, quoted=True)
+
+
+def _is_yaml(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
 
 
 def _with_overrides(tree: Mapping, overrides: Sequence[str]) -> Mapping:
@@ -144,7 +148,7 @@ def _with_overrides(tree: Mapping, overrides: Sequence[str]) -> Mapping:
         place = f"override '{printable(override)}'"
         path, equals, value = override.partition("=")
         if not equals:
-            hint = "; a configuration file is given by --config" if path.endswith((".yaml", ".yml")) else ""
+            hint = "; a configuration file is given by --config" if _is_yaml(path) else ""
             raise ConfigError(f"{place}: expected section.key=value{hint}")
         above = parse(value, place, fixed_place=True) if value else Scalar(place, "", quoted=True)
         for key in reversed(path.strip().split(".")):

@@ -144,7 +144,9 @@ def _tree(node: Any, place: Any) -> Tree:
 
 
 def merge(below: Tree, above: Tree) -> Tree:
-    """Mappings are merged key by key; anything else of ``above`` replaces what is ``below`` it."""
+    """Mappings are merged key by key, and an empty one (``model:``) changes nothing; others replace what is below."""
+    if isinstance(below, Mapping) and isinstance(above, Scalar) and above.is_null:
+        return below
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
         return above
     entries = dict(below.entries)

@@ -196,6 +196,12 @@ def test_extends_merges_key_by_key(tmp_path: Path) -> None:
     assert (config.data.source, config.data.target, config.run) == ("en", "fr", "runs/c")
 
 
+def test_a_section_left_empty_keeps_what_it_extends(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "model: {heads: 4}\nrun: x\ndata: {task: demo, source: en, target: de}\n")
+    config = load_config(write(tmp_path, "c.yaml", "extends: base.yaml\nmodel:\n  # heads: 2\n"))
+    assert config.model.heads == 4
+
+
 def test_a_mistake_in_an_extended_file_names_that_file(tmp_path: Path) -> None:
     write(tmp_path, "base.yaml", "model:\n  hedas: 4\n")
     file = write(tmp_path, "c.yaml", "extends: base.yaml\n" + MINIMAL)
@@ -250,6 +256,10 @@ def test_a_task_file_is_relative_to_the_configuration_that_names_it(
     config = load_config("b/c.yaml")
     assert config.data.task == str(tmp_path / "tasks/mine.yaml")
     assert load_config("b/c.yaml", ["data.task=here.yaml"]).data.task == str(tmp_path / "here.yaml")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for written, found in (("../tasks/mine.yml", "tasks/mine.yml"), ("~/mine.yaml", "home/mine.yaml")):
+        write(tmp_path / "b", "d.yaml", f"extends: c.yaml\ndata: {{task: {written}}}\n")
+        assert load_config("b/d.yaml").data.task == str(tmp_path / found)
     assert load_config("b/c.yaml", ["data.task=demo"]).data.task == "demo"
     assert config_from_yaml(config_to_yaml(config)) == config
 
