@@ -147,6 +147,9 @@ class _TaskReader:
             raise top["languages"].error(
                 f"found {', '.join(self.languages)}; accepted: two or more different languages"
             )
+        for language, item in zip(self.languages, top["languages"].items(), strict=True):
+            if not re.fullmatch(r"\w[\w-]*", language):  # it becomes part of file names
+                raise item.error(f"found '{language}'; accepted: letters, digits, _ and -, such as pt-BR")
         self.generated = top["generated"].choice(_GENERATORS, "generator") if "generated" in top else ""
         if "archives" in top:
             self.archives = {

@@ -5,7 +5,7 @@ A task holds text in two or more languages; which of them is translated into whi
 
 from __future__ import annotations
 
-import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,8 +126,10 @@ def find_task(name_or_path: str, *, relative_to: Path | None = None) -> Path:
         path = (relative_to or Path()) / Path(name_or_path).expanduser()
         if not path.is_file():
             raise ConfigError(f"data.task: {path}: no such task file")
-        return path
-    shelves = [Path(__file__).parents[2] / "data" / "tasks", Path(sys.prefix) / "share" / "nmt_rela" / "tasks"]
+        return path.absolute()  # so are the paths of local text, which are relative to it
+    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))  # where pip puts data files
+    shared = [Path(sysconfig.get_path("data", scheme)) / "share" / "nmt_rela" / "tasks" for scheme in schemes]
+    shelves = [Path(__file__).parents[2] / "data" / "tasks", *shared]
     for shelf in shelves:
         if (shelf / f"{name_or_path}.yaml").is_file():
             return shelf / f"{name_or_path}.yaml"

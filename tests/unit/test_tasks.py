@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,8 @@ def test_everything_a_task_can_say(tmp_path: Path) -> None:
         ("https://example.org/news.tgz", "https://example.org:x/news.tgz", r"url: found 'https:.*accepted: an http"),
         ("https://example.org/news.tgz", "'https://[/news.tgz'", r"url: found 'https:.*accepted: an http"),
         ("news.tar.gz.00", "news.zip.00", r"a zip archive cannot be read in parts"),
+        ("languages: [en, de]", "languages: [en, ../de]", r"languages\[1\]: found '\.\./de'; accepted: letters"),
+        ("languages: [en, de]", "languages: [en, de, '-']", r"languages\[2\]: found '-'; accepted: letters"),
         ("name: test", "name: ../test", r"name: found '\.\./test'; accepted: letters"),
         ("name: fields", "name: news", r"train: the name 'news' is given twice"),
         ("order: [de, en]", "order: [de, de]", r"order: found de, de"),
@@ -130,9 +133,22 @@ def test_unknown_names_get_a_suggestion() -> None:
         load_task("nowhere.yaml")
 
 
-def test_paths_are_relative_to_where_the_caller_says(tmp_path: Path) -> None:
+def test_tasks_are_found_where_pip_puts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for scheme in {sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")}:
+        shelf = tmp_path / scheme / "share/nmt_rela/tasks"
+        shelf.mkdir(parents=True)
+        (shelf / f"own-{scheme}.yaml").write_text(GOOD, "utf-8")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name, scheme: str(tmp_path / scheme))
+    for scheme in (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")):
+        assert load_task(f"own-{scheme}").title == "A corpus"
+
+
+def test_paths_are_relative_to_where_the_caller_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.yaml").write_text(GOOD, "utf-8")
     assert load_task("mine.yaml", relative_to=tmp_path).name == "mine"
+    monkeypatch.chdir(tmp_path)
+    (location,) = load_task("mine.yaml").dev[0].sides["en"].archive.locations
+    assert location.path == tmp_path / "dev.en"
 
 
 @pytest.mark.parametrize(
