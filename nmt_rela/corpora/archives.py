@@ -95,7 +95,8 @@ def list_members(archive: ArchiveFiles, pattern: str) -> list[str]:
     container, compression = ARCHIVE_KINDS[archive.kind]
     with contextlib.ExitStack() as stack, _damage(archive):
         if container == "zip":
-            names = [_checked_name(name, archive) for name in _open_zip(archive, stack).namelist()]
+            members = _open_zip(archive, stack).infolist()
+            names = [_checked_name(info.filename, archive) for info in members if not info.is_dir()]
         else:
             packed = stack.enter_context(_joined(archive.paths))
             stream = _unpack(packed, compression, archive.size, str(archive))

@@ -50,6 +50,8 @@ def test_globs_are_listed_in_natural_order(tmp_path: Path, kind: str) -> None:
     names = ["d/Book10_en.txt", "d/Book2_en.txt", "d/Book1_en.txt", "d/Book1_cn.txt", "README"]
     files = archive(tmp_path / "a", kind, packed(kind, dict.fromkeys(names, b"x\n")))
     assert list_members(files, "d/*_en.txt") == ["d/Book1_en.txt", "d/Book2_en.txt", "d/Book10_en.txt"]
+    folders = archive(tmp_path / "b", "zip", zip_bytes({"d/": b"", "d/a/": b"", "d/b": b""}))
+    assert list_members(folders, "d/*") == ["d/b"]
     with pytest.raises(DataError, match="no member matches"):
         list_members(files, "d/*_fr.txt")
     with pytest.raises(DataError, match=r"has no member 'd/Book3_en\.txt'"):
