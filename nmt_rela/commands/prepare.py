@@ -23,15 +23,17 @@ def _prepare(arguments: Sequence[str] | None) -> None:
     console.add_config_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print paths and the account of every source as JSON")
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that encode (default: all cores)"
+        "--workers", type=int, default=0, metavar="N", help="processes that encode (default, and 0: one a core)"
     )
     options = console.parse(parser, arguments)
+    if options.workers < 0:
+        parser.error(f"--workers {options.workers}: accepted: a number from 0")
     config = console.read_config(options)
 
     from nmt_rela.corpora.accounts import account_lines
     from nmt_rela.corpora.prepare import prepare
 
-    prepared = prepare(config.data, workers=max(options.workers, 0))
+    prepared = prepare(config.data, workers=options.workers)
     if options.json:
         paths = {"directory": prepared.directory, "train": prepared.train, "tokenizer": prepared.tokenizer}
         tree = {**{name: str(path) for name, path in paths.items()}, "counts": prepared.counts}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nmt_rela.commands import console
+from nmt_rela.commands import console, prepare
 from nmt_rela.config.loader import config_from_yaml, load_config
 from nmt_rela.errors import DataError
 
@@ -44,6 +44,11 @@ def in_process(body: str, shell: str) -> subprocess.CompletedProcess[str]:
 def test_a_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(DataError("a.en:3: found\nthis")) == 2
     assert capsys.readouterr().err == "nmt-x: error: a.en:3: found this\n"
+
+
+def test_a_number_of_workers_below_0_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare.main(["--config", "x.yaml", "--workers", "-1"]) == 2
+    assert "--workers -1: accepted: a number from 0" in capsys.readouterr().err
 
 
 def test_the_status_of_the_command_is_returned() -> None:
