@@ -8,7 +8,8 @@
         train-<fingerprint>/, dev-<fingerprint>/    pairs as sub-word ids
         prepared-<fingerprint>.json             which of these belong together
 
-Every stage is skipped when it is there. Archives may be deleted once the text is made of them.
+Every stage is skipped when it is there. Archives may be deleted once the text is made of them, but not
+``checksums.json``, which says what it was made of.
 """
 
 from __future__ import annotations
