@@ -131,13 +131,14 @@ class ArchiveStore:
 
     def forget(self, files: ArchiveFiles) -> bool:
         """Delete downloaded files that turned out to be damaged, with their record; False for others' files."""
-        ours = [path for path in files.paths if self.directory in path.parents]
-        if not ours or len(ours) < len(files.paths):
-            return False
         with self._changed_records() as records:
-            for url in [url for url in records if "://" in url and self._target(url) in ours]:
-                del records[url]
-        for path in ours:
+            ours = {url: self._target(url) for url in records if "://" in url}
+            if not set(files.paths) <= set(ours.values()):
+                return False
+            for url, path in ours.items():
+                if path in files.paths:
+                    del records[url]
+        for path in files.paths:
             path.unlink(missing_ok=True)
         return True
 

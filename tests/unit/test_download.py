@@ -339,6 +339,15 @@ def test_a_damaged_archive_is_forgotten(server: FileServer, tmp_path: Path) -> N
     assert store(tmp_path).fetch([wanted])["news"][0].paths[0].read_bytes() == b"better"
 
 
+def test_a_file_that_was_put_among_the_archives_is_not_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "archives/mine.txt"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    files, _ = store(tmp_path).fetch([archive(Location(kind="plain", path=path))])["news"]
+    assert not store(tmp_path).forget(files)
+    assert path.read_bytes() == CONTENT
+
+
 def test_parts_come_from_one_place_and_have_one_digest(server: FileServer, tmp_path: Path) -> None:
     first = Location(kind="plain", parts=(Part(url=server.serve("/1.00", b"a")), Part(url=f"{server.url}/1.01")))
     urls = [server.serve(f"/2.{number:02}", bytes([number])) for number in range(3)]
