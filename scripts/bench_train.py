@@ -16,7 +16,7 @@ import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nmt_rela.attention.kinds import KINDS
 from nmt_rela.commands import console
 from nmt_rela.config.loader import load_config
-from nmt_rela.config.schema import Config
+from nmt_rela.config.schema import AttentionKind, Config
 from nmt_rela.corpora.prepare import prepare
 from nmt_rela.data.loading import Batch, load_updates
 from nmt_rela.storage.run_directory import RunDirectory
@@ -34,7 +34,7 @@ from nmt_rela.training.trainer import Trainer
 
 def make_trainer(config: Config, kind: str, folder: Path) -> Trainer:
     """A trainer of one kind, whose run directory is thrown away."""
-    config = replace(config, run=str(folder / kind), model=replace(config.model, attention=kind))
+    config = replace(config, run=str(folder / kind), model=replace(config.model, attention=cast(AttentionKind, kind)))
     run = RunDirectory(config.run)
     run.checkpoints.mkdir(parents=True)
     data, ranks = prepare(config.data), join(config.training.device)

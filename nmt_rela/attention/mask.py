@@ -22,6 +22,14 @@ class Mask:
     bias: Tensor  # [batch or 1, 1, queries or 1, keys]
     dead: Tensor | None  # [batch or 1, 1, queries or 1, 1]
 
+    def bias_as(self, dtype: torch.dtype) -> Tensor:
+        """The bias for scores of a dtype. A wider dtype's lowest number would become −∞, and rows of nothing else
+        NaN.
+        """
+        if self.bias.dtype == dtype:
+            return self.bias
+        return self.bias.clamp(min=torch.finfo(dtype).min).to(dtype)
+
     def select(self, sentences: Tensor) -> Mask:
         """The mask of some sentences of the batch."""
         return Mask(self.bias[sentences], None if self.dead is None else self.dead[sentences])

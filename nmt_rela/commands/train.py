@@ -38,7 +38,9 @@ def _train(arguments: Sequence[str] | None) -> int:
 
         prepare(config.data)
         return _on_all_gpus(_visible_gpus(config), list(sys.argv[1:] if arguments is None else arguments))
-    return _on_this_rank(config, fresh=options.fresh)
+    # Ranks that torchrun has started again go on where they were.
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    return _on_this_rank(config, fresh=options.fresh and restarts == 0)
 
 
 def _on_this_rank(config: Config, *, fresh: bool) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,7 +58,9 @@ def sample(
     # One uniform number a token, turned into a token by the inverse of the cumulative distribution.
     uniforms = torch.empty(sentences, samples, steps, dtype=torch.float64)
     for row, key in enumerate(keys):
-        generator = torch.Generator().manual_seed((sampling.seed * 0x9E3779B97F4A7C15 + key) % 2**63)
+        # The generator looks at the lowest 32 bits of a seed only: let all of both numbers reach them.
+        mixed = np.random.SeedSequence([sampling.seed % 2**64, key]).generate_state(1, np.uint32)[0]
+        generator = torch.Generator().manual_seed(int(mixed))
         uniforms[row] = torch.rand(steps, samples, dtype=torch.float64, generator=generator).T
     uniforms = uniforms.to(max_lengths.device)
 

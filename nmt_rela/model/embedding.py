@@ -41,12 +41,13 @@ class Embedding(nn.Module):
         ``zero_first`` puts the zero vector in place of the first embedding (the released code's start).
         """
         end = offset + tokens.shape[1]
-        if end > len(self.positions):
-            self.positions = sinusoids(2 * end, self.weight.shape[1]).to(self.positions)
+        positions = self.positions  # the one that is long enough, whatever another thread makes of the attribute
+        if end > len(positions):
+            self.positions = positions = sinusoids(2 * end, self.weight.shape[1]).to(positions)
         scale = math.sqrt(self.weight.shape[1])
         embedded = F.embedding(tokens, self.weight) * scale
         if self.bias is not None:
             embedded = embedded + self.bias
         if zero_first:
             embedded = F.pad(embedded[:, 1:], (0, 0, 1, 0))
-        return dropout(embedded + self.positions[offset:end], self.dropout, self.training)
+        return dropout(embedded + positions[offset:end], self.dropout, self.training)

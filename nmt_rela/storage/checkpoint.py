@@ -38,7 +38,10 @@ def write_checkpoint(directory: Path, *, tensors: Mapping[str, Any], state: Mapp
         temporary.mkdir(parents=True)
         for stem, content in tensors.items():
             with open(temporary / f"{stem}.pt", "wb") as file:
-                torch.save(content, file)
+                try:
+                    torch.save(content, file)
+                except RuntimeError as error:  # the archive's complaint about a write that failed covers the failure
+                    raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
                 _sync(file.fileno())
         _write_json(temporary / _STATE, state)
         files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}

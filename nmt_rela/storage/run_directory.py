@@ -9,6 +9,7 @@ It is complete in itself and can be copied to another machine.
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -72,7 +73,10 @@ class RunDirectory:
         temporary = self.path / f".{name}.tmp"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(Path(self.checkpoints.name) / checkpoint.name)
-        os.replace(temporary, self.path / name)
+        link = self.path / name
+        if link.is_dir() and not link.is_symlink():  # a copy of the checkpoint, as scp and the like make of links
+            shutil.rmtree(link)
+        os.replace(temporary, link)
 
     def load_model(self, name: str | None = None, *, device: str | torch.device = "cpu") -> Transformer:
         """The model of a checkpoint, verified, in evaluation mode.

@@ -58,12 +58,14 @@ class Ranks:
 
     def differ(self, value: float) -> bool:
         """Whether ranks that should have the same number do not, beyond rounding (1e-6 relative); waits for all."""
-        if self.size == 1 or not math.isfinite(value):
+        if self.size == 1:
             return False
+        # Every rank takes part, or the others would wait for it: what is not finite anywhere travels as infinity.
+        value = value if math.isfinite(value) else math.inf
         bounds = torch.tensor([value, -value], dtype=torch.float64, device=self.device)
         self._reduce(bounds, dist.ReduceOp.MAX)
         high, low = bounds[0].item(), -bounds[1].item()
-        return high - low > 1e-6 * max(abs(high), abs(low))
+        return high != low and not high - low <= 1e-6 * max(abs(low), abs(high) if math.isfinite(high) else 0.0)
 
     def _reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
         try:

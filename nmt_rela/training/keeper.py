@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,9 @@ class Keeper:
         What cannot be written is warned of, and the checkpoints before it stay.
         """
         directory = self._run.checkpoints / step_name(update)
-        scores = {path.name: s for path in list_steps(self._run.checkpoints) if (s := _score(path)) is not None}
+        # Those past this update are the damaged ones that ``newest`` passed over: they must not push out intact ones.
+        earlier = [path for path in list_steps(self._run.checkpoints) if path.name < directory.name]
+        scores = {path.name: s for path in earlier if (s := _score(path)) is not None}
         try:
             write_checkpoint(directory, tensors=tensors, state={**state, "score": score})
             self._run.point("last", directory)
@@ -66,11 +68,11 @@ class Keeper:
             log.warning("checkpoint of update %d could not be written (%s); training goes on", update, error)
             return
         self.saved_update = update
-        self._prune(scores)
+        self._prune([*earlier, directory], scores)
 
-    def _prune(self, scores: Mapping[str, float]) -> None:
-        steps = list_steps(self._run.checkpoints)
-        best = sorted(scores, key=lambda name: (scores[name], name), reverse=True)[: self._settings.keep_best]
+    def _prune(self, steps: Sequence[Path], scores: Mapping[str, float]) -> None:
+        # The first of equals is the best, as it was when ``best`` was made to name it.
+        best = sorted(scores, key=lambda name: (-scores[name], name))[: self._settings.keep_best]
         kept = {path.name for path in steps[-self._settings.keep_last :]} | set(best)
         for directory in steps:
             if directory.name not in kept:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nmt_rela.storage.run_directory import RunDirectory
+from nmt_rela.text import write_lines
 
 log = logging.getLogger("nmt_rela.training")
 
@@ -84,14 +84,15 @@ class Monitor:
 
 
 def _forget_after(metrics: Path, update: int) -> None:
-    """Drop the records past ``update``, and a last line that was cut off by a kill."""
-    if not metrics.exists():
-        return
-    kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["update"] > update:
-            break
-        kept.append(line)
-    temporary = metrics.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, metrics)
+    """Drop the records past ``update``, and lines that a kill or a full disk has cut off."""
+    if metrics.exists():
+        lines = metrics.read_text(encoding="utf-8").split("\n")
+        write_lines(metrics, [line for line in lines if -1 < _update_of(line) <= update])
+
+
+def _update_of(line: str) -> int:
+    """The update of a record; -1 for a line that is none."""
+    try:
+        return int(json.loads(line)["update"])
+    except ValueError:
+        return -1

@@ -18,6 +18,7 @@ from nmt_rela.data.vocabulary import Vocabularies
 from nmt_rela.errors import ConfigError
 from nmt_rela.storage.checkpoint import list_steps
 from nmt_rela.storage.run_directory import RunDirectory
+from nmt_rela.text import atomic_file
 from nmt_rela.training.distributed import Ranks
 
 log = logging.getLogger("nmt_rela.training")
@@ -56,13 +57,14 @@ def open_run(config: Config, data: PreparedData, ranks: Ranks, *, fresh: bool) -
     resume = bool(list_steps(run.checkpoints))
     if run.config_file.exists():
         _check_fits(run, config, resume=resume)
-    elif run.path.is_dir() and any(run.path.iterdir()):
+    elif run.path.is_dir() and any(not path.name.startswith(".config.yaml") for path in run.path.iterdir()):
         raise ConfigError(f"run: {run.path} is a directory that holds something other than a run; choose another name")
     ranks.wait()
     if ranks.is_main:
-        run.path.mkdir(parents=True, exist_ok=True)
+        # First of all, and whole: it is what makes the directory a run, which a kill must not leave half said.
+        with atomic_file(run.config_file) as file:
+            file.write(config_to_yaml(config).encode("utf-8"))
         run.checkpoints.mkdir(exist_ok=True)
-        run.config_file.write_text(config_to_yaml(config), encoding="utf-8")
         Vocabularies.load(data.tokenizer).save(run.tokenizer)
         run.environment.write_text(json.dumps(_environment(ranks), indent=1) + "\n", encoding="utf-8")
     ranks.wait()

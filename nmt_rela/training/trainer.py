@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -22,7 +23,7 @@ from nmt_rela.data.binary import BinaryCorpus
 from nmt_rela.data.loading import Batch, load_updates
 from nmt_rela.data.vocabulary import PAD, Vocabularies
 from nmt_rela.errors import CheckpointError, ConfigError, UserError
-from nmt_rela.storage.checkpoint import load_state, load_tensors
+from nmt_rela.storage.checkpoint import load_state, load_tensors, verify_checkpoint
 from nmt_rela.storage.run_directory import RunDirectory, build_model, load_weights
 from nmt_rela.training.distributed import Ranks
 from nmt_rela.training.keeper import Keeper
@@ -72,7 +73,7 @@ class Trainer:
             )
         self.corpus = BinaryCorpus.open(data.train)
         self.vocabularies = Vocabularies.load(data.tokenizer)
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(_mixed(settings.seed))
         self.model = build_model(config.model, self.vocabularies).to(ranks.device)
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.parameters, settings)
@@ -88,7 +89,7 @@ class Trainer:
         ranks.copy_from_main(self.model)
         self.validator = Validator(config, data, self.vocabularies, ranks)
         self.monitor = Monitor(run, update=self.progress.update) if ranks.is_main else None
-        self.window = Window(ranks.device)
+        self.window = Window(ranks.device, loss_average=settings.loss_average)
         self._nonfinite_in_a_row = torch.zeros((), device=ranks.device)
 
     def run(self, *, stop_requested: Callable[[], bool]) -> Outcome:
@@ -144,7 +145,7 @@ class Trainer:
             # Dropout is a function of the seed and the micro-batch: an exact resume needs no saved random state, and
             # the number of ranks changes nothing.
             position = progress.update * settings.accumulate + index * self.ranks.size + self.ranks.rank
-            torch.manual_seed((settings.seed << 40) + position)
+            torch.manual_seed(_mixed(settings.seed, position))
             loss, likelihood = self._loss(batch)
             self.scaler.scale(loss / normaliser).backward()
             self.window.add(loss.detach(), likelihood, batch)
@@ -319,8 +320,15 @@ class Trainer:
                 f"training.start_from: {other.path} has another vocabulary than the prepared data; its sub-words would "
                 "mean something else here"
             )
-        load_weights(self.model, other.checkpoint())
-        log.info("starting from the weights of %s", other.checkpoint())
+        checkpoint = other.checkpoint()
+        verify_checkpoint(checkpoint)
+        load_weights(self.model, checkpoint)
+        log.info("starting from the weights of %s", checkpoint)
+
+
+def _mixed(*numbers: int) -> int:
+    """A seed made of numbers of any size. PyTorch's CPU generator looks at the lowest 32 bits of a seed only."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0])
 
 
 def resolve_precision(setting: str, device: torch.device) -> torch.dtype:

@@ -78,7 +78,11 @@ class Validator:
         outputs: list[str] = []
         if self._ranks.is_main and self._pairs:
             translator = Translator(
-                model, self._vocabularies, decoding=self._config.decoding, device=self._ranks.device
+                model,
+                self._vocabularies,
+                decoding=self._config.decoding,
+                device=self._ranks.device,
+                max_source_length=self._config.data.max_length,
             )
             outputs = [translation.text for translation in translator.translate(sources)]
             scores = evaluation.score(outputs, references, tokenizer=self._tokenizer)

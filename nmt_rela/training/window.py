@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,14 +17,16 @@ from nmt_rela.training.distributed import Ranks
 class Window:
     """Losses, token counts, gradient norm and time of the updates since the last reading."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, *, loss_average: Literal["token", "sentence"] = "token") -> None:
+        self._device, self._loss_average = device, loss_average
         self._reset()
         self.restart_clock()
 
     def _reset(self) -> None:
-        # summed loss, summed negative log-likelihood, target tokens, source tokens, cells, sentences
-        self._sums = torch.zeros(6, dtype=torch.float64, device=self._device)
+        # Summed loss and negative log-likelihood stay on the device. What the host knows anyway stays there: to copy it
+        # would wait for all that the device has still to do.
+        self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
+        self._counts = [0, 0, 0, 0]  # target tokens, source tokens, cells, sentences
         self._norm = self._skipped = torch.zeros((), device=self._device)
         self._seconds = self._waited = 0.0
         self.updates = 0
@@ -46,8 +48,9 @@ class Window:
     def add(self, loss: Tensor, likelihood: Tensor, batch: Batch) -> None:
         """Note one micro-batch."""
         cells = batch.source.numel() + batch.target.numel()
-        counts = torch.tensor([batch.target_tokens, batch.source_tokens, cells, len(batch.indices)])
-        self._sums += torch.cat([torch.stack([loss.double(), likelihood]), counts.double().to(self._device)])
+        counts = (batch.target_tokens, batch.source_tokens, cells, len(batch.indices))
+        self._counts = [known + new for known, new in zip(self._counts, counts, strict=True)]
+        self._sums += torch.stack([loss.double(), likelihood])
 
     def close_update(self, norm: Tensor, skipped: Tensor) -> None:
         """Note the end of one update."""
@@ -60,11 +63,11 @@ class Window:
 
     def read(self, ranks: Ranks) -> dict[str, Any]:
         """The numbers of all ranks, in nats, tokens and seconds; waits for the device, and starts anew."""
-        sums = self._sums.clone()
+        sums = torch.cat([self._sums, torch.tensor(self._counts, dtype=torch.float64, device=self._device)])
         ranks.sum([sums])
         loss, likelihood, target, source, cells, sentences = sums.tolist()
         values = {
-            "loss": loss / max(target, 1.0),
+            "loss": loss / max(target if self._loss_average == "token" else sentences, 1.0),
             "perplexity": math.exp(min(likelihood / max(target, 1.0), 100.0)),
             "gradient_norm": float(self._norm),
             "skipped_updates": int(self._skipped),

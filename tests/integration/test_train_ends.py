@@ -91,3 +91,29 @@ def test_a_log_that_cannot_be_written_ends_nothing(
 def test_fp16_is_refused_on_the_cpu(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--config", str(config), "--quiet", "training.precision=fp16", "training.device=cpu"]) == 2
     assert "'fp16' needs a GPU; accepted on the CPU: auto, float32, bf16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", [20_240_101, 2**63 - 1])
+def test_a_seed_may_be_large(config: Path, seed: int) -> None:
+    assert updates_done(config, f"training.seed={seed}", "training.max_updates=1") == 1
+
+
+def test_a_run_killed_while_its_directory_was_made_can_begin_again(config: Path) -> None:
+    run = RunDirectory(config.parent / "run")
+    run.path.mkdir()
+    (run.path / ".config.yaml.partial").write_text("run: ha")
+    assert updates_done(config, "training.max_updates=1") == 1
+
+
+def test_the_configuration_is_written_before_anything_else(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill at any moment leaves nothing, or a run whose configuration is whole."""
+    run, real, seen = RunDirectory(config.parent / "run"), Path.mkdir, []
+
+    def watch(path: Path, *more: Any, **options: Any) -> None:
+        real(path, *more, **options)
+        if path == run.checkpoints:
+            seen.append(run.config_file.exists())
+
+    monkeypatch.setattr(Path, "mkdir", watch)
+    updates_done(config, "training.max_updates=1")
+    assert seen[0]

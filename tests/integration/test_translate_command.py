@@ -223,8 +223,9 @@ def test_given_text_is_normalised_as_training_text_was(tmp_path: Path, capsys: p
     assert writer.score(lines, written) == writer.score(lines, lines)
     assert writer.translate(lines, prefixes=written) == writer.translate(lines, prefixes=lines)
     (tmp_path / "source").write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
-    references = [translation.text.replace("s", "ş") for translation in writer.translate(LINES)]
-    assert "ş" in "".join(references)
+    marks = str.maketrans("ast", "ăşţ")  # whatever the untrained model writes, some of these letters are in it
+    references = [translation.text.translate(marks) for translation in writer.translate(LINES)]
+    assert set("ăşţ") & set("".join(references))
     (tmp_path / "reference").write_text("".join(f"{line}\n" for line in references), encoding="utf-8")
     arguments = [f"--source={tmp_path / 'source'}", f"--reference={tmp_path / 'reference'}", "--device=cpu", "--json"]
     assert evaluate.main(["--model", str(run), *arguments]) == 0

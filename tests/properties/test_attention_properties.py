@@ -133,6 +133,18 @@ def test_a_row_that_sees_nothing_gives_only_the_output_bias(kind: str) -> None:
     assert gradients[1].abs().max() == 0
 
 
+@EVERY_KIND
+def test_a_row_that_sees_nothing_has_finite_gradients_in_half_precision(kind: str) -> None:
+    attention = MultiHeadAttention(8, 2, kind=kind, dropout=0.0, cross=True)
+    states = torch.randn(2, 3, 8, requires_grad=True)
+    memory = torch.randn(2, 5, 8, requires_grad=True)
+    nothing = mask_from(torch.zeros(2, 1, 1, 5, dtype=torch.bool), torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = attention.attend(attention.project_query(states), *attention.project_memory(memory), nothing)
+    gradients = torch.autograd.grad(output.float().square().sum(), [states, memory])
+    assert all(gradient.abs().max() == 0 for gradient in gradients)
+
+
 @pytest.mark.parametrize("kind", ["sparsemax", "entmax15"])
 def test_the_sparse_maps_agree_with_the_published_library(kind: str) -> None:
     entmax = pytest.importorskip("entmax", reason="the entmax library is not installed; the oracle above still holds")

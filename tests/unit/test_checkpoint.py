@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -139,3 +140,18 @@ def test_models_that_do_not_match_are_not_averaged(tmp_path: Path) -> None:
         average([first, write(tmp_path / "step_2", shape=(2,))])
     with pytest.raises(CheckpointError, match="is not in both"):
         average([first, write(tmp_path / "step_3", name="other")])
+
+
+def test_a_failed_write_is_an_os_error_also_when_the_archive_complains_about_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(content: Any, file: Any) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:  # as torch's archive does on leaving, where nothing that is buffered fails again
+            raise RuntimeError("unexpected pos 704 vs 598")
+
+    monkeypatch.setattr(module.torch, "save", save)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,3 +48,31 @@ def test_the_newest_intact_checkpoint_is_found_and_none_is_an_error(tmp_path: Pa
     (run.checkpoints / "step_00000001" / "state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="none of 2 checkpoints is intact"):
         keeper.newest()
+
+
+def test_of_equal_scores_the_first_stays_best(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    save_all(run, replace(TrainingConfig(), keep_last=1, keep_best=1), {1: 100.0, 2: 100.0, 3: None})
+    assert run.checkpoint("best").resolve().name == "step_00000001"
+
+
+def test_a_damaged_checkpoint_that_was_passed_over_does_not_push_out_a_new_one(tmp_path: Path) -> None:
+    run, settings = RunDirectory(tmp_path), replace(TrainingConfig(), keep_last=2, keep_best=0)
+    save_all(run, settings, {1: None, 5: None})
+    (run.checkpoints / "step_00000005" / "state.json").write_text("{}")
+    settings = replace(settings, keep_last=1)
+    keeper = Keeper(run, settings)
+    assert keeper.newest().name == "step_00000001"
+    keeper.save(update=3, score=None, is_best=False, tensors={"model": {}}, state={"update": 3})
+    assert run.checkpoint("last").resolve().name == "step_00000003"
+    assert Keeper(run, settings).newest().name == "step_00000003"
+
+
+def test_a_run_whose_links_were_copied_as_directories_goes_on(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    save_all(run, TrainingConfig(), {1: 1.0})
+    for name in ("last", "best"):
+        (tmp_path / name).unlink()
+        shutil.copytree(run.checkpoints / "step_00000001", tmp_path / name)
+    save_all(run, TrainingConfig(), {2: 2.0})
+    assert [run.checkpoint(name).resolve().name for name in ("last", "best")] == ["step_00000002"] * 2

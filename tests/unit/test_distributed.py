@@ -1,0 +1,37 @@
+"""What ranks say to one another, without starting any."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from nmt_rela.training.distributed import Ranks
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "differ"),
+    [
+        (2.0, 2.0, False),
+        (2.0, 2.0 * (1 + 1e-9), False),
+        (2.0, 2.1, True),
+        (math.nan, math.nan, False),
+        (math.nan, 2.0, True),
+        (2.0, math.inf, True),
+    ],
+)
+def test_every_rank_takes_part_in_the_comparison(
+    mine: float, other: float, differ: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reductions = []
+
+    def with_the_other(self: Ranks, tensor: Tensor, operation: object) -> None:
+        reductions.append(operation)
+        theirs = other if math.isfinite(other) else math.inf
+        tensor.copy_(torch.maximum(tensor, torch.tensor([theirs, -theirs], dtype=tensor.dtype)))
+
+    monkeypatch.setattr(Ranks, "_reduce", with_the_other)
+    assert Ranks(0, 2, torch.device("cpu")).differ(mine) is differ
+    assert len(reductions) == 1
