@@ -38,4 +38,4 @@ def test_copying(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_reversing(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert share_right(tmp_path, reverse=True, kind=kind, updates=1_500, capsys=capsys) > 0.99
+    assert share_right(tmp_path, reverse=True, kind=kind, updates=2_500, capsys=capsys) > 0.99
