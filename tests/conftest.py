@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Before anything imports torch, and for the processes that tests start too: what is compared bit by bit must be added up
-# in the same order, and models this small gain nothing from a second thread.
+# Before anything imports torch, and for the processes that tests start too: what is compared bit by bit must be added
+# up in the same order, and models this small gain nothing from a second thread.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
