@@ -64,3 +64,33 @@ def best_by_trying(
     every += itertools.product(ordinary, repeat=max_length)  # cut
     scored = [(tokens, sum(score_of(logits, tokens)) / math.pow((5 + len(tokens)) / 6, exponent)) for tokens in every]
     return sorted(scored, key=lambda item: -item[1])[:count]
+
+
+def found_by_the_book(
+    logits: Tensor, *, beams: int, max_length: int, exponent: float, min_length: int
+) -> list[tuple[tuple[int, ...], float]]:
+    """A beam search that ends with its ``beams``-th finished sequence, written out in plain Python as fairseq and
+    CTranslate2 do it: those that end among the ``beams`` best candidates of a step count, and worse ones are dropped.
+    Best first, with scores.
+    """
+    alive: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
+    finished: list[tuple[tuple[int, ...], float]] = []
+    while len(finished) < beams and alive:
+        length = len(alive[0][0]) + 1
+        candidates = []
+        for tokens, total in alive:
+            state = TableState(logits.unsqueeze(0), beams=1)
+            for previous in (BOS, *tokens):
+                gains = state.step(torch.tensor([[previous]]))[0, 0].log_softmax(0).tolist()
+            for token, gain in enumerate(gains):
+                if token not in (PAD, UNK, BOS) and (token != EOS or length > min_length):
+                    candidates.append(((*tokens, token), total + gain))
+        candidates.sort(key=lambda candidate: -candidate[1])
+        alive = []
+        for rank, (tokens, total) in enumerate(candidates):
+            if tokens[-1] == EOS or length == max_length:
+                if rank < beams:
+                    finished.append((tokens, total / math.pow((5 + length) / 6, exponent)))
+            elif len(alive) < beams:
+                alive.append((tokens, total))
+    return sorted(finished, key=lambda item: -item[1])[:beams]

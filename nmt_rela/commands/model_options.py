@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def add_model_arguments(to: argparse.ArgumentParser) -> None:
-    """``--model``, ``--checkpoint``, ``--device``, ``--precision``, ``--threads``, ``--beam``, ``--length-penalty``
-    and overrides.
+    """``--model``, ``--checkpoint``, ``--device``, ``--precision``, ``--threads``, ``--beam``, ``--length-penalty``,
+    ``--early-stopping`` and overrides.
     """
     to.add_argument(
         "--model", required=True, action="append", metavar="RUN",
@@ -35,6 +35,10 @@ def add_model_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--length-penalty", type=float, metavar="A", help="exponent of ((5 + length) / 6)^A (default: the run's)"
     )
+    to.add_argument(
+        "--early-stopping", action=argparse.BooleanOptionalAction,
+        help="end a sentence with its beam-th finished hypothesis, or when no better one can come (default: the run's)",
+    )  # fmt: skip
     console.add_overrides(to)
 
 
@@ -68,4 +72,6 @@ def _decoding(options: argparse.Namespace) -> DecodingConfig:
     overrides = list(options.overrides)
     overrides += [] if options.beam is None else [f"decoding.beam={options.beam}"]
     overrides += [] if options.length_penalty is None else [f"decoding.length_penalty={options.length_penalty}"]
+    if options.early_stopping is not None:
+        overrides.append(f"decoding.early_stopping={str(options.early_stopping).lower()}")
     return override_config(RunDirectory(options.model[0]).config(), overrides).decoding

@@ -177,6 +177,9 @@ class DecodingConfig:
     beam: int = field(default=4, metadata=accepts(low=1, high=256))
     #: Exponent of the length penalty ((5 + length) / 6)^alpha; 0 is none.
     length_penalty: float = field(default=0.6, metadata=accepts(low=0.0, high=10.0))
+    #: End a sentence as soon as it has as many finished hypotheses as the beam, of those that end among the best of a
+    #: step, instead of when no better one can come. Faster, and what strong length penalties need.
+    early_stopping: bool = False
     #: A translation has at most source length + this many sub-words.
     extra_length: int = field(default=50, metadata=accepts(low=0))
     #: A translation has at least so many sub-words.

@@ -49,6 +49,7 @@ def beam_search(
     length_penalty: float = 0.6,
     min_length: int = 0,
     n_best: int = 1,
+    early_stopping: bool = False,
     prefixes: Sequence[Sequence[int]] | None = None,
     forbidden: Sequence[int] = FORBIDDEN,
 ) -> list[list[Hypothesis]]:
@@ -64,6 +65,11 @@ def beam_search(
     best unfinished log-probability over the penalty at maximum length: scores only sink and penalties only grow, so
     nothing found later could enter the n_best. (The paper waits for the whole pool; the n_best are the same.) A beam
     of one is greedy search and ends with its first EOS.
+
+    With ``early_stopping``, a sentence ends at the latest when its pool holds as many as there are beams, and only what
+    ends among the best B candidates of a step joins the pool: the rule of fairseq and CTranslate2. It is faster, and
+    under penalties that favour length more than the model does, it keeps the search from going on to the maximum
+    length.
 
     Results do not depend on the other sentences of the batch. Ties go to the better beam, then to the smaller token.
     """
@@ -89,6 +95,7 @@ def beam_search(
     # The pool of finished hypotheses, best first: their scores, and where the trace holds their last token.
     pool_scores = torch.full((sentences, beams), _NEVER, device=device)
     pool_places = torch.zeros((sentences, beams), dtype=torch.long, device=device)
+    best_candidates = torch.arange(2 * beams, device=device) < beams
     check_every = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
 
     for step in range(steps):
@@ -107,7 +114,11 @@ def beam_search(
 
         # Finished ones join the pool.
         penalty = length_penalty_of(step + 1, length_penalty)
-        ended_scores = (candidates / penalty).masked_fill(~ended, _NEVER)
+        joining = ended
+        if early_stopping:
+            # A full pool is closed for good: how soon its sentence leaves must not matter.
+            joining = ended & best_candidates & (pool_scores[:, -1:] == _NEVER)
+        ended_scores = (candidates / penalty).masked_fill(~joining, _NEVER)
         places = torch.arange(step * 2 * beams, (step + 1) * 2 * beams, device=device).expand_as(order)
         pool_scores, best = torch.cat([pool_scores, ended_scores], 1).sort(dim=1, descending=True, stable=True)
         pool_scores = pool_scores[:, :beams]
@@ -123,6 +134,8 @@ def beam_search(
             break
         if (step + 1) % check_every == 0:
             done = pool_scores[:, n_best - 1] >= scores[:, 0] / final_penalty
+            if early_stopping:
+                done = done | (pool_scores[:, -1] > _NEVER)
             leaving = int(done.sum())
             if leaving == len(rows):
                 break

@@ -133,6 +133,7 @@ class Translator:
         beam: int | None = None,
         n_best: int = 1,
         length_penalty: float | None = None,
+        early_stopping: bool | None = None,
         extra_length: int | None = None,
         min_length: int | None = None,
         batch_tokens: int | None = None,
@@ -149,8 +150,8 @@ class Translator:
         lines whenever so many are done. Raises ConfigError for settings out of range.
         """
         request = self._request(
-            n_best, sampling, align, beam=beam, length_penalty=length_penalty, extra_length=extra_length,
-            min_length=min_length, batch_tokens=batch_tokens,
+            n_best, sampling, align, beam=beam, length_penalty=length_penalty, early_stopping=early_stopping,
+            extra_length=extra_length, min_length=min_length, batch_tokens=batch_tokens,
         )  # fmt: skip
         return self._translate(lines, request, first_line=0, prefixes=prefixes, progress=progress)
 
@@ -161,6 +162,7 @@ class Translator:
         beam: int | None = None,
         n_best: int = 1,
         length_penalty: float | None = None,
+        early_stopping: bool | None = None,
         extra_length: int | None = None,
         min_length: int | None = None,
         batch_tokens: int | None = None,
@@ -171,8 +173,8 @@ class Translator:
         bounded memory.
         """
         request = self._request(
-            n_best, sampling, align, beam=beam, length_penalty=length_penalty, extra_length=extra_length,
-            min_length=min_length, batch_tokens=batch_tokens,
+            n_best, sampling, align, beam=beam, length_penalty=length_penalty, early_stopping=early_stopping,
+            extra_length=extra_length, min_length=min_length, batch_tokens=batch_tokens,
         )  # fmt: skip
         first_line = 0
         for window in windows(lines):
@@ -324,6 +326,7 @@ class Translator:
             found = beam_search(
                 state, sentences=len(parts), beams=beams, max_lengths=max_lengths, n_best=request.n_best,
                 length_penalty=decoding.length_penalty, min_length=decoding.min_length, prefixes=prefixes,
+                early_stopping=decoding.early_stopping,
             )  # fmt: skip
         if not all(hypotheses and math.isfinite(hypotheses[0].score) for hypotheses in found):
             raise CheckpointError("the model's predictions are not finite numbers; was its training stable?")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_search import TableState, best_by_trying, score_of, table
+from toy_search import TableState, best_by_trying, found_by_the_book, score_of, table
 
 from nmt_rela.alignment import NO_WORD, format_pharaoh, parse_pharaoh, word_groups
 from nmt_rela.data.vocabulary import EOS
@@ -17,15 +17,22 @@ from nmt_rela.inference.search import beam_search
 from nmt_rela.inference.splitting import split_pieces
 
 seeds = st.integers(0, 2**20)
-exponents = st.sampled_from([0.0, 0.3, 0.6, 1.0, 1.7])
+exponents = st.sampled_from([0.0, 0.3, 0.6, 1.0, 1.7, 3.0])
 
 
 def search(
-    tables: torch.Tensor, lengths: list[int], *, beams: int, n_best: int = 1, exponent: float = 0.6, min_length: int = 0
+    tables: torch.Tensor,
+    lengths: list[int],
+    *,
+    beams: int,
+    n_best: int = 1,
+    exponent: float = 0.6,
+    min_length: int = 0,
+    early_stopping: bool = False,
 ) -> list[list[Hypothesis]]:
     return beam_search(
         TableState(tables, beams=beams), sentences=len(tables), beams=beams, max_lengths=torch.tensor(lengths),
-        n_best=n_best, length_penalty=exponent, min_length=min_length,
+        n_best=n_best, length_penalty=exponent, min_length=min_length, early_stopping=early_stopping,
     )  # fmt: skip
 
 
@@ -46,28 +53,64 @@ def test_a_wide_beam_is_exact(seed: int, exponent: float, vocabulary: int, lengt
     exponent=exponents,
     beams=st.integers(2, 5),
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    early=st.booleans(),
 )
-def test_stopping_early_loses_nothing(seed: int, exponent: float, beams: int, lengths: list[int]) -> None:
+def test_looking_for_fewer_loses_nothing(
+    seed: int, exponent: float, beams: int, lengths: list[int], early: bool
+) -> None:
     """The best n are the first of the whole pool, for which the search goes on longer."""
     tables = table(sentences=len(lengths), vocabulary=9, seed=seed)
-    whole = search(tables, lengths, beams=beams, n_best=beams, exponent=exponent)
+    whole = search(tables, lengths, beams=beams, n_best=beams, exponent=exponent, early_stopping=early)
     for n_best in range(1, beams):
-        some = search(tables, lengths, beams=beams, n_best=n_best, exponent=exponent)
+        some = search(tables, lengths, beams=beams, n_best=n_best, exponent=exponent, early_stopping=early)
         assert some == [hypotheses[:n_best] for hypotheses in whole]
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    seed=seeds, beams=st.integers(1, 4), lengths=st.lists(st.integers(1, 12), min_size=2, max_size=6), data=st.data()
+    seed=seeds,
+    exponent=exponents,
+    beams=st.integers(2, 5),
+    ends=st.floats(-1.0, 4.0),
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    minimum=st.integers(0, 4),
 )
-def test_batch_and_order_do_not_matter(seed: int, beams: int, lengths: list[int], data: st.DataObject) -> None:
+def test_early_stopping_is_that_of_the_book(
+    seed: int, exponent: float, beams: int, ends: float, lengths: list[int], minimum: int
+) -> None:
     tables = table(sentences=len(lengths), vocabulary=9, seed=seed)
-    together = search(tables, lengths, beams=beams)
+    tables[:, :, EOS] += ends
+    found = search(
+        tables, lengths, beams=beams, n_best=beams, exponent=exponent, min_length=minimum, early_stopping=True
+    )
+    for sentence, hypotheses in enumerate(found):
+        expected = found_by_the_book(
+            tables[sentence], beams=beams, max_length=lengths[sentence], exponent=exponent, min_length=max(1, minimum)
+        )
+        assert [hypothesis.tokens for hypothesis in hypotheses] == [tokens for tokens, _ in expected]
+        assert [hypothesis.score for hypothesis in hypotheses] == pytest.approx(
+            [score for _, score in expected], abs=1e-5
+        )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=seeds,
+    beams=st.integers(1, 4),
+    lengths=st.lists(st.integers(1, 12), min_size=2, max_size=6),
+    early=st.booleans(),
+    data=st.data(),
+)
+def test_batch_and_order_do_not_matter(
+    seed: int, beams: int, lengths: list[int], early: bool, data: st.DataObject
+) -> None:
+    tables = table(sentences=len(lengths), vocabulary=9, seed=seed)
+    together = search(tables, lengths, beams=beams, early_stopping=early)
     order = data.draw(st.permutations(range(len(lengths))))
-    turned = search(tables[list(order)], [lengths[i] for i in order], beams=beams)
+    turned = search(tables[list(order)], [lengths[i] for i in order], beams=beams, early_stopping=early)
     assert [turned[order.index(i)] for i in range(len(lengths))] == together
     alone = data.draw(st.integers(0, len(lengths) - 1))
-    assert search(tables[alone : alone + 1], [lengths[alone]], beams=beams) == [together[alone]]
+    assert search(tables[alone : alone + 1], [lengths[alone]], beams=beams, early_stopping=early) == [together[alone]]
 
 
 @settings(max_examples=25, deadline=None)

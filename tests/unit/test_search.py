@@ -16,7 +16,7 @@ from nmt_rela.inference.candidates import FORBIDDEN, best_tokens
 from nmt_rela.inference.ensemble import EnsembleState
 from nmt_rela.inference.hypothesis import Hypothesis, length_penalty_of
 from nmt_rela.inference.sampling import Sampling, sample
-from nmt_rela.inference.search import beam_search, greedy
+from nmt_rela.inference.search import CHECK_EVERY, beam_search, greedy
 
 
 def search(
@@ -98,6 +98,28 @@ def test_finished_sentences_leave_the_batch() -> None:
     beam_search(state, sentences=8, beams=4, max_lengths=torch.full((8,), 30))
     assert state.rows_seen[0] == 8
     assert max(state.rows_seen[4:], default=0) <= 1
+
+
+def test_early_stopping_ends_where_the_bound_would_go_on() -> None:
+    """A penalty that more than makes up for what a token costs: the exact rule must search to the maximum length."""
+    tables = table(sentences=6, vocabulary=9, seed=2)
+    tables[:, :, EOS] += 3.0
+    steps = {}
+    for early in (False, True):
+        state = TableState(tables, beams=4)
+        beam_search(
+            state, sentences=6, beams=4, max_lengths=torch.full((6,), 40), length_penalty=3.0, early_stopping=early
+        )
+        steps[early] = len(state.rows_seen)
+    assert steps[False] == 40
+    assert steps[True] < 15
+
+
+def test_early_stopping_does_not_depend_on_when_finished_sentences_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = table(sentences=6, vocabulary=9, seed=2)
+    expected = search(tables, max_length=20, n_best=4, length_penalty=2.0, early_stopping=True)
+    monkeypatch.setitem(CHECK_EVERY, "cpu", 4)
+    assert search(tables, max_length=20, n_best=4, length_penalty=2.0, early_stopping=True) == expected
 
 
 def test_every_sentence_has_its_own_maximum_length() -> None:
