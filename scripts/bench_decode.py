@@ -24,8 +24,10 @@ import torch
 
 from nmt_rela.data.loading import collate_lines
 from nmt_rela.data.vocabulary import EOS
+from nmt_rela.inference.batches import in_batches
+from nmt_rela.inference.device import choose_device
 from nmt_rela.inference.search import beam_search
-from nmt_rela.inference.translator import Translator, choose_device, in_batches
+from nmt_rela.inference.translator import Translator
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.text import read_lines
 

@@ -78,7 +78,7 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     from nmt_rela.analysis import plots
     from nmt_rela.analysis.outputs import alignment_summary, plot_all, summary, write_all
     from nmt_rela.analysis.run_analysis import analyze_run
-    from nmt_rela.inference.translator import choose_device
+    from nmt_rela.inference.device import choose_device
     from nmt_rela.storage.run_directory import RunDirectory
 
     if formats:

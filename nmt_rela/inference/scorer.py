@@ -8,11 +8,45 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nmt_rela.data.vocabulary import PAD
+from nmt_rela.data.loading import collate_lines
+from nmt_rela.data.vocabulary import EOS, PAD, Vocabularies
+from nmt_rela.inference.batches import in_batches
 from nmt_rela.inference.ensemble import mean_log_probability
+from nmt_rela.inference.translation import ForcedScore
 
 if TYPE_CHECKING:
     from nmt_rela.model.transformer import Transformer
+
+
+def score_lines(
+    models: Sequence[Transformer],
+    vocabularies: Vocabularies,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    *,
+    batch_tokens: int,
+    device: torch.device,
+) -> list[ForcedScore]:
+    """The score of each target line given its source line, in order; ``batch_tokens`` are padded tokens of the longer
+    side.
+    """
+    source_ids = [[*ids, EOS] for ids in vocabularies.source.encode(sources)]
+    target_ids = [[*ids, EOS] for ids in vocabularies.target.encode(targets)]
+    lengths = [max(len(source), len(target)) for source, target in zip(source_ids, target_ids, strict=True)]
+    scores: dict[int, ForcedScore] = {}
+    for batch in in_batches(lengths, batch_tokens):
+        source = collate_lines([source_ids[i] for i in batch]).to(device)
+        target = collate_lines([target_ids[i] for i in batch]).to(device)
+        with torch.no_grad():
+            found = forced_log_probabilities(models, source, target).tolist()
+        for i, gains in zip(batch, found, strict=True):
+            gains = gains[: len(target_ids[i])]
+            scores[i] = ForcedScore(
+                log_probability=sum(gains),
+                tokens=tuple(vocabularies.target.pieces(target_ids[i])),
+                token_log_probabilities=tuple(gains),
+            )
+    return [scores[i] for i in range(len(lengths))]
 
 
 def forced_log_probabilities(models: Sequence[Transformer], source: Tensor, target: Tensor) -> Tensor:

@@ -5,26 +5,28 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from nmt_rela.alignment import Link, word_groups
+from nmt_rela.alignment import Link
 from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.corpora.cleaning import language_normaliser
 from nmt_rela.data.loading import collate_lines
-from nmt_rela.data.vocabulary import EOS, Vocabularies
+from nmt_rela.data.vocabulary import Vocabularies
 from nmt_rela.errors import CheckpointError, ConfigError
 from nmt_rela.inference.aligner import Aligner, AlignmentChoice
+from nmt_rela.inference.batches import in_batches
+from nmt_rela.inference.device import choose_device
 from nmt_rela.inference.ensemble import EnsembleState
-from nmt_rela.inference.hypothesis import Hypothesis, length_penalty_of
+from nmt_rela.inference.hypothesis import Hypothesis
+from nmt_rela.inference.parts import Part, cut_lines, join_parts
+from nmt_rela.inference.request import Request, with_settings
 from nmt_rela.inference.sampling import Sampling, sample
-from nmt_rela.inference.scorer import forced_log_probabilities
+from nmt_rela.inference.scorer import score_lines
 from nmt_rela.inference.search import SearchState, beam_search
-from nmt_rela.inference.splitting import split_pieces
 from nmt_rela.inference.translation import NOTHING, ForcedScore, Translated, Translation
 from nmt_rela.inference.window import windows
 from nmt_rela.model.transformer import Transformer
@@ -34,25 +36,6 @@ LOG = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bf16", "fp16"]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    decoding: DecodingConfig
-    n_best: int
-    sampling: Sampling | None
-    align: AlignmentChoice | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A line, or a part of a line that was too long: what the search takes as one sentence."""
-
-    line: int  # in the window
-    key: int  # for sampling: the same wherever the line stands in a batch
-    ids: list[int]  # with EOS
-    groups: tuple[int, ...]  # the source word of each id, counted over the whole line; () unless links are wanted
-    prefix: list[int]
 
 
 class Translator:
@@ -184,40 +167,29 @@ class Translator:
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[ForcedScore]:
         """The model's log-probability of given translations. Nothing is split: a line is scored as one sentence."""
         assert len(sources) == len(targets)
-        source_lines, target_lines = map(self.normalise_source, sources), map(self.normalise_target, targets)
-        source_ids = [[*ids, EOS] for ids in self.vocabularies.source.encode(list(source_lines))]
-        target_ids = [[*ids, EOS] for ids in self.vocabularies.target.encode(list(target_lines))]
-        lengths = [max(len(source), len(target)) for source, target in zip(source_ids, target_ids, strict=True)]
-        scores: list[ForcedScore | None] = [None] * len(sources)
-        with torch.no_grad():
-            for batch in in_batches(lengths, self.decoding.batch_tokens // self.decoding.beam):
-                source = collate_lines([source_ids[i] for i in batch]).to(self.device)
-                target = collate_lines([target_ids[i] for i in batch]).to(self.device)
-                for i, gains in zip(batch, forced_log_probabilities(self.models, source, target).tolist(), strict=True):
-                    gains = gains[: len(target_ids[i])]
-                    scores[i] = ForcedScore(
-                        log_probability=sum(gains),
-                        tokens=tuple(self.vocabularies.target.pieces(target_ids[i])),
-                        token_log_probabilities=tuple(gains),
-                    )
-        return [score for score in scores if score is not None]
+        return score_lines(
+            self.models, self.vocabularies,
+            [self.normalise_source(line) for line in sources], [self.normalise_target(line) for line in targets],
+            batch_tokens=self.decoding.batch_tokens // self.decoding.beam, device=self.device,
+        )  # fmt: skip
 
     def _request(
-        self, n_best: int, sampling: Sampling | None, align: AlignmentChoice | None, **decoding: int | float | None
-    ) -> _Request:
-        settings = replace(self.decoding, **{name: value for name, value in decoding.items() if value is not None})  # type: ignore[arg-type]
-        if settings.beam < 1:
-            raise ConfigError(f"beam: found {settings.beam}; accepted: 1 or more")
-        if n_best < 1 or (sampling is None and n_best > settings.beam):
-            raise ConfigError(f"n-best: found {n_best}; accepted: 1 up to the beam, {settings.beam}")
+        self,
+        n_best: int,
+        sampling: Sampling | None,
+        align: AlignmentChoice | None,
+        **settings: bool | int | float | None,
+    ) -> Request:
+        decoding = with_settings(self.decoding, **settings)
+        request = Request(decoding=decoding, n_best=n_best, sampling=sampling, align=align)
         if align is not None:
             self._aligner.check(align)
-        return _Request(settings, n_best, sampling, align)
+        return request
 
     def _translate(
         self,
         lines: Sequence[str],
-        request: _Request,
+        request: Request,
         *,
         first_line: int,
         prefixes: Sequence[str] | None = None,
@@ -225,8 +197,6 @@ class Translator:
     ) -> list[Translation]:
         assert not any(model.training for model in self.models), "translating with dropout on"
         parts = list(self._parts(lines, request, first_line=first_line, prefixes=prefixes))
-        # A beam is so many sequences; so are samples.
-        rows = request.decoding.beam if request.sampling is None else request.n_best
         found: list[list[Translated]] = [[] for _ in parts]
         parts_left = [0] * len(lines)
         for part in parts:
@@ -234,7 +204,9 @@ class Translator:
         if progress is not None:
             progress(parts_left.count(0))
         with torch.no_grad():
-            for batch in in_batches([len(part.ids) for part in parts], request.decoding.batch_tokens // rows):
+            for batch in in_batches(
+                [len(part.ids) for part in parts], request.decoding.batch_tokens // request.sequences
+            ):
                 for i, hypotheses in zip(batch, self._decode([parts[i] for i in batch], request), strict=True):
                     found[i] = hypotheses
                     parts_left[parts[i].line] -= 1
@@ -248,7 +220,7 @@ class Translator:
             Translation(
                 source=line,
                 hypotheses=tuple(
-                    _join(of_parts, request.decoding.length_penalty) for of_parts in zip(*hypotheses, strict=False)
+                    join_parts(of_parts, request.decoding.length_penalty) for of_parts in zip(*hypotheses, strict=False)
                 )
                 or (empty,),
             )
@@ -256,38 +228,22 @@ class Translator:
         ]
 
     def _parts(
-        self, lines: Sequence[str], request: _Request, *, first_line: int, prefixes: Sequence[str] | None
-    ) -> Iterator[_Part]:
-        """What there is to search; nothing for blank lines."""
-        source, target = self.vocabularies.source, self.vocabularies.target
-        prefix_ids = (
-            [[] for _ in lines] if prefixes is None else target.encode(list(map(self.normalise_target, prefixes)))
+        self, lines: Sequence[str], request: Request, *, first_line: int, prefixes: Sequence[str] | None
+    ) -> Iterator[Part]:
+        """What there is to search."""
+        return cut_lines(
+            # Blank lines have nothing to say, not even a stray sub-word for an odd kind of space.
+            [self.normalise_source(line) if line.strip() else "" for line in lines],
+            None
+            if prefixes is None
+            else self.vocabularies.target.encode([self.normalise_target(prefix) for prefix in prefixes]),
+            self.vocabularies.source,
+            limit=self.max_source_length,
+            grouped=request.align is not None,
+            first_line=first_line,
         )
-        # Blank lines have nothing to say, not even a stray sub-word for an odd kind of space.
-        said = [self.normalise_source(line) if line.strip() else "" for line in lines]
-        for index, ids in enumerate(source.encode(said)):
-            if not ids:
-                continue
-            limit = self.max_source_length - 1
-            slices = [slice(0, len(ids))]
-            pieces = source.pieces(ids) if len(ids) > limit or request.align is not None else []
-            if len(ids) > limit:
-                slices = split_pieces(pieces, limit)
-                LOG.warning(
-                    "line %d: %d sub-words, more than the model's %d; translated in %d parts",
-                    first_line + index + 1, len(ids), limit, len(slices),
-                )  # fmt: skip
-            groups = word_groups(pieces) if request.align is not None else ()
-            for number, part in enumerate(slices):
-                yield _Part(
-                    line=index,
-                    key=((first_line + index) << 16) + number,
-                    ids=[*ids[part], EOS],
-                    groups=(*groups[part], -1) if groups else (),
-                    prefix=prefix_ids[index] if number == 0 else [],
-                )
 
-    def _decode(self, parts: Sequence[_Part], request: _Request) -> list[list[Translated]]:
+    def _decode(self, parts: Sequence[Part], request: Request) -> list[list[Translated]]:
         """One batch through the search; halved as often as the device's memory demands."""
         try:
             found = self._search(parts, request)
@@ -305,12 +261,12 @@ class Translator:
         middle = len(parts) // 2
         return self._decode(parts[:middle], request) + self._decode(parts[middle:], request)
 
-    def _search(self, parts: Sequence[_Part], request: _Request) -> list[list[Hypothesis]]:
+    def _search(self, parts: Sequence[Part], request: Request) -> list[list[Hypothesis]]:
         decoding = request.decoding
         source = collate_lines([part.ids for part in parts]).to(self.device)
         lengths = [max(len(part.ids) + decoding.extra_length, len(part.prefix) + 1) for part in parts]
         max_lengths = torch.tensor(lengths, device=self.device)
-        beams = decoding.beam if request.sampling is None else request.n_best
+        beams = request.sequences
         states: list[SearchState] = [
             model.start_decoding(model.encode(source), beams=beams, max_length=max(lengths)) for model in self.models
         ]
@@ -334,7 +290,7 @@ class Translator:
 
     def _translated(
         self,
-        parts: Sequence[_Part],
+        parts: Sequence[Part],
         found: Sequence[Sequence[Hypothesis]],
         aligned: Sequence[Sequence[frozenset[Link]]] | None,
     ) -> list[list[Translated]]:
@@ -354,52 +310,3 @@ class Translator:
             ]
             for row, hypotheses in enumerate(found)
         ]
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; auto is the GPU where there is one. Raises ConfigError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device: found '{name}'; accepted: auto, cpu, cuda, cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: found '{name}', but {torch.cuda.device_count()} CUDA devices are visible")
-    return device
-
-
-def in_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Positions in batches of similar length, longest first: padded tokens within the budget, at least one sentence
-    each.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    start = 0
-    while start < len(order):
-        end = start + max(1, budget // max(1, lengths[order[start]]))
-        yield order[start:end]
-        start = end
-
-
-def _join(parts: Sequence[Translated], length_penalty: float) -> Translated:
-    """The translation of a line from those of its parts."""
-    if len(parts) == 1:
-        return parts[0]
-    alignment: frozenset[Link] | None = None
-    if parts[0].alignment is not None:
-        words = 0
-        links: set[Link] = set()
-        for part in parts:
-            links |= {(source, target + words) for source, target in part.alignment or ()}
-            words += 1 + max(word_groups(part.tokens), default=-1)
-        alignment = frozenset(links)
-    tokens = tuple(chain.from_iterable(part.tokens for part in parts))
-    log_probability = sum(part.log_probability for part in parts)
-    return Translated(
-        text=" ".join(part.text for part in parts if part.text),
-        score=log_probability / length_penalty_of(len(tokens), length_penalty),
-        log_probability=log_probability,
-        tokens=tokens,
-        token_log_probabilities=tuple(chain.from_iterable(part.token_log_probabilities for part in parts)),
-        alignment=alignment,
-    )

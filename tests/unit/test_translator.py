@@ -18,11 +18,12 @@ from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.data.vocabulary import EOS, PAD
 from nmt_rela.errors import CheckpointError, ConfigError
 from nmt_rela.inference.aligner import AlignmentChoice
+from nmt_rela.inference.device import choose_device
 from nmt_rela.inference.output import json_lines, moses_lines, one_line, text_lines
 from nmt_rela.inference.sampling import Sampling
 from nmt_rela.inference.splitting import split_pieces
 from nmt_rela.inference.translation import Translated, Translation
-from nmt_rela.inference.translator import Translator, choose_device
+from nmt_rela.inference.translator import Translator
 from nmt_rela.inference.window import windows
 
 KINDS = ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
