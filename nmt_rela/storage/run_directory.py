@@ -21,8 +21,11 @@ from nmt_rela.data.vocabulary import Vocabularies
 from nmt_rela.errors import CheckpointError, did_you_mean
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.storage.checkpoint import list_steps, load_state, load_tensors, verify_checkpoint
+from nmt_rela.storage.weights_file import read_weights
 
 AVERAGE = "average"
+#: A run directory of this file instead of checkpoints is an exported one.
+EXPORTED = "model.safetensors"
 
 
 class RunDirectory:
@@ -51,7 +54,7 @@ class RunDirectory:
 
     def names(self) -> list[str]:
         """What ``checkpoint`` accepts, the default first."""
-        links = [name for name in (AVERAGE, "best", "last") if (self.path / name).exists()]
+        links = [name for name in (AVERAGE, "best", "last", EXPORTED) if (self.path / name).exists()]
         return links + [path.name for path in list_steps(self.checkpoints)]
 
     def checkpoint(self, name: str | None = None) -> Path:
@@ -84,8 +87,12 @@ class RunDirectory:
         Raises CheckpointError when it is damaged, or belongs to another vocabulary or configuration.
         """
         directory = self.checkpoint(name)
-        verify_checkpoint(directory)
         vocabularies = self.vocabularies()
+        if directory.name == EXPORTED:
+            model = build_model(self.config().model, vocabularies)
+            read_weights(directory, model, vocabulary=vocabularies.fingerprint)
+            return model.to(device).eval()
+        verify_checkpoint(directory)
         expected = load_state(directory).get("vocabulary")
         if expected != vocabularies.fingerprint:
             raise CheckpointError(f"{directory}: made with another vocabulary than {self.tokenizer}")

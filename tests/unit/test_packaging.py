@@ -19,8 +19,8 @@ import pytest
 import nmt_rela
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-COMMANDS = ("prepare", "train", "translate", "evaluate", "average", "score", "analyze")
-HEAVY = ("torch", "numpy", "sentencepiece", "sacrebleu", "matplotlib", "tensorboard")
+COMMANDS = ("prepare", "train", "translate", "evaluate", "export", "average", "score", "analyze")
+HEAVY = ("torch", "numpy", "sentencepiece", "sacrebleu", "matplotlib", "tensorboard", "ctranslate2", "safetensors")
 
 
 def tracked_files() -> list[Path]:

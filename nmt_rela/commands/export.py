@@ -1,0 +1,52 @@
+"""Write a run's model into a folder that other programs read.
+
+ctranslate2: for CTranslate2, which runs softmax attention only; other models are refused, with every reason.
+safetensors: weights, settings and sub-word models of any attention; the folder stands wherever a run directory does.
+Both need: pip install 'nmt_rela[export]'.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from nmt_rela.commands import console
+
+log = logging.getLogger("nmt_rela")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command ``nmt-export``."""
+    return console.run("nmt-export", _export, arguments)
+
+
+def _export(arguments: Sequence[str] | None) -> None:
+    parser = console.parser("nmt-export", __doc__)
+    parser.add_argument("--model", required=True, metavar="RUN", help="a run directory")
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", help="average, best, last or step_N (default: the first of these that exists)"
+    )
+    parser.add_argument("--format", required=True, choices=("ctranslate2", "safetensors"), help="what reads it")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="the folder, which must not exist yet"
+    )
+    parser.add_argument(
+        "--quantization", metavar="TYPE",
+        help="what weights are stored as: float32 (default), float16, bfloat16; for ctranslate2 also int16, int8, "
+        "int8_float32, int8_float16, int8_bfloat16",
+    )  # fmt: skip
+    options = console.parse(parser, arguments)
+
+    from nmt_rela.storage.export import export_run
+    from nmt_rela.storage.run_directory import RunDirectory
+
+    export_run(
+        RunDirectory(options.model), options.output,
+        form=options.format, checkpoint=options.checkpoint, quantization=options.quantization,
+    )  # fmt: skip
+    log.info("%s holds the model; its README.md says how to use it", options.output)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
