@@ -63,13 +63,14 @@ def transformer_spec(model: Transformer, vocabularies: Vocabularies) -> Transfor
     _set_embedding(spec.encoder, spec.encoder.embeddings[0], model.source_embedding, zero_start=False)
     _set_embedding(spec.decoder, spec.decoder.embeddings, model.target_embedding, zero_start=model.zero_start)
     spec.decoder.start_from_zero_embedding = model.zero_start
-    for to, layer in zip(spec.encoder.layer, model.encoder, strict=True):
-        attention: Any = layer.self_attention
-        _set_attention(to.self_attention, [attention.query_key_value, attention.output], layer.self_residual)
+    encoder: Any = model.encoder  # ModuleList forgets its element type
+    for to, layer in zip(spec.encoder.layer, encoder, strict=True):
+        own = layer.self_attention
+        _set_attention(to.self_attention, [own.query_key_value, own.output], layer.self_residual)
         _set_feed_forward(to.ffn, layer.feed_forward, layer.feed_forward_residual)
-    for to, layer in zip(spec.decoder.layer, model.decoder, strict=True):
-        own: Any = layer.self_attention
-        memory: Any = layer.cross_attention
+    decoder: Any = model.decoder
+    for to, layer in zip(spec.decoder.layer, decoder, strict=True):
+        own, memory = layer.self_attention, layer.cross_attention
         _set_attention(to.self_attention, [own.query_key_value, own.output], layer.self_residual)
         _set_attention(to.attention, [memory.query, memory.key_value, memory.output], layer.cross_residual)
         _set_feed_forward(to.ffn, layer.feed_forward, layer.feed_forward_residual)
