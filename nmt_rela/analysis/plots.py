@@ -126,6 +126,31 @@ def by_layer(
     return figure
 
 
+def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, xlabel: str) -> Figure:
+    """Curves of any length, a panel for each title and a line for each run: title → run → points (x, y).
+
+    The first quarter of a run's points does not set the scale: early losses would leave nothing to see of the rest.
+    """
+    require_matplotlib()
+    figure, axes = _grid(1, len(panels), width=4.2, height=3.0, margin=0.9)
+    runs = list(dict.fromkeys(run for series in panels.values() for run in series))
+    for axis, (title, series) in zip(axes.flat, panels.items(), strict=True):
+        _plain_axis(axis)
+        for run, points in series.items():
+            style = _run_style(runs.index(run)) | {"markersize": 3, "clip_on": True}
+            axis.plot([x for x, _ in points], [y for _, y in points], **style)
+        late = [y for points in series.values() for _, y in points[len(points) // 4 :]]
+        if late:
+            low, high = min(late), max(late)
+            room = 0.06 * (high - low) or 0.5
+            axis.set_ylim(low - room, high + room)
+        axis.set_title(title, fontsize=9, color=INK, loc="left")
+        axis.set_xlabel(xlabel, fontsize=8, color=MUTED)
+    if len(runs) > 1:
+        _legend(figure, runs, ("", ""))
+    return figure
+
+
 def histogram(panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str, bins: int = 20) -> Figure:
     """How many heads have which rate between 0 and 1: title → run → one rate a head."""
     require_matplotlib()
