@@ -1,6 +1,9 @@
 # Everything runs in .venv, which `make install` builds and the other targets ask for.
 #   make demo PYTHON=python3.12                                              another interpreter
 #   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu" another build of torch
+#   make reproduce-wmt14 PLAN=1                                              steps, time and disk, and nothing done
+#   make reproduce-wmt14 SCALE=smoke KINDS="softmax rela-g" SEEDS="1 2"      tiny models; some kinds; several seeds
+#   make reproduce-wmt14 OPTIONS="training.max_updates=100000"               any other option or setting
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -11,10 +14,11 @@ INSTALLED := $(VENV)/.installed
 TORCH_WORDS := $(foreach word,$(TORCH),'$(word)')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format docs bench clean FORCE
+.PHONY: help install demo test test-all lint format docs bench clean FORCE \
+	reproduce-wmt14 reproduce-wmt14-en-fr reproduce-wmt18-en-fi reproduce-wmt18-zh-en reproduce-wmt16-ro-en reproduce-multi30k
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-23s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(INSTALLED) ## Create .venv with the pinned dependencies and the package
 
@@ -65,6 +69,27 @@ docs: $(INSTALLED) ## Generate docs/configuration.md from the schema
 
 bench: $(INSTALLED) ## Measure speed (scripts/bench_*.py)
 	@set -e; for script in $(sort $(wildcard scripts/bench_*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+REPRODUCE = $(BIN)/python scripts/reproduce.py $(@:reproduce-%=%) $(if $(PLAN),--plan) $(if $(SCALE),--scale $(SCALE)) \
+  $(if $(KINDS),--kinds "$(KINDS)") $(if $(SEEDS),--seeds "$(SEEDS)") $(OPTIONS)
+
+reproduce-wmt14: $(INSTALLED) ## The paper's WMT14 English-German table: all five attentions, end to end
+	@$(REPRODUCE)
+
+reproduce-wmt14-en-fr: $(INSTALLED) ## The same for WMT14 English-French
+	@$(REPRODUCE)
+
+reproduce-wmt18-en-fi: $(INSTALLED) ## The same for WMT18 English-Finnish
+	@$(REPRODUCE)
+
+reproduce-wmt18-zh-en: $(INSTALLED) ## The same for WMT18 Chinese-English
+	@$(REPRODUCE)
+
+reproduce-wmt16-ro-en: $(INSTALLED) ## The same for WMT16 Romanian-English
+	@$(REPRODUCE)
+
+reproduce-multi30k: $(INSTALLED) ## The same for Multi30k English-German, a small model that a CPU can train
+	@$(REPRODUCE)
 
 clean: ## Remove caches and build leftovers; runs, data and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -30,8 +30,8 @@ _PREPARED_PER_SECOND = 1.6e6
 _FETCHED_PER_SECOND = 10e6
 #: Bytes of a parameter in a checkpoint: the weight and Adam's two moments.
 _BYTES_PER_PARAMETER = 12
-#: What reading a text with all its weights takes, in translations of it.
-_ANALYSIS = 1.0
+#: What looking at all the weights of a text takes, in times of training on it.
+_ANALYSIS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +66,8 @@ def plan_lines(experiment: Experiment, steps: Sequence[Step], journal: Journal) 
             f"  {kind:<10} {speed.training_tokens:>10,.0f} tokens/s in training, {speed.seconds_per_update:.2f} s an "
             f"update on one device; {speed.decoding_tokens:>8,.0f} tokens/s in translation"
         )
+    if not torch.cuda.is_available() and experiment.scale == "paper":
+        yield "  the paper's models are made for GPUs; --scale small and --scale smoke are for other machines"
     yield ""
     total = 0.0
     estimate = _estimator(experiment, speeds, size, gpus=gpus, is_prepared=is_prepared)
@@ -141,22 +143,17 @@ def _estimator(
         return 5.0 + tests * SENTENCE / speeds[kind].decoding_tokens
 
     analysed = effort.analysed or (task.tests[0].lines or _USUAL_SET)
-    decoded = (effort.decoding_rounds + 0.1) * effort.sentences
+    decoded = (effort.decoding_rounds + 0.1) * effort.sentences * SENTENCE
     kinds = [speeds[kind] for kind in experiment.kinds]
     by_group: dict[str, Callable[[], float]] = {
         "prepare": prepare,
         "average": lambda: 5.0 + checkpoint / 200e6,
         "compare": lambda: 10.0 + 10.0 * len(experiment.kinds),
-        "analyse": lambda: 30.0 + sum(_ANALYSIS * analysed * SENTENCE / speed.decoding_tokens for speed in kinds),
+        "analyse": lambda: 30.0 + sum(_ANALYSIS * analysed * SENTENCE / speed.training_tokens for speed in kinds),
         "training speed": lambda: (
             10.0 + sum((effort.updates * effort.rounds + 1) * speed.seconds_per_update for speed in kinds)
         ),
-        "decoding speed": lambda: (
-            10.0
-            + sum(
-                (effort.decoding_rounds + 0.1) * effort.sentences * SENTENCE / speed.decoding_tokens for speed in kinds
-            )
-        ),
+        "decoding speed": lambda: 10.0 + sum(decoded / speed.decoding_tokens for speed in kinds),
     }
     kind_by_step = {f"{verb} {run.name}": run.kind for run in experiment.runs for verb in ("train", "translate")}
     by_kind: dict[str, Callable[[str], float]] = {"train": train, "translate": translate}
