@@ -21,24 +21,31 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from nmt_rela.corpora.tasks import ARCHIVE_KINDS
-from nmt_rela.errors import DataError, UserError
+from nmt_rela.errors import DataError, UserError, did_you_mean
 
 #: An archive may expand this far whatever its size, and further only up to so many times its packed size.
 FREE_EXPANSION = 64 << 20
 MAX_EXPANSION = 100
+#: Memory that unpacking one xz stream may take. The highest level of xz asks for 65 MiB, a hostile header for any size.
+MAX_XZ_MEMORY = 512 << 20
 
 _BLOCK = 1 << 20
-_LIBRARY_ERRORS = (zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, tarfile.TarError)
+_LIBRARY_ERRORS = (zlib.error, struct.error, zipfile.BadZipFile, tarfile.TarError)
 _DECOMPRESSORS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
     "": lambda stream: stream,
     "gz": lambda stream: cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb")),
-    "xz": lambda stream: cast(BinaryIO, lzma.LZMAFile(stream)),  # noqa: SIM115  (the stream beneath is closed)
+    "xz": lambda stream: cast(BinaryIO, _Xz(stream)),
     "bz2": lambda stream: cast(BinaryIO, bz2.BZ2File(stream)),
 }
+
+
+#: How a member of a zip may be packed. Others may ask for any amount of memory.
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
 class DamagedArchive(DataError):
@@ -100,10 +107,10 @@ def list_members(archive: ArchiveFiles, pattern: str) -> list[str]:
         else:
             packed = stack.enter_context(_joined(archive.paths))
             stream = _unpack(packed, compression, archive.size, str(archive))
-            names = [_checked_name(info.name, archive) for info in _tar(stream, stack) if info.isreg()]
+            names = [_checked_name(info.name, archive) for _, info in _tar(stream, stack) if info.isreg()]
     matching = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
     if not matching:
-        raise DataError(f"{archive}: no member matches '{pattern}'")
+        raise DataError(f"{archive}: no member matches '{pattern}'{_nearest(pattern, names)}")
     return sorted(matching, key=natural_order)
 
 
@@ -125,13 +132,24 @@ def _damage(archive: ArchiveFiles) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except lzma.LZMAError as error:
+        if "Memory" in str(error):  # of which liblzma's Python knows no type of its own
+            raise DataError(
+                f"{archive}: unpacking takes more than {MAX_XZ_MEMORY >> 20} MiB of memory; refused "
+                "(what xz -9 packs takes 65 MiB)"
+            ) from None
+        raise _damaged(archive, error) from None
     except (EOFError, OSError, ValueError, OverflowError, *_LIBRARY_ERRORS) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # the file system's own trouble; a decompressor's has no number, a seek before the start has EINVAL
-        reason = " ".join(str(error).split()) or type(error).__name__
-        damaged = DamagedArchive(f"{archive}: archive '{archive.name}' is truncated or damaged ({reason})")
-        damaged.archive = archive
-        raise damaged from None
+        raise _damaged(archive, error) from None
+
+
+def _damaged(archive: ArchiveFiles, error: Exception) -> DamagedArchive:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    damaged = DamagedArchive(f"{archive}: archive '{archive.name}' is truncated or damaged ({reason})")
+    damaged.archive = archive
+    return damaged
 
 
 class _Joined(io.RawIOBase):
@@ -165,6 +183,41 @@ def _joined(paths: Sequence[Path]) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(_Joined(paths), _BLOCK))
 
 
+class _Xz(io.RawIOBase):
+    """The content of an xz file, all of its streams, unpacked in bounded memory (``lzma.LZMAFile`` takes no bound)."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self._packed = packed
+        self._waiting = b""
+        self._stream = lzma.LZMADecompressor(memlimit=MAX_XZ_MEMORY)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._stream.eof or self._starts_another():
+            if not self._waiting and self._stream.needs_input:
+                self._waiting = self._packed.read(_BLOCK)
+                if not self._waiting:
+                    raise EOFError("it ends before the end of its last stream")
+            data, self._waiting = self._stream.decompress(self._waiting, len(buffer)), b""
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+        return 0
+
+    def _starts_another(self) -> bool:
+        """Go on to the stream after one that has ended, if there is one; zeros may lie between them."""
+        self._waiting = self._stream.unused_data.lstrip(b"\0")
+        while not self._waiting:
+            block = self._packed.read(_BLOCK)
+            if not block:
+                return False
+            self._waiting = block.lstrip(b"\0")
+        self._stream = lzma.LZMADecompressor(memlimit=MAX_XZ_MEMORY)
+        return True
+
+
 class _Bounded(io.RawIOBase):
     """A decompressed stream that stops at an expansion no honest text has."""
 
@@ -196,8 +249,10 @@ def _unpack(packed: BinaryIO, compression: str, packed_size: int, name: str) -> 
 
 
 def _unpack_member(stream: BinaryIO, member: str, size: int, archive: ArchiveFiles) -> BinaryIO:
+    """A member that is compressed itself, unpacked; its bound counts from the archive too, which may be all packing."""
     suffix = PurePosixPath(member).suffix.removeprefix(".")
-    return _unpack(stream, suffix if suffix in _DECOMPRESSORS else "", size, f"{archive}: {member}")
+    packed_size = min(size, archive.size)
+    return _unpack(stream, suffix if suffix in _DECOMPRESSORS else "", packed_size, f"{archive}: {member}")
 
 
 def _checked_name(name: str, archive: ArchiveFiles) -> str:
@@ -208,22 +263,32 @@ def _checked_name(name: str, archive: ArchiveFiles) -> str:
     return str(PurePosixPath(name))
 
 
-def _tar(stream: BinaryIO, stack: contextlib.ExitStack) -> tarfile.TarFile:
-    return stack.enter_context(tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK))
+def _nearest(wanted: str, names: Sequence[str]) -> str:
+    """The name that may have been meant, as the end of a message."""
+    return f"; {did_you_mean(wanted, names)}" if get_close_matches(wanted, names, n=1) else ""
+
+
+def _tar(stream: BinaryIO, stack: contextlib.ExitStack) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """The members of a tar as they go by, to be read at once; the archive stays open until the stack is left."""
+    tar = tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK)  # noqa: SIM115
+    stack.enter_context(tar)
+    for info in tar:
+        tar.members = []  # type: ignore[attr-defined]  # a stream is not read twice: keep no list of what went by
+        yield tar, info
 
 
 def _tar_member(stream: BinaryIO, archive: ArchiveFiles, member: str, stack: contextlib.ExitStack) -> BinaryIO:
-    tar = _tar(stream, stack)
-    for info in tar:
-        tar.members = []  # type: ignore[attr-defined]  # a stream is not read twice: keep no list of what went by
-        if _checked_name(info.name, archive) != member:
+    names = []
+    for tar, info in _tar(stream, stack):
+        names.append(_checked_name(info.name, archive))
+        if names[-1] != member:
             continue
         if not info.isreg() or info.issparse():
             raise DataError(f"{archive}: member '{member}' is no plain file (a link, a device or sparse); refused")
         content = tar.extractfile(info)
         assert content is not None
         return _unpack_member(cast(BinaryIO, content), member, info.size, archive)
-    raise DataError(f"{archive}: archive '{archive.name}' has no member '{member}'")
+    raise DataError(f"{archive}: archive '{archive.name}' has no member '{member}'{_nearest(member, names)}")
 
 
 def _open_zip(archive: ArchiveFiles, stack: contextlib.ExitStack) -> zipfile.ZipFile:
@@ -232,21 +297,28 @@ def _open_zip(archive: ArchiveFiles, stack: contextlib.ExitStack) -> zipfile.Zip
 
 def _zip_member(archive: ArchiveFiles, member: str, stack: contextlib.ExitStack) -> BinaryIO:
     zipped = _open_zip(archive, stack)
+    names = []
     for info in zipped.infolist():
-        if _checked_name(info.filename, archive) != member:
+        names.append(_checked_name(info.filename, archive))
+        if names[-1] != member:
             continue
         mode = info.external_attr >> 16
         if info.is_dir() or stat.S_IFMT(mode) not in (0, stat.S_IFREG):
             raise DataError(f"{archive}: member '{member}' is no plain file (a link, a device or a folder); refused")
         if info.flag_bits & 0x1:
             raise DataError(f"{archive}: member '{member}' is encrypted; accepted: plain members")
+        if info.compress_type not in _ZIP_METHODS:
+            raise DataError(
+                f"{archive}: member '{member}' is packed by method {info.compress_type}; "
+                "accepted: stored, deflate, bzip2"
+            )
         try:
             content = cast(BinaryIO, stack.enter_context(zipped.open(info)))
         except NotImplementedError as error:
             raise DataError(f"{archive}: member '{member}': {error}") from None
         bounded = _Bounded(content, min(info.compress_size, archive.size), f"{archive}: {member}")
         return _unpack_member(cast(BinaryIO, io.BufferedReader(bounded, _BLOCK)), member, info.file_size, archive)
-    raise DataError(f"{archive}: archive '{archive.name}' has no member '{member}'")
+    raise DataError(f"{archive}: archive '{archive.name}' has no member '{member}'{_nearest(member, names)}")
 
 
 class _Reporting:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Literal
@@ -40,14 +41,20 @@ _UNSPACED_WORD = re.compile(
     "\U00020000-\U0003ffff]+"
 )
 
+_COMBINING = re.compile("[\u0300-\u036f]")
 _CEDILLA = str.maketrans("ŞşŢţ", "ȘșȚț")
 _DIACRITICS = str.maketrans("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi")
 
 
 def normalise_romanian(text: str, mode: Romanian) -> str:
-    """Romanian letters in one form: ``cedilla`` writes ş ţ with a comma below; ``remove`` takes all diacritics off."""
+    """Romanian letters in one form: ``cedilla`` writes ş ţ with a comma below; ``remove`` takes all diacritics off.
+
+    Letters written as a base and combining marks are composed first (NFC).
+    """
     if mode == "none":
         return text
+    if _COMBINING.search(text):
+        text = unicodedata.normalize("NFC", text)
     return text.translate(_CEDILLA if mode == "cedilla" else _DIACRITICS)
 
 

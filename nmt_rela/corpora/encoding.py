@@ -25,7 +25,7 @@ from nmt_rela.corpora.progress import Progress
 from nmt_rela.data.binary import BinaryCorpusWriter
 from nmt_rela.data.vocabulary import Vocabularies, Vocabulary
 
-_BLOCK_LINES = 8_192
+_BLOCK_LINES = 2_048
 #: Below so many pairs, starting processes takes longer than the work.
 _WORTH_PROCESSES = 50_000
 

@@ -45,6 +45,8 @@ LOG = logging.getLogger(__name__)
 
 #: Raised when the code of a stage gives another result for the same inputs.
 _VERSIONS = {"sets": 1, "text": 1, "subwords": 1, "train": 1, "dev": 1}
+#: Likewise, for what one option does alone: other data stays as it is.
+_ROMANIAN_VERSIONS = {"none": "none", "cedilla": "cedilla 2", "remove": "remove 2"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,14 +248,14 @@ class _Preparation:
         needed: dict[str, Callable[[], dict[str, Any]]] = {
             "sets": lambda: {
                 "languages": self.languages,
-                "romanian": data.romanian,
+                "romanian": _ROMANIAN_VERSIONS[data.romanian],
                 "dev": [self.source_inputs(source) for source in self.dev],
                 "tests": [self.source_inputs(source) for source in self.tests],
             },
             "text": lambda: {
                 "languages": self.languages,
                 "sources": [self.source_inputs(source) for source in self.train],
-                "romanian": data.romanian,
+                "romanian": _ROMANIAN_VERSIONS[data.romanian],
                 "max_length_ratio": data.max_length_ratio,
                 "drop_duplicates": data.drop_duplicates,
                 "drop_copies": data.drop_copies,
@@ -275,7 +277,7 @@ class _Preparation:
             "dev": lambda: {
                 "subwords": fingerprint(self.inputs("subwords")),
                 "dev": [self.source_inputs(source) for source in self.dev],
-                "romanian": data.romanian,
+                "romanian": _ROMANIAN_VERSIONS[data.romanian],
             },
         }
         return {"version": _VERSIONS[name], **needed[name]()}

@@ -9,19 +9,24 @@ from __future__ import annotations
 import codecs
 import contextlib
 import html
+import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
-from itertools import zip_longest
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice, zip_longest
 from typing import BinaryIO
 
 from nmt_rela.corpora.archives import ArchiveFiles, is_pattern, list_members, open_member
 from nmt_rela.corpora.tasks import Side, Source, primary_language
 from nmt_rela.errors import DataError
 
+LOG = logging.getLogger(__name__)
+
 Pair = tuple[str | None, str | None]
 
 #: A longer line is cut there: no sentence, but it must not fill the memory, nor move the lines after it.
 MAX_LINE = 1 << 20
+#: Where so many lines from the first lack a field that ``columns`` names, the task file is mistaken.
+_FIELD_TRIAL = 100
 #: SGM sets are documents of a few megabytes; they are read whole.
 MAX_DOCUMENT = 256 << 20
 
@@ -83,11 +88,20 @@ def _members(side: Side, files: Mapping[str, ArchiveFiles]) -> list[str]:
     return list_members(files[side.archive.name], side.member) if is_pattern(side.member) else [side.member]
 
 
-def _field_pairs(separator: bytes) -> Callable[[Source, Mapping[str, ArchiveFiles], tuple[str, str]], Iterator[Pair]]:
+def _field_pairs(
+    separator: bytes, shown: str
+) -> Callable[[Source, Mapping[str, ArchiveFiles], tuple[str, str]], Iterator[Pair]]:
     def pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]) -> Iterator[Pair]:
         places = [source.columns.index(language) for language in languages]
         for stream in _streams(source.sides[languages[0]], files):
-            for line in _lines(stream):
+            lines = _lines(stream)
+            first = list(islice(lines, _FIELD_TRIAL))
+            if first and all(line.count(separator) < max(places) for line in first):
+                raise DataError(
+                    f"'columns' wants {max(places) + 1} fields, but line 1 has {first[0].count(separator) + 1}, and "
+                    f"no line after it enough; accepted: fields with {shown} between them"
+                )
+            for line in chain(first, lines):
                 fields = line.split(separator)
                 left, right = (_decoded(fields[place]) if place < len(fields) else "" for place in places)
                 yield left and left.strip(), right and right.strip()
@@ -108,6 +122,7 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
         if not line.endswith(b"\n") and len(line) == MAX_LINE:
             while (rest := stream.readline(MAX_LINE)) and not rest.endswith(b"\n"):
                 pass
+            line = line[: codecs.utf_8_decode(line, "replace", False)[1]]  # the cut may have gone through a character
         if first:
             line, first = line.removeprefix(codecs.BOM_UTF8), False
         yield line.removesuffix(b"\n").removesuffix(b"\r")
@@ -135,21 +150,23 @@ _Segments = list[tuple[tuple[str, str], str | None]]
 
 def _sgm_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]) -> Iterator[Pair]:
     for members in _paired_members(source, files, languages):
-        sides = []
+        sides, names = [], []
         for language, member in zip(languages, members, strict=True):
-            with open_member(files[source.sides[language].archive.name], member) as stream:
-                sides.append(_segments(stream, member))
+            archive = files[source.sides[language].archive.name]
+            names.append(member or str(archive))
+            with open_member(archive, member) as stream:
+                sides.append(_segments(stream, names[-1]))
         left, right = sides
         if [key for key, _ in left] != [key for key, _ in right]:
-            right = _reordered(left, right, members)
+            right = _reordered(left, right, names)
         yield from ((one, other) for (_, one), (_, other) in zip(left, right, strict=True))
 
 
-def _segments(stream: BinaryIO, member: str) -> _Segments:
+def _segments(stream: BinaryIO, name: str) -> _Segments:
     """Document and segment identifier, and text, of each segment."""
     data = stream.read(MAX_DOCUMENT + 1)
     if len(data) > MAX_DOCUMENT:
-        raise DataError(f"{member}: over {MAX_DOCUMENT:,} bytes; accepted: SGM sets up to that size")
+        raise DataError(f"{name}: over {MAX_DOCUMENT:,} bytes; accepted: SGM sets up to that size")
     document, segments = "", []
     for found in _SGM.finditer(data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")):
         if found["segment"] is None:
@@ -161,16 +178,30 @@ def _segments(stream: BinaryIO, member: str) -> _Segments:
     return segments
 
 
-def _reordered(left: _Segments, right: _Segments, members: tuple[str, str]) -> _Segments:
-    """The right side in the order of the left, by identifiers; as it is where those do not tell."""
-    by_key = dict(right)
-    keys = [key for key, _ in left]
-    if len(by_key) == len(right) == len(set(keys)) and by_key.keys() == set(keys):
-        return [(key, by_key[key]) for key in keys]
+def _reordered(left: _Segments, right: _Segments, names: Sequence[str]) -> _Segments:
+    """The right side in the order of the left: by identifiers, or by place where the two name everything differently.
+
+    A set that lacks a segment is another set, so that nothing is left out of it.
+    """
+    left_by_key, right_by_key = dict(left), dict(right)
+    unique = len(left_by_key) == len(left) and len(right_by_key) == len(right)
+    if unique and left_by_key.keys() & right_by_key.keys():
+        for here, there, lacking in (
+            (*names, [key for key, _ in left if key not in right_by_key]),
+            (*reversed(names), [key for key, _ in right if key not in left_by_key]),
+        ):
+            if lacking:
+                document, segment = lacking[0]
+                raise DataError(
+                    f"{len(lacking):,} segments of {here} are not in {there}, the first in document '{document}' with "
+                    f"id '{segment}'; accepted: the same segments on both sides"
+                )
+        return [(key, right_by_key[key]) for key in left_by_key]
     if len(left) != len(right):
         raise DataError(
-            f"{members[0]} has {len(left):,} segments and {members[1]} {len(right):,}; accepted: as many on both sides"
+            f"{names[0]} has {len(left):,} segments and {names[1]} {len(right):,}; accepted: as many on both sides"
         )
+    LOG.warning("%s and %s name their segments differently, which are therefore paired one after another", *names)
     return right
 
 
@@ -229,7 +260,7 @@ def _units(stream: BinaryIO) -> Iterator[str]:
 _READERS: dict[str, Callable[[Source, Mapping[str, ArchiveFiles], tuple[str, str]], Iterator[Pair]]] = {
     "text": _text_pairs,
     "sgm": _sgm_pairs,
-    "tab": _field_pairs(b"\t"),
-    "bars": _field_pairs(b"|||"),
+    "tab": _field_pairs(b"\t", "tabs"),
+    "bars": _field_pairs(b"|||", "|||"),
     "tmx": _tmx_pairs,
 }

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from nmt_rela.corpora.archives import ArchiveFiles
+from nmt_rela.corpora.archives import ArchiveFiles, is_pattern
 from nmt_rela.corpora.download import FetchError, Patience, download, read_small
 from nmt_rela.corpora.progress import Progress
 from nmt_rela.corpora.stages import exclusive
@@ -49,7 +49,7 @@ class Mirror:
         """Where the mirror has a URL."""
         parts = urlsplit(url)
         if self.directory:
-            return self.directory / _host(url) / unquote(parts.path).lstrip("/")
+            return self.directory / _relative_path(url)
         return f"{self.url}/{_host(url)}{parts.path}"
 
     def sha256(self, url: str) -> str:
@@ -160,6 +160,9 @@ class ArchiveStore:
             paths = tuple(path for path, _ in files)
             digest = _joint_digest([sha256 for _, sha256 in files])
             return ArchiveFiles(name=archive.name, kind=location.kind, paths=paths), digest
+        if str(archive.locations[0].path) == archive.name:  # text of the user, named by a source itself
+            hint = "globs are for members of archives" if is_pattern(archive.name) else "paths start from the task file"
+            raise DataError(f"{archive.name}: no such file; {hint}")
         raise DataError(f"archive '{archive.name}' cannot be had: {'; '.join(failures)}")
 
     def _preferred(self, archive: Archive) -> list[Location]:
@@ -177,12 +180,10 @@ class ArchiveStore:
         return (place, "") if isinstance(place, Path) else (self._target(place), place)
 
     def _target(self, url: str) -> Path:
-        """The file that a URL is fetched to. A path must not lead out of the store, nor two queries to one file."""
-        address = urlsplit(url)
-        parts = [part for part in unquote(address.path).split("/") if part not in ("", ".", "..")]
-        query = f"-{hashlib.sha256(address.query.encode()).hexdigest()[:16]}" if address.query else ""
-        path = self.directory / _host(url) / Path(*parts)
-        return path.with_name(path.name + query)
+        """The file that a URL is fetched to; two queries are not fetched to one file."""
+        query = urlsplit(url).query
+        path = self.directory / _relative_path(url)
+        return path.with_name(path.name + (f"-{hashlib.sha256(query.encode()).hexdigest()[:16]}" if query else ""))
 
     def _recorded_part(self, part: Part, records: Mapping[str, Any]) -> str | None:
         path, url = self._place(part.url)
@@ -297,6 +298,12 @@ class ArchiveStore:
 def _host(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+
+
+def _relative_path(url: str) -> Path:
+    """``<host>/<path>`` of a URL, with nothing in it that leads elsewhere."""
+    names = [_host(url), *unquote(urlsplit(url).path).split("/")]
+    return Path(*(name for name in names if name not in ("", ".", "..")))
 
 
 def _joint_digest(digests: list[str]) -> str:

@@ -54,7 +54,9 @@ def test_globs_are_listed_in_natural_order(tmp_path: Path, kind: str) -> None:
     assert list_members(folders, "d/*") == ["d/b"]
     with pytest.raises(DataError, match="no member matches"):
         list_members(files, "d/*_fr.txt")
-    with pytest.raises(DataError, match=r"has no member 'd/Book3_en\.txt'"):
+    with pytest.raises(DataError, match=r"no member matches 'd/Book2_\?\.txt'; did you mean 'd/Book2_en\.txt'"):
+        list_members(files, "d/Book2_?.txt")
+    with pytest.raises(DataError, match=r"has no member 'd/Book3_en\.txt'; did you mean 'd/Book\d+_en\.txt'"):
         content(files, "d/Book3_en.txt")
 
 
@@ -131,6 +133,46 @@ def test_bombs_are_refused_while_they_expand(tmp_path: Path, kind: str, monkeypa
         while block := stream.read(4096):
             read += len(block)
     assert read < len(bomb) / 2
+
+
+@pytest.mark.parametrize("kind", ["tgz", "zip"])
+def test_a_bomb_within_a_bomb_counts_from_the_archive(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "FREE_EXPANSION", 1 << 16)
+    inner = b"".join(COMPRESSORS["gz"](bytes(1 << 20)) for _ in range(64))
+    files = archive(tmp_path / "bomb", kind, packed(kind, {"text.gz": inner}))
+    assert files.size < len(inner) / 10, "the inner file would be allowed a hundred times its own size"
+    read = 0
+    with pytest.raises(DataError, match="100 times its size; refused"), open_member(files, "text.gz") as stream:
+        while block := stream.read(1 << 16):
+            read += len(block)
+    assert read <= 100 * files.size
+
+
+@pytest.mark.parametrize("kind", ["xz", "tar.xz"])
+def test_xz_that_wants_much_memory_is_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_XZ_MEMORY", 1 << 20)
+    files = archive(tmp_path / "greedy", kind, packed(kind, {"text": TEXT}))
+    with pytest.raises(DataError, match=r"takes more than 1 MiB of memory; refused") as caught:
+        content(files, "" if kind == "xz" else "text")
+    assert not isinstance(caught.value, DamagedArchive), "another copy would be no better"
+    info = zipfile.ZipInfo("text")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zipped:
+        zipped.writestr(info, TEXT, zipfile.ZIP_LZMA)
+    with pytest.raises(DataError, match="packed by method 14; accepted: stored, deflate, bzip2"):
+        content(archive(tmp_path / "b", "zip", buffer.getvalue()), "text")
+
+
+def test_xz_streams_are_joined_over_their_padding(tmp_path: Path) -> None:
+    one = COMPRESSORS["xz"](TEXT)
+    assert (
+        content(archive(tmp_path / "a", "xz", one + bytes(4) + one + bytes(1 << 21) + one + bytes(8)), "") == 3 * TEXT
+    )
+    for damaged in (one + b"no stream", one + one[:-1], b"", one[:-1]):
+        with pytest.raises(DamagedArchive):
+            content(archive(tmp_path / "a", "xz", damaged), "")
 
 
 @pytest.mark.parametrize("kind", ["gz", "xz", "bz2", "tgz", "tar.xz", "tar.bz2", "tar", "zip"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,18 @@ def test_romanian_letters() -> None:
     assert normalise_romanian("ŞŢșț ĂÂÎ ăâî ö", "remove") == "STst AAI aai ö"
     kept, _ = clean([("ţară", "ţară")], source="ro", target="en", romanian="remove")
     assert kept == [("tara", "ţară")]
+
+
+def test_romanian_letters_may_be_written_in_two_characters() -> None:
+    composed = "Și țară, înapoi, mâine, Ăsta"
+    decomposed = unicodedata.normalize("NFD", composed)
+    cedilla = "s\u0327i t\u0327ara\u0306"
+    assert len(decomposed) > len(composed)
+    assert normalise_romanian(decomposed, "none") == decomposed
+    assert normalise_romanian(decomposed, "cedilla") == composed
+    assert normalise_romanian(cedilla, "cedilla") == "și țară"
+    assert normalise_romanian(decomposed, "remove") == "Si tara, inapoi, maine, Asta"
+    assert normalise_romanian(cedilla, "remove") == "si tara"
 
 
 def test_hashes_are_remembered_in_any_order() -> None:

@@ -418,6 +418,18 @@ def test_a_mirror_url_stands_in_for_every_host(server: FileServer, tmp_path: Pat
     assert store(tmp_path).recorded(wanted) is None, "what a mirror has is not what the publisher has"
 
 
+@pytest.mark.parametrize("url", ["https://../secret", "https://host/../../secret", "https://host/%2e%2e/..%2fsecret"])
+def test_no_url_leads_out_of_a_mirror_or_of_the_archives(tmp_path: Path, url: str) -> None:
+    mirror = tmp_path / "deep/mirror"
+    mirror.mkdir(parents=True)
+    for place in (tmp_path, tmp_path / "deep"):
+        (place / "secret").write_bytes(CONTENT)
+    with pytest.raises(DataError, match="not in the mirror"):
+        store(tmp_path, mirror=str(mirror)).fetch([archive(Part(url=url))])
+    assert store(tmp_path)._target(url).is_relative_to(tmp_path / "archives")
+    assert ".." not in store(tmp_path)._target(url).parts
+
+
 def test_a_mirror_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"NMT_RELA_MIRROR: .*nowhere: no such directory"):
         store(tmp_path, mirror=str(tmp_path / "nowhere"))

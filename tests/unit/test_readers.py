@@ -55,6 +55,15 @@ def test_a_line_beyond_all_measure_does_not_move_the_next(tmp_path: Path) -> Non
     assert right == ("b", "2")
 
 
+def test_a_cut_goes_between_characters(tmp_path: Path) -> None:
+    for shift in range(4):
+        line = "x" * shift + "😀" * (MAX_LINE // 4 + 9)
+        ((left, _),) = pairs_of_files(tmp_path, "text", line.encode(), b"1\n")
+        assert left == line[: shift + (MAX_LINE - shift) // 4], "undecodable is said of bytes that are, not of a cut"
+    ((left, _),) = pairs_of_files(tmp_path, "text", b"\xff" + b"x" * (2 * MAX_LINE), b"1\n")
+    assert left is None
+
+
 def test_numbered_files_are_paired_in_natural_order(tmp_path: Path) -> None:
     members = {
         f"c/Book{number}_{code}.txt": f"{code}{number}\n".encode() for number in (10, 1, 2) for code in ("cn", "en")
@@ -88,6 +97,15 @@ def test_fields_are_taken_by_the_order_of_columns(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("format_", "mark"), [("tab", "tabs"), ("bars", r"\|\|\|")])
+def test_a_file_without_the_fields_that_columns_name(tmp_path: Path, format_: str, mark: str) -> None:
+    data = b"one;eins\n" * 150
+    expected = rf"source 'mine': 'columns' wants 2 fields, but line 1 has 1, .*; accepted: fields with {mark} between"
+    with pytest.raises(DataError, match=expected):
+        pairs_of_file(tmp_path, format_, data, columns=("en", "de"))
+    assert pairs_of_file(tmp_path, format_, b"", columns=("en", "de")) == []
+
+
 SGM = """<?xml version="1.0"?><!DOCTYPE x>
 <srcset setid="n" srclang="any">
 <DOC sysid="ref" docid="{first}" genre="news">
@@ -116,10 +134,25 @@ def test_sgm_documents_in_another_order_are_paired_by_name(tmp_path: Path) -> No
     left = b"<doc docid='a'><seg id=1>a1</seg></doc><doc docid='b'><seg id=1>b1</seg><seg id=2>b2</seg></doc>"
     right = b"<doc docid='b'><seg id=1>B1</seg><seg id=2>B2</seg></doc><doc docid='a'><seg id=1>A1</seg></doc>"
     assert pairs_of_files(tmp_path, "sgm", left, right) == [("a1", "A1"), ("b1", "B1"), ("b2", "B2")]
-    other = right.replace(b"docid='b'", b"docid='c'")
-    assert pairs_of_files(tmp_path, "sgm", left, other) == [("a1", "B1"), ("b1", "B2"), ("b2", "A1")]
     with pytest.raises(DataError, match=r"source 'mine': x\.en has 3 segments and x\.de 1"):
         pairs_of_files(tmp_path, "sgm", left, b"<seg id=1>x</seg>")
+
+
+def test_sgm_sets_that_lack_a_segment_say_which(tmp_path: Path) -> None:
+    left = b"<doc docid='a'><seg id=1>a1</seg></doc><doc docid='b'><seg id=1>b1</seg><seg id=2>b2</seg></doc>"
+    renamed = left.replace(b"docid='b'", b"docid='c'")
+    message = r"source 'mine': 2 segments of x\.en are not in x\.de, the first in document 'b' with id '1'; accepted"
+    with pytest.raises(DataError, match=message):
+        pairs_of_files(tmp_path, "sgm", left, renamed)
+    shorter = left.replace(b"<seg id=2>b2</seg>", b"")
+    with pytest.raises(DataError, match=r"1 segments of x\.de are not in x\.en, the first in document 'b' with id '2'"):
+        pairs_of_files(tmp_path, "sgm", shorter, left)
+
+
+def test_sgm_sets_without_a_common_name_are_paired_by_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    left = b"<doc docid='a'><seg id=1>a1</seg></doc><doc docid='b'><seg id=1>b1</seg></doc>"
+    assert pairs_of_files(tmp_path, "sgm", left, b"<seg>A1</seg><seg>B1</seg>") == [("a1", "A1"), ("b1", "B1")]
+    assert "x.en and x.de name their segments differently" in caplog.text
 
 
 TMX = """<?xml version="1.0" encoding="{encoding}"?>
