@@ -55,6 +55,9 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     if (options.source is None) != (options.reference is None):
         parser.error("--source and --reference belong together")
 
+    from nmt_rela.storage.model_card import write_model_card
+    from nmt_rela.storage.run_directory import RunDirectory
+
     sets = _named_sets(options) if options.source is None else [_given_set(options)]
     translator = load_translator(options)
     directory = _output_directory(options)
@@ -69,6 +72,8 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     (directory / "scores.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if options.json:
         print(json.dumps(report, indent=1))
+    if len(options.model) == 1:
+        write_model_card(RunDirectory(options.model[0]))
     log.info("translations and scores: %s", directory)
 
 

@@ -45,6 +45,7 @@ def _train(arguments: Sequence[str] | None) -> int:
 
 def _on_this_rank(config: Config, *, fresh: bool) -> int:
     from nmt_rela.corpora.prepare import locate, prepare
+    from nmt_rela.storage.model_card import write_model_card
     from nmt_rela.training.distributed import join
     from nmt_rela.training.session import open_run
     from nmt_rela.training.trainer import Trainer
@@ -61,6 +62,8 @@ def _on_this_rank(config: Config, *, fresh: bool) -> int:
     requests = StopRequests()
     trainer = Trainer(config, data=data, run=run, ranks=ranks, resume=resume)
     outcome = trainer.run(stop_requested=requests.any)
+    if ranks.is_main:
+        write_model_card(run)
     ranks.leave()
     log.info("%s at update %d: %s", outcome, trainer.progress.update, run.path)
     return requests.exit_code
