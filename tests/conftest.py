@@ -11,6 +11,10 @@ import pytest
 # up in the same order, and models this small gain nothing from a second thread.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Triton reads this when it is imported. Without a GPU its kernels run in its interpreter, on the CPU.
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -14,32 +14,44 @@ class Mask:
     """Visibility of keys, made once a batch and shared by every layer of a site.
 
     ``bias`` is 0 where a key may be seen and the dtype's lowest number where it may not: it is added to the scores,
-    whence every map gives such a key weight exactly 0. ``dead`` marks rows that see no key at all and
-    is None when there are none, which is all that training ever meets; it keeps their weights 0 for the maps whose
-    rows must sum to 1.
+    whence every map gives such a key weight exactly 0. ``dead`` marks rows that see no key at all; it keeps their
+    weights 0 for the maps whose rows must sum to 1, and is None when it is known that there are none.
+
+    With ``causal`` query i sees keys 0 … i, and no bias is held: kernels need none, and it grows with the square of the
+    length.
     """
 
-    bias: Tensor  # [batch or 1, 1, queries or 1, keys]
+    bias: Tensor | None  # [batch or 1, 1, queries or 1, keys]
     dead: Tensor | None  # [batch or 1, 1, queries or 1, 1]
+    causal: bool = False
 
-    def bias_as(self, dtype: torch.dtype) -> Tensor:
-        """The bias for scores of a dtype. A wider dtype's lowest number would become −∞, and rows of nothing else
-        NaN.
-        """
-        if self.bias.dtype == dtype:
+    def bias_for(self, scores: Tensor) -> Tensor:
+        """The bias to add to scores [batch, heads, queries, keys], in their dtype."""
+        if self.bias is None:
+            return _causal_bias(scores.shape[-1], scores.dtype, scores.device)
+        if self.bias.dtype == scores.dtype:
             return self.bias
-        return self.bias.clamp(min=torch.finfo(dtype).min).to(dtype)
+        # A wider dtype's lowest number would become −∞, and rows of nothing else NaN.
+        lowest = max(torch.finfo(dtype).min for dtype in (self.bias.dtype, scores.dtype))
+        return self.bias.clamp(min=lowest).to(scores.dtype)
 
     def select(self, sentences: Tensor) -> Mask:
         """The mask of some sentences of the batch."""
+        if self.bias is None:
+            return self
         return Mask(self.bias[sentences], None if self.dead is None else self.dead[sentences])
+
+
+#: The mask of a decoder over whole targets. They are padded on the right, so no valid query sees a padded key.
+CAUSAL = Mask(None, None, causal=True)
 
 
 def mask_from(valid: Tensor, dtype: torch.dtype) -> Mask:
     """The mask of a boolean tensor, true where a key may be seen: [batch or 1, 1, queries or 1, keys]."""
-    bias = torch.zeros_like(valid, dtype=dtype).masked_fill_(~valid, torch.finfo(dtype).min)
     dead = ~valid.any(dim=-1, keepdim=True)
-    return Mask(bias, dead if bool(dead.any()) else None)
+    # On a GPU it would have to be waited for to know that there are none.
+    known_alive = valid.device.type == "cpu" and not bool(dead.any())
+    return Mask(_bias(valid, dtype), None if known_alive else dead)
 
 
 def padding_mask(valid: Tensor, dtype: torch.dtype) -> Mask:
@@ -47,11 +59,10 @@ def padding_mask(valid: Tensor, dtype: torch.dtype) -> Mask:
     return mask_from(valid[:, None, None, :], dtype)
 
 
-@lru_cache(maxsize=64)
-def causal_mask(length: int, dtype: torch.dtype, device: torch.device) -> Mask:
-    """Query i sees keys 0 … i.
+def _bias(valid: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros_like(valid, dtype=dtype).masked_fill_(~valid, torch.finfo(dtype).min)
 
-    Targets are padded on the right, so no valid query sees a padded key: this is all the mask a decoder needs.
-    """
-    valid = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    return mask_from(valid[None, None], dtype)
+
+@lru_cache(maxsize=64)
+def _causal_bias(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return _bias(torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None], dtype)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nmt_rela.attention.dropout import dropout
 from nmt_rela.attention.kinds import KINDS
 from nmt_rela.attention.mask import Mask
+from nmt_rela.attention.paths import fast_heads
 
 
 class MultiHeadAttention(nn.Module):
@@ -68,22 +69,25 @@ class MultiHeadAttention(nn.Module):
 
         ``query`` is [batch, heads, queries, width], ``key`` and ``value`` [batch, heads, keys, width].
         """
-        weights = self.weights(query, key, mask)  # [batch, heads, queries, keys]
-        if self.observer is not None:
-            self.observer(weights.detach().float())
-        weights = dropout(weights, self.dropout, self.training)
-        heads = torch.matmul(weights, value)  # [batch, heads, queries, width]
+        probability = self.dropout if self.training else 0.0
+        heads = None
+        if self.observer is None:
+            heads = fast_heads(self.kind, query, key, value, mask, dropout=probability)
+        if heads is None:
+            weights = self.weights(query, key, mask)  # [batch, heads, queries, keys]
+            if self.observer is not None:
+                self.observer(weights.detach().float())
+            heads = torch.matmul(dropout(weights, probability, self.training), value).transpose(1, 2)
         if self.head_mask is not None:
-            heads = heads * self.head_mask.to(heads.dtype)[:, None, None]
-        joined = heads.transpose(1, 2).flatten(2)  # [batch, queries, dimension]
-        output: Tensor = self.output(self.output_norm(joined))
+            heads = heads * self.head_mask.to(heads.dtype)[:, None]  # [batch, queries, heads, width]
+        output: Tensor = self.output(self.output_norm(heads.flatten(2)))
         return output
 
     def weights(self, query: Tensor, key: Tensor, mask: Mask | None) -> Tensor:
         """Attention weights before dropout: [batch, heads, queries, keys]; a masked key has exactly 0."""
         scores = torch.matmul(query * self.width**-0.5, key.transpose(-2, -1))
         if mask is not None:
-            scores = scores + mask.bias_as(scores.dtype)
+            scores = scores + mask.bias_for(scores)
         weights = self._mapping(scores)
         if mask is not None and mask.dead is not None and self._normalised:
             weights = weights.masked_fill(mask.dead, 0.0)
@@ -91,4 +95,6 @@ class MultiHeadAttention(nn.Module):
 
     def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         batch, length, _ = projected.shape
-        return projected.view(batch, length, parts, self.heads, self.width).permute(2, 0, 3, 1, 4).unbind(0)
+        # Unbound first: the gradients of the parts are then put together as they lie in memory.
+        pieces = projected.view(batch, length, parts, self.heads, self.width).unbind(2)
+        return tuple(piece.transpose(1, 2) for piece in pieces)

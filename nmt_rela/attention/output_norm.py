@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from nmt_rela.attention.paths import has_kernels_for
+
 EPSILON = 1e-8
 
 
@@ -41,6 +43,10 @@ class RectifiedOutputNorm(nn.Module):
             nn.init.uniform_(self.gate, -bound, bound)
 
     def forward(self, heads: Tensor) -> Tensor:
+        if has_kernels_for(heads):
+            from nmt_rela.attention.kernels.norm import gated_rms_norm
+
+            return gated_rms_norm(heads, self.gain, self.gate, epsilon=EPSILON)
         output: Tensor = _RectifiedOutputNorm.apply(heads, self.gain, self.gate)
         return output
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nmt_rela.attention.mask import Mask, causal_mask, padding_mask
+from nmt_rela.attention.mask import CAUSAL, Mask, padding_mask
 from nmt_rela.attention.multi_head import MultiHeadAttention
 from nmt_rela.model.decoding import DecoderState
 from nmt_rela.model.embedding import Embedding
@@ -120,7 +120,6 @@ class Transformer(nn.Module):
 
     def decode(self, target_input: Tensor, memory: Memory) -> Tensor:
         """Decoder states [batch, target_length, dimension] of whole targets (teacher forcing)."""
-        causal = causal_mask(target_input.shape[1], self.output_weight.dtype, target_input.device)
         states = self.target_embedding(target_input, zero_first=self.zero_start)
         for layer in self.decoder:
             own: MultiHeadAttention = layer.self_attention  # type: ignore[assignment]
@@ -128,7 +127,7 @@ class Transformer(nn.Module):
             key, value = cross.project_memory(memory.states)
             states = layer(
                 states,
-                lambda x, own=own: own.attend(*own.project_self(x), causal),
+                lambda x, own=own: own.attend(*own.project_self(x), CAUSAL),
                 lambda x, cross=cross, key=key, value=value: cross.attend(
                     cross.project_query(x), key, value, memory.mask
                 ),

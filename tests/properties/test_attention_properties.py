@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmt_rela.attention.kinds import KINDS
-from nmt_rela.attention.mask import causal_mask, mask_from
+from nmt_rela.attention.mask import CAUSAL, mask_from
 from nmt_rela.attention.multi_head import MultiHeadAttention
 from tests.oracles import attention_weights
 
@@ -110,10 +110,9 @@ def test_gradients_of_whole_attention_are_right_in_float64(kind: str) -> None:
     torch.manual_seed(5)
     attention = MultiHeadAttention(8, 2, kind=kind, dropout=0.0, cross=False).double()
     states = torch.randn(2, 4, 8, dtype=torch.float64, requires_grad=True)
-    mask = causal_mask(4, torch.float64, torch.device("cpu"))
 
     def output(x: torch.Tensor) -> torch.Tensor:
-        return attention.attend(*attention.project_self(x), mask)
+        return attention.attend(*attention.project_self(x), CAUSAL)
 
     assert torch.autograd.gradcheck(output, (states,), eps=1e-7, atol=1e-4)
 

@@ -1,0 +1,398 @@
+"""ReLA, sparsemax and 1.5-entmax attention in Triton, without ever holding the scores: memory is linear in length.
+
+With scores s = q kᵀ / √width, x = s (s / 2 for 1.5-entmax), all three maps rest on one number a key,
+
+    r = max(0, x − m − τ)          m the row's largest x, τ its threshold; both 0 for ReLA
+    weight  w = r                  (r² for 1.5-entmax)
+    slope   c = [r > 0]            (r for 1.5-entmax), with dw/ds = diag(c) − c cᵀ / Σ c, for ReLA diag(c)
+
+so that one kernel serves them forward and two backward: one walks along the keys for the gradient of the queries, the
+other along the queries for those of keys and values. The backward pass makes the scores again from queries and keys;
+sparsemax and 1.5-entmax keep m and τ of each row, ReLA keeps nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd import Function
+
+_MAPS = {"rela-i": 0, "rela-g": 0, "sparsemax": 1, "entmax15": 2}
+RELU, SPARSEMAX, ENTMAX15 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+
+# Which keys are masked: none, some of a sentence's, or others for each of its queries.
+NO_BIAS, BIAS_OF_KEYS, BIAS_OF_PAIRS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+
+# Newton's steps end when no row of the tile has more than this much mass to lose: 16 units in the last place of 1.
+_TOLERANCE = tl.constexpr(16 * 2.0**-23)
+_MAX_STEPS = tl.constexpr(100)
+
+# Dropout compares 24 random bits with a number of levels.
+_LEVELS = tl.constexpr(1 << 24)
+
+# Nothing is compiled anew because one of these is 1 or a multiple of 16.
+_ANY_VALUE = ["bias_batch", "bias_row", "heads", "queries", "keys", "blocks", "dropped"]
+
+
+def fused_attention(
+    kind: str, query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None, causal: bool, dropout: float
+) -> Tensor:
+    """map(q kᵀ / √width) v with dropout on the weights: [batch, queries, heads, width].
+
+    ``query`` is [batch, heads, queries, width], ``key`` and ``value`` [batch, heads, keys, width], of one dtype
+    (float32, bfloat16 or float16), the width 16, 32, 64 or 128. ``bias`` [batch or 1, 1, queries or 1, keys] is
+    negative where a key may not be seen and 0 elsewhere. With ``causal`` query i sees keys 0 … i. Dropout takes one
+    seed from the device's generator. Sums are made in float32.
+    """
+    output: Tensor = _FusedAttention.apply(kind, query, key, value, bias, causal, dropout)
+    return output
+
+
+@triton.jit
+def _load_rows(pointer, rows, stride, length, WIDTH: tl.constexpr):
+    """[rows, WIDTH], with zeros beyond the length."""
+    places = rows[:, None].to(tl.int64) * stride + tl.arange(0, WIDTH)[None, :]
+    return tl.load(pointer + places, mask=rows[:, None] < length, other=0.0)
+
+
+@triton.jit
+def _store_rows(pointer, rows, stride, length, values, WIDTH: tl.constexpr):
+    places = rows[:, None].to(tl.int64) * stride + tl.arange(0, WIDTH)[None, :]
+    tl.store(pointer + places, values.to(pointer.dtype.element_ty), mask=rows[:, None] < length)
+
+
+@triton.jit
+def _product(left, right):
+    """left · rightᵀ, in true float32 for float32."""
+    return tl.dot(left, tl.trans(right), input_precision="ieee")
+
+
+@triton.jit
+def _masked(
+    products, rows, columns, Bias, bias_row, queries, keys, scale,
+    MAP: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    """x, and −∞ where a query may not see a key. Rows (queries) and columns (keys) may lie along either axis."""
+    visible = columns < keys
+    if CAUSAL:
+        visible = visible & (columns <= rows)
+    if BIAS == BIAS_OF_KEYS:
+        visible = visible & (tl.load(Bias + columns, mask=columns < keys, other=-1.0) >= 0.0)
+    if BIAS == BIAS_OF_PAIRS:
+        inside = (rows < queries) & (columns < keys)
+        visible = visible & (tl.load(Bias + rows.to(tl.int64) * bias_row + columns, mask=inside, other=-1.0) >= 0.0)
+    return tl.where(visible, products * (scale * 0.5 if MAP == ENTMAX15 else scale), float("-inf"))
+
+
+@triton.jit
+def _roots(x, largest, threshold, MAP: tl.constexpr):
+    """r; m and τ are taken off one after the other, so that large scores cost no precision."""
+    return tl.maximum(x if MAP == RELU else x - largest - threshold, 0.0)
+
+
+@triton.jit
+def _weights(roots, MAP: tl.constexpr):
+    return roots * roots if MAP == ENTMAX15 else roots
+
+
+@triton.jit
+def _slopes(roots, MAP: tl.constexpr):
+    return roots if MAP == ENTMAX15 else (roots > 0.0).to(tl.float32)
+
+
+@triton.jit
+def _newton_step(threshold, mass, slope, MAP: tl.constexpr):
+    """One step towards Σ w = 1. Σ r and ‖r‖ are convex and fall as τ grows: from the left no step overshoots."""
+    step = (mass - tl.sqrt(mass) if MAP == ENTMAX15 else mass - 1.0) / slope
+    return tl.where(mass > 1.0, threshold + step, threshold)
+
+
+@triton.jit
+def _kept(Seed, head_index, rows, columns, queries, dropped):
+    """1 / (1 − p) at kept weights, 0 at dropped ones: a function of the seed and of the weight's place alone.
+
+    One Philox number a row is mixed with the column by the hash "lowbias32" (Wellons 2018): a Philox number for each
+    weight would take longer than the matrix products.
+    """
+    row_bits = tl.randint(tl.load(Seed), head_index.to(tl.int64) * queries + rows).to(tl.uint32, bitcast=True)
+    bits = row_bits ^ columns.to(tl.uint32)
+    bits = (bits ^ (bits >> 16)) * 0x7FEB352D
+    bits = (bits ^ (bits >> 15)) * 0x846CA68B
+    bits = bits ^ (bits >> 16)
+    return tl.where((bits >> 8).to(tl.int32) >= dropped, _LEVELS / (_LEVELS - dropped), 0.0)
+
+
+@triton.jit(do_not_specialize=_ANY_VALUE)
+def _forward_kernel(
+    Q, K, V, Output, Largest, Threshold, Bias, Seed,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, bias_batch, bias_row,
+    heads, queries, keys, blocks, scale, dropped,
+    MAP: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, ONE_TILE: tl.constexpr,
+    WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """One tile of queries of one head against all keys."""
+    head_index, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    batch, head = (head_index // heads).to(tl.int64), (head_index % heads).to(tl.int64)
+    K += batch * k_batch + head * k_head
+    V += batch * k_batch + head * k_head
+    if BIAS != NO_BIAS:
+        Bias += batch * bias_batch
+    rows, columns = block * QUERIES + tl.arange(0, QUERIES), tl.arange(0, KEYS)
+    q = _load_rows(Q + batch * q_batch + head * q_head, rows, q_row, queries, WIDTH)
+    end = tl.minimum(keys, (block + 1) * QUERIES) if CAUSAL else keys
+
+    largest = tl.zeros([QUERIES], tl.float32)
+    threshold = tl.zeros([QUERIES], tl.float32)
+    if MAP != RELU:
+        x = tl.zeros([QUERIES, KEYS], tl.float32)
+        largest += float("-inf")
+        for start in range(0, end, KEYS):
+            products = _product(q, _load_rows(K, start + columns, k_row, keys, WIDTH))
+            x = _masked(
+                products, rows[:, None], start + columns[None, :],
+                Bias, bias_row, queries, keys, scale, MAP, CAUSAL, BIAS,
+            )  # fmt: skip
+            largest = tl.maximum(largest, tl.max(x, axis=1))
+        largest = tl.where(largest > float("-inf"), largest, 0.0)  # a row that sees nothing
+        threshold -= 1.0  # here the largest score alone has mass 1
+        excess, steps = 1.0, 0
+        while (excess > _TOLERANCE) & (steps < _MAX_STEPS):
+            mass = tl.zeros([QUERIES], tl.float32)
+            slope = tl.zeros([QUERIES], tl.float32)
+            for start in range(0, end, KEYS):
+                if not ONE_TILE:
+                    products = _product(q, _load_rows(K, start + columns, k_row, keys, WIDTH))
+                    x = _masked(
+                        products, rows[:, None], start + columns[None, :],
+                        Bias, bias_row, queries, keys, scale, MAP, CAUSAL, BIAS,
+                    )  # fmt: skip
+                roots = _roots(x, largest[:, None], threshold[:, None], MAP)
+                mass += tl.sum(_weights(roots, MAP), axis=1)
+                slope += tl.sum(_slopes(roots, MAP), axis=1)
+            threshold = _newton_step(threshold, mass, slope, MAP)
+            excess = tl.max(mass, axis=0) - 1.0
+            steps += 1
+        row_index = head_index.to(tl.int64) * queries + rows
+        tl.store(Largest + row_index, largest, mask=rows < queries)
+        tl.store(Threshold + row_index, threshold, mask=rows < queries)
+
+    output = tl.zeros([QUERIES, WIDTH], tl.float32)
+    for start in range(0, end, KEYS):
+        products = _product(q, _load_rows(K, start + columns, k_row, keys, WIDTH))
+        v = _load_rows(V, start + columns, k_row, keys, WIDTH)
+        x = _masked(
+            products, rows[:, None], start + columns[None, :], Bias, bias_row, queries, keys, scale, MAP, CAUSAL, BIAS
+        )
+        weights = _weights(_roots(x, largest[:, None], threshold[:, None], MAP), MAP)
+        if DROPOUT:
+            weights *= _kept(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
+        output = tl.dot(weights.to(v.dtype), v, output, input_precision="ieee")
+    _store_rows(Output + (batch * queries * heads + head) * WIDTH, rows, heads * WIDTH, queries, output, WIDTH)
+
+
+@triton.jit(do_not_specialize=_ANY_VALUE)
+def _query_gradient_kernel(
+    Q, K, V, Upstream, Largest, Threshold, Mean, QueryGradient, Bias, Seed,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, bias_batch, bias_row,
+    heads, queries, keys, blocks, scale, dropped,
+    MAP: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of one tile of queries, and each row's Σ c dw / Σ c, which the next kernel needs too."""
+    head_index, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    batch, head = (head_index // heads).to(tl.int64), (head_index % heads).to(tl.int64)
+    K += batch * k_batch + head * k_head
+    V += batch * k_batch + head * k_head
+    if BIAS != NO_BIAS:
+        Bias += batch * bias_batch
+    rows, columns = block * QUERIES + tl.arange(0, QUERIES), tl.arange(0, KEYS)
+    own = (batch * queries * heads + head) * WIDTH
+    q = _load_rows(Q + batch * q_batch + head * q_head, rows, q_row, queries, WIDTH)
+    upstream = _load_rows(Upstream + own, rows, heads * WIDTH, queries, WIDTH)
+    end = tl.minimum(keys, (block + 1) * QUERIES) if CAUSAL else keys
+
+    largest = tl.zeros([QUERIES], tl.float32)
+    threshold = tl.zeros([QUERIES], tl.float32)
+    mean = tl.zeros([QUERIES], tl.float32)
+    if MAP != RELU:
+        row_index = head_index.to(tl.int64) * queries + rows
+        largest = tl.load(Largest + row_index, mask=rows < queries, other=0.0)
+        threshold = tl.load(Threshold + row_index, mask=rows < queries, other=0.0)
+        total = tl.zeros([QUERIES], tl.float32)
+        for start in range(0, end, KEYS):
+            products = _product(q, _load_rows(K, start + columns, k_row, keys, WIDTH))
+            gradient = _product(upstream, _load_rows(V, start + columns, k_row, keys, WIDTH))
+            x = _masked(
+                products, rows[:, None], start + columns[None, :],
+                Bias, bias_row, queries, keys, scale, MAP, CAUSAL, BIAS,
+            )  # fmt: skip
+            if DROPOUT:
+                gradient *= _kept(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
+            slopes = _slopes(_roots(x, largest[:, None], threshold[:, None], MAP), MAP)
+            mean += tl.sum(slopes * gradient, axis=1)
+            total += tl.sum(slopes, axis=1)
+        mean = tl.where(total > 0.0, mean / total, 0.0)
+        tl.store(Mean + row_index, mean, mask=rows < queries)
+
+    query_gradient = tl.zeros([QUERIES, WIDTH], tl.float32)
+    for start in range(0, end, KEYS):
+        k = _load_rows(K, start + columns, k_row, keys, WIDTH)
+        products = _product(q, k)
+        gradient = _product(upstream, _load_rows(V, start + columns, k_row, keys, WIDTH))
+        x = _masked(
+            products, rows[:, None], start + columns[None, :], Bias, bias_row, queries, keys, scale, MAP, CAUSAL, BIAS
+        )
+        if DROPOUT:
+            gradient *= _kept(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
+        slopes = _slopes(_roots(x, largest[:, None], threshold[:, None], MAP), MAP)
+        gradient = slopes * (gradient - mean[:, None])
+        query_gradient = tl.dot(gradient.to(k.dtype), k, query_gradient, input_precision="ieee")
+    _store_rows(QueryGradient + own, rows, heads * WIDTH, queries, query_gradient * scale, WIDTH)
+
+
+@triton.jit(do_not_specialize=_ANY_VALUE)
+def _key_value_gradient_kernel(
+    Q, K, V, Upstream, Largest, Threshold, Mean, KeyGradient, ValueGradient, Bias, Seed,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, bias_batch, bias_row,
+    heads, queries, keys, blocks, scale, dropped,
+    MAP: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """The gradients of one tile of keys and values. Tiles are transposed: keys along rows, queries along columns."""
+    head_index, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    batch, head = (head_index // heads).to(tl.int64), (head_index % heads).to(tl.int64)
+    Q += batch * q_batch + head * q_head
+    if BIAS != NO_BIAS:
+        Bias += batch * bias_batch
+    Upstream += (batch * queries * heads + head) * WIDTH
+    row_index = head_index.to(tl.int64) * queries
+    columns = block * KEYS + tl.arange(0, KEYS)
+    k = _load_rows(K + batch * k_batch + head * k_head, columns, k_row, keys, WIDTH)
+    v = _load_rows(V + batch * k_batch + head * k_head, columns, k_row, keys, WIDTH)
+    key_gradient = tl.zeros([KEYS, WIDTH], tl.float32)
+    value_gradient = tl.zeros([KEYS, WIDTH], tl.float32)
+    largest = tl.zeros([QUERIES], tl.float32)
+    threshold = tl.zeros([QUERIES], tl.float32)
+    mean = tl.zeros([QUERIES], tl.float32)
+    # The first query that sees one of these keys stands at their first place.
+    for start in range(block * KEYS // QUERIES * QUERIES if CAUSAL else 0, queries, QUERIES):
+        rows = start + tl.arange(0, QUERIES)
+        q = _load_rows(Q, rows, q_row, queries, WIDTH)
+        upstream = _load_rows(Upstream, rows, heads * WIDTH, queries, WIDTH)
+        if MAP != RELU:
+            largest = tl.load(Largest + row_index + rows, mask=rows < queries, other=0.0)
+            threshold = tl.load(Threshold + row_index + rows, mask=rows < queries, other=0.0)
+            mean = tl.load(Mean + row_index + rows, mask=rows < queries, other=0.0)
+        x = _masked(
+            _product(k, q), rows[None, :], columns[:, None], Bias, bias_row, queries, keys, scale, MAP, CAUSAL, BIAS
+        )
+        roots = _roots(x, largest[None, :], threshold[None, :], MAP)
+        weights = _weights(roots, MAP)
+        gradient = _product(v, upstream)
+        if DROPOUT:
+            kept = _kept(Seed, head_index, rows[None, :], columns[:, None], queries, dropped)
+            weights *= kept
+            gradient *= kept
+        value_gradient = tl.dot(weights.to(upstream.dtype), upstream, value_gradient, input_precision="ieee")
+        gradient = _slopes(roots, MAP) * (gradient - mean[None, :])
+        key_gradient = tl.dot(gradient.to(q.dtype), q, key_gradient, input_precision="ieee")
+    own = (batch * keys * heads + head) * WIDTH
+    _store_rows(KeyGradient + own, columns, heads * WIDTH, keys, key_gradient * scale, WIDTH)
+    _store_rows(ValueGradient + own, columns, heads * WIDTH, keys, value_gradient, WIDTH)
+
+
+class _FusedAttention(Function):
+    @staticmethod
+    def forward(
+        context: Any,
+        kind: str,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None,
+        causal: bool,
+        dropout: float,
+    ) -> Tensor:
+        (batch, heads, queries, width), keys = query.shape, key.shape[2]
+        assert not causal or queries == keys
+        query = query if query.stride(3) == 1 else query.contiguous()
+        if key.stride(3) != 1 or key.stride() != value.stride():
+            key, value = key.contiguous(), value.contiguous()
+        is_relu = _MAPS[kind] == 0
+        bias_strides = (0, 0)
+        if bias is not None:
+            bias = bias if bias.stride(3) == 1 else bias.contiguous()
+            bias_strides = (bias.stride(0) if bias.shape[0] > 1 else 0, bias.stride(2))
+        dropped = round(dropout * _LEVELS.value)
+        numbers = (*query.stride()[:3], *key.stride()[:3], *bias_strides, heads, queries, keys)
+        constants = {
+            "scale": width**-0.5,
+            "dropped": dropped,
+            "MAP": _MAPS[kind],
+            "CAUSAL": causal,
+            "BIAS": 0 if bias is None else 1 if bias.shape[2] == 1 else 2,
+            "DROPOUT": dropped > 0,
+            "WIDTH": width,
+        }
+        seed = torch.randint(2**62, (1,), device=query.device) if dropped else None
+        output = query.new_empty(batch, queries, heads, width)
+        rows = None if is_relu else query.new_empty(2, batch, heads, queries, dtype=torch.float32)
+        largest, threshold = (None, None) if rows is None else rows.unbind()
+        tiles = _row_tiles(query, keys, whole_rows=not is_relu)
+        blocks = triton.cdiv(queries, tiles["QUERIES"])
+        _forward_kernel[(batch * heads * blocks,)](
+            query, key, value, output, largest, threshold, bias, seed, *numbers, blocks,
+            ONE_TILE=keys <= tiles["KEYS"], **constants, **tiles,
+        )  # fmt: skip
+        context.save_for_backward(query, key, value, rows, bias, seed)
+        context.numbers, context.constants = numbers, constants
+        return output
+
+    @staticmethod
+    def backward(context: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, rows, bias, seed = context.saved_tensors
+        (batch, heads, queries, width), keys = query.shape, key.shape[2]
+        upstream = upstream.contiguous()
+        largest, threshold = (None, None) if rows is None else rows.unbind()
+        mean = None if rows is None else torch.empty_like(rows[0])
+        inputs = (query, key, value, upstream, largest, threshold, mean)
+        query_gradient = torch.empty_like(upstream)
+        key_gradient, value_gradient = query.new_empty(2, batch, keys, heads, width).unbind()
+        tiles = _row_tiles(query, keys, whole_rows=False)
+        blocks = triton.cdiv(queries, tiles["QUERIES"])
+        _query_gradient_kernel[(batch * heads * blocks,)](
+            *inputs, query_gradient, bias, seed, *context.numbers, blocks, **context.constants, **tiles
+        )
+        tiles = _column_tiles(query)
+        blocks = triton.cdiv(keys, tiles["KEYS"])
+        _key_value_gradient_kernel[(batch * heads * blocks,)](
+            *inputs, key_gradient, value_gradient, bias, seed, *context.numbers, blocks, **context.constants, **tiles
+        )
+        gradients = (x.transpose(1, 2) for x in (query_gradient, key_gradient, value_gradient))
+        return None, *gradients, None, None, None
+
+
+def _row_tiles(query: Tensor, keys: int, *, whole_rows: bool) -> dict[str, int]:
+    """The tile of a kernel that walks along the keys. All sizes fit the registers of an sm_80 or sm_90 without spills.
+
+    ``whole_rows`` prefers a tile that holds all keys: thresholds are then searched in registers.
+    """
+    length, width = query.shape[2], query.shape[3]
+    if query.dtype == torch.float32:
+        return {"QUERIES": 32, "KEYS": 32, "num_warps": 4, "num_stages": 2}
+    columns = 128 if whole_rows and keys > 64 else 64
+    rows = 16 if length <= 16 else 128 if length > 64 and columns == 64 and width <= 64 else 64
+    wide = rows * columns > 4096 or width > 64
+    return {"QUERIES": rows, "KEYS": columns, "num_warps": 8 if wide else 4, "num_stages": 2 if width > 64 else 3}
+
+
+def _column_tiles(query: Tensor) -> dict[str, int]:
+    """The tile of the kernel that walks along the queries."""
+    if query.dtype == torch.float32:
+        return {"QUERIES": 32, "KEYS": 32, "num_warps": 4, "num_stages": 2}
+    rows = 16 if query.shape[2] <= 16 else 64
+    return {"QUERIES": rows, "KEYS": 64, "num_warps": 8 if query.shape[3] > 64 else 4, "num_stages": 2}

@@ -1,0 +1,61 @@
+"""The one place where attention chooses between its readable reference and a fast path.
+
+Fast paths return no weights, and are taken on GPUs only: softmax goes through PyTorch's fused attention, the other
+kinds and the norm of ReLA through kernels in Triton. On CPUs PyTorch's fused attention is slower than the reference at
+the lengths of sentences (``scripts/bench_attention.py``).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nmt_rela.attention.mask import Mask
+
+#: Devices that have fast paths; Triton's interpreter lets tests add "cpu".
+FAST_DEVICES = {"cuda"}
+
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_KERNEL_WIDTHS = (16, 32, 64, 128)
+
+
+def fast_heads(
+    kind: str, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, *, dropout: float
+) -> Tensor | None:
+    """The heads' outputs [batch, queries, heads, width], or None where only the reference will do.
+
+    ``query`` is [batch, heads, queries, width], ``key`` and ``value`` [batch, heads, keys, width].
+    """
+    if query.device.type not in FAST_DEVICES:
+        return None
+    if kind == "softmax":
+        return _softmax_heads(query, key, value, mask, dropout=dropout)
+    if not has_kernels_for(query) or query.shape[3] not in _KERNEL_WIDTHS or 0 in (*query.shape, *key.shape):
+        return None
+    from nmt_rela.attention.kernels.fused import fused_attention
+
+    bias, causal = (None, False) if mask is None else (mask.bias, mask.causal)
+    return fused_attention(kind, query, key, value, bias=bias, causal=causal, dropout=dropout)
+
+
+def has_kernels_for(x: Tensor) -> bool:
+    """Whether Triton's kernels can be used on a tensor."""
+    return x.device.type in FAST_DEVICES and x.dtype in _KERNEL_DTYPES and _has_triton()
+
+
+def _softmax_heads(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, *, dropout: float) -> Tensor:
+    is_causal = mask is not None and mask.causal
+    bias = None if mask is None or mask.bias is None else mask.bias_for(query)
+    heads = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, is_causal=is_causal)
+    if mask is not None and mask.dead is not None:
+        heads = heads.masked_fill(mask.dead, 0.0)  # such a row has given all its keys the same weight
+    return heads.transpose(1, 2)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None

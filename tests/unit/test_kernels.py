@@ -1,0 +1,273 @@
+"""The Triton kernels against the reference path in float64: compiled on a GPU, interpreted on a CPU."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from nmt_rela.attention import paths
+from nmt_rela.attention.kinds import KINDS
+from nmt_rela.attention.mask import CAUSAL, Mask, mask_from, padding_mask
+from nmt_rela.attention.multi_head import MultiHeadAttention
+from nmt_rela.attention.output_norm import EPSILON, RectifiedOutputNorm
+from tests.triton_interpreter import mend_bfloat16
+
+pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
+from nmt_rela.attention.kernels.fused import fused_attention
+from nmt_rela.attention.kernels.norm import gated_rms_norm
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FUSED_KINDS = ["rela-g", "sparsemax", "entmax15"]  # rela-i differs in its norm only
+
+pytestmark = pytest.mark.filterwarnings("ignore:(divide by zero|invalid value) encountered:RuntimeWarning")
+
+
+@pytest.fixture(autouse=True)
+def _bfloat16_like_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    if DEVICE == "cpu":
+        mend_bfloat16(monkeypatch)
+
+
+def padding(lengths: list[int], keys: int) -> Mask:
+    return padding_mask(torch.arange(keys) < torch.tensor(lengths)[:, None], torch.float32)
+
+
+def history(sentences: int, beams: int, keys: int) -> Mask:
+    """A mask of its own for each query, as beams have; one of them sees nothing."""
+    visible = torch.rand(sentences, 1, beams, keys, generator=torch.Generator().manual_seed(1)) < 0.5
+    visible[0, 0, 1] = False
+    return mask_from(visible, torch.float32)
+
+
+#: Sentences, heads, queries, keys, width, mask.
+SITES = {
+    "one of each": (1, 1, 1, 1, 16, None),
+    "encoder": (3, 1, 33, 33, 32, padding([33, 7, 0], 33)),
+    "decoder": (1, 2, 65, 65, 16, CAUSAL),
+    "cross": (2, 2, 7, 70, 64, padding([70, 31], 70)),
+    "beams": (2, 1, 4, 37, 128, history(2, 4, 37)),
+}
+
+
+def inputs(sentences: int, heads: int, queries: int, keys: int, width: int, dtype: torch.dtype) -> list[Tensor]:
+    """Queries, keys and values as projections leave them, parts of larger tensors, and a gradient from above."""
+    random = torch.Generator().manual_seed(queries + keys)
+    query = torch.randn(sentences, queries, 3, heads, width, generator=random) * 1.5
+    memory = torch.randn(sentences, keys, 2, heads, width, generator=random)
+    upstream = torch.randn(sentences, queries, heads, width, generator=random)
+    parts = [query[:, :, 1].transpose(1, 2), *(memory[:, :, i].transpose(1, 2) for i in (0, 1)), upstream]
+    return [part.to(DEVICE, dtype) for part in parts]
+
+
+def on_device(mask: Mask | None) -> Mask | None:
+    if mask is None or mask.bias is None:
+        return mask
+    return Mask(mask.bias.to(DEVICE), None if mask.dead is None else mask.dead.to(DEVICE))
+
+
+def fused(kind: str, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, dropout: float = 0.0) -> Tensor:
+    bias, causal = (None, False) if mask is None else (mask.bias, mask.causal)
+    return fused_attention(kind, query, key, value, bias=bias, causal=causal, dropout=dropout)
+
+
+def reference(
+    kind: str, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, kept: Tensor | None = None
+) -> Tensor:
+    """The reference path, with dropout's factors given."""
+    heads, width = query.shape[1], query.shape[3]
+    weights = MultiHeadAttention(heads * width, heads, kind=kind, dropout=0.0, cross=True).weights(query, key, mask)
+    return ((weights if kept is None else weights * kept) @ value).transpose(1, 2)
+
+
+def with_gradients(function, query: Tensor, key: Tensor, value: Tensor, upstream: Tensor) -> list[Tensor]:
+    """The output and the gradients of queries, keys and values."""
+    leaves = [x.detach().requires_grad_() for x in (query, key, value)]
+    output = function(*leaves)
+    return [output.detach(), *torch.autograd.grad(output, leaves, upstream)]
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("kind", FUSED_KINDS)
+def test_float32_agrees_with_the_reference_in_float64(kind: str, site: str) -> None:
+    *shape, mask = SITES[site]
+    mask = on_device(mask)
+    given = inputs(*shape, torch.float32)
+    actual = with_gradients(lambda *x: fused(kind, *x, mask), *given)
+    expected = with_gradients(lambda *x: reference(kind, *x, mask), *(x.double() for x in given))
+    for found, wanted in zip(actual, expected, strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), wanted, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("kind", "site"), [("rela-g", "encoder"), ("sparsemax", "cross"), ("entmax15", "encoder")])
+def test_half_precision_errs_at_most_twice_as_much_as_the_plain_path(kind: str, site: str, dtype: torch.dtype) -> None:
+    *shape, mask = SITES[site]
+    mask = on_device(mask)
+    given = inputs(*shape, dtype)
+    exact = with_gradients(lambda *x: reference(kind, *x, mask), *(x.double() for x in given))
+    plain = with_gradients(lambda *x: reference(kind, *x, mask), *given)
+    actual = with_gradients(lambda *x: fused(kind, *x, mask), *given)
+    for found, usual, wanted in zip(actual, plain, exact, strict=True):
+        assert found.dtype == dtype
+        assert (found.double() - wanted).norm() <= 2 * (usual.double() - wanted).norm()
+
+
+@pytest.mark.parametrize("kind", FUSED_KINDS)
+def test_masked_keys_have_gradients_of_exactly_zero(kind: str) -> None:
+    *shape, mask = SITES["encoder"]
+    output, query_gradient, *others = with_gradients(
+        lambda *x: fused(kind, *x, on_device(mask)), *inputs(*shape, torch.float32)
+    )
+    assert (output[2] == 0).all()  # this sentence has no key
+    assert (query_gradient[2] == 0).all()
+    for gradient in others:  # [sentences, heads, keys, width]
+        assert (gradient[0] != 0).any()
+        assert (gradient[1, :, 7:] == 0).all()
+        assert (gradient[2] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["sparsemax", "entmax15"])
+def test_rows_sum_to_one_at_any_scale_of_scores(kind: str) -> None:
+    query, key, _, _ = inputs(1, 1, 32, 45, 16, torch.float32)
+    ones = torch.ones_like(key)
+    scales = torch.logspace(-4, 4, 32, device=DEVICE)[:, None]
+    sums = fused(kind, query * scales, key, ones, None)
+    torch.testing.assert_close(sums, torch.ones_like(sums), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", FUSED_KINDS)
+def test_dropout_is_the_same_forward_and_backward(kind: str) -> None:
+    query, key, value, upstream = inputs(1, 2, 9, 40, 64, torch.float32)
+    value = torch.eye(40, 64, device=DEVICE).expand_as(value)  # the output is then the dropped weights
+
+    def dropped(*x: Tensor) -> Tensor:
+        torch.manual_seed(5)
+        return fused(kind, *x, None, 0.4)
+
+    weights = reference(kind, query.double(), key.double(), value.double(), None)[..., :40].transpose(1, 2)
+    kept = dropped(query, key, value)[..., :40].transpose(1, 2).double() / weights
+    kept = torch.where(weights > 1e-5, kept, 0.0)
+    is_kept = kept > 0
+    torch.testing.assert_close(kept[is_kept], torch.full_like(kept[is_kept], 1 / 0.6), atol=1e-2, rtol=0)
+    assert (~is_kept & (weights > 1e-5)).any()
+    actual = with_gradients(dropped, query, key, value, upstream)
+    expected = with_gradients(
+        lambda *x: reference(kind, *x, None, is_kept / 0.6), *(x.double() for x in (query, key, value, upstream))
+    )
+    for found, wanted in zip(actual, expected, strict=True):
+        torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_dropout_has_the_right_rate_and_no_pattern() -> None:
+    # All scores are 1, all weights too, and the values pick the keys out.
+    queries, keys, heads, probability = 96, 64, 3, 0.3
+    query = torch.ones(1, heads, queries, 64, device=DEVICE) / 8
+    key, value = torch.ones(1, heads, keys, 64, device=DEVICE), torch.eye(keys, device=DEVICE).expand(1, heads, -1, -1)
+
+    def draw() -> Tensor:  # [queries, heads, keys]
+        return fused("rela-i", query, key, value, None, probability)[0]
+
+    torch.manual_seed(1)
+    first, second = draw(), draw()
+    torch.manual_seed(1)
+    assert torch.equal(draw(), first)
+    torch.testing.assert_close(first.unique(), torch.tensor([0, 1 / (1 - probability)], device=DEVICE))
+    kept = (first > 0).float()
+    deviation = math.sqrt(probability * (1 - probability) / kept.numel())
+    assert kept.mean().item() == pytest.approx(1 - probability, abs=5 * deviation)
+    for other in ((second > 0).float(), *(kept.roll(1, axis) for axis in range(3))):
+        agreement = (kept == other).float().mean().item()
+        assert agreement == pytest.approx(probability**2 + (1 - probability) ** 2, abs=5 * deviation)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("gated", "width"), [(True, 12), (False, 64), (True, 600)])
+def test_the_norm_agrees_with_the_reference(gated: bool, width: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(width)
+    norm = RectifiedOutputNorm(width, gated=gated).double()
+    heads, upstream = torch.randn(3, 2, width).to(dtype), torch.randn(3, 2, width).to(dtype)
+    heads[1, 1] = 0  # a row of null attention
+
+    def run(function, number_type: torch.dtype, device: str) -> list[Tensor]:
+        parameters = [p.detach() for p in (norm.gain, norm.gate) if p is not None]
+        parameter_type = torch.float64 if number_type == torch.float64 else torch.float32
+        leaves = [heads.to(device, number_type), *(p.to(device, parameter_type) for p in parameters)]
+        leaves = [leaf.requires_grad_() for leaf in leaves]
+        output = function(leaves[0], leaves[1], leaves[2] if gated else None)
+        gradients = torch.autograd.grad(output, leaves, upstream.to(device, number_type))
+        return [x.detach().cpu() for x in (output, *gradients)]
+
+    def plain(z: Tensor, gain: Tensor, gate: Tensor | None) -> Tensor:
+        normed = z * (z.square().mean(dim=-1, keepdim=True) + EPSILON).rsqrt() * gain
+        return normed if gate is None else (z * gate).sigmoid() * normed
+
+    exact = run(plain, torch.float64, "cpu")
+    usual = run(lambda *x: plain(x[0].float(), *x[1:]).to(dtype), dtype, "cpu")
+    actual = run(lambda *x: gated_rms_norm(*x, epsilon=EPSILON), dtype, DEVICE)
+    for found, ordinary, wanted in zip(actual, usual, exact, strict=True):
+        assert found.dtype == ordinary.dtype
+        error, allowed = (found.double() - wanted).norm(), (ordinary.double() - wanted).norm()
+        assert error <= 2 * allowed + 1e-6 * wanted.norm()
+
+
+@pytest.fixture
+def fast_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast paths also where the tests run."""
+    monkeypatch.setattr(paths, "FAST_DEVICES", {"cuda", "cpu"})
+
+
+@pytest.mark.usefixtures("fast_here")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("site", ["encoder", "decoder"])
+def test_attention_is_the_same_on_either_path(kind: str, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(32, 2, kind=kind, dropout=0.0, cross=False).to(DEVICE)
+    attention.head_mask = torch.tensor([1.0, 0.5], device=DEVICE)
+    states = torch.randn(3, 6, 32, device=DEVICE)
+    mask = CAUSAL if site == "decoder" else on_device(padding([6, 2, 0], 6))
+
+    def results() -> list[Tensor]:
+        leaf = states.detach().requires_grad_()
+        output = attention.attend(*attention.project_self(leaf), mask)
+        return [output, *torch.autograd.grad(output.square().sum(), [leaf, *attention.parameters()])]
+
+    fast = results()
+    monkeypatch.setattr(paths, "FAST_DEVICES", set())
+    for found, wanted in zip(fast, results(), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("fast_here")
+def test_only_what_a_kernel_serves_goes_to_a_kernel() -> None:
+    def served(kind: str, width: int, dtype: torch.dtype, keys: int = 5) -> bool:
+        query, key, value, _ = inputs(1, 1, 3, keys, width, dtype)
+        return paths.fast_heads(kind, query, key, value, None, dropout=0.0) is not None
+
+    assert served("rela-g", 16, torch.float32)
+    assert not served("rela-g", 24, torch.float32)
+    assert not served("entmax15", 16, torch.float64)
+    assert not served("sparsemax", 16, torch.float32, keys=0)
+    assert served("softmax", 24, torch.float64)
+
+
+@pytest.mark.usefixtures("fast_here")
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_observer_brings_the_reference_back(kind: str) -> None:
+    attention = MultiHeadAttention(16, 1, kind=kind, dropout=0.0, cross=False).to(DEVICE)
+    seen: list[Tensor] = []
+    attention.observer = seen.append
+    attention.attend(*attention.project_self(torch.randn(2, 4, 16, device=DEVICE)), None)
+    assert seen[0].shape == (2, 1, 4, 4)
+
+
+@pytest.mark.usefixtures("fast_here")
+def test_softmax_drops_at_the_right_rate() -> None:
+    torch.manual_seed(0)
+    query, key = torch.zeros(1, 1, 64, 64, device=DEVICE), torch.zeros(1, 1, 64, 64, device=DEVICE)
+    value = torch.eye(64, device=DEVICE)[None, None]
+    heads = paths.fast_heads("softmax", query, key, value, None, dropout=0.25)
+    assert (heads == 0).float().mean().item() == pytest.approx(0.25, abs=0.04)
