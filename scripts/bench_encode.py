@@ -132,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=300_000, help="pairs of the corpus")
     parser.add_argument("--words", type=float, default=18.0, help="words in a line, on average")
-    parser.add_argument("--cores", type=int, default=available_cores(), help="threads and processes")
+    parser.add_argument("--cores", type=int, default=available_cores(), help="threads of either way")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of either way")
     parser.add_argument("--vocabulary", type=int, default=32_000, help="sub-words")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")

@@ -23,7 +23,7 @@ def _prepare(arguments: Sequence[str] | None) -> None:
     console.add_config_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print paths and the account of every source as JSON")
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that encode (default, and 0: one a core)"
+        "--workers", type=int, default=0, metavar="N", help="threads that encode (default, and 0: one a core)"
     )
     options = console.parse(parser, arguments)
     if options.workers < 0:

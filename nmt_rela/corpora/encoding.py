@@ -1,22 +1,20 @@
 """Clean text to the binary corpus, on all cores.
 
-Blocks of lines go to worker processes and come back, in order, as arrays of ids. Only a few blocks are on their way at
-a time, so that memory does not grow with the corpus.
+SentencePiece encodes a block of lines in its own threads. Two blocks are at work at a time, so that the cores are busy
+while the ids of one become Python lists, and those arrays, which one core does; a few wait to be written, in order.
+Threads, not processes: they share the vocabulary, in memory and in the caches, and nothing is left of them after a kill.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +23,8 @@ from nmt_rela.corpora.progress import Progress
 from nmt_rela.data.binary import BinaryCorpusWriter
 from nmt_rela.data.vocabulary import Vocabularies, Vocabulary
 
-_BLOCK_LINES = 2_048
-#: Below so many pairs, starting processes takes longer than the work.
-_WORTH_PROCESSES = 50_000
+#: Bytes of the source lines of a block: not so many lines, which may be long.
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,9 +54,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def encode_block(vocabularies: Vocabularies, source: bytes, target: bytes, rule: LengthRule) -> EncodedBlock:
+def encode_block(
+    vocabularies: Vocabularies, source: bytes, target: bytes, rule: LengthRule, *, threads: int = 1
+) -> EncodedBlock:
     """Encode the lines of a block (each ending in ``\\n``) on both sides, and apply the rule."""
-    source_ids, target_ids = _encode(vocabularies.source, source), _encode(vocabularies.target, target)
+    source_ids = _encode(vocabularies.source, source, threads)
+    target_ids = _encode(vocabularies.target, target, threads)
     source_lengths, target_lengths = _lengths(source_ids), _lengths(target_ids)
     dropped = cut = empty = overlong = np.zeros(len(source_ids), dtype=np.bool_)
     if rule.overlong != "keep":
@@ -94,32 +94,26 @@ def _tokens(ids: list[list[int]], vocabulary: Vocabulary) -> NDArray[np.integer]
     return np.fromiter(flat, dtype=np.uint16) if vocabulary.size <= 1 << 16 else np.fromiter(flat, dtype=np.uint32)
 
 
-def _encode(vocabulary: Vocabulary, block: bytes) -> list[list[int]]:
-    return vocabulary.encode(block.decode("utf-8").removesuffix("\n").split("\n"))
+def _encode(vocabulary: Vocabulary, block: bytes, threads: int) -> list[list[int]]:
+    return vocabulary.encode(block.decode("utf-8").removesuffix("\n").split("\n"), threads=threads)
 
 
 def encoded_blocks(
-    source: Path, target: Path, vocabularies: Path, rule: LengthRule, *, pairs: int, workers: int
+    source: Path, target: Path, vocabularies: Vocabularies, rule: LengthRule, *, workers: int
 ) -> Iterator[tuple[int, EncodedBlock]]:
     """The encoded blocks of two aligned files, each with its number of pairs, in order."""
     with open(source, "rb") as source_file, open(target, "rb") as target_file:
         blocks = _blocks(source_file, target_file)
-        if workers == 1 or pairs < _WORTH_PROCESSES:
-            loaded = Vocabularies.load(vocabularies)
+        if workers == 1:
             for count, left, right in blocks:
-                yield count, encode_block(loaded, left, right, rule)
+                yield count, encode_block(vocabularies, left, right, rule)
             return
-        pool = ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),  # a fork would copy threads and locks of the caller
-            initializer=_start_worker,
-            initargs=(vocabularies, rule),
-        )
+        pool = ThreadPoolExecutor(2)
         waiting: deque[tuple[int, Future[EncodedBlock]]] = deque()
         try:
             for count, left, right in blocks:
-                waiting.append((count, pool.submit(_work, left, right)))
-                if len(waiting) > 2 * workers:
+                waiting.append((count, pool.submit(encode_block, vocabularies, left, right, rule, threads=workers)))
+                if len(waiting) > 3:
                     count, future = waiting.popleft()
                     yield count, future.result()
             while waiting:
@@ -129,32 +123,9 @@ def encoded_blocks(
             pool.shutdown(cancel_futures=True)
 
 
-def _blocks(source: Iterator[bytes], target: Iterator[bytes]) -> Iterator[tuple[int, bytes, bytes]]:
-    while lines := list(islice(source, _BLOCK_LINES)):
-        yield len(lines), b"".join(lines), b"".join(islice(target, _BLOCK_LINES))
-
-
-_worker: tuple[Vocabularies, LengthRule]
-
-
-def _start_worker(vocabularies: Path, rule: LengthRule) -> None:
-    global _worker  # a worker process has no other place for what all its blocks share
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = (Vocabularies.load(vocabularies), rule)
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot end its workers, which would wait for blocks for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _work(source: bytes, target: bytes) -> EncodedBlock:
-    vocabularies, rule = _worker
-    return encode_block(vocabularies, source, target, rule)
+def _blocks(source: BinaryIO, target: BinaryIO) -> Iterator[tuple[int, bytes, bytes]]:
+    while lines := source.readlines(_BLOCK):
+        yield len(lines), b"".join(lines), b"".join(islice(target, len(lines)))
 
 
 def binarise(
@@ -171,6 +142,7 @@ def binarise(
     """Encode two aligned files and write them as a binary corpus.
 
     Args:
+        workers: threads that encode.
         ends: the files hold the texts of several sources, one after another; the line after the last of each.
 
     Returns:
@@ -187,7 +159,7 @@ def binarise(
     )
     with writer, Progress(title, unit="pairs", total=ends[-1]) as progress:
         start = 0
-        for count, block in encoded_blocks(source, target, vocabularies, rule, pairs=ends[-1], workers=workers):
+        for count, block in encoded_blocks(source, target, loaded, rule, workers=workers):
             writer.append_flat(block.source_tokens, block.source_lengths, block.target_tokens, block.target_lengths)
             for name, counts in fates.items():
                 np.add.at(counts, np.searchsorted(ends, getattr(block, name) + start, side="right"), 1)

@@ -87,7 +87,7 @@ def prepare(
     Args:
         data: what to prepare. A relative path of a task file starts from the working directory.
         mirror: a directory or URL that stands in for the internet; by default ``NMT_RELA_MIRROR`` of the environment.
-        workers: processes that encode; 0 for one a core.
+        workers: threads that encode; 0 for one a core.
 
     Raises:
         ConfigError: the task file or a setting cannot be honoured.
