@@ -2,7 +2,7 @@
 
 SentencePiece encodes a block of lines in its own threads. Two blocks are at work at a time, so that the cores are busy
 while the ids of one become Python lists, and those arrays, which one core does; a few wait to be written, in order.
-Threads, not processes: they share the vocabulary, in memory and in the caches, and nothing is left of them after a kill.
+Threads, not processes: they share the vocabulary, in memory and in caches, and nothing is left of them after a kill.
 """
 
 from __future__ import annotations
