@@ -1,0 +1,115 @@
+"""What README and docs show works: every block is executed at smoke scale, or parsed where it says why."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.integration.documentation import PAGES, REPOSITORY, Block, Sandbox, blocks_of, check_command, commands_in
+
+NAMES = [page.relative_to(REPOSITORY).as_posix() for page in PAGES]
+#: Pages whose shell blocks say what becomes of each.
+MARKED = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("attention", "data", "training", "analysis", "troubleshooting")),
+]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    """A sandbox with its demo trained, to be copied."""
+    sandbox = Sandbox(tmp_path_factory.mktemp("documentation") / "trained")
+    sandbox.train_demo()
+    return sandbox
+
+
+def page(name: str) -> list[Block]:
+    return blocks_of(REPOSITORY / name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_shown_exists_with_its_options_and_settings(name: str) -> None:
+    for block in page(name):
+        if block.language in ("", "sh") and block.mark != "text":
+            for words in commands_in(block):
+                check_command(words)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_python_compiles_and_yaml_loads(name: str) -> None:
+    for block in page(name):
+        if block.language == "python":
+            compile(block.text, str(block), "exec")
+        elif block.language == "yaml":
+            assert isinstance(yaml.safe_load(block.text), dict), str(block)
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_what_is_not_executed_says_why(name: str) -> None:
+    for block in page(name):
+        assert block.language, f"{block}: an indented block; give it a fence and a language"
+        if block.language in ("sh", "python"):
+            assert block.mark, f"{block}: neither run nor a reason why not"
+
+
+def executed(name: str, sandbox: Sandbox) -> int:
+    blocks = page(name)
+    for block in blocks:
+        sandbox.execute(block)
+    return sum(block.mark == "run" for block in blocks)
+
+
+def test_the_readme_works(trained: Sandbox, tmp_path: Path) -> None:
+    sandbox = trained.copy(tmp_path / "copy")
+    assert executed("README.md", sandbox) == 2
+    assert (sandbox.folder / "runs/mine/average").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "README.md"])
+def test_the_page_works(name: str, trained: Sandbox, tmp_path: Path) -> None:
+    executed(name, trained.copy(tmp_path / "copy"))
+
+
+def test_the_table_of_commands_is_complete() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `(nmt-\w+)[^`]*` \|", text, flags=re.MULTILINE)
+    commands = re.findall(r"^    (nmt-\w+) = ", (REPOSITORY / "setup.cfg").read_text("utf-8"), flags=re.MULTILINE)
+    assert sorted(shown) == sorted(commands)
+    for words in re.findall(r"^\| `(nmt-[^`]+)` \|", text, flags=re.MULTILINE):
+        check_command(words.split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_and_make_target_exists(name: str) -> None:
+    file = REPOSITORY / name
+    text = file.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if not link.startswith("http"):
+            assert (file.parent / link).exists(), f"{name}: {link}"
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`make ([a-z0-9-]+)[` ]", text):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"{name}: make {target}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tables_are_tables(name: str) -> None:
+    """Every row of a table stands on a line of its own, and has the columns of its header."""
+    columns = 0
+    for number, line in enumerate((REPOSITORY / name).read_text(encoding="utf-8").split("\n"), 1):
+        if not line.startswith("|"):
+            columns = 0
+            continue
+        cells = len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line))) - 1
+        columns = columns or cells
+        assert line.endswith("|"), f"{name}:{number}: a row that goes on in the next line"
+        assert cells == columns, f"{name}:{number}: {cells} cells under {columns} headings"
+
+
+def test_documentation_is_reached_from_the_readme() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    missing = [name for name in NAMES if name.startswith("docs/") and f"({name})" not in text]
+    assert missing == []
