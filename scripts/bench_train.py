@@ -38,7 +38,7 @@ def make_trainer(config: Config, kind: str, folder: Path) -> Trainer:
     run = RunDirectory(config.run)
     run.checkpoints.mkdir(parents=True)
     data, ranks = prepare(config.data), join(config.training.device)
-    return Trainer(config, data=data, run=run, ranks=ranks, resume=False)
+    return Trainer(config, data=data, run=run, ranks=ranks, resume=None)
 
 
 def wait_for(device: torch.device) -> None:

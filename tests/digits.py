@@ -58,6 +58,12 @@ decoding:
   batch_tokens: 4000
 """
 
+#: Overrides for tests in which nothing need be learned.
+TINY = [
+    *("model.encoder_layers=1", "model.decoder_layers=1", "model.dimension=16", "model.feed_forward=16"),
+    *("model.heads=2", "decoding.beam=2", "decoding.extra_length=0"),
+]
+
 
 def write_digits(directory: Path, *, reverse: bool, pairs: int = 4_000, kind: str = "rela-g") -> Path:
     """Write text (no test sentence among the training ones), task and configuration; return the last one's path."""

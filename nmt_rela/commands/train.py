@@ -12,10 +12,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from nmt_rela.commands import console
 from nmt_rela.config.schema import Config
-from nmt_rela.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED
+from nmt_rela.errors import EXIT_DONE, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR
+
+if TYPE_CHECKING:
+    from nmt_rela.storage.run_lock import RunLock
+    from nmt_rela.training.distributed import Ranks
 
 log = logging.getLogger("nmt_rela.training")
 
@@ -33,38 +38,49 @@ def _train(arguments: Sequence[str] | None) -> int:
     )
     options = console.parse(parser, arguments)
     config = console.read_config(options)
-    if "RANK" not in os.environ and _visible_gpus(config) > 1:
-        from nmt_rela.corpora.prepare import prepare
-
-        prepare(config.data)
-        return _on_all_gpus(_visible_gpus(config), list(sys.argv[1:] if arguments is None else arguments))
+    gpus = 0 if "RANK" in os.environ else _visible_gpus(config)
+    if gpus > 1:
+        return _on_all_gpus(gpus, list(sys.argv[1:] if arguments is None else arguments))
     # Ranks that torchrun has started again go on where they were.
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     return _on_this_rank(config, fresh=options.fresh and restarts == 0)
 
 
 def _on_this_rank(config: Config, *, fresh: bool) -> int:
-    from nmt_rela.corpora.prepare import locate, prepare
+    from nmt_rela.storage.run_lock import RunLock
+    from nmt_rela.training.distributed import FailedElsewhere, RankLost, join
+
+    if int(os.environ.get("RANK", 0)) > 0:
+        logging.getLogger("nmt_rela").setLevel(logging.ERROR)
+    lock = RunLock()
+    try:
+        ranks = join(config.training.device)
+        status = _run(config, ranks, lock, fresh=fresh)
+        ranks.leave()
+    except FailedElsewhere:
+        return EXIT_FAULT
+    except RankLost as error:
+        print(f"nmt-train: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_FAULT)  # not by the usual way: what was sent to a GPU and never answered would be waited for
+    finally:
+        lock.release()
+    return status
+
+
+def _run(config: Config, ranks: Ranks, lock: RunLock, *, fresh: bool) -> int:
+    from nmt_rela.corpora.prepare import prepare
     from nmt_rela.storage.model_card import write_model_card
-    from nmt_rela.training.distributed import join
+    from nmt_rela.storage.run_directory import RunDirectory
     from nmt_rela.training.session import open_run
     from nmt_rela.training.trainer import Trainer
 
-    # Before the ranks join: what may take hours must not run into the time-out of those who wait.
-    if int(os.environ.get("RANK", 0)) == 0:
-        prepare(config.data)
-    ranks = join(config.training.device)
-    if not ranks.is_main:
-        logging.getLogger("nmt_rela").setLevel(logging.ERROR)
-    ranks.wait()
-    data = locate(config.data)
-    run, resume = open_run(config, data, ranks, fresh=fresh)
+    data = ranks.on_main(lambda: prepare(config.data))
+    resume = ranks.on_main(lambda: open_run(config, data, ranks, lock, fresh=fresh))
     requests = StopRequests()
-    trainer = Trainer(config, data=data, run=run, ranks=ranks, resume=resume)
+    run = RunDirectory(config.run)
+    trainer = ranks.together(lambda: Trainer(config, data=data, run=run, ranks=ranks, resume=resume))
     outcome = trainer.run(stop_requested=requests.any)
-    if ranks.is_main:
-        write_model_card(run)
-    ranks.leave()
+    ranks.on_main(lambda: write_model_card(run))
     log.info("%s at update %d: %s", outcome, trainer.progress.update, run.path)
     return requests.exit_code
 
@@ -104,10 +120,24 @@ def _visible_gpus(config: Config) -> int:
 
 
 def _on_all_gpus(count: int, arguments: list[str]) -> int:
-    """Start one rank a GPU through torch's elastic launcher."""
+    """Start one rank a GPU through torch's elastic launcher; the exit status is that of the rank that knows why."""
+    # The ranks say what is wrong; the launcher would say it again, at length. It reads these when it is imported.
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    torchrun(["--standalone", f"--nproc-per-node={count}", "-m", "nmt_rela.commands.train", *arguments])
+    # The launcher passes SIGTERM on to the ranks, which save and stop; SIGUSR1 it would not.
+    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        torchrun(["--standalone", f"--nproc-per-node={count}", "-m", "nmt_rela.commands.train", *arguments])
+    except ChildFailedError as error:
+        codes = {failure.exitcode for failure in error.failures.values()}
+        known = (EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED)
+        return next((code for code in known if code in codes), EXIT_FAULT)
+    except SignalException as end:
+        return EXIT_INTERRUPTED if end.sigval == signal.SIGINT else EXIT_TERMINATED
     return EXIT_DONE
 
 

@@ -167,6 +167,8 @@ class TrainingConfig:
     patience: int = field(default=0, metadata=accepts(low=0))
     #: Start from another run's weights: a run directory.
     start_from: str = ""
+    #: Write torch's profiler trace of so many updates, a few after the start, into the run's profile/ (0: none).
+    profile_updates: int = field(default=0, metadata=accepts(low=0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

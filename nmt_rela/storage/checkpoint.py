@@ -23,7 +23,7 @@ from nmt_rela.errors import CheckpointError
 
 FORMAT_VERSION = 1
 _MANIFEST, _STATE = "manifest.json", "state.json"
-_TEMPORARY = ".tmp"
+_TEMPORARY, _REPLACED = ".tmp", ".old.tmp"
 
 
 def write_checkpoint(directory: Path, *, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -44,11 +44,13 @@ def write_checkpoint(directory: Path, *, tensors: Mapping[str, Any], state: Mapp
                     raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
                 _sync(file.fileno())
         _write_json(temporary / _STATE, state)
-        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(temporary.iterdir())
+        }
         _write_json(temporary / _MANIFEST, {"format_version": FORMAT_VERSION, "files": files})
         _sync_directory(temporary)
         if directory.exists():
-            replaced = directory.with_name(directory.name + ".old" + _TEMPORARY)
+            replaced = directory.with_name(directory.name + _REPLACED)
             shutil.rmtree(replaced, ignore_errors=True)
             directory.rename(replaced)
             temporary.rename(directory)
@@ -67,18 +69,19 @@ def verify_checkpoint(directory: Path) -> None:
         raise CheckpointError(f"{directory}: no such checkpoint")
     try:
         manifest = json.loads((directory / _MANIFEST).read_bytes())
-        version, files = manifest["format_version"], dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        version = manifest["format_version"]
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{directory / _MANIFEST}: missing or unreadable; the checkpoint is no use") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{directory / _MANIFEST}: format {version}, this program reads format {FORMAT_VERSION}")
-    for name, expected in files.items():
+    for name, (size, digest) in files.items():
         path = directory / name
         if not path.is_file():
             raise CheckpointError(f"{path}: missing, though the manifest lists it")
-        if path.stat().st_size != expected["bytes"]:
-            raise CheckpointError(f"{path}: {path.stat().st_size} bytes, the manifest says {expected['bytes']}")
-        if _fingerprint(path) != expected:
+        if path.stat().st_size != size:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes, the manifest says {size}")
+        if _sha256(path) != digest:
             raise CheckpointError(f"{path}: damaged, its SHA-256 is not the manifest's")
 
 
@@ -116,6 +119,18 @@ def list_steps(root: Path) -> list[Path]:
     return sorted(steps, key=lambda path: int(path.name.removeprefix("step_")))
 
 
+def clear_leftovers(root: Path) -> None:
+    """Clear up after kills inside ``write_checkpoint``: what was set aside for a new checkpoint of an update that never
+    came takes its place again, the rest goes. Nobody may be writing there.
+    """
+    for path in root.glob(f"step_*{_REPLACED}"):
+        place = path.with_name(path.name.removesuffix(_REPLACED))
+        if not place.exists():
+            path.rename(place)
+    for path in root.glob(f"step_*{_TEMPORARY}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def average(directories: Sequence[Path]) -> dict[str, Tensor]:
     """The arithmetic mean of the models of several checkpoints.
 
@@ -145,18 +160,18 @@ def average(directories: Sequence[Path]) -> dict[str, Tensor]:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
+        json.dump(content, file, indent=1, allow_nan=False)
         file.write("\n")
         file.flush()
         _sync(file.fileno())
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+    return digest.hexdigest()
 
 
 def _sync(descriptor: int) -> None:

@@ -1,6 +1,6 @@
 """What a run directory holds, and how a model is loaded from it.
 
-    config.yaml (resolved) · environment.json · tokenizer/ · checkpoints/step_*/ · best · last
+    config.yaml (resolved) · environment.json · tokenizer/ · checkpoints/step_*/ · average · best · last
     metrics.jsonl · tensorboard/ · samples/ · train.log
 
 It is complete in itself and can be copied to another machine.
@@ -8,6 +8,7 @@ It is complete in itself and can be copied to another machine.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from dataclasses import asdict
@@ -22,6 +23,8 @@ from nmt_rela.errors import CheckpointError, did_you_mean
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.storage.checkpoint import list_steps, load_state, load_tensors, verify_checkpoint
 from nmt_rela.storage.weights_file import read_weights
+
+log = logging.getLogger("nmt_rela")
 
 AVERAGE = "average"
 #: A run directory of this file instead of checkpoints is an exported one.
@@ -41,6 +44,8 @@ class RunDirectory:
         self.samples = self.path / "samples"
         self.tensorboard = self.path / "tensorboard"
         self.environment = self.path / "environment.json"
+        self.profile = self.path / "profile"
+        self.lock = self.path / ".lock"
 
     def config(self) -> Config:
         """The run's resolved configuration. Raises CheckpointError when this is no run directory."""
@@ -53,12 +58,24 @@ class RunDirectory:
         return Vocabularies.load(self.tokenizer)
 
     def names(self) -> list[str]:
-        """What ``checkpoint`` accepts, the default first."""
-        links = [name for name in (AVERAGE, "best", "last", EXPORTED) if (self.path / name).exists()]
-        return links + [path.name for path in list_steps(self.checkpoints)]
+        """What ``checkpoint`` accepts, the default first. An average made before the newest checkpoint comes last."""
+        steps = [path.name for path in list_steps(self.checkpoints)]
+        names = [name for name in ("best", "last", EXPORTED) if (self.path / name).exists()] + steps
+        if (self.path / AVERAGE).exists():
+            names.insert(len(names) if self._average_is_old(steps) else 0, AVERAGE)
+        return names
+
+    def _average_is_old(self, steps: list[str]) -> bool:
+        try:
+            state = load_state(self.path / AVERAGE)
+        except CheckpointError:  # whoever loads it will be told
+            return False
+        known = state.get("newest", max(state.get("averaged", ["step_"])))
+        return bool(steps) and steps[-1] > known
 
     def checkpoint(self, name: str | None = None) -> Path:
-        """The directory of a checkpoint: average, best, last or step_N; by default the first of these that exists.
+        """The directory of a checkpoint: average, best, last or step_N; by default the first of these that exists. An
+        average that is older than the newest checkpoint must be asked for.
 
         Raises CheckpointError with the names there are.
         """
@@ -67,18 +84,22 @@ class RunDirectory:
             raise CheckpointError(f"{self.path}: no checkpoint yet")
         if name is None:
             name = names[0]
+            if AVERAGE in names and name != AVERAGE:
+                log.warning("%s is older than the newest checkpoint; taking %s", self.path / AVERAGE, name)
         if name not in names:
             raise CheckpointError(f"{self.path}: no checkpoint '{name}'; {did_you_mean(name, names)}")
         return (self.checkpoints if name.startswith("step_") else self.path) / name
 
-    def point(self, name: str, checkpoint: Path) -> None:
-        """Let ``best`` or ``last`` name a checkpoint, in one atomic step."""
-        temporary = self.path / f".{name}.tmp"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(Path(self.checkpoints.name) / checkpoint.name)
-        link = self.path / name
+    def point(self, name: str, checkpoint: str | None) -> None:
+        """Let ``average``, ``best`` or ``last`` name one of ``checkpoints``, or nothing, in one atomic step."""
+        link, temporary = self.path / name, self.path / f".{name}.tmp"
         if link.is_dir() and not link.is_symlink():  # a copy of the checkpoint, as scp and the like make of links
             shutil.rmtree(link)
+        if checkpoint is None:
+            link.unlink(missing_ok=True)
+            return
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(Path(self.checkpoints.name) / checkpoint)
         os.replace(temporary, link)
 
     def load_model(self, name: str | None = None, *, device: str | torch.device = "cpu") -> Transformer:

@@ -1,13 +1,19 @@
-"""The ranks of a run: who am I, and the few things ranks say to one another."""
+"""The ranks of a run: who am I, and the few things ranks say to one another.
+
+Gradients travel between devices (NCCL, or gloo on CPUs) and must arrive within ``TIMEOUT``. Everything else is a
+message between processes (always gloo): it makes no GPU wait, and may take as long as it needs, because a rank that
+dies closes its connections, which ends the waiting of the others at once.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,14 +21,22 @@ from torch import Tensor, nn
 
 from nmt_rela.errors import ConfigError
 
-#: A rank that hears nothing from the others for so long gives up.
+Result = TypeVar("Result")
+
+#: A rank whose gradients nobody adds to for so long gives up.
 TIMEOUT = timedelta(minutes=10)
+#: How long ranks wait for one that works alone (prepares, translates, saves) and is alive.
+PATIENCE = timedelta(days=7)
 #: Gradients are summed over ranks in flat pieces of at most so many numbers.
 _BUCKET_NUMBERS = 1 << 24
 
 
 class RankLost(RuntimeError):
     """Another rank has died or hangs: this one ends too, and whoever started the ranks may start them again."""
+
+
+class FailedElsewhere(RuntimeError):
+    """Another rank has failed and says why: this one ends without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,8 @@ class Ranks:
     rank: int
     size: int
     device: torch.device
+    #: The group that messages go through; None for the one that gradients go through.
+    messages: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -44,17 +60,14 @@ class Ranks:
             return
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            self._reduce(flat, dist.ReduceOp.SUM)
+            with self._in_touch():
+                dist.all_reduce(flat)
             for tensor, summed in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
                 tensor.copy_(summed.view_as(tensor))
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank; waits for all."""
-        if self.size == 1:
-            return flag
-        tensor = torch.tensor([int(flag)], device=self.device)
-        self._reduce(tensor, dist.ReduceOp.MAX)
-        return bool(tensor.item())
+        return bool(self._maximum(torch.tensor([int(flag)])).item()) if self.size > 1 else flag
 
     def differ(self, value: float) -> bool:
         """Whether ranks that should have the same number do not, beyond rounding (1e-6 relative); waits for all."""
@@ -62,49 +75,100 @@ class Ranks:
             return False
         # Every rank takes part, or the others would wait for it: what is not finite anywhere travels as infinity.
         value = value if math.isfinite(value) else math.inf
-        bounds = torch.tensor([value, -value], dtype=torch.float64, device=self.device)
-        self._reduce(bounds, dist.ReduceOp.MAX)
-        high, low = bounds[0].item(), -bounds[1].item()
-        return high != low and not high - low <= 1e-6 * max(abs(low), abs(high) if math.isfinite(high) else 0.0)
+        high, low = self._maximum(torch.tensor([value, -value], dtype=torch.float64)).tolist()
+        return high != -low and not high + low <= 1e-6 * max(abs(low), abs(high) if math.isfinite(high) else 0.0)
 
-    def _reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks (plain values, equal in kind), in the order of the ranks; waits for all."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        with self._in_touch():
+            dist.all_gather_object(values, value, group=self.messages)
+        return values
+
+    def together(self, act: Callable[[], Result]) -> Result:
+        """What ``act`` gives. When it fails on any rank, it fails on all.
+
+        The first of those ranks raises what it met, so that one mistake is told once; the others raise FailedElsewhere.
+        ``act`` must not wait for other ranks.
+        """
+        if self.size == 1:
+            return act()
+        failure: Exception | None = None
         try:
-            dist.all_reduce(tensor, op=operation)
-        except RuntimeError as error:  # what gloo and NCCL raise when a peer is gone or silent for too long
-            raise RankLost(f"rank {self.rank} of {self.size} lost touch with the others: {error}") from error
+            result = act()
+        except Exception as error:  # of any kind: the others must not wait for what has failed
+            failure = error
+        failed = self.gather(failure is not None)
+        if failure is not None and failed.index(True) == self.rank:
+            raise failure
+        if any(failed):
+            raise FailedElsewhere
+        return result
+
+    def on_main(self, act: Callable[[], Result]) -> Result:
+        """What ``act`` gives on the main rank, which alone calls it, on every rank; the others wait."""
+        result: Any = self.together(lambda: act() if self.is_main else None)
+        return self.gather(result)[0]
+
+    def fail(self, error: Exception) -> NoReturn:
+        """Raise what all ranks have met: the main rank says it, the others raise FailedElsewhere."""
+        raise error if self.is_main else FailedElsewhere
 
     def copy_from_main(self, model: nn.Module) -> None:
         """Give every rank the main rank's parameters."""
         if self.size > 1:
             for parameter in model.parameters():
-                dist.broadcast(parameter.detach(), src=0)
-
-    def wait(self) -> None:
-        """Go on when all ranks have come here."""
-        if self.size > 1:
-            dist.barrier()
+                with self._in_touch():
+                    dist.broadcast(parameter.detach(), src=0)
 
     def leave(self) -> None:
         """Say good-bye, at the end of the run."""
         if self.size > 1:
             dist.destroy_process_group()
 
+    def _maximum(self, tensor: Tensor) -> Tensor:
+        with self._in_touch():
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.messages)
+        return tensor
+
+    @contextmanager
+    def _in_touch(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # what gloo and NCCL raise when a peer is gone or silent for too long
+            raise RankLost(f"rank {self.rank} of {self.size} lost touch with the others: {error}") from error
+
 
 def join(device: Literal["auto", "cpu", "cuda"]) -> Ranks:
     """Join the ranks that torchrun has started, or be alone. Raises ConfigError when there is no such device."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("training.device: 'cuda' is asked for, but no GPU is visible; accepted here: auto, cpu")
     on_gpu = device != "cpu" and torch.cuda.is_available()
-    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
-    if on_gpu:
-        torch.cuda.set_device(place)
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+
+    def check() -> None:
+        if device == "cuda" and not on_gpu:
+            raise ConfigError("training.device: 'cuda' is asked for, but no GPU is visible; accepted here: auto, cpu")
+        if on_gpu and local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"training.device: rank {local_rank} of this machine has no GPU, {torch.cuda.device_count()} visible; "
+                "accepted: at most one rank a GPU"
+            )
+        if on_gpu:
+            torch.cuda.set_device(place)
+
     if "RANK" not in os.environ:
-        return Ranks(0, 1, place)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
-    return Ranks(dist.get_rank(), dist.get_world_size(), place)
+        ranks = Ranks(0, 1, place)
+    else:
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+        messages = dist.new_group(backend="gloo", timeout=PATIENCE)
+        ranks = Ranks(dist.get_rank(), dist.get_world_size(), place, messages)
+    ranks.together(check)
+    return ranks
 
 
-def _buckets(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     bucket: list[Tensor] = []
     for tensor in tensors:
         if bucket and (

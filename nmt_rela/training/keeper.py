@@ -10,7 +10,14 @@ from typing import Any
 
 from nmt_rela.config.schema import TrainingConfig
 from nmt_rela.errors import CheckpointError
-from nmt_rela.storage.checkpoint import list_steps, load_state, step_name, verify_checkpoint, write_checkpoint
+from nmt_rela.storage.checkpoint import (
+    clear_leftovers,
+    list_steps,
+    load_state,
+    step_name,
+    verify_checkpoint,
+    write_checkpoint,
+)
 from nmt_rela.storage.run_directory import RunDirectory
 
 log = logging.getLogger("nmt_rela.training")
@@ -21,14 +28,14 @@ class Keeper:
 
     def __init__(self, run: RunDirectory, settings: TrainingConfig) -> None:
         self._run, self._settings = run, settings
-        #: The update of the newest checkpoint this process wrote or found.
-        self.saved_update = -1
 
-    def newest(self) -> Path:
-        """The newest checkpoint that passes verification; damaged ones are passed over with a warning.
+    def newest(self) -> Path | None:
+        """The newest checkpoint that passes verification; damaged ones are passed over with a warning. None where there
+        is none at all. What a kill inside a save has left is cleared up first.
 
-        Raises CheckpointError when none passes.
+        Raises CheckpointError when there are some and none passes.
         """
+        clear_leftovers(self._run.checkpoints)
         steps = list_steps(self._run.checkpoints)
         for directory in reversed(steps):
             try:
@@ -36,47 +43,39 @@ class Keeper:
             except CheckpointError as error:
                 log.warning("%s; falling back to the checkpoint before it", error)
                 continue
-            self.saved_update = int(directory.name.removeprefix("step_"))
+            self._link([path for path in steps if path.name <= directory.name])
             return directory
-        raise CheckpointError(f"{self._run.checkpoints}: none of {len(steps)} checkpoints is intact")
+        if steps:
+            raise CheckpointError(f"{self._run.checkpoints}: none of {len(steps)} checkpoints is intact")
+        return None
 
-    def save(
-        self,
-        *,
-        update: int,
-        score: float | None,
-        is_best: bool,
-        tensors: Mapping[str, Any],
-        state: Mapping[str, Any],
-    ) -> None:
+    def save(self, *, update: int, score: float | None, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
         """Write the checkpoint of an update; ``score`` is that of its validation, if it had one.
 
-        What cannot be written is warned of, and the checkpoints before it stay.
+        What cannot be written is warned of, and the checkpoints before it stay. Returns whether it was written.
         """
         directory = self._run.checkpoints / step_name(update)
         # Those past this update are the damaged ones that ``newest`` passed over: they must not push out intact ones.
-        earlier = [path for path in list_steps(self._run.checkpoints) if path.name < directory.name]
-        scores = {path.name: s for path in earlier if (s := _score(path)) is not None}
+        steps = [path for path in list_steps(self._run.checkpoints) if path.name < directory.name]
         try:
             write_checkpoint(directory, tensors=tensors, state={**state, "score": score})
-            self._run.point("last", directory)
-            if is_best:
-                self._run.point("best", directory)
-            if score is not None:
-                scores[directory.name] = score
+            kept = self._link([*steps, directory])
         except OSError as error:
             log.warning("checkpoint of update %d could not be written (%s); training goes on", update, error)
-            return
-        self.saved_update = update
-        self._prune([*earlier, directory], scores)
+            return False
+        for path in steps:
+            if path.name not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+        return True
 
-    def _prune(self, steps: Sequence[Path], scores: Mapping[str, float]) -> None:
-        # The first of equals is the best, as it was when ``best`` was made to name it.
+    def _link(self, steps: Sequence[Path]) -> set[str]:
+        """Let ``last`` and ``best`` name what they say; the names of the checkpoints to keep."""
+        scores = {path.name: score for path in steps if (score := _score(path)) is not None}
+        # Of equals the first is the best.
         best = sorted(scores, key=lambda name: (-scores[name], name))[: self._settings.keep_best]
-        kept = {path.name for path in steps[-self._settings.keep_last :]} | set(best)
-        for directory in steps:
-            if directory.name not in kept:
-                shutil.rmtree(directory, ignore_errors=True)
+        self._run.point("last", steps[-1].name)
+        self._run.point("best", best[0] if best else None)
+        return {path.name for path in steps[-self._settings.keep_last :]} | set(best)
 
 
 def _score(directory: Path) -> float | None:

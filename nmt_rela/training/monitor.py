@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,24 @@ log = logging.getLogger("nmt_rela.training")
 
 
 class Monitor:
-    """The main rank's records. ``update`` is where the run stands: an earlier process's records past it are dropped."""
+    """The main rank's records."""
 
-    def __init__(self, run: RunDirectory, *, update: int) -> None:
+    def __init__(self, run: RunDirectory, *, update: int, validated: int) -> None:
+        """An earlier process's records past ``update``, where the run stands, are dropped; those of validations past
+        ``validated``.
+        """
         self._run = run
         self._warned: set[str] = set()
         self._board: Any = None
         self._guard("the log file", self._open_log)
-        self._guard("metrics.jsonl", lambda: _forget_after(run.metrics, update))
+        self._guard("metrics.jsonl", lambda: _forget_after(run.metrics, update, validated))
         self._guard("TensorBoard", lambda: self._open_board(update))
 
     def record(self, event: str, update: int, values: Mapping[str, float]) -> None:
-        """Append one line to metrics.jsonl and the numbers in it to TensorBoard under ``event/``."""
-        line = json.dumps({"event": event, "update": update, **values})
+        """Append one line to metrics.jsonl, where numbers that are not finite are null, and to TensorBoard under
+        ``event/``.
+        """
+        line = json.dumps({"event": event, "update": update, **{name: finite(v) for name, v in values.items()}})
 
         def write_metrics() -> None:
             with open(self._run.metrics, "a", encoding="utf-8") as file:
@@ -35,7 +41,7 @@ class Monitor:
 
         def write_board() -> None:
             for name, value in values.items():
-                if self._board is not None and isinstance(value, (int, float)):
+                if self._board is not None:
                     self._board.add_scalar(f"{event}/{name}", value, update)
 
         self._guard("metrics.jsonl", write_metrics)
@@ -83,16 +89,24 @@ class Monitor:
                 log.warning("%s cannot be written (%s); training goes on without it", what, error)
 
 
-def _forget_after(metrics: Path, update: int) -> None:
-    """Drop the records past ``update``, and lines that a kill or a full disk has cut off."""
+def finite(value: float) -> float | None:
+    """The number, or None, which JSON can say, for one that is not finite."""
+    return value if math.isfinite(value) else None
+
+
+def _forget_after(metrics: Path, update: int, validated: int) -> None:
+    """Drop the records past ``update`` (``validated``), and lines that a kill or a full disk has cut off."""
     if metrics.exists():
+        limits = {"validation": validated}
         lines = metrics.read_text(encoding="utf-8").split("\n")
-        write_lines(metrics, [line for line in lines if -1 < _update_of(line) <= update])
+        records = [(line, _event(line)) for line in lines]
+        write_lines(metrics, [line for line, (event, at) in records if -1 < at <= limits.get(event, update)])
 
 
-def _update_of(line: str) -> int:
-    """The update of a record; -1 for a line that is none."""
+def _event(line: str) -> tuple[str, int]:
+    """The event and update of a record; update -1 for a line that is none."""
     try:
-        return int(json.loads(line)["update"])
-    except ValueError:
-        return -1
+        record = json.loads(line)
+        return str(record["event"]), int(record["update"])
+    except (ValueError, LookupError, TypeError):
+        return "", -1

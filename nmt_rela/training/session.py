@@ -16,10 +16,11 @@ from nmt_rela.config.schema import Config
 from nmt_rela.corpora.prepare import PreparedData
 from nmt_rela.data.vocabulary import Vocabularies
 from nmt_rela.errors import ConfigError
-from nmt_rela.storage.checkpoint import list_steps
 from nmt_rela.storage.run_directory import RunDirectory
+from nmt_rela.storage.run_lock import RunLock
 from nmt_rela.text import atomic_file
 from nmt_rela.training.distributed import Ranks
+from nmt_rela.training.keeper import Keeper
 
 log = logging.getLogger("nmt_rela.training")
 
@@ -40,35 +41,41 @@ MAY_CHANGE = frozenset(
         "training.keep_last",
         "training.keep_best",
         "training.patience",
+        "training.profile_updates",
         "training.device",
     }
 )
 
 
-def open_run(config: Config, data: PreparedData, ranks: Ranks, *, fresh: bool) -> tuple[RunDirectory, bool]:
-    """The run's directory, and whether there is a checkpoint to continue from.
+def open_run(config: Config, data: PreparedData, ranks: Ranks, lock: RunLock, *, fresh: bool) -> Path | None:
+    """Make the run's directory, or find it made; the checkpoint to continue from, None for a new run. The main rank
+    calls this, and nobody else trains the run while the lock is kept.
 
-    Raises ConfigError when the directory holds a run with settings that matter and differ, or something else.
+    Raises ConfigError when the directory is in use, holds a run with settings that matter and differ, or something
+    else; CheckpointError when none of its checkpoints is intact.
     """
     run = RunDirectory(config.run)
-    if fresh and ranks.is_main and run.path.exists():
-        log.info("the earlier run is now %s", _move_aside(run.path))
-    ranks.wait()
-    resume = bool(list_steps(run.checkpoints))
-    if run.config_file.exists():
-        _check_fits(run, config, resume=resume)
-    elif run.path.is_dir() and any(not path.name.startswith(".config.yaml") for path in run.path.iterdir()):
+    if not run.config_file.exists() and run.path.is_dir() and any(map(_is_foreign, run.path.iterdir())):
         raise ConfigError(f"run: {run.path} is a directory that holds something other than a run; choose another name")
-    ranks.wait()
-    if ranks.is_main:
-        # First of all, and whole: it is what makes the directory a run, which a kill must not leave half said.
-        with atomic_file(run.config_file) as file:
-            file.write(config_to_yaml(config).encode("utf-8"))
-        run.checkpoints.mkdir(exist_ok=True)
-        Vocabularies.load(data.tokenizer).save(run.tokenizer)
-        run.environment.write_text(json.dumps(_environment(ranks), indent=1) + "\n", encoding="utf-8")
-    ranks.wait()
-    return run, resume
+    lock.take(run.lock)
+    if fresh and run.config_file.exists():
+        log.info("the earlier run is now %s", _move_aside(run.path))
+        lock.take(run.lock)
+    checkpoint = Keeper(run, config.training).newest()
+    if run.config_file.exists():
+        _check_fits(run, config, resume=checkpoint is not None)
+    # First of all, and whole: it is what makes the directory a run, which a kill must not leave half said.
+    with atomic_file(run.config_file) as file:
+        file.write(config_to_yaml(config).encode("utf-8"))
+    run.checkpoints.mkdir(exist_ok=True)
+    Vocabularies.load(data.tokenizer).save(run.tokenizer)
+    run.environment.write_text(json.dumps(_environment(ranks), indent=1) + "\n", encoding="utf-8")
+    return checkpoint
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is none that a kill may have left of a run that had hardly begun."""
+    return path.name != ".lock" and not path.name.startswith(".config.yaml")
 
 
 def _check_fits(run: RunDirectory, config: Config, *, resume: bool) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,8 +27,10 @@ from nmt_rela.training.distributed import Ranks
 from nmt_rela.training.keeper import Keeper
 from nmt_rela.training.loss import smoothed_cross_entropy
 from nmt_rela.training.memory import release_host_memory
-from nmt_rela.training.monitor import Monitor
+from nmt_rela.training.monitor import Monitor, finite
 from nmt_rela.training.optimizer import build_optimizer, learning_rate
+from nmt_rela.training.profiling import profiled
+from nmt_rela.training.progress import Progress
 from nmt_rela.training.validation import Validator
 from nmt_rela.training.window import Window
 
@@ -43,27 +43,17 @@ class NonFiniteTraining(UserError):
     """Loss or gradients were not finite for too many updates in a row."""
 
 
-@dataclass(slots=True)
-class Progress:
-    """Where the run stands; all of it is in every checkpoint."""
-
-    #: Updates done, skipped ones included.
-    update: int = 0
-    #: Passes over the corpus completed.
-    epoch: int = 0
-    #: Updates done in this epoch: the cursor of its plan.
-    cursor: int = 0
-    #: Target tokens seen.
-    target_tokens: int = 0
-    #: Best validation score so far (BLEU, or minus the loss), and validations in a row without a better one.
-    best_score: float = -math.inf
-    without_best: int = 0
-
-
 class Trainer:
-    """One run on one rank. Give it what ``from_config`` gathers, then ``run``."""
+    """One run on one rank."""
 
-    def __init__(self, config: Config, *, data: PreparedData, run: RunDirectory, ranks: Ranks, resume: bool) -> None:
+    def __init__(
+        self, config: Config, *, data: PreparedData, run: RunDirectory, ranks: Ranks, resume: Path | None
+    ) -> None:
+        """Make everything that ``run`` needs, without a word to other ranks; ``resume`` is a checkpoint to go on from.
+
+        Raises ConfigError for what this machine or number of ranks cannot do, CheckpointError for weights that do not
+        fit.
+        """
         self.config, self.run_directory, self.ranks = config, run, ranks
         settings = config.training
         if settings.accumulate % ranks.size:
@@ -81,57 +71,76 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision is torch.float16)
         self.progress = Progress()
         self.keeper = Keeper(run, settings)
-        self._score: float | None = None  # of the last validation, when it was after the latest update
-        if resume:
-            self._load(run.checkpoints / self.keeper.newest().name)
-        elif settings.start_from:
-            self._start_from(RunDirectory(settings.start_from))
-        ranks.copy_from_main(self.model)
-        self.validator = Validator(config, data, self.vocabularies, ranks)
-        self.monitor = Monitor(run, update=self.progress.update) if ranks.is_main else None
         self.window = Window(ranks.device, loss_average=settings.loss_average)
         self._nonfinite_in_a_row = torch.zeros((), device=ranks.device)
+        # This rank's share of the latest update, and its loss.
+        self._latest: tuple[list[Batch], Tensor] = ([], torch.zeros(()))
+        self._score: float | None = None  # of the last validation, when it was after the latest update
+        self._unsaved = False
+        if resume is not None:
+            self._load(resume)
+        elif settings.start_from:
+            self._start_from(RunDirectory(settings.start_from))
+        self.validator = Validator(config, data, self.vocabularies, ranks)
+        self.monitor: Monitor | None = None
 
     def run(self, *, stop_requested: Callable[[], bool]) -> Outcome:
         """Train to the end, or until somebody asks to stop; either way the last update is saved.
 
-        Raises NonFiniteTraining.
+        Raises NonFiniteTraining; CheckpointError when the last update cannot be saved.
         """
         settings, progress = self.config.training, self.progress
         deadline = time.monotonic() + settings.max_hours * 3600 if settings.max_hours else math.inf
-        parameters = sum(p.numel() for p in self.parameters)
-        log.info(
-            "%s parameters, %s pairs, %s on %s rank(s) of %s, from update %d",
-            f"{parameters:,}", f"{len(self.corpus):,}", str(self.precision).removeprefix("torch."),
-            self.ranks.size, self.ranks.device.type, progress.update,
-        )  # fmt: skip
-        stopping = False
-        while not stopping and not self._complete():
-            plan = self._plan()
-            updates = load_updates(
-                self.corpus,
-                plan,
-                accumulate=settings.accumulate,
-                rank=self.ranks.rank,
-                ranks=self.ranks.size,
-                first_update=progress.cursor,
-                pin=self.ranks.device.type == "cuda",
-            )
-            self.window.restart_clock()
-            for batches in self.window.time_waiting(updates):
-                self.step(batches, plan)
-                stopping = self.ranks.any(stop_requested() or time.monotonic() > deadline)
-                self._after_update(leaving=stopping)
-                if stopping or self._complete():
-                    break
-            updates.close()
-            if progress.cursor == plan.updates:
-                progress.epoch, progress.cursor = progress.epoch + 1, 0
-        if self.keeper.saved_update != progress.update:
-            self._save()
-        if self.monitor:
-            self.monitor.close()
+        if self.ranks.is_main:
+            self.monitor = Monitor(self.run_directory, update=progress.update, validated=progress.validated)
+        try:
+            parameters = sum(p.numel() for p in self.parameters)
+            log.info(
+                "%s parameters, %s pairs, %s on %s rank(s) of %s, from update %d",
+                f"{parameters:,}", f"{len(self.corpus):,}", str(self.precision).removeprefix("torch."),
+                self.ranks.size, self.ranks.device.type, progress.update,
+            )  # fmt: skip
+            self.ranks.copy_from_main(self.model)
+            self._make_up()
+            self._train(lambda: stop_requested() or time.monotonic() > deadline)
+            if self._unsaved:
+                self._save()
+            if self._unsaved:
+                self.ranks.fail(
+                    CheckpointError(f"{self.run_directory.checkpoints}: update {progress.update} is not saved")
+                )
+        finally:
+            if self.monitor:
+                self.monitor.close()
         return "finished" if self._complete() else "stopped"
+
+    def _train(self, stop_requested: Callable[[], bool]) -> None:
+        settings, progress = self.config.training, self.progress
+        stopping = False
+        with profiled(
+            self.run_directory, settings.profile_updates, first=progress.update, ranks=self.ranks
+        ) as end_of_update:
+            while not stopping and not self._complete():
+                plan = self._plan()
+                updates = load_updates(
+                    self.corpus,
+                    plan,
+                    accumulate=settings.accumulate,
+                    rank=self.ranks.rank,
+                    ranks=self.ranks.size,
+                    first_update=progress.cursor,
+                    pin=self.ranks.device.type == "cuda",
+                )
+                self.window.restart_clock()
+                for batches in self.window.time_waiting(updates):
+                    self.step(batches, plan)
+                    stopping = self.ranks.any(stop_requested())
+                    self._after_update(leaving=stopping)
+                    end_of_update()
+                    if stopping or self._complete():
+                        break
+                updates.close()
+                self._close_epoch(plan)
 
     def step(self, batches: list[Batch], plan: EpochPlan) -> None:
         """One update from this rank's micro-batches; nothing in it waits for the device."""
@@ -139,6 +148,7 @@ class Trainer:
         self.model.train()
         total_tokens, total_sentences = self._update_size(plan)
         normaliser = total_tokens if settings.loss_average == "token" else total_sentences
+        summed_loss = torch.zeros((), device=self.ranks.device)
         for index, batch in enumerate(batches):
             if len(batch.indices) == 0:
                 continue
@@ -149,6 +159,12 @@ class Trainer:
             loss, likelihood = self._loss(batch)
             self.scaler.scale(loss / normaliser).backward()
             self.window.add(loss.detach(), likelihood, batch)
+            summed_loss += loss.detach()
+        if self.ranks.size > 1:
+            # A rank may have nothing but empty micro-batches: the others wait for its share of the sum all the same.
+            for parameter in self.parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.ranks.sum(gradients)
         self.scaler.unscale_(self.optimizer)
@@ -164,12 +180,13 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self._nonfinite_in_a_row = (self._nonfinite_in_a_row + skipped) * skipped
+        self._latest = (batches, summed_loss)
         self.window.close_update(norm, skipped)
+        self._unsaved = True
         progress.update += 1
         progress.cursor += 1
         progress.target_tokens += total_tokens
-        if progress.update % settings.max_nonfinite == 0:
-            self._stop_if_nonfinite(batches)
+        self._close_epoch(plan)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed loss and summed negative log-likelihood of one micro-batch."""
@@ -178,8 +195,8 @@ class Trainer:
         if self.config.training.loss_average == "sentence":
             lengths = (batch.target != PAD).sum(dim=1, keepdim=True)
             token_weights = lengths.float().reciprocal().expand_as(batch.target).flatten()[positions]
-            token_weights = token_weights.to(self.ranks.device, non_blocking=True)
-        batch, positions = batch.to(self.ranks.device), positions.to(self.ranks.device, non_blocking=True)
+            token_weights = self._send(token_weights)
+        batch, positions = batch.to(self.ranks.device), self._send(positions)
         with self._autocast():
             states = self.model(batch.source, self.model.shift(batch.target))  # [sentences, length, dimension]
             return smoothed_cross_entropy(
@@ -189,6 +206,12 @@ class Trainer:
                 smoothing=self.config.training.label_smoothing,
                 token_weights=token_weights,
             )
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        """To the device, without waiting for what it has still to do."""
+        return (tensor.pin_memory() if self.ranks.device.type == "cuda" else tensor).to(
+            self.ranks.device, non_blocking=True
+        )
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.ranks.device.type, dtype=self.precision, enabled=self.precision is not torch.float32)
@@ -203,6 +226,10 @@ class Trainer:
             seed=settings.seed,
             epoch=self.progress.epoch,
         )
+
+    def _close_epoch(self, plan: EpochPlan) -> None:
+        if self.progress.cursor == plan.updates:
+            self.progress.epoch, self.progress.cursor = self.progress.epoch + 1, 0
 
     def _update_size(self, plan: EpochPlan) -> tuple[int, int]:
         """Target tokens and sentences of the coming update on all ranks: every rank knows the whole plan."""
@@ -222,17 +249,28 @@ class Trainer:
         """Whatever is due after an update: a log line, a validation, a checkpoint."""
         settings, update = self.config.training, self.progress.update
         self._score = None
-        last = update == settings.max_updates
-        save = update % settings.save_every == 0 or last
-        validate = (update % settings.validate_every == 0 or last) and not leaving
+        save = update % settings.save_every == 0 or self._complete()
+        validate = self._is_validation_due()
         if update % settings.log_every == 0 or save or validate:
             self._log()
+        if leaving:  # at once: ``run`` saves, and a validation is made up for when the run goes on
+            return
         is_best = self._validate() if validate else False
         if save or is_best:
             self._save()
             release_host_memory()
         if validate:
             self.window.restart_clock()
+
+    def _make_up(self) -> None:
+        """Do what was due when somebody asked to stop."""
+        if self.progress.validated < self.progress.update and self._is_validation_due():
+            self._log()
+            self._validate()
+            self._save()
+
+    def _is_validation_due(self) -> bool:
+        return self.progress.update % self.config.training.validate_every == 0 or self._complete()
 
     def _log(self) -> None:
         if self.window.updates == 0:
@@ -242,7 +280,9 @@ class Trainer:
         values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         values["epoch"] = progress.epoch
         if self.ranks.differ(values["gradient_norm"]):
-            raise RuntimeError(f"update {progress.update}: the ranks' gradients differ; the run cannot be trusted")
+            self.ranks.fail(
+                RuntimeError(f"update {progress.update}: the ranks' gradients differ; the run cannot be trusted")
+            )
         if self.monitor:
             self.monitor.record("train", progress.update, values)
             log.info(
@@ -250,28 +290,36 @@ class Trainer:
                 progress.update, values["loss"], values["perplexity"], values["gradient_norm"],
                 values["learning_rate"], f"{values['target_tokens_per_second']:,.0f}",
             )  # fmt: skip
+        self._stop_if_nonfinite()
 
-    def _stop_if_nonfinite(self, batches: list[Batch]) -> None:
+    def _stop_if_nonfinite(self) -> None:
         """The weights are those before the first of these updates, so what is saved stays sound."""
         in_a_row = int(self._nonfinite_in_a_row)
         if in_a_row < self.config.training.max_nonfinite:
             return
+        batches, loss = self._latest
         pairs = ", ".join(str(i) for batch in batches for i in batch.indices[:3].tolist())
-        raise NonFiniteTraining(
-            f"update {self.progress.update}, rank {self.ranks.rank}: loss or gradients were not finite for {in_a_row} "
-            f"updates in a row (training.max_nonfinite), the last with training pairs {pairs} …; "
-            "lower training.learning_rate, lengthen training.warmup, or set training.clip_norm"
+        found = self.ranks.gather((bool(loss.isfinite()), pairs))
+        places = [f"rank {rank} (training pairs {pairs} …)" for rank, (sound, pairs) in enumerate(found) if not sound]
+        self.ranks.fail(
+            NonFiniteTraining(
+                f"update {self.progress.update}, {', '.join(places) or 'all ranks'}: loss or gradients were not finite "
+                f"for {in_a_row} updates in a row (training.max_nonfinite); lower training.learning_rate, lengthen "
+                "training.warmup, or set training.clip_norm"
+            )
         )
 
     def _validate(self) -> bool:
-        """Measure the development set; true when it is the best so far."""
+        """Measure the development set; true when it is the best so far, and to be kept."""
         settings, progress = self.config.training, self.progress
         with self._autocast():
             result = self.validator.measure(self.model)
-        self._score = result.bleu if settings.best_by == "bleu" and result.bleu is not None else -result.loss
-        is_best = self._score > progress.best_score
-        progress.best_score = max(self._score, progress.best_score)
+        score = result.bleu if settings.best_by == "bleu" else -result.loss
+        self._score = None if score is None else finite(score)
+        is_best = self._score is not None and (progress.best_score is None or self._score > progress.best_score)
+        progress.best_score = self._score if is_best else progress.best_score
         progress.without_best = 0 if is_best else progress.without_best + 1
+        progress.validated = progress.update
         if self.monitor:
             self.monitor.record("validation", progress.update, result.values())
             self.monitor.samples(progress.update, *result.samples)
@@ -280,22 +328,26 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint from the main rank. What cannot be written is warned of: training goes on."""
-        progress = self.progress
-        if self.ranks.is_main:
-            self.keeper.save(
-                update=progress.update,
-                score=self._score,
-                is_best=self._score is not None and progress.without_best == 0,
-                tensors={
-                    "model": self.model.state_dict(),
-                    "training": {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()},
-                },
-                state={
-                    "progress": dataclasses.asdict(progress),
-                    "vocabulary": self.vocabularies.fingerprint,
-                    "corpus": self.corpus.fingerprint,
-                },
-            )
+        window = self.window.state(self.ranks)
+        self._unsaved = not self.ranks.on_main(lambda: self._write(window))
+
+    def _write(self, window: Tensor) -> bool:
+        training: dict[str, Any] = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "window": window,
+            "nonfinite_in_a_row": self._nonfinite_in_a_row,
+        }
+        return self.keeper.save(
+            update=self.progress.update,
+            score=self._score,
+            tensors={"model": self.model.state_dict(), "training": training},
+            state={
+                "progress": self.progress.as_values(),
+                "vocabulary": self.vocabularies.fingerprint,
+                "corpus": self.corpus.fingerprint,
+            },
+        )
 
     def _load(self, checkpoint: Path) -> None:
         """Continue from a checkpoint. Raises CheckpointError when it belongs to other data."""
@@ -310,7 +362,10 @@ class Trainer:
         training = load_tensors(checkpoint, "training", device=self.ranks.device)
         self.optimizer.load_state_dict(training["optimizer"])
         self.scaler.load_state_dict(training["scaler"])
-        self.progress = Progress(**state["progress"])
+        if "window" in training:  # the first checkpoints had none
+            self.window.restore(training["window"].cpu(), self.ranks)
+            self._nonfinite_in_a_row = training["nonfinite_in_a_row"]
+        self.progress = Progress.from_values(state["progress"])
         log.info("continuing %s from update %d", self.run_directory.path, self.progress.update)
 
     def _start_from(self, other: RunDirectory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from itertools import islice
@@ -16,12 +17,15 @@ from nmt_rela.data.batching import plan_epoch
 from nmt_rela.data.binary import BinaryCorpus
 from nmt_rela.data.loading import collate
 from nmt_rela.data.vocabulary import PAD, Vocabularies
+from nmt_rela.errors import CheckpointError
 from nmt_rela.inference.translator import Translator
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.text import read_parallel
 from nmt_rela.training.attention_rates import attention_rates
 from nmt_rela.training.distributed import Ranks
 from nmt_rela.training.loss import smoothed_cross_entropy
+
+log = logging.getLogger("nmt_rela.training")
 
 _SAMPLES = 5
 
@@ -51,7 +55,7 @@ class Validation:
 
 
 class Validator:
-    """Measures a model on the development set; the ranks share the loss, the main rank translates."""
+    """Measures a model on the development set, of which every rank takes a share."""
 
     def __init__(self, config: Config, data: PreparedData, vocabularies: Vocabularies, ranks: Ranks) -> None:
         self._config, self._ranks, self._vocabularies = config, ranks, vocabularies
@@ -73,30 +77,40 @@ class Validator:
         """Loss and BLEU of the model, which is left in evaluation mode."""
         model.eval()
         loss, likelihood = self._losses(model)
-        bleu = chrf = None
         sources, references = [s for s, _ in self._pairs], [t for _, t in self._pairs]
-        outputs: list[str] = []
-        if self._ranks.is_main and self._pairs:
-            translator = Translator(
-                model,
-                self._vocabularies,
-                decoding=self._config.decoding,
-                device=self._ranks.device,
-                max_source_length=self._config.data.max_length,
-            )
-            outputs = [translation.text for translation in translator.translate(sources)]
-            scores = evaluation.score(outputs, references, tokenizer=self._tokenizer)
-            bleu, chrf = scores.bleu, scores.chrf
-        if self._pairs:
-            bleu, chrf = self._from_main(bleu), self._from_main(chrf)
+        outputs = self._translate(model, sources)
+        scores = evaluation.score(outputs, references, tokenizer=self._tokenizer) if outputs else None
         return Validation(
             loss=loss,
             perplexity=math.exp(min(likelihood, 100.0)),
-            bleu=bleu,
-            chrf=chrf,
+            bleu=None if scores is None else scores.bleu,
+            chrf=None if scores is None else scores.chrf,
             attention=attention_rates(model, collate(self._corpus, self._plan.batch(0)).to(self._ranks.device)),
-            samples=(sources[:_SAMPLES], outputs[:_SAMPLES], references[:_SAMPLES]),
+            samples=(sources[:_SAMPLES], outputs[:_SAMPLES], references[:_SAMPLES]) if outputs else ([], [], []),
         )
+
+    def _translate(self, model: Transformer, sources: list[str]) -> list[str]:
+        """Every rank's share of the translations, put together on all ranks; none where the model predicts no finite
+        numbers.
+        """
+        ranks = self._ranks
+        translator = Translator(
+            model,
+            self._vocabularies,
+            decoding=self._config.decoding,
+            device=ranks.device,
+            max_source_length=self._config.data.max_length,
+        )
+        outputs: list[str] | None
+        try:
+            outputs = [translation.text for translation in translator.translate(sources[ranks.rank :: ranks.size])]
+        except CheckpointError as error:
+            log.warning("the development set cannot be translated: %s", error)
+            outputs = None
+        shares = ranks.gather(outputs)
+        if any(share is None for share in shares):
+            return []
+        return [shares[index % ranks.size][index // ranks.size] for index in range(len(sources))]
 
     @torch.no_grad()
     def _losses(self, model: Transformer) -> tuple[float, float]:
@@ -113,11 +127,5 @@ class Validator:
                 smoothing=self._config.training.label_smoothing,
             )
             sums += torch.stack([loss.double(), likelihood, present.sum().double()])
-        self._ranks.sum([sums])
-        loss_sum, likelihood_sum, tokens = sums.tolist()
+        loss_sum, likelihood_sum, tokens = map(sum, zip(*self._ranks.gather(sums.tolist()), strict=True))
         return loss_sum / tokens, likelihood_sum / tokens
-
-    def _from_main(self, value: float | None) -> float:
-        shared = torch.tensor([value or 0.0], dtype=torch.float64, device=self._ranks.device)
-        self._ranks.sum([shared])  # every other rank adds 0
-        return float(shared)

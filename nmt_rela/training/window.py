@@ -23,11 +23,11 @@ class Window:
         self.restart_clock()
 
     def _reset(self) -> None:
-        # Summed loss and negative log-likelihood stay on the device. What the host knows anyway stays there: to copy it
-        # would wait for all that the device has still to do.
+        # Summed loss, summed negative log-likelihood and skipped updates stay on the device. What the host knows anyway
+        # stays there: to copy it would wait for all that the device has still to do.
         self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
-        self._counts = [0, 0, 0, 0]  # target tokens, source tokens, cells, sentences
         self._norm = self._skipped = torch.zeros((), device=self._device)
+        self._counts = [0, 0, 0, 0]  # target tokens, source tokens, cells, sentences
         self._seconds = self._waited = 0.0
         self.updates = 0
 
@@ -63,19 +63,40 @@ class Window:
 
     def read(self, ranks: Ranks) -> dict[str, Any]:
         """The numbers of all ranks, in nats, tokens and seconds; waits for the device, and starts anew."""
-        sums = torch.cat([self._sums, torch.tensor(self._counts, dtype=torch.float64, device=self._device)])
-        ranks.sum([sums])
-        loss, likelihood, target, source, cells, sentences = sums.tolist()
+        rows = ranks.gather(self._row())
+        loss, likelihood, target, source, cells, sentences = (sum(row[i] for row in rows) for i in range(6))
+        skipped, _, seconds, waited = rows[0][6:]
         values = {
             "loss": loss / max(target if self._loss_average == "token" else sentences, 1.0),
             "perplexity": math.exp(min(likelihood / max(target, 1.0), 100.0)),
             "gradient_norm": float(self._norm),
-            "skipped_updates": int(self._skipped),
-            "target_tokens_per_second": target / max(self._seconds, 1e-9),
-            "source_tokens_per_second": source / max(self._seconds, 1e-9),
+            "skipped_updates": int(skipped),
+            "target_tokens_per_second": target / max(seconds, 1e-9),
+            "source_tokens_per_second": source / max(seconds, 1e-9),
             "sentences": int(sentences),
             "padding_share": 1.0 - (source + target) / max(cells, 1.0),
-            "data_wait_share": self._waited / max(self._seconds, 1e-9),
+            "data_wait_share": waited / max(seconds, 1e-9),
         }
         self._reset()
         return values
+
+    def state(self, ranks: Ranks) -> Tensor:
+        """What is to be known to go on from here: float64, a row for each rank; waits for the device."""
+        return torch.tensor(ranks.gather(self._row()), dtype=torch.float64)
+
+    def restore(self, state: Tensor, ranks: Ranks) -> None:
+        """Go on from a ``state``. As many ranks as made it go on bit by bit; else the main rank takes all."""
+        if len(state) == ranks.size:
+            row = state[ranks.rank]
+        else:
+            # What follows the sums is the same on all ranks.
+            row = torch.cat([state[:, :6].sum(dim=0) * ranks.is_main, state[0, 6:]])
+        self._sums = row[:2].to(self._device)
+        self._skipped = row[6].to(self._device, torch.float32)
+        target, source, cells, sentences, _, updates, self._seconds, self._waited = row[2:].tolist()
+        self._counts = [int(count) for count in (target, source, cells, sentences)]
+        self.updates = int(updates)
+
+    def _row(self) -> list[float]:
+        loss, likelihood = self._sums.tolist()
+        return [loss, likelihood, *self._counts, float(self._skipped), self.updates, self._seconds, self._waited]

@@ -15,15 +15,21 @@ from nmt_rela.storage import checkpoint as module
 from nmt_rela.storage.checkpoint import list_steps, load_tensors, verify_checkpoint
 from nmt_rela.storage.run_directory import RunDirectory
 from nmt_rela.training.keeper import Keeper
-from tests.digits import write_digits
+from tests.digits import TINY, write_digits
 
-UPDATES = ["training.max_updates=6", "training.save_every=2", "training.validate_every=6", "training.batch_tokens=512"]
+SETTINGS = ["training.max_updates=6", "training.save_every=2", "training.validate_every=6", "training.batch_tokens=512"]
+SETTINGS += ["training.validate_sentences=0", "training.best_by=loss", "--quiet", *TINY]
 
 
-def run(folder: Path) -> RunDirectory:
+def run(folder: Path, *, status: int = 0) -> RunDirectory:
     folder.mkdir()
-    assert train.main(["--config", str(write_digits(folder, reverse=True, pairs=100)), *UPDATES]) == 0
+    assert train.main(["--config", str(write_digits(folder, reverse=True, pairs=100)), *SETTINGS]) == status
     return RunDirectory(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def free(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return run(tmp_path_factory.mktemp("free") / "run")
 
 
 class FullDisk:
@@ -46,10 +52,11 @@ class FullDisk:
             fail_if_full()
             real_sync(descriptor)
 
-        def watch(keeper: Keeper, **what: Any) -> None:
+        def watch(keeper: Keeper, **what: Any) -> bool:
             self._is_saving = what["update"] == update
-            keeper_save(keeper, **what)
+            is_saved = keeper_save(keeper, **what)
             self._is_saving = False
+            return is_saved
 
         monkeypatch.setattr(module.torch, "save", save)
         monkeypatch.setattr(module.os, "fsync", sync)
@@ -58,7 +65,7 @@ class FullDisk:
 
 @pytest.mark.parametrize("failing", range(1, 7))
 def test_training_goes_on_and_ends_as_it_would_have(
-    failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    failing: int, free: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as patch:
         FullDisk(patch, update=4, failing=failing)
@@ -67,15 +74,15 @@ def test_training_goes_on_and_ends_as_it_would_have(
     assert "checkpoint of update 4 could not be written" in caplog.text
     assert [p.name for p in hindered.checkpoints.iterdir() if p.name.endswith("4")] == []
     assert [p.name[-1] for p in list_steps(hindered.checkpoints)] == ["2", "6"]
-    free = run(tmp_path / "free")
     weights = [load_tensors(r.checkpoint("last"), "model") for r in (hindered, free)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_when_nothing_can_be_written_any_more_the_last_good_checkpoint_is_what_remains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_when_nothing_can_be_written_any_more_the_last_good_checkpoint_remains_and_the_end_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     FullDisk(monkeypatch, update=6, failing=1)
-    stopped = run(tmp_path / "stopped")
+    stopped = run(tmp_path / "stopped", status=2)
+    assert "update 6 is not saved" in capsys.readouterr().err.splitlines()[-1]
     assert stopped.checkpoint("last").resolve().name == "step_00000004"
     verify_checkpoint(stopped.checkpoint("last"))

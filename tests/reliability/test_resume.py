@@ -1,13 +1,15 @@
-"""A run that is stopped and continued is bitwise the run that never stopped."""
+"""A run that is stopped or killed, and continued, is bitwise the run that never stopped."""
 
 from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,18 @@ import torch
 from nmt_rela.commands import train
 from nmt_rela.storage.checkpoint import list_steps, load_tensors
 from nmt_rela.storage.run_directory import RunDirectory
-from tests.digits import write_digits
+from nmt_rela.training.trainer import Trainer
+from tests.digits import TINY, write_digits
 
-#: Dropout on, ragged epochs of about five updates, two micro-batches an update.
+UPDATES = 14
+#: Dropout on, ragged epochs of a few updates, two micro-batches an update; what is due is due at different updates.
 SETTINGS = [
+    *TINY,
     "model.dropout=0.1",
     "model.attention_dropout=0.1",
     "training.batch_tokens=512",
     "training.accumulate=2",
-    "training.log_every=1",
+    "training.log_every=4",
     "training.save_every=3",
     "training.validate_every=7",
     "training.validate_sentences=2",
@@ -35,10 +40,15 @@ SETTINGS = [
 TIMED = ("per_second", "data_wait_share")
 
 
-def run_to(config: Path, update: int, *more: str) -> RunDirectory:
-    run = RunDirectory(config.parent / "run")
-    assert train.main(["--config", str(config), "--quiet", *SETTINGS, f"training.max_updates={update}", *more]) == 0
-    return run
+def run_to(config: Path, update: int, *more: str, status: int = 0) -> RunDirectory:
+    arguments = ["--config", str(config), "--quiet", *SETTINGS, f"training.max_updates={update}", *more]
+    assert train.main(arguments) == status
+    return RunDirectory(config.parent / "run")
+
+
+def prepare(folder: Path) -> Path:
+    folder.mkdir()
+    return write_digits(folder, reverse=True, pairs=300)
 
 
 def contents(run: RunDirectory) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
@@ -50,106 +60,149 @@ def contents(run: RunDirectory) -> tuple[dict[str, Any], dict[str, Any], list[di
 
 def assert_same(a: RunDirectory, b: RunDirectory) -> None:
     (model, training, records), (other_model, other_training, other_records) = contents(a), contents(b)
+    assert records == other_records
     assert model.keys() == other_model.keys()
     assert all(torch.equal(model[name], other_model[name]) for name in model)
     states, other_states = training["optimizer"]["state"], other_training["optimizer"]["state"]
+    assert states.keys() == other_states.keys()
     assert all(torch.equal(states[i][name], other_states[i][name]) for i in states for name in states[i])
-    assert records == other_records
+    assert a.checkpoint("best").resolve().name == b.checkpoint("best").resolve().name
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """The run that never stopped; not to be changed."""
+    run = run_to(prepare(tmp_path_factory.mktemp("straight") / "it"), UPDATES)
+    _, _, records = contents(run)
+    assert [r["update"] for r in records if r["event"] == "train"] == [3, 4, 6, 7, 8, 9, 12, 14]
+    assert [r["update"] for r in records if r["event"] == "validation"] == [7, 14]
+    assert records[-2]["epoch"] >= 2
+    return run
 
 
 @pytest.fixture
-def straight(tmp_path: Path) -> RunDirectory:
-    (tmp_path / "straight").mkdir()
-    return run_to(write_digits(tmp_path / "straight", reverse=True, pairs=300), 14)
+def ended(straight: RunDirectory, tmp_path: Path) -> RunDirectory:
+    """A copy of it."""
+    shutil.copytree(straight.path, tmp_path / "ended", symlinks=True)
+    return RunDirectory(tmp_path / "ended")
 
 
-def test_stopping_and_continuing_changes_no_bit(straight: RunDirectory, tmp_path: Path) -> None:
-    (tmp_path / "halting").mkdir()
-    config = write_digits(tmp_path / "halting", reverse=True, pairs=300)
-    # Records at the end of a process are more frequent: it stops where nothing was due. So stop where something was.
-    for update in (7, 14):
-        run = run_to(config, update)
-    assert_same(straight, run)
+def go_on(run: RunDirectory, straight: RunDirectory, update: int, *more: str, status: int = 0) -> None:
+    run_to(straight.path.parent / "config.yaml", update, f"run={run.path}", *more, status=status)
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """What pytest does on signals, again, when the test has ended."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+class Stopping:
+    """Signals that come while updates are computed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at: dict[int, signal.Signals] = {}
+        real = Trainer.step
+
+        def step(trainer: Trainer, *inputs: Any) -> None:
+            real(trainer, *inputs)
+            if trainer.progress.update in self.at:
+                signal.raise_signal(self.at.pop(trainer.progress.update))
+
+        monkeypatch.setattr(Trainer, "step", step)
+
+
+@pytest.mark.usefixtures("signals")
+def test_stopping_after_every_single_update_changes_no_bit(
+    straight: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within log windows, at the ends of epochs, where a validation or a save is due, at the very end."""
+    config, stopping = prepare(tmp_path / "halting"), Stopping(monkeypatch)
+    kinds = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
+    for update in range(1, UPDATES + 1):
+        number, status = kinds[update % 3]
+        stopping.at[update] = number
+        run = run_to(config, UPDATES, status=status)
+        assert list_steps(run.checkpoints)[-1].name.endswith(f"{update:03d}")
+    assert_same(straight, run_to(config, UPDATES))
+
+
+@pytest.mark.usefixtures("signals")
+def test_time_that_runs_out_on_a_validation_changes_no_bit(
+    straight: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = prepare(tmp_path / "short")
+    Stopping(monkeypatch).at[6] = signal.SIGTERM
+    run_to(config, UPDATES, status=143)
+    run_to(config, UPDATES, "training.max_hours=1e-9")  # one update more, the seventh
+    assert_same(straight, run_to(config, UPDATES))
 
 
 def test_a_killed_run_continues_as_if_nothing_had_happened(straight: RunDirectory, tmp_path: Path) -> None:
-    (tmp_path / "killed").mkdir()
-    config = write_digits(tmp_path / "killed", reverse=True, pairs=300)
+    config = prepare(tmp_path / "killed")
+    kill_after(config, "last", seconds=0.0)
+    assert_same(straight, run_to(config, UPDATES))
+
+
+def kill_after(
+    config: Path, file: str, *, seconds: float, updates: int = UPDATES, settings: tuple[str, ...] = ()
+) -> bool:
+    """Train in another process and kill it so long after it has written to a file of the run; whether it still ran."""
     command = [sys.executable, "-m", "nmt_rela.commands.train", "--config", str(config), "--quiet", *SETTINGS]
-    run = RunDirectory(config.parent / "run")
-    process = subprocess.Popen([*command, "training.max_updates=14"])
-    deadline = time.monotonic() + 120
-    while not list_steps(run.checkpoints) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
+    watched = config.parent / "run" / file
+    before = watched.stat().st_mtime_ns if watched.exists() else 0
+    process = subprocess.Popen([*command, f"training.max_updates={updates}", *settings])
+    while process.poll() is None and not (watched.exists() and watched.stat().st_mtime_ns != before):
+        time.sleep(0.002)
+    time.sleep(seconds)
+    was_running = process.poll() is None
+    process.kill()
     process.wait()
-    assert list_steps(run.checkpoints), "the run had saved nothing before it was killed"
-    assert_same(straight, run_to(config, 14))
+    return was_running
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(
-    straight: RunDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    straight: RunDirectory, ended: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    damaged = list_steps(straight.checkpoints)[-1] / "model.pt"
+    damaged = list_steps(ended.checkpoints)[-1] / "model.pt"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
     caplog.set_level("WARNING", logger="nmt_rela.training")
-    run_to(straight.path.parent / "config.yaml", 14)
+    go_on(ended, straight, UPDATES)
     assert "falling back to the checkpoint before it" in caplog.text
-    (tmp_path / "again").mkdir()
-    assert_same(straight, run_to(write_digits(tmp_path / "again", reverse=True, pairs=300), 14))
+    assert_same(straight, ended)
 
 
 def test_a_changed_setting_that_matters_is_refused_and_named(
-    straight: RunDirectory, capsys: pytest.CaptureFixture[str]
+    ended: RunDirectory, straight: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = sorted(p.name for p in straight.checkpoints.iterdir())
-    config = straight.path.parent / "config.yaml"
-    status = train.main(["--config", str(config), *SETTINGS, "training.max_updates=20", "training.learning_rate=0.001"])
-    assert status == 2
+    before = sorted(p.name for p in ended.checkpoints.iterdir())
+    go_on(ended, straight, 20, "training.learning_rate=0.001", status=2)
     assert "training.learning_rate (0.004 → 0.001)" in capsys.readouterr().err.splitlines()[-1]
-    assert sorted(p.name for p in straight.checkpoints.iterdir()) == before
+    assert sorted(p.name for p in ended.checkpoints.iterdir()) == before
 
 
-def test_fresh_moves_the_old_run_aside(straight: RunDirectory) -> None:
-    run_to(straight.path.parent / "config.yaml", 3, "--fresh")
-    assert [p.name for p in list_steps(straight.checkpoints)] == ["step_00000003"]
-    assert list_steps(straight.path.with_name("run.old-1") / "checkpoints")
-
-
-def test_sigterm_saves_and_the_run_continues(straight: RunDirectory, tmp_path: Path) -> None:
-    (tmp_path / "ended").mkdir()
-    config = write_digits(tmp_path / "ended", reverse=True, pairs=300)
-    command = [sys.executable, "-m", "nmt_rela.commands.train", "--config", str(config), *SETTINGS]
-    process = subprocess.Popen([*command, "training.max_updates=100000"], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "update      2" in line:
-            process.terminate()
-            break
-    process.communicate()
-    assert process.returncode == 143
-    newest = int(list_steps(RunDirectory(config.parent / "run").checkpoints)[-1].name.removeprefix("step_"))
-    assert newest >= 2
+def test_fresh_moves_the_old_run_aside(ended: RunDirectory, straight: RunDirectory) -> None:
+    go_on(ended, straight, 3, "--fresh")
+    assert [p.name for p in list_steps(ended.checkpoints)] == ["step_00000003"]
+    assert list_steps(ended.path.with_name("ended.old-1") / "checkpoints")
 
 
 @pytest.mark.slow
 def test_fifty_kills_change_no_bit(tmp_path: Path) -> None:
-    """At random moments, some of them inside a save: the process saves after every update."""
-    updates = ["training.save_every=1", "training.validate_every=40", "training.max_updates=400"]
-    for name in ("straight", "killed"):
-        (tmp_path / name).mkdir()
-    straight = run_to(write_digits(tmp_path / "straight", reverse=True, pairs=300), 400, *updates)
-    config = write_digits(tmp_path / "killed", reverse=True, pairs=300)
-    command = [sys.executable, "-m", "nmt_rela.commands.train", "--config", str(config), "--quiet", *SETTINGS, *updates]
-    killed, moment = RunDirectory(config.parent / "run"), random.Random(4)
-    for _ in range(50):
-        process = subprocess.Popen(command)
-        before = len(killed.metrics.read_bytes()) if killed.metrics.exists() else 0
-        while process.poll() is None and (not killed.metrics.exists() or len(killed.metrics.read_bytes()) <= before):
-            time.sleep(0.002)
-        time.sleep(moment.random() * 0.3)
-        process.kill()
-        process.wait()
-    assert_same(straight, run_to(config, 400, *updates))
+    """At random moments, many of them inside a save: the process saves after every update."""
+    updates = 1_500
+    settings = ("training.save_every=1", "training.log_every=7", "training.validate_every=400")
+    straight = run_to(prepare(tmp_path / "straight"), updates, *settings)
+    config, moment = prepare(tmp_path / "killed"), random.Random(4)
+    kills = sum(
+        kill_after(config, "metrics.jsonl", seconds=0.4 * moment.random(), updates=updates, settings=settings)
+        for _ in range(50)
+    )
+    assert kills == 50, "the run had ended before all kills; more updates are needed"
+    assert_same(straight, run_to(config, updates, *settings))

@@ -27,11 +27,11 @@ def test_every_rank_takes_part_in_the_comparison(
 ) -> None:
     reductions = []
 
-    def with_the_other(self: Ranks, tensor: Tensor, operation: object) -> None:
-        reductions.append(operation)
+    def with_the_other(self: Ranks, tensor: Tensor) -> Tensor:
+        reductions.append(tensor)
         theirs = other if math.isfinite(other) else math.inf
-        tensor.copy_(torch.maximum(tensor, torch.tensor([theirs, -theirs], dtype=tensor.dtype)))
+        return torch.maximum(tensor, torch.tensor([theirs, -theirs], dtype=tensor.dtype))
 
-    monkeypatch.setattr(Ranks, "_reduce", with_the_other)
+    monkeypatch.setattr(Ranks, "_maximum", with_the_other)
     assert Ranks(0, 2, torch.device("cpu")).differ(mine) is differ
     assert len(reductions) == 1
