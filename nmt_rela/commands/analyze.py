@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nmt_rela.commands import console
+from nmt_rela.commands.model_options import override_decoding
 from nmt_rela.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plots", default="png", metavar="LIST", help="png (default), svg or pdf, or several: png,svg")
     parser.add_argument("--no-plots", action="store_true", help="draw nothing (matplotlib is then not needed)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    console.add_overrides(parser)  # of the decoding that --study judges by
     return parser
 
 
@@ -86,10 +88,11 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     device = choose_device(options.device)
     directories = [RunDirectory(path) for path in options.model]
     configs = [directory.config() for directory in directories]
+    decodings = [override_decoding(config, options.overrides) for config in configs]
     text = _text(options, configs[0])
     picture = _picture(options, text)
     analyses: list[RunAnalysis] = []
-    for directory, config, name in zip(directories, configs, _names(options.model), strict=True):
+    for directory, config, decoding, name in zip(directories, configs, decodings, _names(options.model), strict=True):
         model = directory.load_model(options.checkpoint, device=device)
         with _bars(name) as progress:
             analyses.append(
@@ -102,7 +105,7 @@ def _analyze(arguments: Sequence[str] | None) -> None:
                     page_sentences=options.page_sentences,
                     picture=picture,
                     study_sentences=options.study,
-                    decoding=config.decoding,
+                    decoding=decoding,
                     progress=progress,
                 )
             )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nmt_rela.commands import console
 from nmt_rela.errors import ConfigError
 
 if TYPE_CHECKING:
-    from nmt_rela.config.schema import DecodingConfig
+    from nmt_rela.config.schema import Config, DecodingConfig
     from nmt_rela.inference.translator import Translator
 
 
@@ -61,17 +62,23 @@ def load_translator(options: argparse.Namespace) -> Translator:
     )
 
 
-def _decoding(options: argparse.Namespace) -> DecodingConfig:
-    """The first run's decoding settings under the options and overrides, checked like any configuration."""
+def override_decoding(config: Config, overrides: Sequence[str]) -> DecodingConfig:
+    """A run's decoding settings under overrides, checked like any configuration. Raises ConfigError for other ones."""
     from nmt_rela.config.loader import override_config
-    from nmt_rela.storage.run_directory import RunDirectory
 
-    for override in options.overrides:
+    for override in overrides:
         if not override.startswith("decoding."):
             raise ConfigError(f"{override}: a trained model has only its decoding to set; accepted: decoding.key=value")
+    return override_config(config, overrides).decoding
+
+
+def _decoding(options: argparse.Namespace) -> DecodingConfig:
+    """The first run's decoding settings under the options and overrides."""
+    from nmt_rela.storage.run_directory import RunDirectory
+
     overrides = list(options.overrides)
     overrides += [] if options.beam is None else [f"decoding.beam={options.beam}"]
     overrides += [] if options.length_penalty is None else [f"decoding.length_penalty={options.length_penalty}"]
     if options.early_stopping is not None:
         overrides.append(f"decoding.early_stopping={str(options.early_stopping).lower()}")
-    return override_config(RunDirectory(options.model[0]).config(), overrides).decoding
+    return override_decoding(RunDirectory(options.model[0]).config(), overrides)

@@ -12,7 +12,9 @@ import pytest
 from small_run import write_run, write_text
 
 from nmt_rela.alignment import aer, read_pharaoh
+from nmt_rela.analysis.run_analysis import RunAnalysis, analyze_run
 from nmt_rela.commands.analyze import main
+from nmt_rela.config.schema import DecodingConfig
 
 HEADS = 4
 MANUAL = Path(__file__).resolve().parents[2] / "docs" / "analysis.md"
@@ -195,6 +197,22 @@ def test_blank_lines_and_words_that_do_not_match_are_no_fault(
     assert said in capfd.readouterr().out
 
 
+def test_the_study_judges_by_the_decoding_that_is_asked_for(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def spy(*arguments: Any, decoding: DecodingConfig, **options: Any) -> RunAnalysis:
+        asked.append(decoding)
+        return analyze_run(*arguments, decoding=decoding, **options)
+
+    monkeypatch.setattr("nmt_rela.analysis.run_analysis.analyze_run", spy)
+    models = ["--model", str(place / "rela"), "--model", str(place / "soft")]
+    options = [*models, *text_options(place), "--no-plots", "--output", str(tmp_path)]
+    assert main([*options, "decoding.beam=2", "decoding.extra_length=7"]) == 0
+    assert [(decoding.beam, decoding.extra_length) for decoding in asked] == [(2, 7)] * 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -209,6 +227,8 @@ def test_blank_lines_and_words_that_do_not_match_are_no_fault(
         (["--model", "{rela}", *"--source {place}/text.en --target {place}/text.de --sentence 13".split()], "12 lines"),
         (["--model", "{rela}", *"--source {place}/text.en --target {rela}/words.txt".split()], "12 lines"),
         (["--model", "{rela}", "--checkpoint", "bst"], "no checkpoint 'bst'"),
+        (["--model", "{rela}", "decoding.beem=2"], "did you mean 'beam'"),
+        (["--model", "{rela}", "model.heads=2"], "accepted: decoding.key=value"),
     ],
 )
 def test_mistakes_are_one_line(
