@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nmt_rela.commands import console
@@ -29,7 +30,7 @@ def add_model_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--precision", default="float32", choices=("float32", "bf16", "fp16"), help="of weights and arithmetic"
     )
-    to.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    to.add_argument("--threads", type=int, metavar="N", help="CPU threads of a process (default: all cores)")
     to.add_argument(
         "--beam", type=int, metavar="N", help="hypotheses kept a sentence; 1 is greedy (default: the run's)"
     )
@@ -60,6 +61,23 @@ def load_translator(options: argparse.Namespace) -> Translator:
         precision=options.precision,
         decoding=_decoding(options),
     )
+
+
+def load_in_processes(options: argparse.Namespace, devices: Sequence[str]) -> list[Callable[[], Translator]]:
+    """One picklable call for each device that makes, in a process of its own, the translator that the options
+    describe. The cores are shared evenly unless ``--threads`` says how many each has.
+    """
+    import torch
+
+    _decoding(options)  # mistakes are refused before any process starts
+    threads = options.threads or max(1, torch.get_num_threads() // len(devices))
+    described = [argparse.Namespace(**{**vars(options), "device": device, "threads": threads}) for device in devices]
+    return [partial(_load_in_process, one) for one in described]
+
+
+def _load_in_process(options: argparse.Namespace) -> Translator:
+    console.log_to_stderr(quiet=True)  # one process that tells what goes on is enough; warnings come from all
+    return load_translator(options)
 
 
 def override_decoding(config: Config, overrides: Sequence[str]) -> DecodingConfig:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from nmt_rela.commands import console
-from nmt_rela.commands.model_options import add_model_arguments, load_translator
+from nmt_rela.commands.model_options import add_model_arguments, load_in_processes, load_translator
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _translate(arguments: Sequence[str] | None) -> None:
     parser = console.parser("nmt-translate", __doc__)
     add_model_arguments(parser)
+    parser.add_argument(
+        "--workers", type=int, metavar="N",
+        help="processes that share the lines, and the cores (default: 1 on the CPU, one on every visible GPU)",
+    )  # fmt: skip
     parser.add_argument("--input", type=Path, metavar="FILE", help="read from a file instead of stdin")
     parser.add_argument(
         "--format", default="text", choices=("text", "jsonl"),
@@ -57,8 +61,10 @@ def _translate(arguments: Sequence[str] | None) -> None:
 
     from nmt_rela.corpora.progress import Progress
     from nmt_rela.inference.aligner import AlignmentChoice
+    from nmt_rela.inference.device import worker_devices
     from nmt_rela.inference.output import json_lines, moses_lines, text_lines
     from nmt_rela.inference.sampling import Sampling
+    from nmt_rela.inference.workers import translate_in_processes
     from nmt_rela.text import decode_lines
 
     sampling = None
@@ -72,16 +78,19 @@ def _translate(arguments: Sequence[str] | None) -> None:
             layer=options.alignment_layer, head=options.alignment_head, shifted=options.alignment_shifted
         )
     formatter = json_lines if options.format == "jsonl" else text_lines if options.n_best is None else moses_lines
+    devices = worker_devices(options.device, options.workers)
+    settings: dict[str, Any] = {"n_best": options.n_best or 1, "sampling": sampling, "align": align}
     with _open_input(options) as stream:
-        translator = load_translator(options)
-        name = "stdin" if options.input is None else str(options.input)
-        translations = translator.translate_stream(
-            decode_lines(stream, name, replace=True), n_best=options.n_best or 1, sampling=sampling, align=align
-        )
+        lines = decode_lines(stream, "stdin" if options.input is None else str(options.input), replace=True)
+        if len(devices) == 1:
+            translations = load_translator(options).translate_stream(lines, **settings)
+        else:
+            translations = translate_in_processes(load_in_processes(options, devices), lines, **settings)
         # A bar would tear apart the translations where both go to one terminal.
         shown = not sys.stdout.isatty()
         with (
-            Progress("translating", unit="lines", total=_count_lines(options.input)) if shown else nullcontext() as bar
+            closing(translations),
+            Progress("translating", unit="lines", total=_count_lines(options.input)) if shown else nullcontext() as bar,
         ):
             for number, translation in enumerate(translations):
                 for line in formatter(translation, number, options.scores):

@@ -18,3 +18,16 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device: found '{name}', but {torch.cuda.device_count()} CUDA devices are visible")
     return device
+
+
+def worker_devices(name: str, workers: int | None) -> list[str]:
+    """The device of each of so many translating processes; by default one process on the CPU, or one on every GPU that
+    ``name`` means (auto and cuda mean all that are visible). Raises ConfigError.
+    """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers: found {workers}; accepted: 1 or more")
+    device = choose_device(name)
+    names = [str(device)]
+    if device.type == "cuda" and device.index is None:
+        names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [names[worker % len(names)] for worker in range(workers or len(names))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -123,20 +123,22 @@ class Translator:
         sampling: Sampling | None = None,
         align: AlignmentChoice | None = None,
         prefixes: Sequence[str] | None = None,
+        first_line: int = 0,
         progress: Callable[[int], None] | None = None,
     ) -> list[Translation]:
         """Translate lines, all of them sorted by length together; one translation a line, in order.
 
         Settings that are not given are those of ``self.decoding``. ``n_best`` hypotheses are returned, at most the
         beam; with ``sampling`` they are drawn instead, independently. ``prefixes`` are what each translation must
-        begin with (whole words, "" for none). ``align`` adds word links. ``progress`` is called with a number of
-        lines whenever so many are done. Raises ConfigError for settings out of range.
+        begin with (whole words, "" for none). ``align`` adds word links. ``first_line`` is the number of the
+        first line in its file, from 0: warnings name lines by it, and sampling depends on it. ``progress`` is called
+        with a number of lines whenever so many are done. Raises ConfigError for settings out of range.
         """
         request = self._request(
             n_best, sampling, align, beam=beam, length_penalty=length_penalty, early_stopping=early_stopping,
             extra_length=extra_length, min_length=min_length, batch_tokens=batch_tokens,
         )  # fmt: skip
-        return self._translate(lines, request, first_line=0, prefixes=prefixes, progress=progress)
+        return self._translate(lines, request, first_line=first_line, prefixes=prefixes, progress=progress)
 
     def translate_stream(
         self,
@@ -151,7 +153,7 @@ class Translator:
         batch_tokens: int | None = None,
         sampling: Sampling | None = None,
         align: AlignmentChoice | None = None,
-    ) -> Iterator[Translation]:
+    ) -> Generator[Translation, None, None]:
         """The same for lines that keep coming: translations in input order, early when the lines come slowly, in
         bounded memory.
         """

@@ -125,9 +125,28 @@ def test_samples(translated: Run) -> None:
     assert first != translated("--sample", "--seed", "4", "--temperature", "1.5", "--top-k", "20")
 
 
+def test_processes_give_what_one_gives(translated: Run) -> None:
+    long = " ".join(["ein Hund läuft."] * 30)
+    given = "\n".join([*LINES, long, ""]).encode()
+    options = ("--beam", "2", "--n-best", "2", "--format", "jsonl", "--alignments")
+    together = [json.loads(line) for line in texts(translated(*options, "--workers", "2", given=given))]
+    assert f"line {len(LINES) + 1}: " in translated.log.decode()  # type: ignore[attr-defined]
+    for one, other in zip(
+        [json.loads(line) for line in texts(translated(*options, given=given))], together, strict=True
+    ):
+        assert [h["tokens"] for h in one["hypotheses"]] == [h["tokens"] for h in other["hypotheses"]]
+        assert [h["alignment"] for h in one["hypotheses"]] == [h["alignment"] for h in other["hypotheses"]]
+        assert [h["score"] for h in one["hypotheses"]] == pytest.approx(
+            [h["score"] for h in other["hypotheses"]], abs=1e-5
+        )
+    assert translated("--workers", "2", "--sample") == translated("--sample")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--workers", "0"], "workers: found 0; accepted: 1 or more"),
+        (["--workers", "2", "--n-best", "9"], "n-best: found 9; accepted: 1 up to the beam, 4"),
         (["--n-best", "9"], "n-best: found 9; accepted: 1 up to the beam, 4"),
         (["--beam", "0"], "decoding.beam"),
         (["model.heads=2"], "accepted: decoding.key=value"),

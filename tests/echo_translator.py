@@ -1,0 +1,42 @@
+"""What stands for a translator where processes are tested: quick to start, and it stumbles when it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from nmt_rela.errors import ConfigError
+from nmt_rela.inference.translation import Translated, Translation
+
+
+class Echo:
+    """Numbers lines instead of translating them; some words make it stumble."""
+
+    def translate(self, lines: Sequence[str], *, first_line: int, mark: str = "") -> list[Translation]:
+        for line in lines:
+            if line == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif line == "sleep":
+                time.sleep(60)
+            elif line == "mistake":
+                raise ConfigError("decoding.beam: found 0; accepted: 1 or more")
+            elif line == "fault":
+                raise ZeroDivisionError("of our own making")
+        return [
+            Translation(source=line, hypotheses=(_translated(f"{first_line + i}{mark} {os.getpid()}"),))
+            for i, line in enumerate(lines)
+        ]
+
+
+def _translated(text: str) -> Translated:
+    return Translated(text=text, score=0.0, log_probability=0.0, tokens=(), token_log_probabilities=())
+
+
+def load(fault: str = "") -> Any:
+    """What the processes call."""
+    if fault:
+        raise ConfigError(fault)
+    return Echo()

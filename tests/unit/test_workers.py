@@ -1,0 +1,160 @@
+"""One stream through several processes: its order, its speed of answer, and how everything ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from echo_translator import load
+
+from nmt_rela.errors import ConfigError
+from nmt_rela.inference.device import worker_devices
+from nmt_rela.inference.workers import cut_evenly, translate_in_processes
+
+
+def children() -> list[Any]:
+    return multiprocessing.active_children()
+
+
+def test_order_and_shares() -> None:
+    generator = random.Random(1)
+    lines = ["x" * generator.randint(0, 60) for _ in range(3000)]
+    found = list(translate_in_processes([load, load, load], lines, mark="!"))
+    assert [translation.source for translation in found] == lines
+    assert [translation.text.split()[0] for translation in found] == [f"{i}!" for i in range(3000)]
+    shares: dict[str, int] = {}
+    for translation in found:
+        process = translation.text.split()[1]
+        shares[process] = shares.get(process, 0) + len(translation.source) + 1
+    assert len(shares) == 3
+    assert max(shares.values()) < 1.1 * min(shares.values())
+    assert children() == []
+    assert list(translate_in_processes([load, load], [])) == []
+
+
+def test_even_parts() -> None:
+    assert cut_evenly(["a"], 3) == [[], ["a"], []]
+    assert cut_evenly(["aaa", "b", "c", "dddd"], 2) == [["aaa", "b"], ["c", "dddd"]]
+    assert cut_evenly([""] * 4, 4) == [[""]] * 4
+    assert cut_evenly([], 2) == [[], []]
+
+
+def test_answers_come_before_the_end() -> None:
+    answered = threading.Event()
+
+    def slow() -> Iterator[str]:
+        yield "a"
+        yield "b"
+        assert answered.wait(60.0), "no answer before the end of the stream"
+        yield "c"
+
+    stream = translate_in_processes([load, load], slow())
+    assert [next(stream).source, next(stream).source] == ["a", "b"]
+    answered.set()
+    assert [translation.source for translation in stream] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "message"),
+    [
+        ("die", RuntimeError, r"translating process [12] died, exit status -9"),
+        ("mistake", ConfigError, "^decoding.beam: found 0; accepted: 1 or more$"),
+        ("fault", RuntimeError, r"(?s)a translating process failed:.*ZeroDivisionError: of our own making"),
+    ],
+)
+def test_what_goes_wrong_in_a_process_is_raised(line: str, error: type[Exception], message: str) -> None:
+    lines = iter(["a", "b", "c", "d", line, "f"])
+    with pytest.raises(error, match=message):
+        list(translate_in_processes([load, load], lines))
+    assert children() == []
+
+
+def test_a_death_is_seen_while_another_works() -> None:
+    with pytest.raises(RuntimeError, match="process 2 died"):
+        list(translate_in_processes([load, load], ["sleep", "die"]))
+    assert children() == []
+
+
+def test_what_a_load_raises_is_raised() -> None:
+    with pytest.raises(ConfigError, match=r"^no such run$"):
+        list(translate_in_processes([load, partial(load, "no such run")], ["a", "b"]))
+
+
+def test_what_reading_raises_comes_after_the_lines_before() -> None:
+    def failing() -> Iterator[str]:
+        yield "a"
+        raise OSError("gone")
+
+    stream = translate_in_processes([load, load], failing())
+    assert next(stream).source == "a"
+    with pytest.raises(OSError, match="gone"):
+        next(stream)
+
+
+def test_closing_ends_processes_at_work() -> None:
+    stream = translate_in_processes([load, load], ["a", "sleep"])
+    next(stream)
+    started = time.monotonic()
+    stream.close()
+    assert time.monotonic() - started < 10
+    assert children() == []
+
+
+SCRIPT = """
+import sys
+from nmt_rela.commands import console
+from nmt_rela.inference.workers import translate_in_processes
+from echo_translator import load
+
+def command(arguments):
+    for translation in translate_in_processes([load, load], ["a", "sleep"]):
+        print(translation.text, flush=True)
+
+if __name__ == "__main__":
+    sys.exit(console.run("sleepers", command))
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_the_first(tmp_path: Path, ending: signal.Signals) -> None:
+    """Ctrl-C reaches all processes of a terminal, a kill the first alone."""
+    (tmp_path / "sleepers.py").write_text(SCRIPT, encoding="utf-8")
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "sleepers.py")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("0 ")
+    if ending == signal.SIGINT:
+        os.killpg(process.pid, ending)
+    else:
+        process.kill()
+    log = process.communicate(timeout=60)[1]  # comes back when the last process has let go of the pipe
+    assert process.returncode == (130 if ending == signal.SIGINT else -9)
+    assert log == ("sleepers: interrupted\n" if ending == signal.SIGINT else "")
+
+
+def test_devices_of_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert worker_devices("cpu", None) == ["cpu"]
+    assert worker_devices("cpu", 3) == ["cpu"] * 3
+    with pytest.raises(ConfigError, match="workers: found 0; accepted: 1 or more"):
+        worker_devices("cpu", 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert worker_devices("auto", None) == ["cuda:0", "cuda:1"]
+    assert worker_devices("cuda", 3) == ["cuda:0", "cuda:1", "cuda:0"]
+    assert worker_devices("cuda:1", None) == ["cuda:1"]
