@@ -28,6 +28,6 @@ def worker_devices(name: str, workers: int | None) -> list[str]:
         raise ConfigError(f"workers: found {workers}; accepted: 1 or more")
     device = choose_device(name)
     names = [str(device)]
-    if device.type == "cuda" and device.index is None:
+    if device.type == "cuda" and ":" not in str(device):
         names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return [names[worker % len(names)] for worker in range(workers or len(names))]
