@@ -52,7 +52,7 @@ class DataConfig:
     #: At most so many sentences, drawn evenly over the corpus, train SentencePiece.
     subword_sample: int = field(default=2_000_000, metadata=accepts(low=1))
     #: Share of characters SentencePiece must cover.
-    character_coverage: float = field(default=1.0, metadata=accepts(low=0.9, high=1.0))
+    character_coverage: float = field(default=1.0, metadata=accepts(low=0.98, high=1.0))
     #: Sub-words a side (end of sentence included) above which a training pair is dropped or cut.
     max_length: int = field(default=256, metadata=accepts(low=2, high=65_535))
     #: What happens to a training pair longer than max_length: dropped as a whole, or either side cut.

@@ -106,17 +106,31 @@ def test_a_second_run_does_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == times
 
 
-@pytest.mark.parametrize(
-    ("change", "redone"),
-    [
-        ({"max_length": 15}, {"train"}),
-        ({"overlong": "cut", "max_length": 8}, {"train"}),
-        ({"vocabulary_size": 100}, {"subwords", "train", "dev"}),
-        ({"joint_vocabulary": False}, {"subwords", "train", "dev"}),
-        ({"max_length_ratio": 5.0}, {"text", "subwords", "train", "dev"}),
-        ({"max_pairs": 100}, {"text", "subwords", "train", "dev"}),
-    ],
-)
+SUBWORDS = {"subwords", "train", "dev"}
+TEXT = {"text", *SUBWORDS}
+#: What each option changes, and the stages that are made again for it.
+CHANGES: list[tuple[dict[str, object], set[str]]] = [
+    ({"max_length": 15}, {"train"}),
+    ({"overlong": "cut", "max_length": 8}, {"train"}),
+    ({"vocabulary_size": 100}, SUBWORDS),
+    ({"joint_vocabulary": False}, SUBWORDS),
+    ({"subword": "unigram"}, SUBWORDS),
+    ({"subword_sample": 50}, SUBWORDS),
+    ({"character_coverage": 0.98}, SUBWORDS),
+    ({"max_length_ratio": 5.0}, TEXT),
+    ({"max_pairs": 100}, TEXT),
+    ({"drop_duplicates": False}, TEXT),
+    ({"drop_copies": False}, TEXT),
+    ({"romanian": "cedilla"}, {"sets", *TEXT}),
+]
+
+
+def test_every_option_has_its_stages() -> None:
+    options = {name for change, _ in CHANGES for name in change} | {"task", "directory", "source", "target"}
+    assert options == {field.name for field in dataclasses.fields(DataConfig)}
+
+
+@pytest.mark.parametrize(("change", "redone"), CHANGES, ids=lambda value: "+".join(sorted(value)))
 def test_only_what_depends_on_a_change_is_redone(tmp_path: Path, change: dict[str, object], redone: set[str]) -> None:
     task = own_task(tmp_path)
     prepare(settings(task, tmp_path / "out"))

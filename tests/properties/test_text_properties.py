@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import html
 import io
+import re
 import string
 import tempfile
 from pathlib import Path
@@ -103,6 +105,65 @@ def test_random_text_gives_pairs_or_one_line(format_: str, data: bytes, same: bo
         assert all(left == right for left, right in pairs)
     if format_ in ("tab", "bars"):
         assert len(pairs) == len(list(raw_lines(io.BytesIO(data))))
+
+
+def spaced(text: str) -> str:
+    """As text stands in an element: runs of blanks and line ends are one space."""
+    return re.sub("[ \t\r\n]+", " ", text).strip(" ")
+
+
+def segments(texts: list[str]) -> str:
+    return "".join(f'<seg id="{n}">{html.escape(text)}</seg>\n' for n, text in enumerate(texts, start=1))
+
+
+def units(pairs: list[tuple[str, str]]) -> str:
+    return "".join(
+        f'<tu><tuv xml:lang="en"><seg>{html.escape(left)}</seg></tuv>'
+        f'<tuv xml:lang="de"><seg>{html.escape(right)}</seg></tuv></tu>'
+        for left, right in pairs
+    )
+
+
+def fields(pairs: list[tuple[str, str]], mark: str) -> list[str]:
+    return [f"{right}{mark}{left}" for left, right in pairs]  # the columns are de, en
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from(sorted(FORMATS)),
+    st.lists(st.tuples(line_text, line_text), max_size=8),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_pairs_written_in_any_format_are_read_again(
+    format_: str, pairs: list[tuple[str, str]], end: str, mark: bool, last_end: bool
+) -> None:
+    """Whatever is inside a line; with and without a byte-order mark and a last line end."""
+    if format_ in ("tab", "bars"):
+        pairs = [tuple(re.sub(r"[\t|]", "", side) for side in pair) for pair in pairs]  # type: ignore[misc]
+    sides = [[left for left, _ in pairs], [right for _, right in pairs]]
+    lines = {
+        "text": sides,
+        "sgm": [[segments(side)] for side in sides],
+        "tab": [fields(pairs, "\t")] * 2,
+        "bars": [fields(pairs, " ||| ")] * 2,
+        "tmx": [[units(pairs)]] * 2,
+    }[format_]
+    files = []
+    for side in lines:
+        text = end.join(side) + (end if side and (last_end or not side[-1]) else "")
+        files.append(("\ufeff" if text and (mark or text[0] == "\ufeff") else "") + text)
+    expected = {
+        "text": lambda text: text if end == "\r\n" else text.removesuffix("\r"),
+        "tab": lambda text: text.strip(),
+        "bars": lambda text: text.strip(),
+        "sgm": spaced,
+        "tmx": spaced,
+    }[format_]
+    with tempfile.TemporaryDirectory() as directory:
+        read = read_all(Path(directory), format_, "plain", *(file.encode("utf-8") for file in files))
+    assert read == [(expected(left), expected(right)) for left, right in pairs]
 
 
 @settings(max_examples=300)
