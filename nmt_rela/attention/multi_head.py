@@ -87,7 +87,7 @@ class MultiHeadAttention(nn.Module):
         """Attention weights before dropout: [batch, heads, queries, keys]; a masked key has exactly 0."""
         scores = torch.matmul(query * self.width**-0.5, key.transpose(-2, -1))
         if mask is not None:
-            scores = scores + mask.bias_for(scores)
+            scores += mask.bias_for(scores)
         weights = self._mapping(scores)
         if mask is not None and mask.dead is not None and self._normalised:
             weights = weights.masked_fill(mask.dead, 0.0)

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-# Logits are made and used up in slices of about this many numbers, which suit a CPU's cache and a GPU's memory.
+from nmt_rela.attention.paths import has_kernels_for
+
+# Logits are made and used up in slices of about this many numbers: what suits a CPU's cache, and what fills a GPU.
 _SLICE_NUMBERS = 1 << 22
+_GPU_SLICE_NUMBERS = 1 << 27
 
 
 def smoothed_cross_entropy(
@@ -42,7 +45,7 @@ class _SmoothedCrossEntropy(Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = _product_dtype(states)
         outputs = weight.shape[0]
-        spread = smoothing / (outputs - 1)
+        size = max((_SLICE_NUMBERS if states.device.type == "cpu" else _GPU_SLICE_NUMBERS) // outputs, 1)
         entropy = _entropy(smoothing, outputs)
         needs_gradient = any(context.needs_input_grad[:2])
         low_states, low_weight = states.to(dtype), weight.to(dtype)
@@ -52,31 +55,17 @@ class _SmoothedCrossEntropy(Function):
         loss = states.new_zeros((), dtype=torch.float64)
         likelihood = states.new_zeros((), dtype=torch.float64)
         with torch.autocast(states.device.type, enabled=False):
-            for start in range(0, len(states), max(_SLICE_NUMBERS // outputs, 1)):
-                rows = slice(start, start + max(_SLICE_NUMBERS // outputs, 1))
-                logits = (low_states[rows] @ low_weight.t()).float()  # [slice, V]
-                gold = targets[rows, None]
-                maximum = logits.amax(dim=1, keepdim=True)
-                logits.sub_(maximum)
-                gold_logits = logits.gather(1, gold)[:, 0]
-                summed_logits = logits.sum(dim=1)
-                probabilities = logits.exp_()
-                normalisers = probabilities.sum(dim=1)
-                log_normalisers = normalisers.log()
-                gold_log_probabilities = gold_logits - log_normalisers
-                # −Σ_v q_v log p_v with q = (1 − ε) at the gold token, spread elsewhere
-                losses = (
-                    -(1.0 - smoothing - spread) * gold_log_probabilities
-                    - spread * (summed_logits - outputs * log_normalisers)
-                    - entropy
+            for start in range(0, len(states), size):
+                rows = slice(start, start + size)
+                logits = low_states[rows] @ low_weight.t()  # [slice, outputs]
+                losses, likelihoods, gradient = _of_logits(
+                    logits, targets[rows], smoothing=smoothing, with_gradient=needs_gradient
                 )
-                likelihood -= gold_log_probabilities.sum(dtype=torch.float64)
+                losses -= entropy
+                likelihood += likelihoods.sum(dtype=torch.float64)
                 scale = None if token_weights is None else token_weights[rows]
                 loss += (losses if scale is None else losses * scale).sum(dtype=torch.float64)
                 if states_gradient is not None and weight_gradient is not None:
-                    # ∂loss/∂logits = p − q
-                    gradient = probabilities.div_(normalisers[:, None]).sub_(spread)
-                    gradient.scatter_add_(1, gold, gradient.new_full(gold.shape, spread + smoothing - 1.0))
                     if scale is not None:
                         gradient.mul_(scale[:, None])
                     low_gradient = gradient.to(dtype)
@@ -97,6 +86,37 @@ class _SmoothedCrossEntropy(Function):
             None,
             None,
         )
+
+
+def _of_logits(
+    logits: Tensor, targets: Tensor, *, smoothing: float, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss (its entropy not taken off) and −log p(gold) of each row, and the gradient p − q of the logits.
+
+    The logits, [rows, outputs], are used up.
+    """
+    if has_kernels_for(logits):
+        from nmt_rela.training.loss_kernel import losses_of_logits
+
+        return (*losses_of_logits(logits, targets, smoothing=smoothing, with_gradient=with_gradient), logits)
+    outputs = logits.shape[1]
+    spread = smoothing / (outputs - 1)
+    gold = targets[:, None]
+    logits = logits.float()
+    logits.sub_(logits.amax(dim=1, keepdim=True))
+    gold_logits = logits.gather(1, gold)[:, 0]
+    summed_logits = logits.sum(dim=1)
+    probabilities = logits.exp_()
+    normalisers = probabilities.sum(dim=1)
+    log_normalisers = normalisers.log()
+    gold_log_probabilities = gold_logits - log_normalisers
+    # −Σ_v q_v log p_v with q = 1 − ε at the gold token, spread elsewhere
+    losses = -(1.0 - smoothing - spread) * gold_log_probabilities
+    losses -= spread * (summed_logits - outputs * log_normalisers)
+    if with_gradient:
+        probabilities.div_(normalisers[:, None]).sub_(spread)
+        probabilities.scatter_add_(1, gold, probabilities.new_full(gold.shape, spread + smoothing - 1.0))
+    return losses, -gold_log_probabilities, probabilities
 
 
 def _product_dtype(states: Tensor) -> torch.dtype:

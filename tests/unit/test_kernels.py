@@ -13,11 +13,13 @@ from nmt_rela.attention.kinds import KINDS
 from nmt_rela.attention.mask import CAUSAL, Mask, mask_from, padding_mask
 from nmt_rela.attention.multi_head import MultiHeadAttention
 from nmt_rela.attention.output_norm import EPSILON, RectifiedOutputNorm
+from nmt_rela.training.loss import _of_logits
 from tests.triton_interpreter import mend_bfloat16
 
 pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
 from nmt_rela.attention.kernels.fused import fused_attention
 from nmt_rela.attention.kernels.norm import gated_rms_norm
+from nmt_rela.training.loss_kernel import losses_of_logits
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FUSED_KINDS = ["rela-g", "sparsemax", "entmax15"]  # rela-i differs in its norm only
@@ -212,6 +214,25 @@ def test_the_norm_agrees_with_the_reference(gated: bool, width: int, dtype: torc
         assert found.dtype == ordinary.dtype
         error, allowed = (found.double() - wanted).norm(), (ordinary.double() - wanted).norm()
         assert error <= 2 * allowed + 1e-6 * wanted.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("outputs", [2, 50, 5000])
+def test_the_loss_agrees_with_the_plain_one(outputs: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(outputs)
+    logits, targets = (torch.randn(4, outputs) * 4).to(dtype), torch.randint(outputs, (4,))
+    settings = {"smoothing": 0.1, "with_gradient": True}
+    losses, likelihoods, gradient = _of_logits(logits.float().clone(), targets, **settings)
+    actual = logits.to(DEVICE)
+    found = losses_of_logits(actual, targets.to(DEVICE), smoothing=0.1, with_gradient=False)
+    assert torch.equal(actual.cpu(), logits)
+    found_again = losses_of_logits(actual, targets.to(DEVICE), **settings)
+    for values in (found, found_again):
+        torch.testing.assert_close(values[0].cpu(), losses, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(values[1].cpu(), likelihoods, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        actual.cpu(), gradient.to(dtype), atol=1e-6, rtol=1e-5 if dtype == torch.float32 else 8e-3
+    )
 
 
 @pytest.fixture
