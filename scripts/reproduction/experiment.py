@@ -51,9 +51,9 @@ SCALES: dict[str, tuple[str, ...]] = {
     "smoke": (
         "data.max_pairs=1000", "data.vocabulary_size=4000",
         "model.encoder_layers=2", "model.decoder_layers=2", "model.dimension=32", "model.feed_forward=64",
-        "model.heads=4", "training.max_updates=30", "training.batch_tokens=512", "training.accumulate=1",
+        "model.heads=4", "training.max_updates=20", "training.batch_tokens=2048", "training.accumulate=1",
         "training.schedule=noam", "training.learning_rate=0.1", "training.warmup=10", "training.log_every=5",
-        "training.validate_every=10", "training.validate_sentences=10", "training.save_every=5",
+        "training.validate_every=10", "training.validate_sentences=10", "training.save_every=4",
         "decoding.extra_length=0",
     ),
 }  # fmt: skip
