@@ -17,7 +17,7 @@ from nmt_rela.storage.run_directory import RunDirectory
 from reproduction.experiment import BASELINE, Experiment, Run
 from reproduction.steps import (
     analysis_directory,
-    averaged_checkpoints,
+    averaged_names,
     evaluation_directory,
     is_trained,
     prepared_data,
@@ -125,7 +125,7 @@ def _run(experiment: Experiment, run: Run) -> Tree:
         "path": str(run.path),
         "updates": updates_done(run),
         "finished": is_trained(run),
-        "averaged": len(averaged_checkpoints(run)),
+        "averaged": len(averaged_names(run)),
         "parameters": _parameters(run),
         "scores": {row["name"]: {key: row[key] for key in kept} for row in scores},
         "tokens_per_second": _tokens_per_second(run),

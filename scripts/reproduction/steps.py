@@ -84,7 +84,8 @@ def steps_of(experiment: Experiment) -> Iterator[Step]:
     for run in experiment.runs:
         if run.arguments:
             yield _training(experiment, run)
-        yield _averaging(run)
+        if run.arguments or averaged_names(run)[-1:] != [path.name for path in averaged_checkpoints(run)[-1:]]:
+            yield _averaging(run)
         yield _evaluation(run)
     for seed in experiment.seeds:
         runs = experiment.of_seed(seed)
@@ -105,6 +106,14 @@ def effort_of(experiment: Experiment) -> Effort:
 def averaged_checkpoints(run: Run) -> list[Path]:
     """The checkpoints that are, or will be, averaged."""
     return list_steps(RunDirectory(run.path).checkpoints)[-AVERAGED:]
+
+
+def averaged_names(run: Run) -> list[str]:
+    """The checkpoints that the run's average was made of; none where there is no average."""
+    try:
+        return list(load_state(run.path / "average").get("averaged", []))
+    except UserError:
+        return []
 
 
 def updates_done(run: Run) -> int:

@@ -206,3 +206,13 @@ def test_a_mistake_is_one_line(arguments: list[str], message: str, capsys: pytes
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_an_average_of_adopted_runs_is_kept_while_it_is_the_newest(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "one")
+    found = adopted_experiment("demo", tmp_path, kinds=KINDS, seeds=[], output=None)
+    assert "average one" in [step.name for step in steps_of(found)]
+    write_checkpoint(run.path / "average", tensors={}, state={"averaged": ["step_0", "step_1"]})
+    assert "average one" not in [step.name for step in steps_of(found)]
+    write_checkpoint(run.path / "average", tensors={}, state={"averaged": ["step_0"]})
+    assert "average one" in [step.name for step in steps_of(found)]
