@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -444,6 +445,46 @@ def test_the_worked_example_of_the_manual(tmp_path: Path, monkeypatch: pytest.Mo
     overrides = ["data.vocabulary_size=100", "data.drop_copies=false"]
     assert command.main(["--config", "configs/sv.yaml", *overrides]) == 0
     assert (tmp_path / "data/prepared/sv-en-sv").is_dir()
+
+
+def test_two_files_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The manual's way from two files to data: split by its shell line, named by its task file, used by its config."""
+    repository = Path(__file__).parents[2]
+    chapter = (repository / "docs/tasks.md").read_text("utf-8").split("## Nothing but two files, or one\n")[1]
+    (commands,) = re.findall(r"```sh\n(.*?)```", chapter, re.DOTALL)
+    task, config = re.findall(r"```yaml\n(.*?)```", chapter, re.DOTALL)[:2]
+    write(tmp_path / "text.en", [*sentences(500), *sentences(9)])
+    write(tmp_path / "text.sv", [line.upper() + "\r" for line in [*sentences(500), *sentences(9)]])
+    subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    (tmp_path / "split.yaml").write_text(task, "utf-8")
+    (tmp_path / "split-en-sv.yaml").write_text(config, "utf-8")
+    (tmp_path / "configs").symlink_to(repository / "configs")
+    monkeypatch.chdir(tmp_path)
+    start = ["--config", "split-en-sv.yaml", "--json", "data.vocabulary_size=100"]
+    assert command.main(start) == 0
+    counts = json.loads(capsys.readouterr().out)["counts"]
+    assert (counts["total"]["read"], counts["total"]["dropped"]) == (490, {})
+    assert (counts["dev"], counts["tests"]) == (5, {"test": 5})
+    (dev,) = (tmp_path / "data/prepared").glob("split-en-sv/sets-*/dev.sv")
+    assert list(read_lines(dev)) == [sentences(500)[place].upper() for place in range(0, 500, 100)]
+    # What may go wrong on the way is one line each.
+    for change, message in {
+        ("file: dev.tsv", "file: dve.tsv"): "dve.tsv: no such file; paths start from the task file",
+        ("file: dev.tsv, columns: [en, sv]", "file: dev.tsv, columns: [en, '-', sv]"): (
+            "source 'dev': 'columns' wants 3 fields, but line 1 has 2, and no line after it enough; "
+            "accepted: fields with tabs between them"
+        ),
+        ("columns: [en, sv]", "columns: [en, se]"): "split.yaml:3: train[0].columns[1]: unknown language 'se'",
+        ("format: tab, file: train.tsv, columns: [en, sv]", "files: {en: text.en, sv: '*.sv'}"): (
+            "*.sv: no such file; globs are for members of archives"
+        ),
+    }.items():
+        assert change[0] in task
+        (tmp_path / "split.yaml").write_text(task.replace(*change, 1), "utf-8")
+        assert command.main(start) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_leftovers_of_a_kill_are_cleared_up(tmp_path: Path) -> None:
