@@ -27,7 +27,9 @@ MAX_CHARACTERS = 65_536
 RATIO_FREE_WORDS = 5
 COPY_WORDS = 3
 
+#: A chunk has so many pairs, or characters, whichever comes first.
 _CHUNK = 1 << 16
+_CHUNK_CHARACTERS = 1 << 24
 _SUSPECT = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029&]")
 _SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 _CONTROLS = re.compile("[\x00-\x08\x0a\x0d-\x1b\x1f\x7f-\x84\x86-\x9f]+")
@@ -144,14 +146,16 @@ class Cleaner:
         """The pairs that stay, in their order and in chunks; the account grows with what was read and decided."""
         chunk: list[tuple[str, str]] = []
         reasons: list[str] = []
+        characters = 0
         for pair in pairs:
             account.read += 1
             kept = self._keep(pair, account, reasons)
             if kept:
                 chunk.append(kept)
-            if len(chunk) == _CHUNK:
+                characters += len(kept[0]) + len(kept[1])
+            if len(chunk) == _CHUNK or characters > _CHUNK_CHARACTERS:
                 yield self._distinct(chunk, reasons, account)
-                chunk, reasons = [], []
+                chunk, reasons, characters = [], [], 0
         yield self._distinct(chunk, reasons, account)
 
     def _keep(

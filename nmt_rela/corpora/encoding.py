@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -23,8 +23,8 @@ from nmt_rela.corpora.progress import Progress
 from nmt_rela.data.binary import BinaryCorpusWriter
 from nmt_rela.data.vocabulary import Vocabularies, Vocabulary
 
-#: Bytes of the source lines of a block: not so many lines, which may be long.
-_BLOCK = 1 << 20
+#: Bytes of both sides of a block: not so many lines, which may be long.
+_BLOCK = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,8 +124,17 @@ def encoded_blocks(
 
 
 def _blocks(source: BinaryIO, target: BinaryIO) -> Iterator[tuple[int, bytes, bytes]]:
-    while lines := source.readlines(_BLOCK):
-        yield len(lines), b"".join(lines), b"".join(islice(target, len(lines)))
+    lines: tuple[list[bytes], list[bytes]] = ([], [])
+    size = 0
+    for left, right in zip(source, target, strict=True):
+        lines[0].append(left)
+        lines[1].append(right)
+        size += len(left) + len(right)
+        if size >= _BLOCK:
+            yield len(lines[0]), b"".join(lines[0]), b"".join(lines[1])
+            lines, size = ([], []), 0
+    if lines[0]:
+        yield len(lines[0]), b"".join(lines[0]), b"".join(lines[1])
 
 
 def binarise(

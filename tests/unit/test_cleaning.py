@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nmt_rela.corpora import cleaning
 from nmt_rela.corpora.accounts import Account, account_lines, read_accounts, write_accounts
 from nmt_rela.corpora.cleaning import MAX_CHARACTERS, Cleaner, SeenHashes, mend, normalise_romanian, word_counter
 from nmt_rela.corpora.readers import Pair
@@ -57,6 +58,15 @@ def test_duplicates_are_exact_pairs_across_sources() -> None:
     kept += cleaner.clean([("a", "c"), ("b", "c")], second)
     assert [pair for chunk in kept for pair in chunk] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert (first.dropped, second.dropped) == ({"duplicate": 2}, {"duplicate": 1})
+
+
+def test_long_lines_come_in_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleaning, "_CHUNK_CHARACTERS", 100)
+    account = Account()
+    cleaner = Cleaner(source_language="en", target_language="de")
+    chunks = list(cleaner.clean(((f"{n % 20:030}", "x" * 20) for n in range(40)), account))
+    assert [len(chunk) for chunk in chunks] == [3, 3, 3, 3, 3, 3, 2, *[0] * (len(chunks) - 7)]
+    assert account.dropped == {"duplicate": 20}, "also across chunks"
 
 
 def test_every_test_can_be_switched_off() -> None:

@@ -1,0 +1,83 @@
+"""Text becomes the ids of its lines, whatever the blocks it is cut into and the threads that encode them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nmt_rela.corpora import encoding
+from nmt_rela.corpora.encoding import LengthRule, binarise
+from nmt_rela.corpora.subwords import learn_vocabulary
+from nmt_rela.data.binary import BinaryCorpus
+from nmt_rela.data.vocabulary import EOS, Vocabularies
+
+LINES = [f"zeile {number} mit {'wort ' * (number % 9)}und ende" for number in range(240)]
+ODD = ["a\u2028b", "\x0c", "\x00", "ﬁ ＡＢ", "x" * 900]
+
+
+@pytest.fixture(scope="module")
+def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("subwords")
+    vocabulary = learn_vocabulary(
+        iter(LINES), algorithm="bpe", size=60, character_coverage=1.0, normalisation="nmt_nfkc"
+    )
+    Vocabularies(vocabulary, vocabulary).save(directory)
+    return directory
+
+
+def corpus_of(
+    directory: Path,
+    vocabularies: Path,
+    pairs: list[tuple[str, str]],
+    *,
+    rule: LengthRule,
+    workers: int,
+    ends: list[int],
+) -> tuple[BinaryCorpus, dict[str, list[int]]]:
+    for name, lines in zip("st", zip(*pairs, strict=True), strict=True):
+        (directory / name).write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
+    fates = binarise(
+        *(directory / "s", directory / "t", vocabularies, directory / "corpus"),
+        rule=rule, ends=ends, workers=workers, title="encoding",
+    )  # fmt: skip
+    return BinaryCorpus.open(directory / "corpus"), {name: counts.tolist() for name, counts in fates.items()}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("block", [1, 500, 1 << 20])
+def test_ids_are_those_of_the_lines_one_by_one(
+    tmp_path: Path, vocabularies: Path, monkeypatch: pytest.MonkeyPatch, workers: int, block: int
+) -> None:
+    monkeypatch.setattr(encoding, "_BLOCK", block)
+    lines = [*LINES[:100], *ODD, *LINES[100:]]
+    pairs = list(zip(lines, reversed(lines), strict=True))
+    rule = LengthRule(max_length=0, overlong="keep")
+    corpus, _ = corpus_of(tmp_path, vocabularies, pairs, rule=rule, workers=workers, ends=[len(lines)])
+    vocabulary = Vocabularies.load(vocabularies).source
+    assert len(corpus) == len(lines)
+    for index, line in enumerate(lines):
+        (ids,) = vocabulary.encode([line])
+        assert corpus.source(index).tolist() == [*ids, EOS]
+        assert corpus.target(len(lines) - 1 - index).tolist() == [*ids, EOS]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_fates_are_counted_by_source(
+    tmp_path: Path, vocabularies: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(encoding, "_BLOCK", 60)
+    short, long = ("kurz", "wort"), "wort " * 40
+    first = [*[short] * 10, (long, "kurz")]
+    third = [*[short] * 5, ("\x0c", "kurz"), ("kurz", long), short]
+    for way, fate, pairs in (("drop", "overlong", 16), ("cut", "cut", 18)):
+        corpus, fates = corpus_of(
+            *(tmp_path, vocabularies, first + third),
+            rule=LengthRule(max_length=20, overlong=way),  # type: ignore[arg-type]
+            workers=workers,
+            ends=[11, 11, 19],
+        )
+        assert fates == {"overlong": [0] * 3, "cut": [0] * 3, fate: [1, 0, 1], "empty": [0, 0, 1]}
+        assert len(corpus) == pairs
+        longest = max(int(corpus.source_lengths.max()), int(corpus.target_lengths.max()))
+        assert (longest == 20) == (way == "cut")
