@@ -21,7 +21,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """Text with ``code`` and [links](target)."""
+    """Text with ``code``, **emphasis** and [links](target)."""
 
     text: str
 
@@ -135,5 +135,6 @@ def _row(tag: str, cells: Sequence[str], text_columns: int) -> str:
 
 def _inline(text: str) -> str:
     escaped = html.escape(text, quote=False)
+    escaped = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", escaped)
     escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
     return re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", r'<a href="\2">\1</a>', escaped)

@@ -213,13 +213,19 @@ def _attention(experiment: Experiment) -> dict[str, Tree]:
     return found
 
 
+def own_configuration(run: Run) -> Config:
+    """The configuration a run was made with; before it is begun, the one it is to be made with."""
+    directory = RunDirectory(run.path)
+    return directory.config() if directory.config_file.is_file() else run.config
+
+
 def _differing(experiment: Experiment) -> list[str]:
     """Settings in which runs differ from the first one, other than those that are meant to."""
     meant = {"run", "model.attention", "training.seed", "data.directory"}
-    first: Config = experiment.runs[0].config
+    first = own_configuration(experiment.runs[0])
     return [
         f"{run.name}: {difference.path} is {difference.new}, in {experiment.runs[0].name} it is {difference.old}"
         for run in experiment.runs[1:]
-        for difference in differences(first, run.config)
+        for difference in differences(first, own_configuration(run))
         if difference.path not in meant
     ]

@@ -15,7 +15,7 @@ from nmt_rela.text import atomic_file
 from reproduction import published
 from reproduction.document import Block, Code, Figure, Heading, Paragraph, Points, Table, to_html, to_markdown
 from reproduction.experiment import BASELINE, KINDS, REPOSITORY, Experiment
-from reproduction.findings import Findings, Tree, gather
+from reproduction.findings import Findings, Tree, gather, own_configuration
 from reproduction.journal import Journal
 
 _MODES = ("normal", "shifted")
@@ -251,8 +251,8 @@ def _deviations(experiment: Experiment, findings: Findings) -> Iterator[str]:
     base = load_config(REPOSITORY / "configs/base.yaml", ["run=r", "data.task=t", "data.source=a", "data.target=b"])
     changed = [
         f"`{d.path}` {_setting(d.new)} (paper: {_setting(d.old)})"
-        for d in differences(base, experiment.runs[0].config)
-        if d.path.split(".")[0] in ("model", "training", "decoding")
+        for d in differences(base, own_configuration(experiment.runs[0]))
+        if (d.path.split(".")[0] in ("model", "training", "decoding") or d.path in _DATA)
         and d.path not in ("model.attention", "training.seed", *_WRITTEN_DOWN, *_RELEASED_CODE)
     ]
     yield ("Settings other than the paper's: " + "; ".join(changed) + ".") if changed else "Settings are the paper's."
@@ -281,6 +281,8 @@ def _deviations(experiment: Experiment, findings: Findings) -> Iterator[str]:
         yield f"Left out on request: {', '.join(sorted(experiment.skip))}."
 
 
+#: What of the data the paper gives a value for.
+_DATA = ("data.vocabulary_size", "data.max_pairs")
 #: Settings that decide what is written down, not what is learned.
 _WRITTEN_DOWN = tuple(
     f"training.{key}"
@@ -307,7 +309,7 @@ def _how(experiment: Experiment, findings: Findings, journal: Journal) -> Iterat
             f"Data: {total['read']:,} pairs read, {total['kept']:,} kept; development set {task['counts']['dev']:,} "
             f"lines; {vocabulary['source']:,} and {vocabulary['target']:,} sub-words. Licence: {task['licence']}."
         )
-    rows = []
+    rows, machines = [], []
     for run in findings.runs:
         environment = run["environment"] or {}
         trained = journal.record(f"train {run['name']}")
@@ -315,14 +317,19 @@ def _how(experiment: Experiment, findings: Findings, journal: Journal) -> Iterat
             [
                 run["name"], run["path"], f"{run['parameters']:,}" if run["parameters"] else "–",
                 f"{run['updates']:,}", str(run["averaged"]), _number(run["tokens_per_second"], 0),
-                duration(trained.seconds) if trained else "–", str(environment.get("device", "–")),
-                str(environment.get("ranks", "–")), str(environment.get("torch", "–")),
+                duration(trained.seconds) if trained else "–",
             ]
         )  # fmt: skip
-    header = ["run", "directory", "parameters", "updates", "averaged", "tokens/s", "trained in", "device", "ranks"]
-    yield Table([*header, "torch"], rows, text_columns=2)
+        if environment:
+            machines.append(
+                f"{environment.get('ranks')} x {environment.get('device')}, {environment.get('threads')} threads, "
+                f"torch {environment.get('torch')}, Python {environment.get('python')}"
+            )
+    header = ["run", "directory", "parameters", "updates", "averaged", "tokens/s", "trained in"]
+    yield Table(header, rows, text_columns=2)
     yield Paragraph(
-        "Tokens a second here is the median of the run's own log, whatever else the machine did at the time."
+        f"Trained on: {'; '.join(dict.fromkeys(machines)) or 'not recorded'}. Tokens a second here is the median of "
+        "the run's own log, whatever else the machine did at the time."
     )
     if records := journal.records():
         yield Heading("Commands", 3)

@@ -114,12 +114,29 @@ def test_a_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     assert {name for name in files if name.startswith("configs/")} <= shared
 
 
-@pytest.mark.parametrize(
-    "target", ["help", "install", "demo", "test", "test-all", "lint", "format", "docs", "bench", "clean"]
-)
+TARGETS = ["help", "install", "demo", "test", "test-all", "lint", "format", "docs", "bench", "clean"]
+TABLES = ["wmt14", "wmt14-en-fr", "wmt18-en-fi", "wmt18-zh-en", "wmt16-ro-en", "multi30k"]
+
+
+@pytest.mark.parametrize("target", [*TARGETS, *(f"reproduce-{name}" for name in TABLES)])
 def test_make_knows_the_target(target: str) -> None:
     done = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_make_help_lists_every_target() -> None:
+    shown = subprocess.run(["make", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[1] for line in shown.splitlines()} == {*TARGETS, *(f"reproduce-{name}" for name in TABLES)}
+
+
+def test_make_passes_scale_kinds_seeds_and_options_on() -> None:
+    words = ["SCALE=smoke", "KINDS=softmax rela-g", "SEEDS=1 2", "PLAN=1", "OPTIONS=model.heads=4"]
+    done = subprocess.run(
+        ["make", "-n", "reproduce-wmt18-zh-en", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    line = done.stdout.splitlines()[-1]
+    wanted = 'wmt18-zh-en --plan --scale smoke --kinds "softmax rela-g" --seeds "1 2" model.heads=4'
+    assert line.endswith(f"scripts/reproduce.py {wanted}")
 
 
 def test_clean_spares_what_cannot_be_made_again() -> None:
