@@ -279,9 +279,11 @@ class Trainer:
         progress = self.progress
         values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         values["epoch"] = progress.epoch
-        if self.ranks.differ(values["gradient_norm"]):
+        # All ranks have the same gradients when they have been summed, and should have made the same weights of them.
+        weights_norm = float(get_total_norm(self.parameters)) if self.ranks.size > 1 else 0.0
+        if self.ranks.differ(values["gradient_norm"]) or self.ranks.differ(weights_norm):
             self.ranks.fail(
-                RuntimeError(f"update {progress.update}: the ranks' gradients differ; the run cannot be trusted")
+                RuntimeError(f"update {progress.update}: the ranks have come apart: gradients or weights differ")
             )
         if self.monitor:
             self.monitor.record("train", progress.update, values)
