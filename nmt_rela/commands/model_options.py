@@ -30,7 +30,12 @@ def add_model_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--precision", default="float32", choices=("float32", "bf16", "fp16"), help="of weights and arithmetic"
     )
-    to.add_argument("--threads", type=int, metavar="N", help="CPU threads of a process (default: all cores)")
+    to.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads of a process (default: all cores, shared by the processes)",
+    )
     to.add_argument(
         "--beam", type=int, metavar="N", help="hypotheses kept a sentence; 1 is greedy (default: the run's)"
     )
