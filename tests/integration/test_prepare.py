@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import html
 import json
 import logging
 import re
 import subprocess
+import tarfile
+import unicodedata
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +23,11 @@ from packing import packed
 
 from nmt_rela.commands import prepare as command
 from nmt_rela.config.schema import DataConfig
+from nmt_rela.corpora.accounts import read_accounts
+from nmt_rela.corpora.building import clean_text
 from nmt_rela.corpora.prepare import PreparedData, locate, prepare
+from nmt_rela.corpora.store import ArchiveStore
+from nmt_rela.corpora.task_files import load_task
 from nmt_rela.data.binary import BinaryCorpus
 from nmt_rela.data.vocabulary import EOS, Vocabularies
 from nmt_rela.errors import ConfigError, DataError
@@ -404,6 +412,62 @@ def test_public_tasks(
     mirror: Path, tmp_path: Path, public: tuple[str, str, str, int, int, dict[str, list[str]]]
 ) -> None:
     check_public(mirror, tmp_path, *public)
+
+
+def by_hand(sides: list[list[bytes]], seen: set[tuple[str, str]]) -> Counter[str]:
+    """The account of a parallel text by the manual's table, written without regard to speed."""
+    fates: Counter[str] = Counter()
+    for pair in zip(*sides, strict=True):
+        try:
+            raw = [line.decode("utf-8") for line in pair]
+        except UnicodeDecodeError:
+            fates["undecodable"] += 1
+            continue
+        resolved = [re.sub(r"&#?\w+;", lambda found: html.unescape(found[0]), text) for text in raw]
+        plain = [
+            "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") and c != "\t" else c for c in text)
+            for text in resolved
+        ]
+        left, right = (text.strip() for text in plain)
+        words = sorted([len(left.split()), len(right.split())])
+        if not left or not right:
+            fates["empty"] += 1
+        elif max(len(left), len(right)) > 65_536:
+            fates["overlong"] += 1
+        elif left == right and words[1] >= 3:
+            fates["copy"] += 1
+        elif words[1] > 5 and words[1] > 9 * words[0]:
+            fates["ratio"] += 1
+        elif (left, right) in seen:
+            fates["duplicate"] += 1
+        else:
+            fates["kept"] += 1
+            fates["mended"] += plain != raw
+            seen.add((left, right))
+    return fates
+
+
+def test_the_account_is_that_made_by_hand(mirror: Path, tmp_path: Path) -> None:
+    task = load_task("wmt16-ro-en")
+    wanted = [archive for source in task.train for archive in source.archives("ro", "en")]
+    fetched = ArchiveStore(tmp_path / "archives", mirror=str(mirror)).fetch(wanted)
+    files = {name: files for name, (files, _) in fetched.items()}
+    clean_text(tmp_path, settings("wmt16-ro-en", tmp_path, source="ro", target="en"), task.train, files)
+    accounts = read_accounts(tmp_path / "accounts.json")
+    with tarfile.open(files["europarl-v8-wmt16"].paths[0]) as tar, zipfile.ZipFile(files["setimes"].paths[0]) as zipped:
+        texts = {
+            "europarl-v8": [
+                tar.extractfile(f"training-parallel-ep-v8/europarl-v8.ro-en.{code}").read()  # type: ignore[union-attr]
+                for code in ("ro", "en")
+            ],
+            "setimes2": [zipped.read(f"SETIMES.en-ro.{code}") for code in ("ro", "en")],
+        }
+    seen: set[tuple[str, str]] = set()
+    for name, account in accounts.items():
+        fates = by_hand([text.removesuffix(b"\n").split(b"\n") for text in texts[name]], seen)
+        found = {**account.dropped, "kept": account.kept, "mended": sum(account.mended.values())}
+        assert found == fates
+    assert (tmp_path / "train.ro").read_bytes().count(b"\n") == len(seen)
 
 
 @pytest.mark.parametrize("target", ["de", pytest.param("fr", marks=pytest.mark.slow)])
