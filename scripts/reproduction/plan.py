@@ -75,10 +75,10 @@ def plan_lines(experiment: Experiment, steps: Sequence[Step], journal: Journal) 
         seconds = 0.0 if step.name in done else max(0.0, estimate(step) - journal.seconds_so_far(step.name))
         total += seconds
         begun = journal.seconds_so_far(step.name) > 0
-        state = "done" if step.name in done else f"about {duration(seconds)}{' (begun)' if begun else ''}"
+        state = "done" if step.name in done else f"about {_span(seconds)}{' (begun)' if begun else ''}"
         yield f"{number:>3}. {step.name:<34} {state}"
     yield ""
-    yield f"time:  about {duration(total)}{_days(total)} from here"
+    yield f"time:  about {_span(total)} from here"
     yield from _disk_lines(experiment, size, is_prepared=is_prepared)
 
 
@@ -194,5 +194,6 @@ def _gigabytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
-def _days(seconds: float) -> str:
-    return f" ({seconds / 86400:.1f} days)" if seconds > 2 * 86400 else ""
+def _span(seconds: float) -> str:
+    """Long times in days."""
+    return duration(seconds) if seconds < 2 * 86400 else f"{seconds / 86400:,.0f} days"
