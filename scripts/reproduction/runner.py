@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import json
 import logging
 import os
 import shlex
@@ -18,14 +19,18 @@ from types import FrameType
 
 from nmt_rela.corpora.progress import duration
 from nmt_rela.errors import EXIT_DONE, EXIT_FAULT, EXIT_TERMINATED
-from reproduction.experiment import Experiment, write_configuration
+from nmt_rela.storage.run_directory import RunDirectory
+from reproduction.experiment import Experiment, Run, write_configuration
 from reproduction.journal import Journal
-from reproduction.steps import Step, is_trained, updates_done
+from reproduction.steps import Step, is_trained
 
 log = logging.getLogger("nmt_rela.reproduction")
 
 #: Seconds between two lines about a step that takes long.
 _PATIENCE = 60.0
+
+#: Bytes at the end of a run's records that hold the last one.
+_TAIL = 8192
 
 #: Linux's way to send a process a signal when its parent ends.
 _PARENT_DEATH_SIGNAL = 1
@@ -118,8 +123,8 @@ class _Watch:
     def _look_at_training(self) -> None:
         run = self._step.run
         assert run is not None
-        done, wanted = updates_done(run), run.config.training.max_updates
-        if self._first is None:
+        done, wanted = _updates_logged(run), run.config.training.max_updates
+        if self._first is None or self._first[0] == 0:
             self._first = done, time.monotonic()
         updates, since = done - self._first[0], time.monotonic() - self._first[1]
         if not updates:
@@ -131,9 +136,20 @@ class _Watch:
         total = left + later + whole * sum(step.group == "train" for step in self._later)
         end = time.strftime("%a %H:%M", time.localtime(time.time() + total))
         log.info(
-            "%s: update %s of %s saved, about %s left; everything is done %s %s",
+            "%s: update %s of %s, about %s left; everything is done %s %s",
             self._step.name, f"{done:,}", f"{wanted:,}", duration(left), "not before" if unknown else "about", end,
         )  # fmt: skip
+
+
+def _updates_logged(run: Run) -> int:
+    """Where a run stands by its records, which are more frequent than its checkpoints."""
+    try:
+        with open(RunDirectory(run.path).metrics, "rb") as stream:
+            stream.seek(-min(_TAIL, stream.seek(0, os.SEEK_END)), os.SEEK_END)
+            lines = stream.read().splitlines()
+        return int(json.loads(lines[-1])["update"])
+    except (OSError, ValueError, KeyError, IndexError):  # no record yet, or one that is being written
+        return 0
 
 
 class _Signals:

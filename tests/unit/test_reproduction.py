@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import reproduce
-from reproduction import plan, published
+from reproduction import plan, published, runner
 from reproduction.document import Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from reproduction.experiment import KINDS, SCALES, TASKS, Experiment, adopted_experiment, new_experiment
 from reproduction.journal import Journal
@@ -216,3 +216,24 @@ def test_an_average_of_adopted_runs_is_kept_while_it_is_the_newest(tmp_path: Pat
     assert "average one" not in [step.name for step in steps_of(found)]
     write_checkpoint(run.path / "average", tensors={}, state={"averaged": ["step_0"]})
     assert "average one" in [step.name for step in steps_of(found)]
+
+
+def test_what_runs_says_when_it_will_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred updates in a minute: two days for the other 299,800 of this run, and the next takes as long."""
+    found = experiment(kinds=("softmax", "rela-g"), output=tmp_path)
+    training = [step for step in steps_of(found) if step.group == "train"]
+    now = [1_000.0]
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
+    journal = Journal(tmp_path / "steps")
+    watch = runner._Watch(training[0], training[1:], journal)
+    metrics = found.runs[0].path / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    caplog.set_level("INFO", logger="nmt_rela")
+    for update, seconds in ((100, 61.0), (200, 61.0)):
+        metrics.write_text(json.dumps({"event": "train", "update": update}) + "\n", encoding="utf-8")
+        now[0] += seconds
+        watch.look()
+    assert journal.seconds_so_far(training[0].name) == 122.0
+    assert re.search(r"update 200 of 300,000, about 50\.\d h left; everything is done about \w+ \d\d:\d\d", caplog.text)
