@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmt_rela.commands import console
-from nmt_rela.commands.model_options import add_model_arguments, load_translator
+from nmt_rela.commands.model_options import add_model_arguments, add_search_arguments, load_translator
 from nmt_rela.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
 
     parser = console.parser("nmt-evaluate", __doc__)
     add_model_arguments(parser)
+    add_search_arguments(parser)
     parser.add_argument(
         "--set", action="append", metavar="NAME", help="a test set of the task, or dev (default: all test sets)"
     )

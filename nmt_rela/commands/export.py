@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nmt_rela.commands import console
+from nmt_rela.commands.model_options import add_checkpoint_argument
 
 log = logging.getLogger("nmt_rela")
 
@@ -24,9 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(arguments: Sequence[str] | None) -> None:
     parser = console.parser("nmt-export", __doc__)
     parser.add_argument("--model", required=True, metavar="RUN", help="a run directory")
-    parser.add_argument(
-        "--checkpoint", metavar="NAME", help="average, best, last or step_N (default: the first of these that exists)"
-    )
+    add_checkpoint_argument(parser)
     parser.add_argument("--format", required=True, choices=("ctranslate2", "safetensors"), help="what reads it")
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="the folder, which must not exist yet"

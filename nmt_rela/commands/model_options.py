@@ -16,16 +16,12 @@ if TYPE_CHECKING:
 
 
 def add_model_arguments(to: argparse.ArgumentParser) -> None:
-    """``--model``, ``--checkpoint``, ``--device``, ``--precision``, ``--threads``, ``--beam``, ``--length-penalty``,
-    ``--early-stopping`` and overrides.
-    """
+    """``--model``, ``--checkpoint``, ``--device``, ``--precision``, ``--threads`` and overrides."""
     to.add_argument(
         "--model", required=True, action="append", metavar="RUN",
         help="a run directory; given several times, an ensemble of runs with the same vocabulary",
     )  # fmt: skip
-    to.add_argument(
-        "--checkpoint", metavar="NAME", help="average, best, last or step_N (default: the first of these that exists)"
-    )
+    add_checkpoint_argument(to)
     to.add_argument("--device", default="auto", help="auto (the GPU where there is one), cpu, cuda or cuda:N")
     to.add_argument(
         "--precision", default="float32", choices=("float32", "bf16", "fp16"), help="of weights and arithmetic"
@@ -34,8 +30,20 @@ def add_model_arguments(to: argparse.ArgumentParser) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="CPU threads of a process (default: all cores, shared by the processes)",
+        help="CPU threads of a process (default: the cores, shared evenly)",
     )
+    console.add_overrides(to)
+
+
+def add_checkpoint_argument(to: argparse.ArgumentParser) -> None:
+    """``--checkpoint``."""
+    to.add_argument(
+        "--checkpoint", metavar="NAME", help="average, best, last or step_N (default: the first of these that exists)"
+    )
+
+
+def add_search_arguments(to: argparse.ArgumentParser) -> None:
+    """``--beam``, ``--length-penalty`` and ``--early-stopping``."""
     to.add_argument(
         "--beam", type=int, metavar="N", help="hypotheses kept a sentence; 1 is greedy (default: the run's)"
     )
@@ -46,7 +54,6 @@ def add_model_arguments(to: argparse.ArgumentParser) -> None:
         "--early-stopping", action=argparse.BooleanOptionalAction,
         help="end a sentence with its beam-th finished hypothesis, or when no better one can come (default: the run's)",
     )  # fmt: skip
-    console.add_overrides(to)
 
 
 def load_translator(options: argparse.Namespace) -> Translator:
@@ -100,8 +107,8 @@ def _decoding(options: argparse.Namespace) -> DecodingConfig:
     from nmt_rela.storage.run_directory import RunDirectory
 
     overrides = list(options.overrides)
-    overrides += [] if options.beam is None else [f"decoding.beam={options.beam}"]
-    overrides += [] if options.length_penalty is None else [f"decoding.length_penalty={options.length_penalty}"]
-    if options.early_stopping is not None:
-        overrides.append(f"decoding.early_stopping={str(options.early_stopping).lower()}")
+    for name in ("beam", "length_penalty", "early_stopping"):
+        value = getattr(options, name, None)  # a command that does not search has none of them
+        if value is not None:
+            overrides.append(f"decoding.{name}={str(value).lower()}")
     return override_decoding(RunDirectory(options.model[0]).config(), overrides)

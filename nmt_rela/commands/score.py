@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ def _score(arguments: Sequence[str] | None) -> None:
     )
     options = console.parse(parser, arguments)
 
+    from nmt_rela.inference.output import json_score
     from nmt_rela.text import read_parallel
 
     for _ in read_parallel(options.source, options.target):
@@ -51,15 +51,7 @@ def _score(arguments: Sequence[str] | None) -> None:
         for scored in translator.score([source for source, _ in window], [target for _, target in window]):
             total += scored.log_probability
             tokens += len(scored.tokens)
-            if options.format == "text":
-                print(f"{scored.log_probability:.6f}")
-            else:
-                values = {
-                    "log_probability": scored.log_probability,
-                    "tokens": scored.tokens,
-                    "token_log_probabilities": scored.token_log_probabilities,
-                }
-                print(json.dumps(values))
+            print(f"{scored.log_probability:.6f}" if options.format == "text" else json_score(scored))
     if tokens:
         log.info("%d sub-words, %.4f nats each, perplexity %.3f", tokens, -total / tokens, math.exp(-total / tokens))
 

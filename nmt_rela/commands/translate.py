@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nmt_rela.commands import console
-from nmt_rela.commands.model_options import add_model_arguments, load_in_processes, load_translator
+from nmt_rela.commands.model_options import (
+    add_model_arguments,
+    add_search_arguments,
+    load_in_processes,
+    load_translator,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _translate(arguments: Sequence[str] | None) -> None:
     parser = console.parser("nmt-translate", __doc__)
     add_model_arguments(parser)
+    add_search_arguments(parser)
     parser.add_argument(
         "--workers", type=int, metavar="N",
         help="processes that share the lines, and the cores (default: 1 on the CPU, one on every visible GPU)",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from nmt_rela.alignment import format_pharaoh
-from nmt_rela.inference.translation import Translated, Translation
+from nmt_rela.inference.translation import ForcedScore, Translated, Translation
 
 SEPARATOR = " ||| "
 
@@ -40,6 +41,11 @@ def json_lines(translation: Translation, number: int, scores: bool) -> Iterator[
         },
         ensure_ascii=False,
     )
+
+
+def json_score(score: ForcedScore) -> str:
+    """A JSON object: the log-probability of a given translation, its sub-words and theirs."""
+    return json.dumps(asdict(score), ensure_ascii=False)
 
 
 def one_line(text: str) -> str:
