@@ -36,10 +36,10 @@ def translate_in_processes(
 ) -> Generator[Translation, None, None]:
     """What ``Translator.translate_stream(lines, **settings)`` gives, by one process for each of ``loads``.
 
-    A load is called in its own, fresh process (it must be picklable) and makes that process's translator. Fresh processes
-    import the main script again: a script calls this below ``if __name__ == "__main__"``. Translations come in input
-    order, early when lines come slowly, and in bounded memory. The processes end when the iterator ends or is closed,
-    and when this process ends in whatever way.
+    A load is called in its own, fresh process (it must be picklable) and makes that process's translator. Fresh
+    processes import the main script again: a script calls this below ``if __name__ == "__main__"``. Translations come
+    in input order, early when lines come slowly, and in bounded memory. The processes end when the iterator ends or is
+    closed, and when this process ends in whatever way.
 
     Raises what a load or a translator raises: a UserError as it is, else a RuntimeError that holds the traceback; and
     RuntimeError when a process dies.
