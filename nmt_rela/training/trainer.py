@@ -29,6 +29,7 @@ from nmt_rela.training.loss import smoothed_cross_entropy
 from nmt_rela.training.memory import release_host_memory
 from nmt_rela.training.monitor import Monitor, finite
 from nmt_rela.training.optimizer import build_optimizer, learning_rate
+from nmt_rela.training.precision import resolve_precision
 from nmt_rela.training.profiling import profiled
 from nmt_rela.training.progress import Progress
 from nmt_rela.training.validation import Validator
@@ -372,27 +373,21 @@ class Trainer:
 
     def _start_from(self, other: RunDirectory) -> None:
         """Fine-tuning: take another run's weights. Raises CheckpointError when vocabulary or shapes differ."""
-        if other.vocabularies().fingerprint != self.vocabularies.fingerprint:
-            raise CheckpointError(
-                f"training.start_from: {other.path} has another vocabulary than the prepared data; its sub-words would "
-                "mean something else here"
-            )
-        checkpoint = other.checkpoint()
-        verify_checkpoint(checkpoint)
-        load_weights(self.model, checkpoint)
+        try:
+            other.config()  # is it a run at all?
+            if other.vocabularies().fingerprint != self.vocabularies.fingerprint:
+                raise CheckpointError(
+                    f"{other.path} has another vocabulary than the prepared data; its sub-words would mean something "
+                    "else here"
+                )
+            checkpoint = other.checkpoint()
+            verify_checkpoint(checkpoint)
+            load_weights(self.model, checkpoint)
+        except UserError as error:
+            raise CheckpointError(f"training.start_from: {error}") from error
         log.info("starting from the weights of %s", checkpoint)
 
 
 def _mixed(*numbers: int) -> int:
     """A seed made of numbers of any size. PyTorch's CPU generator looks at the lowest 32 bits of a seed only."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0])
-
-
-def resolve_precision(setting: str, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products. Raises ConfigError for a choice the device cannot honour."""
-    if setting == "auto":
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_bf16 else torch.float32
-    if setting == "fp16" and device.type == "cpu":
-        raise ConfigError("training.precision: 'fp16' needs a GPU; accepted on the CPU: auto, float32, bf16")
-    return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[setting]

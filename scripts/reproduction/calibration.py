@@ -16,7 +16,7 @@ from nmt_rela.inference.search import beam_search
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.training.loss import smoothed_cross_entropy
 from nmt_rela.training.optimizer import build_optimizer
-from nmt_rela.training.trainer import resolve_precision
+from nmt_rela.training.precision import resolve_precision
 
 #: Sub-words of a usual sentence, end of sentence included.
 SENTENCE = 28

@@ -35,6 +35,23 @@ def test_max_epochs_counts_passes_over_the_corpus(config: Path) -> None:
     assert updates_done(config, "training.max_epochs=3") in range(3 * one - 3, 3 * one + 4)
 
 
+def test_the_end_by_epochs_is_recorded_and_measured(config: Path) -> None:
+    done = updates_done(config, "training.max_epochs=1")
+    run = RunDirectory(config.parent / "run")
+    records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [(record["event"], record["update"]) for record in records] == [("train", done), ("validation", done)]
+    assert run.checkpoint("best").resolve().name == run.checkpoint("last").resolve().name
+
+
+def test_a_few_updates_are_traced_on_request(config: Path) -> None:
+    updates_done(config, "training.max_updates=7", "training.profile_updates=2")
+    (trace,) = (config.parent / "run" / "profile").iterdir()
+    assert trace.name == "update_3_rank_0.json"
+    steps = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"ProfilerStep#3", "ProfilerStep#4"} <= steps
+    assert "ProfilerStep#5" not in steps
+
+
 def test_max_hours_saves_and_stops(config: Path) -> None:
     assert updates_done(config, "training.max_hours=1e-9") == 1
 

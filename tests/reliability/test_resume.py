@@ -144,19 +144,17 @@ def test_time_that_runs_out_on_a_validation_changes_no_bit(
 
 def test_a_killed_run_continues_as_if_nothing_had_happened(straight: RunDirectory, tmp_path: Path) -> None:
     config = prepare(tmp_path / "killed")
-    kill_after(config, "last", seconds=0.0)
+    assert kill_after(config, records=2, seconds=0.0)  # those of updates 3 and 4: one checkpoint is there
     assert_same(straight, run_to(config, UPDATES))
 
 
-def kill_after(
-    config: Path, file: str, *, seconds: float, updates: int = UPDATES, settings: tuple[str, ...] = ()
-) -> bool:
-    """Train in another process and kill it so long after it has written to a file of the run; whether it still ran."""
+def kill_after(config: Path, *, records: int, seconds: float, settings: tuple[str, ...] = ()) -> bool:
+    """Train in another process and kill it so long after it has written so many records more; whether it still ran."""
     command = [sys.executable, "-m", "nmt_rela.commands.train", "--config", str(config), "--quiet", *SETTINGS]
-    watched = config.parent / "run" / file
-    before = watched.stat().st_mtime_ns if watched.exists() else 0
-    process = subprocess.Popen([*command, f"training.max_updates={updates}", *settings])
-    while process.poll() is None and not (watched.exists() and watched.stat().st_mtime_ns != before):
+    metrics = config.parent / "run" / "metrics.jsonl"
+    wanted = records + (metrics.read_bytes().count(b"\n") if metrics.exists() else 0)
+    process = subprocess.Popen([*command, f"training.max_updates={UPDATES}", *settings])
+    while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= wanted):
         time.sleep(0.002)
     time.sleep(seconds)
     was_running = process.poll() is None
@@ -196,13 +194,15 @@ def test_fresh_moves_the_old_run_aside(ended: RunDirectory, straight: RunDirecto
 @pytest.mark.slow
 def test_fifty_kills_change_no_bit(tmp_path: Path) -> None:
     """At random moments, many of them inside a save: the process saves after every update."""
-    updates = 1_500
-    settings = ("training.save_every=1", "training.log_every=7", "training.validate_every=400")
-    straight = run_to(prepare(tmp_path / "straight"), updates, *settings)
-    config, moment = prepare(tmp_path / "killed"), random.Random(4)
-    kills = sum(
-        kill_after(config, "metrics.jsonl", seconds=0.4 * moment.random(), updates=updates, settings=settings)
-        for _ in range(50)
+    settings = (
+        "training.max_updates=300",
+        "training.save_every=1",
+        "training.log_every=1",
+        "training.validate_every=60",
     )
-    assert kills == 50, "the run had ended before all kills; more updates are needed"
-    assert_same(straight, run_to(config, updates, *settings))
+    straight = run_to(prepare(tmp_path / "straight"), UPDATES, *settings)
+    config, random_ = prepare(tmp_path / "killed"), random.Random(4)
+    for _ in range(50):
+        records, seconds = random_.randint(1, 4), 0.04 * random_.random()
+        assert kill_after(config, records=records, seconds=seconds, settings=settings), "it ended before the last kill"
+    assert_same(straight, run_to(config, UPDATES, *settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from nmt_rela.config.schema import TrainingConfig
 from nmt_rela.errors import CheckpointError
 from nmt_rela.storage.checkpoint import list_steps
 from nmt_rela.storage.run_directory import RunDirectory
+from nmt_rela.training import keeper as keeper_module
 from nmt_rela.training.keeper import Keeper
 
 
@@ -77,3 +79,42 @@ def test_a_run_whose_links_were_copied_as_directories_goes_on(tmp_path: Path) ->
         shutil.copytree(run.checkpoints / "step_00000001", tmp_path / name)
     save_all(run, TrainingConfig(), {2: 2.0})
     assert [run.checkpoint(name).resolve().name for name in ("last", "best")] == ["step_00000002"] * 2
+
+
+def test_what_a_kill_inside_a_save_has_left_is_cleared_up(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    save_all(run, TrainingConfig(), {1: 5.0, 2: 7.0, 3: None})
+    # Killed after a checkpoint was renamed, before the links were; another one half written; a third between the two
+    # renames that replace it.
+    run.point("last", "step_00000001")
+    run.point("best", "step_00000001")
+    (run.checkpoints / "step_00000004.tmp").mkdir()
+    (run.checkpoints / "step_00000004.tmp" / "model.pt").write_text("half")
+    (run.checkpoints / "step_00000003").rename(run.checkpoints / "step_00000003.old.tmp")
+    shutil.copytree(run.checkpoints / "step_00000002", run.checkpoints / "step_00000002.old.tmp")
+    assert name(Keeper(run, TrainingConfig()).newest()) == "step_00000003"
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == [f"step_0000000{n}" for n in (1, 2, 3)]
+    assert name(run.checkpoint("last")) == "step_00000003"
+    assert name(run.checkpoint("best")) == "step_00000002"
+
+
+def test_a_best_that_could_not_be_written_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, settings = RunDirectory(tmp_path), replace(TrainingConfig(), keep_last=1, keep_best=1)
+    save_all(run, settings, {1: 5.0})
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper_module, "write_checkpoint", full)
+        assert not Keeper(run, settings).save(update=2, score=9.0, tensors={"model": {}}, state={})
+    save_all(run, settings, {3: 4.0, 4: None})
+    assert name(run.checkpoint("best")) == "step_00000001"
+
+
+def test_no_best_is_named_where_none_is_kept(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    save_all(run, replace(TrainingConfig(), keep_last=1, keep_best=1), {1: 5.0, 2: 1.0})
+    save_all(run, replace(TrainingConfig(), keep_last=1, keep_best=0), {3: 9.0, 4: 8.0})
+    assert not (tmp_path / "best").is_symlink()
+    assert [path.name for path in list_steps(run.checkpoints)] == ["step_00000004"]

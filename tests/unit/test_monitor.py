@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+
+import pytest
 
 from nmt_rela.storage.run_directory import RunDirectory
 from nmt_rela.training.monitor import Monitor
@@ -16,3 +19,38 @@ def test_a_continued_run_forgets_later_records_and_lines_cut_off(tmp_path: Path)
     run.metrics.write_text(f"{lines[0]}\n{lines[1][:9]}{lines[1]}\n{lines[1]}\n{lines[2]}\n{lines[2][:5]}")
     Monitor(run, update=2, validated=0).close()
     assert run.metrics.read_text() == f"{lines[0]}\n{lines[1]}\n"
+
+
+def test_a_validation_that_no_checkpoint_knows_of_is_forgotten(tmp_path: Path) -> None:
+    """It was made up for after a stop, recorded, and killed before it was saved: it will be made again."""
+    run = RunDirectory(tmp_path)
+    events = [("train", 2), ("validation", 2), ("train", 4), ("validation", 4)]
+    lines = [json.dumps({"event": event, "update": update}) for event, update in events]
+    run.metrics.write_text("".join(f"{line}\n" for line in lines))
+    Monitor(run, update=4, validated=2).close()
+    assert run.metrics.read_text().splitlines() == lines[:3]
+
+
+def test_records_are_strict_json(tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    monitor = Monitor(RunDirectory(tmp_path), update=0, validated=0)
+    monitor.record("train", 1, {"loss": math.nan, "gradient_norm": math.inf, "epoch": 1})
+    monitor.close()
+    record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert record == {"event": "train", "update": 1, "loss": None, "gradient_norm": None, "epoch": 1}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_costs_records_and_one_warning_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = RunDirectory(tmp_path)
+    monitor = Monitor(run, update=0, validated=0)
+    run.metrics.symlink_to("/dev/full")
+    for update in (1, 2):
+        monitor.record("train", update, {"loss": 1.0})
+    run.samples.write_text("a file where the directory should be")
+    monitor.samples(2, ["a"], ["b"], ["c"])
+    monitor.close()
+    assert caplog.text.count("metrics.jsonl cannot be written") == 1
+    assert caplog.text.count("samples cannot be written") == 1

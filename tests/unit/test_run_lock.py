@@ -1,0 +1,45 @@
+"""A run directory is trained by one process at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from nmt_rela.errors import ConfigError
+from nmt_rela.storage.run_lock import RunLock
+
+
+def test_the_second_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
+    first, second = RunLock(), RunLock()
+    first.take(tmp_path / "run" / ".lock")
+    owner = f"process {os.getpid()} on {socket.gethostname()}"
+    with pytest.raises(ConfigError, match=rf"run: .*/run is being trained by {owner}; wait for it"):
+        second.take(tmp_path / "run" / ".lock")
+    first.release()
+    second.take(tmp_path / "run" / ".lock")
+    second.release()
+
+
+def test_a_killed_owner_locks_nobody_out(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    child = os.fork()
+    if child == 0:
+        kept = RunLock()
+        kept.take(path)
+        (tmp_path / "taken").touch()
+        time.sleep(60)
+        os._exit(0)
+    while not (tmp_path / "taken").exists():
+        time.sleep(0.01)
+    lock = RunLock()
+    with pytest.raises(ConfigError, match=f"process {child} on"):
+        lock.take(path)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    lock.take(path)
+    lock.release()
