@@ -1,6 +1,6 @@
 """Does preparing data take more memory for a larger corpus? Seconds and peak memory of every stage, at several sizes.
 
-    python scripts/bench_prepare.py --pairs 1000000 4000000 --json prepare.json
+    python scripts/bench_prepare.py --pairs 500000 2000000 --json prepare.json
 
 writes a corpus of short lines for each size, prepares it in a process of its own through the real stages (reading,
 cleaning with de-duplication, sub-words, encoding), and samples that process' resident memory. From the two largest
@@ -71,9 +71,9 @@ def measure(pairs: int, *, words: float, sample: int, scratch: Path | None) -> d
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, nargs="+", default=[1_000_000, 4_000_000], help="sizes, smaller first")
-    parser.add_argument("--words", type=float, default=5.0, help="words in a line, on average")
-    parser.add_argument("--sample", type=int, default=100_000, help="data.subword_sample")
+    parser.add_argument("--pairs", type=int, nargs="+", default=[500_000, 2_000_000], help="sizes, smaller first")
+    parser.add_argument("--words", type=float, default=4.0, help="words in a line, on average")
+    parser.add_argument("--sample", type=int, default=50_000, help="data.subword_sample")
     parser.add_argument("--directory", type=Path, help="where the temporary corpora go (about 200 bytes a pair)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()

@@ -141,6 +141,8 @@ class _TaskReader:
     def task(self, root: _Node) -> Task:
         top = root.mapping(_TASK)
         for key in ("languages", "train", "dev", "tests"):
+            if key not in top and key in ("dev", "tests") and "train" in top:
+                raise root.error(f"{key} is missing; docs/tasks.md shows how to take one out of the training text")
             _required(root, top, key)
         self.languages = tuple(item.text() for item in top["languages"].items())
         if len(self.languages) < 2 or len(set(self.languages)) < len(self.languages):

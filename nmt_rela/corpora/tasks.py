@@ -133,6 +133,9 @@ def find_task(name_or_path: str, *, relative_to: Path | None = None) -> Path:
     for shelf in shelves:
         if (shelf / f"{name_or_path}.yaml").is_file():
             return shelf / f"{name_or_path}.yaml"
+    own = (relative_to or Path()) / f"{name_or_path}.yaml"
+    if own.is_file():
+        raise ConfigError(f"data.task: unknown task '{name_or_path}'; for the file write {own.name}")
     names = {path.stem for shelf in shelves for path in shelf.glob("*.yaml")}
     raise ConfigError(f"data.task: unknown task '{name_or_path}'; {did_you_mean(name_or_path, names)}")
 

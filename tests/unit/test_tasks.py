@@ -133,6 +133,24 @@ def test_unknown_names_get_a_suggestion() -> None:
         load_task("nowhere.yaml")
 
 
+def test_a_file_in_place_of_a_name_gets_a_suggestion(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(GOOD, "utf-8")
+    with pytest.raises(ConfigError, match=r"unknown task 'mine'; for the file write mine\.yaml"):
+        load_task("mine", relative_to=tmp_path)
+
+
+@pytest.mark.parametrize("key", ["dev", "tests"])
+def test_a_task_without_sets_is_told_how_to_have_them(tmp_path: Path, key: str) -> None:
+    (tmp_path / "own.yaml").write_text(
+        "".join(
+            f"{name}: [{{name: x, files: {{en: a, de: b}}}}]\n" for name in ("train", "dev", "tests") if name != key
+        )
+        + "languages: [en, de]\n"
+    )
+    with pytest.raises(ConfigError, match=rf"own\.yaml:1: {key} is missing; docs/tasks\.md shows"):
+        load_task("own.yaml", relative_to=tmp_path)
+
+
 def test_tasks_are_found_where_pip_puts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for scheme in {sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")}:
         shelf = tmp_path / scheme / "share/nmt_rela/tasks"
