@@ -191,11 +191,13 @@ def _attention(experiment: Experiment) -> dict[str, Tree]:
         tree = _read(analysis_directory(experiment, seed) / "analysis.json")
         if tree is None:
             continue
-        # In the order they were given in: two runs of the same name are renamed by nmt-analyze.
-        for run, row in zip(experiment.of_seed(seed), tree["runs"], strict=True):
-            found[run.name] = {
+        wanted = {run.name for run in experiment.of_seed(seed)}
+        for row in tree["runs"]:
+            if row["name"] not in wanted:
+                continue
+            found[row["name"]] = {
                 "text": tree["text"]["name"],
-                "sites": {site["site"]: {**site, "site": None} for site in row["sites"]},
+                "sites": {site["site"]: site for site in row["sites"]},
                 "aer": {
                     mode: {
                         "best": [

@@ -112,7 +112,8 @@ def _over_seeds(test: str, findings: Findings) -> Iterator[Block]:
 
 
 def _speed(findings: Findings) -> Iterator[Block]:
-    yield Heading("Speed relative to softmax")
+    first = findings.runs[0]["kind"]
+    yield Heading(f"Speed relative to {first}")
     training = {row["attention"]: row for row in findings.speed.get("training", {}).get("rows", [])}
     decoding = _decoding_rows(findings)
     if not training and not decoding:
@@ -128,12 +129,12 @@ def _speed(findings: Findings) -> Iterator[Block]:
                 kind,
                 f"{trained['target_tokens_per_second']:,.0f}" if trained else "–",
                 _number(trained["ratio"], 2) if trained else "–",
-                _number(published.TRAINING_SPEED.get(kind), 2),
+                _number(published.TRAINING_SPEED.get(kind) if first == BASELINE else None, 2),
                 f"{decoded['tokens_per_second']:,.0f}" if decoded else "–",
                 _number(decoded["tokens_per_second"] / first_decoding["tokens_per_second"], 2)
                 if decoded and first_decoding
                 else "–",
-                _number(published.DECODING_SPEED.get(kind), 2),
+                _number(published.DECODING_SPEED.get(kind) if first == BASELINE else None, 2),
             ]
         )
     header = ["attention", "training, tokens/s", "ratio", "paper's", "decoding, tokens/s", "ratio", "paper's"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import reproduce
-from reproduction import plan, published, runner
+from reproduction import calibration, plan, published, runner
 from reproduction.document import Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from reproduction.experiment import KINDS, SCALES, TASKS, Experiment, adopted_experiment, new_experiment
 from reproduction.journal import Journal
@@ -237,3 +237,31 @@ def test_what_runs_says_when_it_will_end(
         watch.look()
     assert journal.seconds_so_far(training[0].name) == 122.0
     assert re.search(r"update 200 of 300,000, about 50\.\d h left; everything is done about \w+ \d\d:\d\d", caplog.text)
+
+
+def test_the_plan_measures_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_ENOUGH", 0.0)
+    monkeypatch.chdir(tmp_path)
+    found = experiment("demo", scale="smoke", kinds=("softmax", "rela-g"))
+    journal = Journal(found.output / "steps")
+    lines = list(plan.plan_lines(found, list(steps_of(found)), journal))
+    assert list(tmp_path.iterdir()) == []
+    text = "\n".join(lines)
+    assert re.search(r"softmax +[\d,]+ tokens/s in training, [\d.]+ s an update", text)
+    assert re.search(r"^  2\. train softmax.seed1 +about \d+ (s|min)$", text, flags=re.MULTILINE)
+    assert re.search(r"^time:  about ", text, flags=re.MULTILINE)
+    assert re.search(r"^disk:  archives 0.0 GB", text, flags=re.MULTILINE)
+
+
+def test_the_paper_scale_takes_what_its_updates_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a second an update, 300,000 updates are 83 hours and a little for validation; two GPUs need half."""
+    speed = calibration.Speed(
+        device="x", precision="bf16", parameters=77_000_000, seconds_per_update=1.0, training_tokens=25_000.0,
+        decoding_tokens=50_000.0,
+    )  # fmt: skip
+    found = experiment(kinds=("softmax",))
+    size = plan.archive_size(found)
+    (train,) = (step for step in steps_of(found) if step.group == "train")
+    one, two = (plan._estimator(found, {"softmax": speed}, size, gpus=gpus, is_prepared=True)(train) for gpus in (1, 2))
+    assert 300_000 < one < 301_000
+    assert one - two == pytest.approx(150_000)
