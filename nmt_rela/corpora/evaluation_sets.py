@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from nmt_rela.corpora.archives import ArchiveFiles
-from nmt_rela.corpora.readers import read_pairs
+from nmt_rela.corpora.readers import MAX_LINE, read_pairs
 from nmt_rela.corpora.tasks import Source
 from nmt_rela.errors import DataError
 from nmt_rela.text import read_lines, write_lines
@@ -18,12 +18,18 @@ _LINK = re.compile(r"(\d+)([-p])(\d+)")
 def read_evaluation_pairs(
     source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """The pairs of a set. Raises DataError where one is not UTF-8, or their number is not the one of the task file."""
+    """The pairs of a set, whole.
+
+    Raises DataError where one is not UTF-8 or so long that it was cut, or their number is not the one of the task file.
+    """
     count = 0
     for count, (left, right) in enumerate(read_pairs(source, files, languages), start=1):
         if left is None or right is None:
             side = languages[0] if left is None else languages[1]
             raise DataError(f"source '{source.name}': line {count} of {side} is invalid UTF-8; accepted: UTF-8 text")
+        for side, text in zip(languages, (left, right), strict=True):
+            if len(text) >= MAX_LINE // 4 and len(text.encode("utf-8")) > MAX_LINE - 4:
+                raise DataError(f"source '{source.name}': line {count} of {side} is over {MAX_LINE:,} bytes long")
         yield left, right
     if source.lines and count != source.lines:
         raise DataError(f"source '{source.name}': {count:,} lines; the set has {source.lines:,}")

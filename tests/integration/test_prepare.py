@@ -223,6 +223,7 @@ def test_a_vocabulary_larger_than_the_corpus_supports_is_lowered(
             r"^/.*text/train\.en: no such file; paths start from",
         ),
         (lambda root: (root / "text/test.de").write_bytes(b"\xff\n" * 5), r"source 'test': line 1 of de is invalid"),
+        (lambda root: write(root / "text/test.en", [*"abc", "é" * (1 << 20), "e"]), r"line 4 of en is over 1,048,576"),
         (lambda root: (root / "text/train.de.gz").write_bytes(b"x"), r"source 'train': .*train\.de\.gz.* damaged"),
         (
             lambda root: write(root / "text/train.en", [""] * 300),
