@@ -107,19 +107,24 @@ class RunDirectory:
 
         Raises CheckpointError when it is damaged, or belongs to another vocabulary or configuration.
         """
-        directory = self.checkpoint(name)
-        vocabularies = self.vocabularies()
-        if directory.name == EXPORTED:
-            model = build_model(self.config().model, vocabularies)
-            read_weights(directory, model, vocabulary=vocabularies.fingerprint)
-            return model.to(device).eval()
-        verify_checkpoint(directory)
-        expected = load_state(directory).get("vocabulary")
-        if expected != vocabularies.fingerprint:
-            raise CheckpointError(f"{directory}: made with another vocabulary than {self.tokenizer}")
-        model = build_model(self.config().model, vocabularies)
-        load_weights(model, directory)
+        model = build_model(self.config().model, self.vocabularies())
+        self.load_into(model, name)
         return model.to(device).eval()
+
+    def load_into(self, model: Transformer, name: str | None = None) -> Path:
+        """Load the weights of a checkpoint, verified, into a model; return the checkpoint.
+
+        Raises CheckpointError when it is damaged, or belongs to another vocabulary or configuration.
+        """
+        checkpoint, vocabulary = self.checkpoint(name), self.vocabularies().fingerprint
+        if checkpoint.name == EXPORTED:
+            read_weights(checkpoint, model, vocabulary=vocabulary)
+            return checkpoint
+        verify_checkpoint(checkpoint)
+        if load_state(checkpoint).get("vocabulary") != vocabulary:
+            raise CheckpointError(f"{checkpoint}: made with another vocabulary than {self.tokenizer}")
+        load_weights(model, checkpoint)
+        return checkpoint
 
 
 def build_model(config: ModelConfig, vocabularies: Vocabularies) -> Transformer:

@@ -21,7 +21,7 @@ from nmt_rela.data.binary import BinaryCorpus
 from nmt_rela.data.loading import Batch, load_updates
 from nmt_rela.data.vocabulary import PAD, Vocabularies
 from nmt_rela.errors import CheckpointError, ConfigError, UserError
-from nmt_rela.storage.checkpoint import load_state, load_tensors, verify_checkpoint
+from nmt_rela.storage.checkpoint import load_state, load_tensors
 from nmt_rela.storage.run_directory import RunDirectory, build_model, load_weights
 from nmt_rela.training.distributed import Ranks
 from nmt_rela.training.keeper import Keeper
@@ -380,9 +380,7 @@ class Trainer:
                     f"{other.path} has another vocabulary than the prepared data; its sub-words would mean something "
                     "else here"
                 )
-            checkpoint = other.checkpoint()
-            verify_checkpoint(checkpoint)
-            load_weights(self.model, checkpoint)
+            checkpoint = other.load_into(self.model)
         except UserError as error:
             raise CheckpointError(f"training.start_from: {error}") from error
         log.info("starting from the weights of %s", checkpoint)

@@ -178,6 +178,15 @@ def test_safetensors_are_the_same_weights(tmp_path: Path, safetensors: Any, atte
     assert [t.text for t in Translator.load(folder, device="cpu").translate(lines)] == expected_lines
 
 
+def test_training_may_start_from_safetensors(tmp_path: Path, safetensors: Any) -> None:
+    run = RunDirectory(toy_run(tmp_path / "run"))
+    folder = RunDirectory(exported(run, tmp_path / "out", "safetensors"))
+    model = build_model(run.config().model, vocabularies())
+    assert folder.load_into(model) == folder.path / "model.safetensors"
+    expected = run.load_model().state_dict()
+    assert all(torch.equal(expected[name], found) for name, found in model.state_dict().items())
+
+
 def test_a_safetensors_folder_that_does_not_fit(tmp_path: Path, safetensors: Any) -> None:
     run = RunDirectory(toy_run(tmp_path / "run"))
     folder = RunDirectory(exported(run, tmp_path / "out", "safetensors", "--quantization", "bfloat16"))
