@@ -8,7 +8,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -289,23 +290,23 @@ def test_windows_read_a_bounded_number_of_lines_ahead() -> None:
 
 
 def test_threads_share_a_translator() -> None:
+    """Whatever threads ask of one translator at once, each gets what it would get alone."""
     translator = toy_translator(attention="rela-g")
-    expected = translator.translate(LINES, align=AlignmentChoice())
-    plain = translator.translate(LINES)
-    results: dict[int, list[Translation]] = {}
-
-    def work(number: int) -> None:
-        results[number] = translator.translate(LINES, align=AlignmentChoice() if number % 2 else None)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for number, result in results.items():
-        assert_same(result, expected if number % 2 else plain)
-        if number % 2:
-            assert [t.hypotheses[0].alignment for t in result] == [t.hypotheses[0].alignment for t in expected]
+    requests: list[Callable[[], list[Translation]]] = [
+        lambda: translator.translate(LINES),
+        lambda: translator.translate(LINES, align=AlignmentChoice()),
+        lambda: translator.translate(LINES, beam=1),
+        lambda: translator.translate(LINES, n_best=2, sampling=Sampling(seed=4)),
+        lambda: list(translator.translate_stream(LINES, beam=2, n_best=2, length_penalty=1.0)),
+        lambda: translator.translate(LINES, prefixes=["die Katze"] * len(LINES), align=AlignmentChoice(layer=0)),
+    ]
+    expected = [request() for request in requests]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        for _ in range(2):
+            for alone, future in zip(expected, [pool.submit(request) for request in requests], strict=True):
+                together = future.result()
+                assert_same(alone, together)
+                assert [t.hypotheses[0].alignment for t in alone] == [t.hypotheses[0].alignment for t in together]
 
 
 def test_output_formats() -> None:
