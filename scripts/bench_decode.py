@@ -2,8 +2,10 @@
 
 By default five models with random weights, one an attention kind, translate random sentences to a forced length, as
 random weights do not know when to end. With ``--run`` (repeated, say one trained run a kind) and ``--lines`` it is real
-text at natural length; an exported model is timed beside them with ``--ctranslate2``, where that library is installed.
-All subjects take turns, round by round; the table gives medians and the ratio to the first subject.
+text at natural length, with early stopping, in each of ``--precision``; an exported model is timed beside them with
+``--ctranslate2``, where that library is installed: its threads at one batch, or at a batch each, as ours are. With
+``--reference`` the table has BLEU. All subjects take turns, round by round; the table gives medians and the ratio to
+the first subject.
 """
 
 from __future__ import annotations
@@ -18,24 +20,34 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from nmt_rela.data.loading import collate_lines
 from nmt_rela.data.vocabulary import EOS
+from nmt_rela.evaluation import score
 from nmt_rela.inference.batches import in_batches
-from nmt_rela.inference.device import choose_device
+from nmt_rela.inference.device import choose_device, for_inference
 from nmt_rela.inference.search import beam_search
-from nmt_rela.inference.translator import Translator
+from nmt_rela.inference.threads import budget_for, side_by_side
+from nmt_rela.inference.translator import DTYPES, Precision, Translator
 from nmt_rela.model.transformer import Transformer
+from nmt_rela.storage.run_directory import RunDirectory
 from nmt_rela.text import read_lines
 
 KINDS = ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-#: (sentences to translate, by number; beam; padded source tokens times beam in a batch) → output tokens
-Subject = Callable[[Sequence[int], int, int], int]
+
+class Output(NamedTuple):
+    """What a subject wrote: tokens in all, and text where it works on text."""
+
+    tokens: int
+    lines: list[str]
+
+
+#: (sentences to translate, by number; beam; padded source tokens times beam in a batch) → what came out
+Subject = Callable[[Sequence[int], int, int], Output]
 
 
 def random_sentences(count: int, *, vocabulary: int) -> list[list[int]]:
@@ -47,7 +59,7 @@ def random_sentences(count: int, *, vocabulary: int) -> list[list[int]]:
     ]
 
 
-def random_subject(kind: str, sentences: list[list[int]], options: argparse.Namespace) -> Subject:
+def random_subject(kind: str, sentences: list[list[int]], precision: Precision, options: argparse.Namespace) -> Subject:
     """A model with random weights, made to write ``--length`` tokens a sentence."""
     torch.manual_seed(1)
     device = choose_device(options.device)
@@ -56,52 +68,68 @@ def random_subject(kind: str, sentences: list[list[int]], options: argparse.Name
         decoder_layers=options.layers, dimension=options.dimension, feed_forward=options.feed_forward,
         heads=options.heads, tied_embeddings="all",
     )  # fmt: skip
-    model = model.to(device, DTYPES[options.precision]).eval()
+    model = for_inference(model.to(device).eval(), DTYPES[precision], device)
 
-    def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> int:
-        tokens = 0
+    def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> Output:
         chosen = [sentences[number] for number in numbers]
-        with torch.no_grad():
-            for batch in in_batches([len(ids) for ids in chosen], batch_tokens // beam):
+        lengths = [len(ids) for ids in chosen]
+        threads = torch.get_num_threads() if device.type == "cpu" else 1
+
+        def search(batch: Sequence[int]) -> int:
+            with torch.no_grad():
                 source = collate_lines([chosen[i] for i in batch]).to(device)
                 state = model.start_decoding(model.encode(source), beams=beam, max_length=options.length)
                 found = beam_search(
                     state, sentences=len(batch), beams=beam, min_length=options.length - 1,
                     max_lengths=torch.full((len(batch),), options.length, device=device),
                 )  # fmt: skip
-                tokens += sum(len(hypotheses[0].tokens) for hypotheses in found)
-        return tokens
+            return sum(len(hypotheses[0].tokens) for hypotheses in found)
+
+        batches = list(in_batches(lengths, budget_for(threads, sum(lengths), batch_tokens // beam)))
+        return Output(sum(tokens for _, tokens in side_by_side(search, batches, threads=threads)), [])
 
     return translate
 
 
-def run_subject(run: str, lines: list[str], options: argparse.Namespace) -> Subject:
+def run_subject(run: str, lines: list[str], precision: Precision, options: argparse.Namespace) -> Subject:
     """A trained run, on text."""
-    translator = Translator.load(run, device=options.device, precision=options.precision)
+    translator = Translator.load(run, device=options.device, precision=precision)
 
-    def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> int:
-        found = translator.translate([lines[number] for number in numbers], beam=beam, batch_tokens=batch_tokens)
-        return sum(len(translation.hypotheses[0].tokens) for translation in found)
+    def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> Output:
+        found = translator.translate(
+            [lines[number] for number in numbers], beam=beam, batch_tokens=batch_tokens, early_stopping=True,
+            length_penalty=options.length_penalty,
+        )  # fmt: skip
+        tokens = sum(len(translation.hypotheses[0].tokens) for translation in found)
+        return Output(tokens, [translation.text for translation in found])
 
     return translate
 
 
-def ctranslate2_subject(directory: str, lines: list[str], compute_type: str, options: argparse.Namespace) -> Subject:
-    """An exported model in CTranslate2, cut into sub-words by the first run's vocabulary; plain average as length
-    penalty.
+def ctranslate2_subject(
+    directory: str, lines: list[str], compute_type: str, batches: int, options: argparse.Namespace
+) -> Subject:
+    """An exported model in CTranslate2 with so many ``batches`` side by side, cut into sub-words by the first run's
+    vocabulary; its length penalty is length^alpha.
     """
     ctranslate2 = importlib.import_module("ctranslate2")
-    vocabulary = Translator.load(options.run[0], device="cpu").vocabularies.source
+    vocabularies = RunDirectory(options.run[0]).vocabularies()
+    target = {piece: id for id, piece in enumerate(vocabularies.target.pieces(list(range(vocabularies.target.size))))}
     device = choose_device(options.device).type
-    threads = {} if device == "cuda" else {"intra_threads": torch.get_num_threads(), "inter_threads": 1}
-    engine = ctranslate2.Translator(directory, device=device, compute_type=compute_type, **threads)
+    threads = {"intra_threads": torch.get_num_threads() // batches, "inter_threads": batches}
+    engine = ctranslate2.Translator(
+        directory, device=device, compute_type=compute_type, **({} if device == "cuda" else threads)
+    )
 
-    def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> int:
-        pieces = [vocabulary.pieces(ids) for ids in vocabulary.encode([lines[number] for number in numbers])]
+    def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> Output:
+        source = vocabularies.source
+        pieces = [source.pieces(ids) for ids in source.encode([lines[number] for number in numbers])]
         found = engine.translate_batch(
-            pieces, beam_size=beam, max_batch_size=batch_tokens // beam, batch_type="tokens", max_decoding_length=256
-        )
-        return sum(len(result.hypotheses[0]) + 1 for result in found)
+            pieces, beam_size=beam, max_batch_size=batch_tokens // beam, batch_type="tokens", max_decoding_length=256,
+            length_penalty=options.length_penalty, disable_unk=True,
+        )  # fmt: skip
+        best = [[target[piece] for piece in result.hypotheses[0]] for result in found]
+        return Output(sum(len(ids) + 1 for ids in best), vocabularies.target.decode(best))
 
     return translate
 
@@ -110,45 +138,62 @@ def subjects_of(options: argparse.Namespace) -> tuple[dict[str, Subject], int]:
     """What is compared, by name, and how many sentences there are."""
     if not options.run:
         sentences = random_sentences(options.sentences, vocabulary=options.vocabulary)
-        return {kind: random_subject(kind, sentences, options) for kind in options.kinds}, len(sentences)
+        return {
+            f"{kind} {precision}": random_subject(kind, sentences, precision, options)
+            for kind in options.kinds
+            for precision in options.precision
+        }, len(sentences)
     lines = list(read_lines(options.lines))[: options.sentences]
-    subjects = {run: run_subject(run, lines, options) for run in options.run}
+    subjects = {
+        f"{Path(run).name} {precision}": run_subject(run, lines, precision, options)
+        for run in options.run
+        for precision in options.precision
+    }
     if options.ctranslate2 and importlib.util.find_spec("ctranslate2") is None:
         print("ctranslate2 is not installed: left out", file=sys.stderr)
     elif options.ctranslate2:
         for compute_type in ("float32", "int8"):
-            name = f"ctranslate2 {compute_type}"
-            subjects[name] = ctranslate2_subject(options.ctranslate2, lines, compute_type, options)
+            for batches in sorted({1, torch.get_num_threads()}):
+                name = f"ctranslate2 {compute_type} {batches}"
+                subjects[name] = ctranslate2_subject(options.ctranslate2, lines, compute_type, batches, options)
     return subjects, len(lines)
 
 
-def timed(subject: Subject, numbers: Sequence[int], beam: int, batch_tokens: int) -> tuple[float, int]:
-    """Seconds and output tokens. Results are plain Python values, so that an accelerator has finished."""
+def timed(subject: Subject, numbers: Sequence[int], beam: int, batch_tokens: int) -> tuple[float, Output]:
+    """Seconds and output. Results are plain Python values, so that an accelerator has finished."""
     begun = time.perf_counter()
-    tokens = subject(numbers, beam, batch_tokens)
-    return time.perf_counter() - begun, tokens
+    output = subject(numbers, beam, batch_tokens)
+    return time.perf_counter() - begun, output
 
 
 def throughput(
-    subjects: dict[str, Subject], sentences: int, *, beam: int, batch_tokens: int, rounds: int
+    subjects: dict[str, Subject],
+    sentences: int,
+    *,
+    beam: int,
+    batch_tokens: int,
+    rounds: int,
+    references: list[str] | None,
 ) -> list[dict[str, Any]]:
     """One row a subject: medians over the rounds."""
     numbers = range(sentences)
     seconds: dict[str, list[float]] = {name: [] for name in subjects}
-    tokens = {}
+    outputs = {}
     for subject in subjects.values():
         timed(subject, numbers[: max(1, sentences // 10)], beam, batch_tokens)  # warm
     for _ in range(rounds):
         for name, subject in subjects.items():
-            taken, tokens[name] = timed(subject, numbers, beam, batch_tokens)
+            taken, outputs[name] = timed(subject, numbers, beam, batch_tokens)
             seconds[name].append(taken)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     first = next(iter(medians.values()))
     return [
         {
             "subject": name, "beam": beam, "batch_tokens": batch_tokens,
-            "sentences_per_second": round(sentences / median, 2), "tokens_per_second": round(tokens[name] / median, 1),
+            "sentences_per_second": round(sentences / median, 2),
+            "tokens_per_second": round(outputs[name].tokens / median, 1),
             "ratio": round(first / median, 3), "rounds": [round(value, 4) for value in seconds[name]],
+            "bleu": score(outputs[name].lines, references, tokenizer="13a").bleu if references else None,
         }
         for name, median in medians.items()
     ]  # fmt: skip
@@ -186,15 +231,17 @@ def main() -> int:
     parser.add_argument("--run", action="append", default=[], metavar="RUN", help="a trained run instead (repeat)")
     parser.add_argument("--lines", type=Path, metavar="FILE", help="source text for --run")
     parser.add_argument("--ctranslate2", metavar="DIR", help="an exported model to be timed beside the runs")
+    parser.add_argument("--reference", type=Path, metavar="FILE", help="what BLEU is measured against, with --run")
+    parser.add_argument("--length-penalty", type=float, default=1.0, metavar="A", help="for --run (default: 1)")
     parser.add_argument("--sentences", type=int, default=1000)
     parser.add_argument("--length", type=int, default=16, help="output tokens a sentence, for random weights")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[2_000, 8_000])
+    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[8_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--single", type=int, default=50, help="sentences for the latency (0: leave it out)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="float32", choices=list(DTYPES))
+    parser.add_argument("--precision", nargs="+", default=["float32"], choices=list(DTYPES))
     for name, default in (
         ("layers", 3),
         ("dimension", 256),
@@ -215,15 +262,19 @@ def main() -> int:
         "torch": torch.__version__, "threads": torch.get_num_threads(), "precision": options.precision,
         "device": str(choose_device(options.device)), "sentences": sentences, "throughput": [], "latency": [],
     }  # fmt: skip
-    print(f"{'subject':<24}{'beam':>5}{'batch':>8}{'sent/s':>10}{'tokens/s':>11}{'ratio':>8}")
+    references = list(read_lines(options.reference))[:sentences] if options.run and options.reference else None
+    print(f"{'subject':<24}{'beam':>5}{'batch':>8}{'sent/s':>10}{'tokens/s':>11}{'ratio':>8}{'BLEU':>8}")
     for beam in options.beams:
         for batch_tokens in options.batch_tokens:
-            rows = throughput(subjects, sentences, beam=beam, batch_tokens=batch_tokens, rounds=options.rounds)
+            rows = throughput(
+                subjects, sentences, beam=beam, batch_tokens=batch_tokens, rounds=options.rounds, references=references
+            )
             report["throughput"] += rows
             for row in rows:
                 print(
                     f"{row['subject']:<24}{beam:>5}{batch_tokens:>8}{row['sentences_per_second']:>10.1f}"
-                    f"{row['tokens_per_second']:>11.0f}{row['ratio']:>8.2f}",
+                    f"{row['tokens_per_second']:>11.0f}{row['ratio']:>8.2f}"
+                    + (f"{row['bleu']:>8.2f}" if references else ""),
                     flush=True,
                 )
     if options.single:

@@ -24,7 +24,10 @@ def add_model_arguments(to: argparse.ArgumentParser) -> None:
     add_checkpoint_argument(to)
     to.add_argument("--device", default="auto", help="auto (the GPU where there is one), cpu, cuda or cuda:N")
     to.add_argument(
-        "--precision", default="float32", choices=("float32", "bf16", "fp16"), help="of weights and arithmetic"
+        "--precision",
+        default="float32",
+        choices=("float32", "bf16", "fp16", "int8"),
+        help="of weights and arithmetic; int8, of the linear layers, on CPUs only",
     )
     to.add_argument(
         "--threads",

@@ -1,10 +1,12 @@
-"""The devices that translation runs on."""
+"""The devices that translation runs on, and models made ready for them."""
 
 from __future__ import annotations
 
 import torch
 
 from nmt_rela.errors import ConfigError
+from nmt_rela.model.packing import has_packed, pack
+from nmt_rela.model.transformer import Transformer
 
 
 def choose_device(name: str) -> torch.device:
@@ -31,3 +33,19 @@ def worker_devices(name: str, workers: int | None) -> list[str]:
     if device.type == "cuda" and ":" not in str(device):
         names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return [names[worker % len(names)] for worker in range(workers or len(names))]
+
+
+def for_inference(model: Transformer, dtype: torch.dtype, device: torch.device) -> Transformer:
+    """The model, changed for good: in a dtype and without gradients; on the CPU with packed weights.
+
+    int8 stands for linear layers in 8 bits and the rest in float32. Raises ConfigError where the machine has no int8.
+    """
+    if dtype == torch.int8 and (device.type != "cpu" or not has_packed(dtype)):
+        raise ConfigError(
+            "precision: found 'int8', which needs --device cpu on an x86 machine with AVX2; "
+            "accepted here: float32, bf16, fp16"
+        )
+    model = model.to(torch.float32 if dtype == torch.int8 else dtype).requires_grad_(False)
+    if device.type == "cpu" and has_packed(dtype):
+        pack(model, dtype)
+    return model

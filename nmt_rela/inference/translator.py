@@ -19,7 +19,7 @@ from nmt_rela.data.vocabulary import Vocabularies
 from nmt_rela.errors import CheckpointError, ConfigError
 from nmt_rela.inference.aligner import Aligner, AlignmentChoice
 from nmt_rela.inference.batches import in_batches
-from nmt_rela.inference.device import choose_device
+from nmt_rela.inference.device import choose_device, for_inference
 from nmt_rela.inference.ensemble import EnsembleState
 from nmt_rela.inference.hypothesis import Hypothesis
 from nmt_rela.inference.parts import Part, cut_lines, join_parts
@@ -27,6 +27,7 @@ from nmt_rela.inference.request import Request, with_settings
 from nmt_rela.inference.sampling import Sampling, sample
 from nmt_rela.inference.scorer import score_lines
 from nmt_rela.inference.search import SearchState, beam_search
+from nmt_rela.inference.threads import budget_for, side_by_side
 from nmt_rela.inference.translation import NOTHING, ForcedScore, Translated, Translation
 from nmt_rela.inference.window import windows
 from nmt_rela.model.transformer import Transformer
@@ -34,8 +35,8 @@ from nmt_rela.storage.run_directory import RunDirectory
 
 LOG = logging.getLogger(__name__)
 
-Precision = Literal["float32", "bf16", "fp16"]
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["float32", "bf16", "fp16", "int8"]
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 
 
 class Translator:
@@ -100,7 +101,7 @@ class Translator:
         models = [directory.load_model(checkpoint, device=place) for directory in directories]
         data = configs[0].data
         return cls(
-            [model.to(DTYPES[precision]).requires_grad_(False) for model in models],
+            [for_inference(model, DTYPES[precision], place) for model in models],
             vocabularies,
             decoding=decoding or configs[0].decoding,
             device=place,
@@ -205,15 +206,20 @@ class Translator:
             parts_left[part.line] += 1
         if progress is not None:
             progress(parts_left.count(0))
-        with torch.no_grad():
-            for batch in in_batches(
-                [len(part.ids) for part in parts], request.decoding.batch_tokens // request.sequences
-            ):
-                for i, hypotheses in zip(batch, self._decode([parts[i] for i in batch], request), strict=True):
-                    found[i] = hypotheses
-                    parts_left[parts[i].line] -= 1
-                if progress is not None:
-                    progress(sum(parts_left[line] == 0 for line in {parts[i].line for i in batch}))
+        lengths = [len(part.ids) for part in parts]
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        budget = budget_for(threads, sum(lengths), request.decoding.batch_tokens // request.sequences)
+
+        def decode(batch: Sequence[int]) -> list[list[Translated]]:
+            with torch.no_grad():
+                return self._decode([parts[i] for i in batch], request)
+
+        for batch, decoded in side_by_side(decode, list(in_batches(lengths, budget)), threads=threads):
+            for i, hypotheses in zip(batch, decoded, strict=True):
+                found[i] = hypotheses
+                parts_left[parts[i].line] -= 1
+            if progress is not None:
+                progress(sum(parts_left[line] == 0 for line in {parts[i].line for i in batch}))
         of_line: list[list[list[Translated]]] = [[] for _ in lines]
         for part, hypotheses in zip(parts, found, strict=True):
             of_line[part.line].append(hypotheses)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -108,6 +108,7 @@ class Transformer(nn.Module):
         # A stack of pre-norm layers ends un-normed; a post-norm stack does not.
         self.encoder_norm = nn.LayerNorm(dimension, eps=NORM_EPSILON) if norm == "pre" else nn.Identity()
         self.decoder_norm = nn.LayerNorm(dimension, eps=NORM_EPSILON) if norm == "pre" else nn.Identity()
+        self.packed_output: Callable[[Tensor], Tensor] | None = None
 
     def encode(self, source: Tensor) -> Memory:
         """Source sub-words [batch, length], padded with 0, to the memory."""
@@ -141,7 +142,7 @@ class Transformer(nn.Module):
 
     def project(self, states: Tensor) -> Tensor:
         """Logits [..., vocabulary] of decoder states [..., dimension]."""
-        return F.linear(states, self.output_weight)
+        return F.linear(states, self.output_weight) if self.packed_output is None else self.packed_output(states)
 
     def shift(self, target: Tensor) -> Tensor:
         """The decoder's input for a padded target that ends in EOS: BOS first, the last column dropped."""

@@ -19,7 +19,7 @@ def test_a_tiny_benchmark(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     figures = json.loads(report.read_text(encoding="utf-8"))
     assert [(row["subject"], row["beam"]) for row in figures["throughput"]] == [
-        ("softmax", 1), ("rela-g", 1), ("softmax", 2), ("rela-g", 2)
+        ("softmax float32", 1), ("rela-g float32", 1), ("softmax float32", 2), ("rela-g float32", 2)
     ]  # fmt: skip
     assert all(row["tokens_per_second"] > 0 for row in figures["throughput"])
     assert len(figures["latency"]) == 4

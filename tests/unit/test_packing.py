@@ -1,0 +1,106 @@
+"""Packed linear layers: float32 and bf16 change nothing, int8 rounds each row by itself."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toy_translator import sentences, toy_model, toy_run
+
+from nmt_rela.attention.kinds import KINDS
+from nmt_rela.errors import ConfigError
+from nmt_rela.inference.aligner import AlignmentChoice
+from nmt_rela.inference.device import for_inference
+from nmt_rela.inference.translator import Translator
+from nmt_rela.model.packing import Int8Linear, has_packed, pack
+
+needs_packed = pytest.mark.skipif(not has_packed(torch.float32), reason="PyTorch without oneDNN")
+needs_bf16 = pytest.mark.skipif(not has_packed(torch.bfloat16), reason="no bf16 products on this CPU")
+needs_int8 = pytest.mark.skipif(not has_packed(torch.int8), reason="no int8 products on this CPU")
+
+
+def numbers(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@needs_packed
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_a_packed_model_gives_the_same_logits(kind: str) -> None:
+    model = toy_model(attention=kind)
+    packed = copy.deepcopy(model)
+    pack(packed, torch.float32)
+    assert not any(isinstance(module, nn.Linear) for module in packed.modules())
+    source, target = torch.randint(4, 90, (3, 7)), torch.randint(4, 90, (3, 5))
+    torch.testing.assert_close(packed.project(packed(source, target)), model.project(model(source, target)))
+
+
+@needs_bf16
+@torch.no_grad()
+def test_bf16_packed_is_bf16() -> None:
+    model = toy_model().to(torch.bfloat16)
+    packed = copy.deepcopy(model)
+    pack(packed, torch.bfloat16)
+    source, target = torch.randint(4, 90, (3, 7)), torch.randint(4, 90, (3, 5))
+    left, right = packed.project(packed(source, target)), model.project(model(source, target))
+    assert left.dtype == torch.bfloat16
+    torch.testing.assert_close(left, right, atol=0.15, rtol=0.05)
+
+
+@needs_int8
+@torch.no_grad()
+def test_int8_is_the_product_of_rounded_numbers() -> None:
+    weight, bias, x = (
+        numbers(24, 16),
+        numbers(24, seed=2),
+        numbers(5, 16, seed=3) * torch.tensor([[1e-3, 1, 9, 0, 40]]).T,
+    )
+    found = Int8Linear(weight, bias)(x)
+    rows = [(127 * row / largest).round() * largest / 127 for row in weight.double() for largest in [row.abs().max()]]
+    exact = nn.functional.linear(x.double(), weight.double(), bias.double())
+    for row, result, wanted in zip(x.double(), found, exact, strict=True):
+        largest = row.abs().max().clamp(min=1e-30)
+        # On CPUs without VNNI half as many levels.
+        candidates = [
+            torch.stack(rows) @ ((levels * row / largest).round() * largest / levels) + bias.double()
+            for levels in (127, 63)
+        ]
+        errors = [float((result - candidate).abs().max() / wanted.abs().max()) for candidate in candidates]
+        assert min(errors) < 1e-5
+    torch.testing.assert_close(found[3], bias)  # of a row of zeros
+    assert float((found - exact).norm() / exact.norm()) < 0.02
+
+
+@needs_int8
+@torch.no_grad()
+def test_int8_rows_do_not_depend_on_one_another() -> None:
+    layer, x = Int8Linear(numbers(40, 16), None), numbers(3, 7, 16, seed=4)
+    whole = layer(x)
+    for row in range(3):
+        assert torch.equal(layer(x[row : row + 1]), whole[row : row + 1])
+
+
+@needs_packed
+def test_copies_share_what_is_packed() -> None:
+    model = toy_model()
+    pack(model, torch.float32)
+    copied = copy.deepcopy(model)
+    assert copied.packed_output is model.packed_output
+
+
+@needs_int8
+def test_a_translator_in_int8(tmp_path: Path) -> None:
+    run = toy_run(tmp_path / "run")
+    translator = Translator.load(run, precision="int8", device="cpu")
+    lines = sentences(9, seed=5)
+    together = translator.translate(lines)
+    assert [translator.translate([line])[0].text for line in lines] == [one.text for one in together]
+    assert translator.translate(lines[:2], align=AlignmentChoice())[0].hypotheses[0].alignment is not None
+
+
+def test_int8_is_refused_where_there_is_none() -> None:
+    with pytest.raises(ConfigError, match=r"precision: found 'int8'.*--device cpu"):
+        for_inference(toy_model(), torch.int8, torch.device("cuda"))

@@ -1,0 +1,65 @@
+"""Batches side by side: in order, one PyTorch thread each, and the setting as it was afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from toy_translator import sentences, toy_translator
+
+from nmt_rela.inference.threads import SMALLEST, budget_for, side_by_side
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_the_order_of_the_jobs(two_threads: None) -> None:
+    def work(job: int) -> tuple[int, int]:
+        time.sleep(0.02 if job == 0 else 0.0)
+        return job * job, torch.get_num_threads()
+
+    assert list(side_by_side(work, range(5), threads=2)) == [(job, (job * job, 1)) for job in range(5)]
+    assert torch.get_num_threads() == 2
+
+
+def test_an_error_ends_the_work(two_threads: None) -> None:
+    done = []
+
+    def work(job: int) -> None:
+        if job == 0:
+            raise ValueError("job 0")
+        time.sleep(0.02)
+        done.append(job)
+
+    with pytest.raises(ValueError, match="job 0"):
+        list(side_by_side(work, range(100), threads=2))
+    assert len(done) < 90
+    assert torch.get_num_threads() == 2
+
+
+def test_one_job_has_all_threads(two_threads: None) -> None:
+    assert list(side_by_side(lambda _: torch.get_num_threads(), [0], threads=2)) == [(0, 2)]
+
+
+def test_every_thread_has_a_batch_where_there_is_enough() -> None:
+    assert budget_for(2, 10_000, 2_000) == 2_000
+    assert budget_for(2, 1_001, 2_000) == 501
+    assert budget_for(4, 100, 2_000) == SMALLEST
+    assert budget_for(1, 1_000, 2_000) == 1_000
+
+
+def test_translations_do_not_depend_on_the_number_of_threads(two_threads: None) -> None:
+    lines = sentences(60, seed=3)
+    translator = toy_translator(batch_tokens=80)
+    side = translator.translate(lines)
+    torch.set_num_threads(1)
+    for left, right in zip(side, translator.translate(lines), strict=True):
+        assert left.text == right.text
+        assert left.hypotheses[0].score == pytest.approx(right.hypotheses[0].score, abs=1e-5)
