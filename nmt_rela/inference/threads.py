@@ -31,11 +31,17 @@ def side_by_side(work: Callable[[Job], Result], jobs: Sequence[Job], *, threads:
         for job in jobs:
             yield job, work(job)
         return
+    enabled, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+    def as_here(job: Job) -> Result:
+        with torch.autocast("cpu", dtype=dtype, enabled=enabled):  # which each thread has for itself
+            return work(job)
+
     # This is the number of threads of each of ours, but also the one that threads made by others would begin with.
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(min(threads, len(jobs)), initializer=torch.set_num_threads, initargs=(1,))
     try:
-        yield from zip(jobs, pool.map(work, jobs), strict=True)
+        yield from zip(jobs, pool.map(as_here, jobs), strict=True)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 #: Activations are whole numbers up to this, either side of _ZERO. Without VNNI, pairs of products are summed in 16
 #: bits, which more than 7 bits would overflow.
-_LEVELS = 127 if torch.cpu._is_vnni_supported() else 63
+_LEVELS = 127 if getattr(torch.cpu, "_is_vnni_supported", bool)() else 63
 _ZERO = _LEVELS + 1
 
 
@@ -67,7 +67,9 @@ def has_packed(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     if dtype == torch.int8:
-        return hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.backends.cpu.get_cpu_capability() != "DEFAULT"
+        return hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.backends.cpu.get_cpu_capability().startswith(
+            "AVX"
+        )
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype == torch.float32

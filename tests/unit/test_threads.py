@@ -44,6 +44,15 @@ def test_an_error_ends_the_work(two_threads: None) -> None:
     assert torch.get_num_threads() == 2
 
 
+def test_threads_work_in_the_precision_of_the_one_that_waits(two_threads: None) -> None:
+    def work(_: int) -> torch.dtype:
+        return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+
+    assert {dtype for _, dtype in side_by_side(work, range(3), threads=2)} == {torch.float32}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert {dtype for _, dtype in side_by_side(work, range(3), threads=2)} == {torch.bfloat16}
+
+
 def test_one_job_has_all_threads(two_threads: None) -> None:
     assert list(side_by_side(lambda _: torch.get_num_threads(), [0], threads=2)) == [(0, 2)]
 
