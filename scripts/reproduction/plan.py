@@ -12,11 +12,10 @@ import torch
 from nmt_rela.corpora.progress import duration
 from nmt_rela.corpora.task_files import load_task
 from nmt_rela.corpora.tasks import Archive, Location
-from nmt_rela.errors import DataError
 from reproduction.calibration import SENTENCE, Speed, measure, parameters_of
 from reproduction.experiment import Experiment
 from reproduction.journal import Journal
-from reproduction.steps import Step, effort_of, prepared_data
+from reproduction.steps import Step, effort_of, is_prepared
 
 #: Sentences of a set whose size the task file does not state.
 _USUAL_SET = 3000
@@ -47,7 +46,7 @@ class Size:
 def plan_lines(experiment: Experiment, steps: Sequence[Step], journal: Journal) -> Iterator[str]:
     """The plan as lines to print. Nothing is written."""
     size = archive_size(experiment)
-    is_prepared = _is_prepared(experiment)
+    is_there = is_prepared(experiment.runs[0])
     gpus = max(1, torch.cuda.device_count())
     done = {step.name for step in steps if (r := journal.record(step.name)) is not None and step.stands(r.fingerprint)}
     if any(step.group == "train" and step.name not in done for step in steps):
@@ -70,7 +69,7 @@ def plan_lines(experiment: Experiment, steps: Sequence[Step], journal: Journal) 
         yield "  the paper's models are made for GPUs; --scale small and --scale smoke are for other machines"
     yield ""
     total = 0.0
-    estimate = _estimator(experiment, speeds, size, gpus=gpus, is_prepared=is_prepared)
+    estimate = _estimator(experiment, speeds, size, gpus=gpus, data_is_there=is_there)
     for number, step in enumerate(steps, 1):
         seconds = 0.0 if step.name in done else max(0.0, estimate(step) - journal.seconds_so_far(step.name))
         total += seconds
@@ -79,7 +78,7 @@ def plan_lines(experiment: Experiment, steps: Sequence[Step], journal: Journal) 
         yield f"{number:>3}. {step.name:<34} {state}"
     yield ""
     yield f"time:  about {_span(total)} from here"
-    yield from _disk_lines(experiment, size, is_prepared=is_prepared)
+    yield from _disk_lines(experiment, size, data_is_there=is_there)
 
 
 def archive_size(experiment: Experiment) -> Size:
@@ -102,16 +101,8 @@ def _location_bytes(location: Location) -> int:
     return sum(part.size for part in location.parts) if all(part.size for part in location.parts) else 0
 
 
-def _is_prepared(experiment: Experiment) -> bool:
-    try:
-        prepared_data(experiment.runs[0])
-    except DataError:
-        return False
-    return True
-
-
 def _estimator(
-    experiment: Experiment, speeds: dict[str, Speed], size: Size, *, gpus: int, is_prepared: bool
+    experiment: Experiment, speeds: dict[str, Speed], size: Size, *, gpus: int, data_is_there: bool
 ) -> Callable[[Step], float]:
     """Seconds of a step."""
     config = experiment.runs[0].config
@@ -125,7 +116,7 @@ def _estimator(
     checkpoint = some.parameters * _BYTES_PER_PARAMETER
 
     def prepare() -> float:
-        if is_prepared:
+        if data_is_there:
             return 1.0
         share = 1.0 if not config.data.max_pairs else 0.1  # fetched as a whole, read in part
         return 30.0 + size.known_bytes / _FETCHED_PER_SECOND + share * text / _PREPARED_PER_SECOND / cores
@@ -166,9 +157,9 @@ def _estimator(
     return seconds
 
 
-def _disk_lines(experiment: Experiment, size: Size, *, is_prepared: bool) -> Iterator[str]:
+def _disk_lines(experiment: Experiment, size: Size, *, data_is_there: bool) -> Iterator[str]:
     config = experiment.runs[0].config
-    archives = 0 if is_prepared else size.known_bytes
+    archives = 0 if data_is_there else size.known_bytes
     text = archives * _EXPANSION * (1 + _IDS) if not config.data.max_pairs else 0.0
     checkpoint = parameters_of(config) * _BYTES_PER_PARAMETER
     kept = config.training.keep_last + config.training.keep_best + 1  # one is being written
@@ -179,7 +170,7 @@ def _disk_lines(experiment: Experiment, size: Size, *, is_prepared: bool) -> Ite
         f"{len(experiment.runs)} runs {_gigabytes(runs)} at most; "
         f"{_gigabytes(archives + text + runs)} in all, {_gigabytes(free)} are free"
     )
-    if size.unknown and not is_prepared:
+    if size.unknown and not data_is_there:
         yield f"       {size.unknown} of {size.archives} archives have no published size and are not counted"
     if archives + text + runs > free:
         yield "       THE DISK IS TOO SMALL"

@@ -74,13 +74,14 @@ class Step:
 def steps_of(experiment: Experiment) -> Iterator[Step]:
     """All steps but the report."""
     first = experiment.runs[0]
-    yield Step(
-        name="prepare",
-        group="prepare",
-        command=lambda: ["nmt-prepare", "--config", str(experiment.config_file)],
-        inputs=lambda: [prepared_data(first).train.parent.name, prepared_data(first).dev.source.parent.name],
-        outputs=(),
-    )
+    if first.arguments or not is_prepared(first):
+        yield Step(
+            name="prepare",
+            group="prepare",
+            command=lambda: ["nmt-prepare", "--config", str(experiment.config_file)],
+            inputs=lambda: [prepared_data(first).train.parent.name, prepared_data(first).dev.source.parent.name],
+            outputs=(),
+        )
     for run in experiment.runs:
         if run.arguments:
             yield _training(experiment, run)
@@ -142,6 +143,15 @@ def is_trained(run: Run) -> bool:
 def prepared_data(run: Run) -> PreparedData:
     """The data a run is trained on. Raises DataError while it is not prepared."""
     return locate(run.config.data)
+
+
+def is_prepared(run: Run) -> bool:
+    """Whether the data a run is trained on is there, wherever it came from."""
+    try:
+        prepared_data(run)
+    except DataError:
+        return False
+    return True
 
 
 def test_names(experiment: Experiment) -> list[str]:
