@@ -3,6 +3,8 @@
 By default the five kinds train the model of ``--config`` (its data is prepared if needed) on the same batches,
 a few updates each, round by round; the table gives medians, the ratio to the first kind, and the share of the matrix
 rate that this machine itself reaches, measured in the same run. The update is the trainer's own, without loading.
+On a CPU the trainer's loop is then run as it is, with loading and records, for the share of an update that is neither
+forward, backward nor optimiser (gradient norm and clipping are not the optimiser's).
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -73,6 +77,36 @@ def matrix_rate(precision: torch.dtype, device: torch.device) -> float:
     return 2 * 4096 * 1024 * 1024 / best
 
 
+def engine_share(config: Config, kind: str, folder: Path, *, updates: int) -> float:
+    """Share of an update's time that the engine takes for itself, in the trainer's own loop on a CPU."""
+    trainer = make_trainer(config, kind, folder / "loop")
+    useful = 0.0
+    marks: list[tuple[float, float]] = []
+
+    def timed(act: Callable[..., Any]) -> Callable[..., Any]:
+        def act_and_note(*inputs: Any, **options: Any) -> Any:
+            nonlocal useful
+            start = time.perf_counter()
+            result = act(*inputs, **options)
+            useful += time.perf_counter() - start
+            return result
+
+        return act_and_note
+
+    def enough() -> bool:  # asked once after each update
+        marks.append((time.perf_counter(), useful))
+        return len(marks) > updates + 1
+
+    with (
+        mock.patch.object(trainer, "_loss", timed(trainer._loss)),
+        mock.patch.object(trainer.optimizer, "step", timed(trainer.optimizer.step)),
+        mock.patch.object(torch.Tensor, "backward", timed(torch.Tensor.backward)),
+    ):
+        trainer.run(stop_requested=enough)
+    (start, useful_before), (end, useful_after) = marks[1], marks[-1]
+    return 1.0 - (useful_after - useful_before) / (end - start)
+
+
 def measure(config: Config, kinds: list[str], *, updates: int, rounds: int) -> dict[str, Any]:
     """Figures of every kind, the rounds alternating."""
     with tempfile.TemporaryDirectory() as folder:
@@ -100,6 +134,8 @@ def measure(config: Config, kinds: list[str], *, updates: int, rounds: int) -> d
                 speeds[kind].append(tokens / seconds_of(trainer, part, first))
             any_trainer.progress.cursor = 0
         rate = statistics.median(rates)
+        on_cpu = device.type == "cpu"
+        share = engine_share(config, kinds[0], Path(folder), updates=updates * rounds) if on_cpu else None
     rows = []
     for kind in kinds:
         ratios = [speed / base for speed, base in zip(speeds[kind], speeds[kinds[0]], strict=True)]
@@ -120,6 +156,7 @@ def measure(config: Config, kinds: list[str], *, updates: int, rounds: int) -> d
         "torch": torch.__version__,
         "precision": str(precision).removeprefix("torch."),
         "matrix_gflops": rate / 1e9,
+        "engine_share": share,
         "rows": rows,
     }
 
@@ -146,6 +183,8 @@ def main() -> int:
             f"{row['attention']:<10} {row['target_tokens_per_second']:>9,.0f} {row['lowest']:>8,.0f} "
             f"{row['highest']:>8,.0f} {row['ratio']:>6.2f} {row['matrix_share']:>15.0%}"
         )
+    if figures["engine_share"] is not None:
+        print(f"neither forward, backward nor optimiser: {figures['engine_share']:.1%} of an update's time")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 0

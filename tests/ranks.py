@@ -16,7 +16,7 @@ from nmt_rela.commands import train
 
 @dataclass
 class ForkedRanks:
-    """Processes that run ``nmt-train`` as the ranks of one run; what each writes to stderr is in a file."""
+    """Processes that run ``nmt-train`` as the ranks of one run, or alone; what each writes to stderr is in a file."""
 
     arguments: Sequence[str]
     folder: Path
@@ -32,9 +32,10 @@ class ForkedRanks:
         for rank in range(self.size):
             pid = os.fork()
             if pid == 0:
-                numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.size, "LOCAL_WORLD_SIZE": self.size}
-                os.environ.update({name: str(value) for name, value in numbers.items()})
-                os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=port)
+                if self.size > 1:  # a single process is no rank
+                    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.size}
+                    os.environ.update({name: str(value) for name, value in numbers.items()})
+                    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=port)
                 self._be(rank)
             self.pids.append(pid)
 

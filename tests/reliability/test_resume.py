@@ -6,8 +6,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from nmt_rela.storage.checkpoint import list_steps, load_tensors
 from nmt_rela.storage.run_directory import RunDirectory
 from nmt_rela.training.trainer import Trainer
 from tests.digits import TINY, write_digits
+from tests.ranks import ForkedRanks
 
 UPDATES = 14
 #: Dropout on, ragged epochs of a few updates, two micro-batches an update; what is due is due at different updates.
@@ -150,17 +149,16 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(straight: RunDirector
 
 def kill_after(config: Path, *, records: int, seconds: float, settings: tuple[str, ...] = ()) -> bool:
     """Train in another process and kill it so long after it has written so many records more; whether it still ran."""
-    command = [sys.executable, "-m", "nmt_rela.commands.train", "--config", str(config), "--quiet", *SETTINGS]
     metrics = config.parent / "run" / "metrics.jsonl"
     wanted = records + (metrics.read_bytes().count(b"\n") if metrics.exists() else 0)
-    process = subprocess.Popen([*command, f"training.max_updates={UPDATES}", *settings])
-    while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= wanted):
+    arguments = ["--config", str(config), "--quiet", *SETTINGS, f"training.max_updates={UPDATES}", *settings]
+    process = ForkedRanks(arguments, config.parent, size=1)
+    end = time.monotonic() + 300
+    while time.monotonic() < end and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= wanted):
         time.sleep(0.002)
     time.sleep(seconds)
-    was_running = process.poll() is None
-    process.kill()
-    process.wait()
-    return was_running
+    process.kill(0, signal.SIGKILL)
+    return process.statuses() == [-signal.SIGKILL]
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(
