@@ -27,10 +27,12 @@ def forbid(logits: Tensor, banned: Tensor, *, end_allowed: bool) -> None:
 
 def best_tokens(logits: Tensor, count: int, banned: Tensor, *, end_allowed: bool) -> tuple[Tensor, Tensor]:
     """Log-probabilities and ids [S, B, count] of each beam's best tokens, best first, smaller ids first among equals.
+    The logits are overwritten.
 
     Where equals lie at the edge of the best, which of them are in is up to ``torch.topk``: the same for the same row.
     """
-    log_probabilities = logits.log_softmax(dim=2)
+    # In place where it is known to work: a new tensor of this size costs the CPU half as much again.
+    log_probabilities = torch.log_softmax(logits, 2, out=logits if logits.device.type == "cpu" else None)
     forbid(log_probabilities, banned, end_allowed=end_allowed)
     values, ids = _top(log_probabilities, min(count, logits.shape[2]))
     if count > logits.shape[2]:  # a vocabulary smaller than that

@@ -182,7 +182,7 @@ def test_best_tokens_are_those_of_a_full_sort(vocabulary: int) -> None:
     logits = (
         torch.randn(3, 2, vocabulary, generator=torch.Generator().manual_seed(1)).mul(8).round().div(8)
     )  # with ties
-    values, ids = best_tokens(logits, 6, torch.tensor(FORBIDDEN), end_allowed=False)
+    values, ids = best_tokens(logits.clone(), 6, torch.tensor(FORBIDDEN), end_allowed=False)
     expected = logits.log_softmax(2)
     assert torch.equal(values, expected.gather(2, ids))
     expected[:, :, :4] = -torch.inf
