@@ -116,7 +116,7 @@ def ctranslate2_subject(
     vocabularies = RunDirectory(options.run[0]).vocabularies()
     target = {piece: id for id, piece in enumerate(vocabularies.target.pieces(list(range(vocabularies.target.size))))}
     device = choose_device(options.device).type
-    threads = {"intra_threads": torch.get_num_threads() // batches, "inter_threads": batches}
+    threads = {"intra_threads": options.threads // batches, "inter_threads": batches}
     engine = ctranslate2.Translator(
         directory, device=device, compute_type=compute_type, **({} if device == "cuda" else threads)
     )
@@ -153,14 +153,15 @@ def subjects_of(options: argparse.Namespace) -> tuple[dict[str, Subject], int]:
         print("ctranslate2 is not installed: left out", file=sys.stderr)
     elif options.ctranslate2:
         for compute_type in ("float32", "int8"):
-            for batches in sorted({1, torch.get_num_threads()}):
+            for batches in sorted({1, options.threads}):
                 name = f"ctranslate2 {compute_type} {batches}"
                 subjects[name] = ctranslate2_subject(options.ctranslate2, lines, compute_type, batches, options)
     return subjects, len(lines)
 
 
-def timed(subject: Subject, numbers: Sequence[int], beam: int, batch_tokens: int) -> tuple[float, Output]:
+def timed(subject: Subject, numbers: Sequence[int], beam: int, batch_tokens: int, threads: int) -> tuple[float, Output]:
     """Seconds and output. Results are plain Python values, so that an accelerator has finished."""
+    torch.set_num_threads(threads)  # CTranslate2 changes it for the whole process
     begun = time.perf_counter()
     output = subject(numbers, beam, batch_tokens)
     return time.perf_counter() - begun, output
@@ -173,6 +174,7 @@ def throughput(
     beam: int,
     batch_tokens: int,
     rounds: int,
+    threads: int,
     references: list[str] | None,
 ) -> list[dict[str, Any]]:
     """One row a subject: medians over the rounds."""
@@ -180,10 +182,10 @@ def throughput(
     seconds: dict[str, list[float]] = {name: [] for name in subjects}
     outputs = {}
     for subject in subjects.values():
-        timed(subject, numbers[: max(1, sentences // 10)], beam, batch_tokens)  # warm
+        timed(subject, numbers[: max(1, sentences // 10)], beam, batch_tokens, threads)  # warm
     for _ in range(rounds):
         for name, subject in subjects.items():
-            taken, outputs[name] = timed(subject, numbers, beam, batch_tokens)
+            taken, outputs[name] = timed(subject, numbers, beam, batch_tokens, threads)
             seconds[name].append(taken)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     first = next(iter(medians.values()))
@@ -199,12 +201,14 @@ def throughput(
     ]  # fmt: skip
 
 
-def latency(subjects: dict[str, Subject], sentences: int, *, beam: int, count: int) -> list[dict[str, Any]]:
+def latency(
+    subjects: dict[str, Subject], sentences: int, *, beam: int, count: int, threads: int
+) -> list[dict[str, Any]]:
     """Milliseconds of one sentence at a time: median and 95th percentile."""
     taken: dict[str, list[float]] = {name: [] for name in subjects}
     for number in range(-2, count):  # two to warm
         for name, subject in subjects.items():
-            value, _ = timed(subject, [number % sentences], beam, 1)
+            value, _ = timed(subject, [number % sentences], beam, 1, threads)
             if number >= 0:
                 taken[name].append(1000 * value)
     return [
@@ -254,12 +258,11 @@ def main() -> int:
     options = parser.parse_args()
     if options.run and options.lines is None:
         parser.error("--run needs --lines")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-
+    options.threads = options.threads or torch.get_num_threads()
+    torch.set_num_threads(options.threads)
     subjects, sentences = subjects_of(options)
     report: dict[str, Any] = {
-        "torch": torch.__version__, "threads": torch.get_num_threads(), "precision": options.precision,
+        "torch": torch.__version__, "threads": options.threads, "precision": options.precision,
         "device": str(choose_device(options.device)), "sentences": sentences, "throughput": [], "latency": [],
     }  # fmt: skip
     references = list(read_lines(options.reference))[:sentences] if options.run and options.reference else None
@@ -267,7 +270,13 @@ def main() -> int:
     for beam in options.beams:
         for batch_tokens in options.batch_tokens:
             rows = throughput(
-                subjects, sentences, beam=beam, batch_tokens=batch_tokens, rounds=options.rounds, references=references
+                subjects,
+                sentences,
+                beam=beam,
+                batch_tokens=batch_tokens,
+                rounds=options.rounds,
+                threads=options.threads,
+                references=references,
             )
             report["throughput"] += rows
             for row in rows:
@@ -280,7 +289,7 @@ def main() -> int:
     if options.single:
         print(f"{'one sentence at a time':<24}{'beam':>5}{'p50 ms':>18}{'p95 ms':>11}")
         for beam in options.beams:
-            rows = latency(subjects, sentences, beam=beam, count=options.single)
+            rows = latency(subjects, sentences, beam=beam, count=options.single, threads=options.threads)
             report["latency"] += rows
             for row in rows:
                 print(f"{row['subject']:<24}{beam:>5}{row['p50_ms']:>18.1f}{row['p95_ms']:>11.1f}", flush=True)
