@@ -18,10 +18,11 @@ def losses_of_logits(
     """
     tokens, outputs = logits.shape
     losses, likelihoods = logits.new_empty(2, tokens, dtype=torch.float32).unbind()
-    _kernel[(tokens,)](
-        logits, targets, losses, likelihoods, outputs, smoothing / (outputs - 1), smoothing,
-        GRADIENT=with_gradient, BLOCK=min(triton.next_power_of_2(outputs), 4096), num_warps=8,
-    )  # fmt: skip
+    with torch.cuda.device_of(logits):
+        _kernel[(tokens,)](
+            logits, targets, losses, likelihoods, outputs, smoothing / (outputs - 1), smoothing,
+            GRADIENT=with_gradient, BLOCK=min(triton.next_power_of_2(outputs), 4096), num_warps=8,
+        )  # fmt: skip
     return losses, likelihoods
 
 

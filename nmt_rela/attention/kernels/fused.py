@@ -34,6 +34,8 @@ _MAX_STEPS = tl.constexpr(100)
 # Dropout compares 24 random bits with a number of levels.
 _LEVELS = tl.constexpr(1 << 24)
 
+_FLOAT32_TILE = {"QUERIES": 32, "KEYS": 32, "num_warps": 4, "num_stages": 2}
+
 # Nothing is compiled anew because one of these is 1 or a multiple of 16.
 _ANY_VALUE = ["bias_batch", "bias_row", "heads", "queries", "keys", "blocks", "dropped"]
 
@@ -44,11 +46,12 @@ def fused_attention(
     """map(q kᵀ / √width) v with dropout on the weights: [batch, queries, heads, width].
 
     ``query`` is [batch, heads, queries, width], ``key`` and ``value`` [batch, heads, keys, width], of one dtype
-    (float32, bfloat16 or float16), the width 16, 32, 64 or 128. ``bias`` [batch or 1, 1, queries or 1, keys] is
-    negative where a key may not be seen and 0 elsewhere. With ``causal`` query i sees keys 0 … i. Dropout takes one
-    seed from the device's generator. Sums are made in float32.
+    (float32, bfloat16, float16), the width 16, 32, 64 or 128. ``bias`` [batch or 1, 1, queries or 1, keys] is negative
+    where a key may not be seen and 0 elsewhere. With ``causal`` query i sees keys 0 … i. Dropout takes one seed from
+    the device's generator. Sums are made in float32.
     """
-    output: Tensor = _FusedAttention.apply(kind, query, key, value, bias, causal, dropout)
+    with torch.cuda.device_of(query):
+        output: Tensor = _FusedAttention.apply(kind, query, key, value, bias, causal, dropout)
     return output
 
 
@@ -308,15 +311,9 @@ def _key_value_gradient_kernel(
 class _FusedAttention(Function):
     @staticmethod
     def forward(
-        context: Any,
-        kind: str,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        bias: Tensor | None,
-        causal: bool,
-        dropout: float,
-    ) -> Tensor:
+        context: Any, kind: str, query: Tensor, key: Tensor, value: Tensor,
+        bias: Tensor | None, causal: bool, dropout: float,
+    ) -> Tensor:  # fmt: skip
         (batch, heads, queries, width), keys = query.shape, key.shape[2]
         assert not causal or queries == keys
         query = query if query.stride(3) == 1 else query.contiguous()
@@ -377,22 +374,26 @@ class _FusedAttention(Function):
 
 
 def _row_tiles(query: Tensor, keys: int, *, whole_rows: bool) -> dict[str, int]:
-    """The tile of a kernel that walks along the keys. All sizes fit the registers of an sm_80 or sm_90 without spills.
+    """The tile of a kernel that walks along the keys; all fit the shared memory of small GPUs too (99 KiB).
 
     ``whole_rows`` prefers a tile that holds all keys: thresholds are then searched in registers.
     """
     length, width = query.shape[2], query.shape[3]
     if query.dtype == torch.float32:
-        return {"QUERIES": 32, "KEYS": 32, "num_warps": 4, "num_stages": 2}
-    columns = 128 if whole_rows and keys > 64 else 64
+        return _FLOAT32_TILE
+    columns = 128 if whole_rows and keys > 64 and width <= 64 else 64
     rows = 16 if length <= 16 else 128 if length > 64 and columns == 64 and width <= 64 else 64
-    wide = rows * columns > 4096 or width > 64
-    return {"QUERIES": rows, "KEYS": columns, "num_warps": 8 if wide else 4, "num_stages": 2 if width > 64 else 3}
+    return {
+        "QUERIES": rows,
+        "KEYS": columns,
+        "num_warps": 8 if rows * columns > 4096 or width > 64 else 4,
+        "num_stages": 2 if columns > 64 or width > 64 else 3,
+    }
 
 
 def _column_tiles(query: Tensor) -> dict[str, int]:
     """The tile of the kernel that walks along the queries."""
     if query.dtype == torch.float32:
-        return {"QUERIES": 32, "KEYS": 32, "num_warps": 4, "num_stages": 2}
+        return _FLOAT32_TILE
     rows = 16 if query.shape[2] <= 16 else 64
     return {"QUERIES": rows, "KEYS": 64, "num_warps": 8 if query.shape[3] > 64 else 4, "num_stages": 2}

@@ -19,7 +19,8 @@ def gated_rms_norm(heads: Tensor, gain: Tensor, gate: Tensor | None, *, epsilon:
 
     Reads float32, bfloat16 or float16, works in float32, returns the input's dtype.
     """
-    output: Tensor = _GatedRMSNorm.apply(heads, gain, gate, epsilon)
+    with torch.cuda.device_of(heads):
+        output: Tensor = _GatedRMSNorm.apply(heads, gain, gate, epsilon)
     return output
 
 

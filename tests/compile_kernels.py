@@ -1,0 +1,82 @@
+"""Compile every kernel for a GPU that need not be there, as its launches ask, and print what the compiler made of it.
+
+Run as a script, without TRITON_INTERPRET: ``python compile_kernels.py 90`` for compute capability 9.0. One line a
+kernel: name, tile, registers, bytes of stack (numbers that did not fit the registers), bytes of shared memory.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from nmt_rela.attention.kernels.fused import fused_attention
+from nmt_rela.attention.kernels.norm import gated_rms_norm
+from nmt_rela.training.loss_kernel import losses_of_logits
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+
+class NoDevice:
+    """A driver that knows its target and nothing else."""
+
+    def __init__(self, capability: int) -> None:
+        self.target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def main() -> None:
+    driver.set_active(NoDevice(int(sys.argv[1])))
+    run = JITFunction.run
+
+    def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        report(run(self, *arguments, grid=grid, warmup=True, **options), options)
+
+    JITFunction.run = compile_only
+    torch.manual_seed(0)
+    for kind, dtype, width, length, causal in (
+        ("rela-g", torch.bfloat16, 64, 50, False),
+        ("rela-g", torch.float16, 64, 300, True),
+        ("rela-g", torch.float32, 64, 50, False),
+        ("sparsemax", torch.bfloat16, 64, 50, False),
+        ("entmax15", torch.bfloat16, 64, 100, False),
+        ("entmax15", torch.bfloat16, 128, 100, True),
+    ):
+        query, key, value = (torch.randn(2, 2, length, width, dtype=dtype, requires_grad=True) for _ in range(3))
+        bias = None if causal else torch.zeros(2, 1, 1, length)
+        fused_attention(kind, query, key, value, bias=bias, causal=causal, dropout=0.1).sum().backward()
+    heads = torch.randn(4, 512, dtype=torch.bfloat16, requires_grad=True)
+    gain = torch.ones(512, requires_grad=True)
+    gated_rms_norm(heads, gain, gain, epsilon=1e-8).sum().backward()
+    losses_of_logits(torch.randn(4, 32_000).bfloat16(), torch.arange(4), smoothing=0.1, with_gradient=True)
+
+
+def report(kernel: Any, options: dict[str, Any]) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        found = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", found).groups()
+    tile = ".".join(str(options[name]) for name in ("MAP", "WIDTH", "QUERIES", "KEYS", "num_warps") if name in options)
+    print(kernel.name, tile or "-", registers, stack, kernel.metadata.shared, flush=True)
+
+
+if __name__ == "__main__":
+    main()

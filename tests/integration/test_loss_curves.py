@@ -1,0 +1,77 @@
+"""Training falls along the same curve whichever path attention takes and whatever the precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from nmt_rela.attention import paths
+from nmt_rela.attention.kinds import KINDS
+from nmt_rela.model.transformer import Transformer
+from nmt_rela.training.loss import smoothed_cross_entropy
+from tests.triton_interpreter import mend_bfloat16
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def losses(
+    kind: str, *, updates: int, sentences: int = 16, dropout: float = 0.1, precision: torch.dtype = torch.float32
+) -> Tensor:
+    """Loss a token of each update of a tiny model that learns to turn sequences round."""
+    torch.manual_seed(1)
+    model = Transformer(
+        16, 16, attention=kind, encoder_layers=1, decoder_layers=1, dimension=32, feed_forward=64, heads=2, norm="pre",
+        dropout=dropout, embedding_dropout=0.0, attention_dropout=dropout, feed_forward_dropout=0.0,
+        tied_embeddings="all",
+    ).to(DEVICE)  # fmt: skip
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.9, 0.98))
+    random = torch.Generator().manual_seed(2)
+    curve = []
+    for _ in range(updates):
+        source = torch.randint(4, 16, (sentences, 6), generator=random)
+        target = source.flip(1).to(DEVICE)
+        source[: sentences // 2, 5] = 0  # padding
+        with torch.autocast(DEVICE, dtype=precision, enabled=precision != torch.float32):
+            states = model(source.to(DEVICE), model.shift(target)).flatten(0, 1)
+            loss, _ = smoothed_cross_entropy(states, model.output_weight, target.flatten(), smoothing=0.1)
+        (loss / target.numel()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        curve.append(loss.detach() / target.numel())
+    return torch.stack(curve).cpu()
+
+
+def assert_coinciding(first: Tensor, second: Tensor) -> None:
+    """Both fall, and no stretch of 50 updates differs by more than the curves' own noise there."""
+    assert first[-50:].mean() < 0.9 * first[0]
+    for one, other in zip(first.split(50), second.split(50), strict=True):
+        noise = (one.diff().std() + other.diff().std()) / 2
+        assert abs(one.mean() - other.mean()) < noise
+
+
+@pytest.mark.parametrize("kind", ["entmax15", "rela-g"])
+def test_bfloat16_and_float32(kind: str) -> None:
+    assert_coinciding(losses(kind, updates=200), losses(kind, updates=200, precision=torch.bfloat16))
+
+
+# Softmax's fast path is PyTorch's and runs anywhere; the kernels of the others are too slow when interpreted.
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "softmax" else pytest.mark.gpu) for kind in KINDS]
+)
+def test_fast_path_and_reference_over_200_updates(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "FAST_DEVICES", {DEVICE})
+    fast = losses(kind, updates=200)
+    monkeypatch.setattr(paths, "FAST_DEVICES", set())
+    assert_coinciding(fast, losses(kind, updates=200))
+
+
+@pytest.mark.parametrize("kind", ["sparsemax", "rela-g"])
+def test_fast_path_and_reference_over_a_few_updates(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
+    if DEVICE == "cpu":
+        mend_bfloat16(monkeypatch)
+    monkeypatch.setattr(paths, "FAST_DEVICES", {DEVICE})
+    fast = losses(kind, updates=2, sentences=2, dropout=0.0)
+    monkeypatch.setattr(paths, "FAST_DEVICES", set())
+    torch.testing.assert_close(fast, losses(kind, updates=2, sentences=2, dropout=0.0), atol=1e-4, rtol=1e-4)
