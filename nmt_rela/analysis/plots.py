@@ -129,7 +129,7 @@ def by_layer(
 def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, xlabel: str) -> Figure:
     """Curves of any length, a panel for each title and a line for each run: title → run → points (x, y).
 
-    The first quarter of a run's points does not set the scale: early losses would leave nothing to see of the rest.
+    The first quarter of a long curve does not set the scale: early losses would leave nothing to see of the rest.
     """
     require_matplotlib()
     figure, axes = _grid(1, len(panels), width=4.2, height=3.0, margin=0.9)
@@ -139,11 +139,12 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *,
         for run, points in series.items():
             style = _run_style(runs.index(run)) | {"markersize": 3, "clip_on": True}
             axis.plot([x for x, _ in points], [y for _, y in points], **style)
-        late = [y for points in series.values() for _, y in points[len(points) // 4 :]]
+        late = [y for points in series.values() for _, y in points[len(points) // 8 * 2 :]]
         if late:
             low, high = min(late), max(late)
             room = 0.06 * (high - low) or 0.5
             axis.set_ylim(low - room, high + room)
+            axis.set_xlim(left=0)
         axis.set_title(title, fontsize=9, color=INK, loc="left")
         axis.set_xlabel(xlabel, fontsize=8, color=MUTED)
     if len(runs) > 1:

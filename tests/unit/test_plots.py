@@ -62,6 +62,17 @@ def test_curves_by_layer_have_gaps_where_nothing_is_defined() -> None:
     assert legend == ["rela", "softmax", "best head", "average"]
 
 
+def test_curves_are_scaled_by_what_comes_after_the_start() -> None:
+    losses = [(100.0 * step, 100.0 if step == 0 else 3.0 - 0.1 * step) for step in range(16)]
+    figure = plots.curves({"loss": {"a": losses, "b": losses[:3]}}, xlabel="updates")
+    (axis,) = figure.axes
+    assert [len(line.get_xdata()) for line in axis.get_lines()] == [16, 3]
+    assert axis.get_xlim()[0] == 0
+    assert 0 < axis.get_ylim()[0] < 1.5, "the lowest is shown"
+    figure = plots.curves({"loss": {"a": losses}}, xlabel="updates")
+    assert 2.6 < figure.axes[0].get_ylim()[1] < 3, "the first loss is not"
+
+
 def test_histogram_counts_heads() -> None:
     figure = plots.histogram({"cross": {"a": [0.0, 0.01, 1.0], "b": [0.5]}}, xlabel="null rate", bins=4)
     assert sum(patch.get_height() for patch in figure.axes[0].patches) == 4
