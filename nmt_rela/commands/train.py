@@ -121,8 +121,7 @@ def _visible_gpus(config: Config) -> int:
 
 def _on_all_gpus(count: int, arguments: list[str]) -> int:
     """Start one rank a GPU through torch's elastic launcher; the exit status is that of the rank that knows why."""
-    # The ranks say what is wrong; the launcher would say it again, at length. It reads these when it is imported.
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")
+    logging.disable(logging.ERROR)  # the ranks say what is wrong; the launcher would say it again, at length
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

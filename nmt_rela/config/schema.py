@@ -147,7 +147,7 @@ class TrainingConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     #: One seed for parameters, batches and dropout.
     seed: int = field(default=1, metadata=accepts(low=0))
-    #: Stop after so many non-finite updates in a row.
+    #: Stop after so many non-finite updates in a row (seen when a log line, a validation or a checkpoint is due).
     max_nonfinite: int = field(default=10, metadata=accepts(low=1))
     #: Updates between log lines.
     log_every: int = field(default=100, metadata=accepts(low=1))

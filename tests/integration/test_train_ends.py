@@ -43,6 +43,42 @@ def test_the_end_by_epochs_is_recorded_and_measured(config: Path) -> None:
     assert run.checkpoint("best").resolve().name == run.checkpoint("last").resolve().name
 
 
+@pytest.mark.parametrize("average", ["token", "sentence"])
+def test_an_update_reads_nothing_back_from_the_device(
+    config: Path, average: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU each of these would wait for all that is still to be computed. (The model looks at masks on CPUs.)"""
+    real, real_loss = trainer.Trainer.step, trainer.Trainer._loss
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the host reads a number of the device")
+
+    refusing = pytest.MonkeyPatch()
+
+    def begin() -> None:
+        for reading in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
+            refusing.setattr(torch.Tensor, reading, refuse)
+
+    def loss(self: trainer.Trainer, *inputs: Any) -> Any:
+        refusing.undo()
+        try:
+            return real_loss(self, *inputs)
+        finally:
+            begin()
+
+    def step(self: trainer.Trainer, *inputs: Any) -> None:
+        begin()
+        try:
+            real(self, *inputs)
+        finally:
+            refusing.undo()
+
+    monkeypatch.setattr(trainer.Trainer, "_loss", loss)
+    monkeypatch.setattr(trainer.Trainer, "step", step)
+    settings = [f"training.loss_average={average}", "training.clip_norm=1.0", "model.dropout=0.1"]
+    assert updates_done(config, "training.max_updates=2", *settings) == 2
+
+
 def test_a_few_updates_are_traced_on_request(config: Path) -> None:
     updates_done(config, "training.max_updates=7", "training.profile_updates=2")
     (trace,) = (config.parent / "run" / "profile").iterdir()
