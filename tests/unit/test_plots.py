@@ -64,7 +64,7 @@ def test_curves_by_layer_have_gaps_where_nothing_is_defined() -> None:
 
 def test_curves_are_scaled_by_what_comes_after_the_start() -> None:
     losses = [(100.0 * step, 100.0 if step == 0 else 3.0 - 0.1 * step) for step in range(16)]
-    figure = plots.curves({"loss": {"a": losses, "b": losses[:3]}}, xlabel="updates")
+    figure = plots.curves({"loss": {"a": losses, "b": losses[1:4]}}, xlabel="updates")
     (axis,) = figure.axes
     assert [len(line.get_xdata()) for line in axis.get_lines()] == [16, 3]
     assert axis.get_xlim()[0] == 0
