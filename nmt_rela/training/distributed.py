@@ -161,11 +161,29 @@ def join(device: Literal["auto", "cpu", "cuda"]) -> Ranks:
     if "RANK" not in os.environ:
         ranks = Ranks(0, 1, place)
     else:
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT, **_own_store())
         messages = dist.new_group(backend="gloo", timeout=PATIENCE)
         ranks = Ranks(dist.get_rank(), dist.get_world_size(), place, messages)
     ranks.together(check)
     return ranks
+
+
+def _own_store() -> dict[str, Any]:
+    """Where the ranks of one machine find one another. torchrun's store outlives a restart, with the addresses of the
+    ranks that died in it: so each attempt has its own part. (On several machines attempts are counted separately.)
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return {}
+    size = int(os.environ["WORLD_SIZE"])
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=False, timeout=TIMEOUT
+    )
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return {
+        "store": dist.PrefixStore(f"nmt_rela_attempt_{attempt}", store),  # type: ignore[attr-defined]
+        "rank": int(os.environ["RANK"]),
+        "world_size": size,
+    }
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
