@@ -57,8 +57,8 @@ def _on_this_rank(config: Config, *, fresh: bool) -> int:
         ranks = join(config.training.device)
         status = _run(config, ranks, lock, fresh=fresh)
         ranks.leave()
-    except FailedElsewhere:
-        return EXIT_FAULT
+    except FailedElsewhere as failure:
+        return EXIT_USER_ERROR if failure.mistake else EXIT_FAULT
     except RankLost as error:
         print(f"nmt-train: {error}", file=sys.stderr, flush=True)
         os._exit(EXIT_FAULT)  # not by the usual way: what was sent to a GPU and never answered would be waited for

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nmt_rela.errors import ConfigError
+from nmt_rela.errors import ConfigError, UserError
 
 Result = TypeVar("Result")
 
@@ -36,7 +36,14 @@ class RankLost(RuntimeError):
 
 
 class FailedElsewhere(RuntimeError):
-    """Another rank has failed and says why: this one ends without a word."""
+    """Another rank has failed and says why: this one ends without a word, with the same exit status.
+
+    The same, because torchrun passes on the status of whichever rank it sees ended first.
+    """
+
+    def __init__(self, *, mistake: bool) -> None:
+        super().__init__()
+        self.mistake = mistake  # the user's, not a fault of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +107,12 @@ class Ranks:
             result = act()
         except Exception as error:  # of any kind: the others must not wait for what has failed
             failure = error
-        failed = self.gather(failure is not None)
-        if failure is not None and failed.index(True) == self.rank:
+        failed = self.gather(None if failure is None else isinstance(failure, UserError))
+        first = next((rank for rank, mistake in enumerate(failed) if mistake is not None), None)
+        if failure is not None and first == self.rank:
             raise failure
-        if any(failed):
-            raise FailedElsewhere
+        if first is not None:
+            raise FailedElsewhere(mistake=failed[first])
         return result
 
     def on_main(self, act: Callable[[], Result]) -> Result:
@@ -114,7 +122,7 @@ class Ranks:
 
     def fail(self, error: Exception) -> NoReturn:
         """Raise what all ranks have met: the main rank says it, the others raise FailedElsewhere."""
-        raise error if self.is_main else FailedElsewhere
+        raise error if self.is_main else FailedElsewhere(mistake=isinstance(error, UserError))
 
     def copy_from_main(self, model: nn.Module) -> None:
         """Give every rank the main rank's parameters."""

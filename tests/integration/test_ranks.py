@@ -165,14 +165,14 @@ def test_ranks_that_have_come_apart_end_the_run(tmp_path: Path) -> None:
 def test_a_mistake_is_told_once(tmp_path: Path) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=50)
     ranks = ForkedRanks(settings(config, "run", "training.accumulate=3", "--quiet"), tmp_path)
-    assert ranks.statuses(seconds=60) == [2, 1]
+    assert ranks.statuses(seconds=60) == [2, 2]
     said = "training.accumulate: 3 micro-batches cannot be shared by 2 ranks; accepted: a multiple of 2"
     assert (ranks.stderr(0), ranks.stderr(1)) == (f"nmt-train: error: {said}\n", "")
     # On the main rank only, while the other waits.
     lock = RunLock()
     lock.take(tmp_path / "run" / ".lock")
     ranks = ForkedRanks(settings(config, "run", "training.accumulate=2", "--quiet"), tmp_path)
-    assert ranks.statuses(seconds=60) == [2, 1]
+    assert ranks.statuses(seconds=60) == [2, 2]
     assert ranks.stderr(0).count("\n") == 1
     assert f"is being trained by process {os.getpid()} on" in ranks.stderr(0)
     assert ranks.stderr(1) == ""
