@@ -19,6 +19,8 @@ import pytest
 import nmt_rela
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+#: Without the directory lines that make adds when make has called it.
+MAKE = ("make", "--no-print-directory")
 COMMANDS = ("prepare", "train", "translate", "evaluate", "export", "average", "score", "analyze")
 HEAVY = ("torch", "numpy", "sentencepiece", "sacrebleu", "matplotlib", "tensorboard", "ctranslate2", "safetensors")
 
@@ -120,19 +122,19 @@ TABLES = ["wmt14", "wmt14-en-fr", "wmt18-en-fi", "wmt18-zh-en", "wmt16-ro-en", "
 
 @pytest.mark.parametrize("target", [*TARGETS, *(f"reproduce-{name}" for name in TABLES)])
 def test_make_knows_the_target(target: str) -> None:
-    done = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = subprocess.run([*MAKE, "-n", target], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_make_help_lists_every_target() -> None:
-    shown = subprocess.run(["make", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run([*MAKE, "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     assert {line.split()[1] for line in shown.splitlines()} == {*TARGETS, *(f"reproduce-{name}" for name in TABLES)}
 
 
 def test_make_passes_scale_kinds_seeds_and_options_on() -> None:
     words = ["SCALE=smoke", "KINDS=softmax rela-g", "SEEDS=1 2", "PLAN=1", "OPTIONS=model.heads=4"]
     done = subprocess.run(
-        ["make", "-n", "reproduce-wmt18-zh-en", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        [*MAKE, "-n", "reproduce-wmt18-zh-en", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     line = done.stdout.splitlines()[-1]
     wanted = 'wmt18-zh-en --plan --scale smoke --kinds "softmax rela-g" --seeds "1 2" model.heads=4'
@@ -140,7 +142,7 @@ def test_make_passes_scale_kinds_seeds_and_options_on() -> None:
 
 
 def test_clean_spares_what_cannot_be_made_again() -> None:
-    done = subprocess.run(["make", "-n", "clean"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run([*MAKE, "-n", "clean"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert not {"runs", "data", ".venv", "."} & set(done.stdout.split())
 
 

@@ -262,6 +262,8 @@ def test_the_paper_scale_takes_what_its_updates_take(monkeypatch: pytest.MonkeyP
     found = experiment(kinds=("softmax",))
     size = plan.archive_size(found)
     (train,) = (step for step in steps_of(found) if step.group == "train")
-    one, two = (plan._estimator(found, {"softmax": speed}, size, gpus=gpus, is_prepared=True)(train) for gpus in (1, 2))
+    one, two = (
+        plan._estimator(found, {"softmax": speed}, size, gpus=gpus, data_is_there=True)(train) for gpus in (1, 2)
+    )
     assert 300_000 < one < 301_000
     assert one - two == pytest.approx(150_000)
