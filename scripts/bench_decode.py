@@ -2,10 +2,10 @@
 
 By default five models with random weights, one an attention kind, translate random sentences to a forced length, as
 random weights do not know when to end. With ``--run`` (repeated, say one trained run a kind) and ``--lines`` it is real
-text at natural length, with early stopping, in each of ``--precision``; an exported model is timed beside them with
-``--ctranslate2``, where that library is installed: its threads at one batch, or at a batch each, as ours are. With
-``--reference`` the table has BLEU. All subjects take turns, round by round; the table gives medians and the ratio to
-the first subject.
+text at natural length, in each of ``--precision``, searched as the run's settings say unless ``--length-penalty`` and
+``--early-stopping`` are given; an exported model is timed beside them with ``--ctranslate2``, where that library is
+installed: its threads at one batch, or at a batch each, as ours are. With ``--reference`` the table has BLEU. All
+subjects take turns, round by round; the table gives medians and the ratio to the first subject.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from nmt_rela.attention.kinds import KINDS
 from nmt_rela.data.loading import collate_lines
 from nmt_rela.data.vocabulary import EOS
 from nmt_rela.evaluation import score
@@ -35,8 +36,6 @@ from nmt_rela.inference.translator import DTYPES, Precision, Translator
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.storage.run_directory import RunDirectory
 from nmt_rela.text import read_lines
-
-KINDS = ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
 
 
 class Output(NamedTuple):
@@ -97,8 +96,8 @@ def run_subject(run: str, lines: list[str], precision: Precision, options: argpa
 
     def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> Output:
         found = translator.translate(
-            [lines[number] for number in numbers], beam=beam, batch_tokens=batch_tokens, early_stopping=True,
-            length_penalty=options.length_penalty,
+            [lines[number] for number in numbers], beam=beam, batch_tokens=batch_tokens,
+            early_stopping=options.early_stopping, length_penalty=options.length_penalty,
         )  # fmt: skip
         tokens = sum(len(translation.hypotheses[0].tokens) for translation in found)
         return Output(tokens, [translation.text for translation in found])
@@ -113,7 +112,9 @@ def ctranslate2_subject(
     vocabulary; its length penalty is length^alpha.
     """
     ctranslate2 = importlib.import_module("ctranslate2")
-    vocabularies = RunDirectory(options.run[0]).vocabularies()
+    run = RunDirectory(options.run[0])
+    vocabularies = run.vocabularies()
+    alpha = run.config().decoding.length_penalty if options.length_penalty is None else options.length_penalty
     target = {piece: id for id, piece in enumerate(vocabularies.target.pieces(list(range(vocabularies.target.size))))}
     device = choose_device(options.device).type
     threads = {"intra_threads": options.threads // batches, "inter_threads": batches}
@@ -126,7 +127,7 @@ def ctranslate2_subject(
         pieces = [source.pieces(ids) for ids in source.encode([lines[number] for number in numbers])]
         found = engine.translate_batch(
             pieces, beam_size=beam, max_batch_size=batch_tokens // beam, batch_type="tokens", max_decoding_length=256,
-            length_penalty=options.length_penalty, disable_unk=True,
+            length_penalty=alpha, disable_unk=True,
         )  # fmt: skip
         best = [[target[piece] for piece in result.hypotheses[0]] for result in found]
         return Output(sum(len(ids) + 1 for ids in best), vocabularies.target.decode(best))
@@ -145,7 +146,7 @@ def subjects_of(options: argparse.Namespace) -> tuple[dict[str, Subject], int]:
         }, len(sentences)
     lines = list(read_lines(options.lines))[: options.sentences]
     subjects = {
-        f"{Path(run).name} {precision}": run_subject(run, lines, precision, options)
+        f"{run} {precision}": run_subject(run, lines, precision, options)
         for run in options.run
         for precision in options.precision
     }
@@ -236,7 +237,10 @@ def main() -> int:
     parser.add_argument("--lines", type=Path, metavar="FILE", help="source text for --run")
     parser.add_argument("--ctranslate2", metavar="DIR", help="an exported model to be timed beside the runs")
     parser.add_argument("--reference", type=Path, metavar="FILE", help="what BLEU is measured against, with --run")
-    parser.add_argument("--length-penalty", type=float, default=1.0, metavar="A", help="for --run (default: 1)")
+    parser.add_argument("--length-penalty", type=float, metavar="A", help="for --run (default: the run's)")
+    parser.add_argument(
+        "--early-stopping", action=argparse.BooleanOptionalAction, help="for --run (default: the run's)"
+    )
     parser.add_argument("--sentences", type=int, default=1000)
     parser.add_argument("--length", type=int, default=16, help="output tokens a sentence, for random weights")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])

@@ -17,12 +17,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from nmt_rela.commands import console
+from nmt_rela.config.schema import AttentionKind
 from nmt_rela.errors import EXIT_DONE, did_you_mean
 
-_KINDS = ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
+_KINDS = get_args(AttentionKind)
 _PARTS = ("significance", "speed", "analysis")
 _SCALES = ("paper", "small", "smoke")
 

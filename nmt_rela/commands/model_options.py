@@ -66,9 +66,7 @@ def load_translator(options: argparse.Namespace) -> Translator:
     from nmt_rela.inference.translator import Translator
 
     if options.threads is not None:
-        if options.threads < 1:
-            raise ConfigError(f"--threads: found {options.threads}; accepted: 1 or more")
-        torch.set_num_threads(options.threads)
+        torch.set_num_threads(_checked_threads(options))
     return Translator.load(
         options.model,
         checkpoint=options.checkpoint,
@@ -85,9 +83,17 @@ def load_in_processes(options: argparse.Namespace, devices: Sequence[str]) -> li
     import torch
 
     _decoding(options)  # mistakes are refused before any process starts
-    threads = options.threads or max(1, torch.get_num_threads() // len(devices))
+    shared = max(1, torch.get_num_threads() // len(devices))
+    threads = shared if options.threads is None else _checked_threads(options)
     described = [argparse.Namespace(**{**vars(options), "device": device, "threads": threads}) for device in devices]
     return [partial(_load_in_process, one) for one in described]
+
+
+def _checked_threads(options: argparse.Namespace) -> int:
+    threads: int = options.threads
+    if threads < 1:
+        raise ConfigError(f"--threads: found {threads}; accepted: 1 or more")
+    return threads
 
 
 def _load_in_process(options: argparse.Namespace) -> Translator:

@@ -7,9 +7,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from nmt_rela.config.loader import config_to_yaml, load_config, override_config
-from nmt_rela.config.schema import Config, SiteAttention
+from nmt_rela.config.schema import AttentionKind, Config, SiteAttention
 from nmt_rela.errors import CheckpointError, ConfigError, did_you_mean
 from nmt_rela.storage.checkpoint import list_steps
 from nmt_rela.storage.run_directory import RunDirectory
@@ -19,7 +20,7 @@ log = logging.getLogger("nmt_rela.reproduction")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: The order of tables; the first is what the others are compared with.
-KINDS = ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
+KINDS = get_args(AttentionKind)
 BASELINE = KINDS[0]
 
 #: Tasks by the names they go by; each is a file in configs/.

@@ -148,9 +148,10 @@ def _speed(findings: Findings) -> Iterator[Block]:
         )
     if first_decoding:
         tree = findings.speed["decoding"]
+        precisions = ", ".join(tree["precision"])
         notes.append(
             f"Decoding: the trained models translate the first {tree['sentences']:,} test sentences in turns, beam "
-            f"{first_decoding['beam']}, medians; {tree['device']}, {tree['precision']}. Ratios are of output tokens a "
+            f"{first_decoding['beam']}, medians; {tree['device']}, {precisions}. Ratios are of output tokens a "
             "second, because models that write longer translations need longer."
         )
     notes.append("The paper's were measured in TensorFlow 1.13; machine and batch are not known.")
@@ -159,9 +160,9 @@ def _speed(findings: Findings) -> Iterator[Block]:
 
 def _decoding_rows(findings: Findings) -> dict[str, Tree]:
     """By kind: the row of the benchmark whose subject is the run of that kind."""
-    kinds = {run["path"]: run["kind"] for run in findings.runs}
-    rows = findings.speed.get("decoding", {}).get("throughput", [])
-    return {kinds[row["subject"]]: row for row in rows if row["subject"] in kinds}
+    tree = findings.speed.get("decoding", {"precision": [], "throughput": []})
+    kinds = {f"{run['path']} {precision}": run["kind"] for run in findings.runs for precision in tree["precision"]}
+    return {kinds[row["subject"]]: row for row in tree["throughput"] if row["subject"] in kinds}
 
 
 def _curves(experiment: Experiment, findings: Findings) -> Iterator[Block]:

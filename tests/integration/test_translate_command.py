@@ -117,6 +117,12 @@ def test_json_lines(translated: Run) -> None:
             assert all(len(link) == 2 for link in hypothesis["alignment"])
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_threads_are_refused(translated: Run, workers: int) -> None:
+    translated("--threads", "0", "--workers", str(workers), status=2)
+    assert b"--threads: found 0; accepted: 1 or more" in translated.log  # type: ignore[attr-defined]
+
+
 def test_samples(translated: Run) -> None:
     first = translated("--sample", "--seed", "3", "--temperature", "1.5", "--top-k", "20")
     assert first == translated(

@@ -147,18 +147,19 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(straight: RunDirector
     assert_same(straight, run_to(config, UPDATES))
 
 
-def kill_after(config: Path, *, records: int, seconds: float, settings: tuple[str, ...] = ()) -> bool:
-    """Train in another process and kill it so long after it has written so many records more; whether it still ran."""
+def kill_after(config: Path, *, records: int, seconds: float, settings: tuple[str, ...] = (), ranks: int = 1) -> bool:
+    """Train in other processes and kill them so long after so many records more are written; whether they still ran."""
     metrics = config.parent / "run" / "metrics.jsonl"
     wanted = records + (metrics.read_bytes().count(b"\n") if metrics.exists() else 0)
     arguments = ["--config", str(config), "--quiet", *SETTINGS, f"training.max_updates={UPDATES}", *settings]
-    process = ForkedRanks(arguments, config.parent, size=1)
+    processes = ForkedRanks(arguments, config.parent, size=ranks)
     end = time.monotonic() + 300
     while time.monotonic() < end and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= wanted):
         time.sleep(0.002)
     time.sleep(seconds)
-    process.kill(0, signal.SIGKILL)
-    return process.statuses() == [-signal.SIGKILL]
+    for rank in range(ranks):
+        processes.kill(rank, signal.SIGKILL)
+    return processes.statuses() == [-signal.SIGKILL] * ranks
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(
@@ -190,7 +191,8 @@ def test_fresh_moves_the_old_run_aside(ended: RunDirectory, straight: RunDirecto
 
 
 @pytest.mark.slow
-def test_fifty_kills_change_no_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_fifty_kills_change_no_bit(tmp_path: Path, ranks: int) -> None:
     """At random moments, many of them inside a save: the process saves after every update."""
     settings = (
         "training.max_updates=300",
@@ -200,7 +202,12 @@ def test_fifty_kills_change_no_bit(tmp_path: Path) -> None:
     )
     straight = run_to(prepare(tmp_path / "straight"), UPDATES, *settings)
     config, random_ = prepare(tmp_path / "killed"), random.Random(4)
+    in_a_save = 0
     for _ in range(50):
         records, seconds = random_.randint(1, 4), 0.04 * random_.random()
-        assert kill_after(config, records=records, seconds=seconds, settings=settings), "it ended before the last kill"
+        assert kill_after(config, records=records, seconds=seconds, settings=settings, ranks=ranks), (
+            "it ended before the last kill"
+        )
+        in_a_save += any((config.parent / "run" / "checkpoints").glob("step_*.tmp"))
+    assert in_a_save >= 5  # what such a kill leaves, until the next start
     assert_same(straight, run_to(config, UPDATES, *settings))

@@ -1,4 +1,4 @@
-"""The decoding benchmark runs, and its table has a row a kind."""
+"""The decoding benchmark runs, its table has a row a subject, and the report of a reproduction finds its runs there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+from reproduction.experiment import KINDS, adopted_experiment
+from reproduction.journal import Journal
+from reproduction.report import write_report
+from reproduction.steps import speed_file
+
+from tests.integration.small_run import write_run, write_text
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts/bench_decode.py"
 
@@ -24,3 +31,23 @@ def test_a_tiny_benchmark(tmp_path: Path) -> None:
     assert all(row["tokens_per_second"] > 0 for row in figures["throughput"])
     assert len(figures["latency"]) == 4
     assert "rela-g" in result.stdout
+
+
+def test_the_report_has_the_speed_of_its_runs(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / kind, attention=kind) for kind in ("softmax", "rela-g")]
+    found = adopted_experiment("demo", tmp_path, kinds=KINDS, seeds=[], output=tmp_path / "report")
+    output = speed_file(found, "decoding")
+    output.parent.mkdir(parents=True)
+    lines, _, _ = write_text(tmp_path)
+    command = [sys.executable, str(SCRIPT), "--lines", str(lines), "--beams", "2", "--rounds", "1", "--single", "0"]
+    command += [word for run in runs for word in ("--run", str(run.path))]
+    subprocess.run([*command, "--json", str(output)], check=True, capture_output=True)
+    write_report(found, Journal(tmp_path / "steps"))
+    rows = {
+        cells[1]: cells
+        for line in (found.output / "report.md").read_text("utf-8").split("## Speed")[1].split("\n## ")[0].splitlines()
+        if line.startswith("|") and (cells := [cell.strip() for cell in line.split("|")])
+    }
+    assert rows["softmax"][6] == "1.00"
+    assert float(rows["rela-g"][6]) > 0
+    assert float(rows["rela-g"][5].replace(",", "")) > 0
