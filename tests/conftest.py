@@ -1,12 +1,14 @@
-"""Fixtures that find the optional public text: tests that need it skip, and say so, where it is absent."""
+"""Fixtures that find the optional public text, whose tests skip, and say so, where it is absent; and a local server."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from file_server import FileServer, file_server
 
 # Before anything imports torch, and for the processes that tests start too: what is compared bit by bit must be added
 # up in the same order, and models this small gain nothing from a second thread.
@@ -48,3 +50,14 @@ def gold_alignments() -> Path:
     """The folder of gold word alignments (``NMT_RELA_ALIGNMENTS``, or ``../shared/alignment``)."""
     default = REPOSITORY.parent / "shared/alignment"
     return _optional_folder(Path(os.environ.get("NMT_RELA_ALIGNMENTS", default)), "gold alignments")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    """A local server, asked without a proxy and with no mirror in its place."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.delenv("NMT_RELA_MIRROR", raising=False)
+    with file_server() as files:
+        yield files

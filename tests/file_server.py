@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+#: What is served where any bytes will do.
+CONTENT = bytes(index * index % 251 for index in range(200_000))
+
 
 @dataclass
 class Answer:

@@ -1,92 +1,27 @@
-"""From a task file to batches, by the command and by the function: a user's own text, and the public tasks in small."""
+"""From a task file to batches, by the command and by the function: a user's own text, and the generated corpus."""
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import html
 import json
 import logging
 import re
 import subprocess
-import tarfile
-import unicodedata
-import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from file_server import Answer, FileServer, file_server
+from file_server import Answer, FileServer
+from own_text import decoded, own_task, sentences, settings, tree, write
 from packing import packed
 
 from nmt_rela.commands import prepare as command
 from nmt_rela.config.schema import DataConfig
-from nmt_rela.corpora.accounts import read_accounts
-from nmt_rela.corpora.building import clean_text
-from nmt_rela.corpora.prepare import PreparedData, locate, prepare
-from nmt_rela.corpora.store import ArchiveStore
-from nmt_rela.corpora.task_files import load_task
+from nmt_rela.corpora.prepare import locate, prepare
 from nmt_rela.data.binary import BinaryCorpus
 from nmt_rela.data.vocabulary import EOS, Vocabularies
 from nmt_rela.errors import ConfigError, DataError
 from nmt_rela.text import read_lines
-
-WORDS = ("ein haus am see", "der hund", "die katze schläft im garten", "wir gehen heute", "es regnet", "gute nacht")
-
-
-def sentences(count: int, *, mark: str = "") -> list[str]:
-    return [f"{mark}{WORDS[n % 6]} {WORDS[n // 6 % 6]} {WORDS[n // 36 % 6]} {n % 100}" for n in range(count)]
-
-
-def write(path: Path, lines: list[str]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = "".join(f"{line}\n" for line in lines).encode("utf-8")
-    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-    return path
-
-
-def own_task(directory: Path, *, pairs: int = 300, extra: str = "") -> Path:
-    """A user's corpus beside its task file."""
-    write(directory / "text/train.de.gz", sentences(pairs))
-    write(directory / "text/train.en", [line.upper() for line in sentences(pairs)])
-    for name, count in (("dev", 7), ("test", 5)):
-        write(directory / f"text/{name}.de", sentences(count, mark=f"{name} "))
-        write(directory / f"text/{name}.en", [line.upper() for line in sentences(count, mark=f"{name} ")])
-    task = directory / "mine.yaml"
-    task.write_text(
-        "languages: [de, en]\n"
-        "train:\n  - name: train\n    files: {de: text/train.de.gz, en: text/train.en}\n"
-        "dev:\n  - name: dev\n    files: {de: text/dev.de, en: text/dev.en}\n"
-        f"tests:\n  - name: test\n    files: {{de: text/test.de, en: text/test.en}}\n{extra}",
-        "utf-8",
-    )
-    return task
-
-
-def settings(task: Path | str, directory: Path, **changes: object) -> DataConfig:
-    values = {"source": "de", "target": "en", "vocabulary_size": 120, **changes}
-    return DataConfig(task=str(task), directory=str(directory), **values)  # type: ignore[arg-type]
-
-
-def tree(directory: Path) -> dict[str, bytes]:
-    """Every file of prepared data; archives and locks left out."""
-    return {
-        path.relative_to(directory).as_posix(): path.read_bytes()
-        for path in directory.rglob("*")
-        if path.is_file() and "archives" not in path.parts and not path.name.endswith("lock")
-    }
-
-
-def decoded(prepared: PreparedData) -> list[tuple[str, str]]:
-    corpus, vocabularies = BinaryCorpus.open(prepared.train), Vocabularies.load(prepared.tokenizer)
-    assert corpus.vocabulary_fingerprint == vocabularies.fingerprint
-    sides = (
-        vocabularies.source.decode([corpus.source(index)[:-1].tolist() for index in range(len(corpus))]),
-        vocabularies.target.decode([corpus.target(index)[:-1].tolist() for index in range(len(corpus))]),
-    )
-    return list(zip(*sides, strict=True))
 
 
 def test_own_text_becomes_pairs_of_ids(tmp_path: Path) -> None:
@@ -254,16 +189,17 @@ def test_bad_settings_are_one_line(tmp_path: Path) -> None:
         prepare(settings("wmt16-ro-en", tmp_path, source="en", target="ro", romanian="remove"))
 
 
+def test_the_generated_corpus(tmp_path: Path) -> None:
+    data = settings("demo", tmp_path, source="en", target="de", vocabulary_size=600)
+    prepared = prepare(data)
+    counts = prepared.counts
+    assert counts["total"]["kept"] == counts["total"]["read"] == len(BinaryCorpus.open(prepared.train))
+    for text_set in (prepared.dev, *prepared.tests):
+        assert text_set.gold_alignments is not None
+        assert len(list(read_lines(text_set.gold_alignments))) == len(list(read_lines(text_set.source)))
+
+
 # From a server
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("NMT_RELA_MIRROR", raising=False)
-    with file_server() as files:
-        yield files
 
 
 def test_a_truncated_archive_is_named_and_fetched_anew(server: FileServer, tmp_path: Path) -> None:
@@ -318,177 +254,6 @@ def test_the_command_prints_the_account(
         .err.splitlines()[-1]
         .endswith("source 'dev': de has 7 lines and en 1; accepted: as many on both sides")
     )
-
-
-# The public tasks, from a mirror
-
-
-def test_the_generated_corpus(tmp_path: Path) -> None:
-    data = settings("demo", tmp_path, source="en", target="de", vocabulary_size=600)
-    prepared = prepare(data)
-    counts = prepared.counts
-    assert counts["total"]["kept"] == counts["total"]["read"] == len(BinaryCorpus.open(prepared.train))
-    for text_set in (prepared.dev, *prepared.tests):
-        assert text_set.gold_alignments is not None
-        assert len(list(read_lines(text_set.gold_alignments))) == len(list(read_lines(text_set.source)))
-
-
-#: Task, languages, lines of the development and test set, and the entries of the mirror's list of planted blemishes
-#: that belong to each source.
-PUBLIC: list[tuple[str, str, str, int, int, dict[str, list[str]]]] = [
-    (
-        *("wmt14-en-de", "en", "de", 3000, 3003),
-        {name: [f"{name}.de-en"] for name in ("europarl-v7", "commoncrawl", "news-commentary-v9")},
-    ),
-    (
-        *("wmt14-en-fr", "en", "fr", 3000, 3003),
-        {name: [f"{name}.fr-en"] for name in ("europarl-v7", "commoncrawl", "undoc.2000", "news-commentary-v9")}
-        | {"giga-fren": ["giga-fren.release2.fixed"]},
-    ),
-    (
-        *("wmt18-en-fi", "en", "fi", 7372, 3000),
-        {name: [f"{name}.fi-en"] for name in ("europarl-v8", "wiki-titles")}
-        | {name: [f"{name}.en-fi"] for name in ("paracrawl-release1", "rapid2016")},
-    ),
-    (
-        *("wmt18-zh-en", "zh", "en", 3001, 3981),
-        {
-            "news-commentary-v13": ["news-commentary-v13.zh-en"],
-            "uncorpus-v1.0": ["UNv1.0.en-zh"],
-            "casia2015": ["casia2015/casia2015"],
-            "casict2011": ["casict2011/casict-A", "casict2011/casict-B"],
-            "casict2015": ["casict2015/casict2015"],
-            "datum2015": ["datum2015/datum"],
-            "datum2017": ["datum2017/Book1", "datum2017/Book2", "datum2017/Book10"],
-            "neu2017": ["neu2017/NEU"],
-        },
-    ),
-    (
-        *("wmt16-ro-en", "ro", "en", 1999, 1999),
-        {"europarl-v8": ["europarl-v8.ro-en"], "setimes2": ["SETIMES.en-ro"]},
-    ),
-]
-
-
-def check_public(
-    mirror: Path, out: Path, task: str, source: str, target: str, dev: int, test: int, names: dict[str, list[str]]
-) -> None:
-    """A task runs from URL to binary, and every planted blemish is accounted for once."""
-    data = settings(task, out, source=source, target=target, vocabulary_size=4000, subword_sample=20_000)
-    prepared = prepare(data, mirror=str(mirror))
-    assert (prepared.counts["dev"], list(prepared.counts["tests"].values())) == (dev, [test])
-    noise = json.loads((mirror / "NOISE.json").read_bytes())
-    assert prepared.counts["sources"].keys() == names.keys()
-    for name, account in prepared.counts["sources"].items():
-        entries = [noise[key] for key in names[name]]
-        dropped, mended = account["dropped"], account["mended"]
-        assert account["read"] == sum(entry["pairs_total"] for entry in entries)
-        assert account["read"] == account["kept"] + sum(dropped.values())
-        planted: Counter[str] = Counter()
-        for entry in entries:
-            planted.update(entry["planted"])
-        if not planted:
-            continue
-        assert dropped["empty"] >= planted["empty_source"] + planted["empty_target"] + planted["blank_both"]
-        assert dropped["copy"] >= planted["copied_source"]
-        assert dropped["ratio"] >= planted["ratio_outlier"]
-        # The same lines are planted in every member: where they come again they are duplicates.
-        assert 1 <= dropped["overlong"] <= planted["overlong"]
-        others = ("exact_duplicates", "overlong", "unicode_separator_inside", "control_characters", "html_entities")
-        found = dropped["duplicate"] + dropped["overlong"] + sum(mended.values())
-        assert found >= sum(planted[key] for key in others)
-        assert account["read"] - account["kept"] + sum(mended.values()) >= sum(planted.values())
-    corpus = BinaryCorpus.open(prepared.train)
-    corpus.verify()
-    assert len(corpus) == prepared.counts["total"]["kept"]
-    assert np.all(corpus.source_lengths >= 2)
-
-
-@pytest.mark.parametrize(
-    "public",
-    [pytest.param(public, marks=[] if public[0] == "wmt16-ro-en" else [pytest.mark.slow]) for public in PUBLIC],
-    ids=lambda public: public[0],
-)
-def test_public_tasks(
-    mirror: Path, tmp_path: Path, public: tuple[str, str, str, int, int, dict[str, list[str]]]
-) -> None:
-    check_public(mirror, tmp_path, *public)
-
-
-def by_hand(sides: list[list[bytes]], seen: set[tuple[str, str]]) -> Counter[str]:
-    """The account of a parallel text by the manual's table, written without regard to speed."""
-    fates: Counter[str] = Counter()
-    for pair in zip(*sides, strict=True):
-        try:
-            raw = [line.decode("utf-8") for line in pair]
-        except UnicodeDecodeError:
-            fates["undecodable"] += 1
-            continue
-        resolved = [re.sub(r"&#?\w+;", lambda found: html.unescape(found[0]), text) for text in raw]
-        plain = [
-            "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") and c != "\t" else c for c in text)
-            for text in resolved
-        ]
-        left, right = (text.strip() for text in plain)
-        words = sorted([len(left.split()), len(right.split())])
-        if not left or not right:
-            fates["empty"] += 1
-        elif max(len(left), len(right)) > 65_536:
-            fates["overlong"] += 1
-        elif left == right and words[1] >= 3:
-            fates["copy"] += 1
-        elif words[1] > 5 and words[1] > 9 * words[0]:
-            fates["ratio"] += 1
-        elif (left, right) in seen:
-            fates["duplicate"] += 1
-        else:
-            fates["kept"] += 1
-            fates["mended"] += plain != raw
-            seen.add((left, right))
-    return fates
-
-
-def test_the_account_is_that_made_by_hand(mirror: Path, tmp_path: Path) -> None:
-    task = load_task("wmt16-ro-en")
-    wanted = [archive for source in task.train for archive in source.archives("ro", "en")]
-    fetched = ArchiveStore(tmp_path / "archives", mirror=str(mirror)).fetch(wanted)
-    files = {name: files for name, (files, _) in fetched.items()}
-    clean_text(tmp_path, settings("wmt16-ro-en", tmp_path, source="ro", target="en"), task.train, files)
-    accounts = read_accounts(tmp_path / "accounts.json")
-    with tarfile.open(files["europarl-v8-wmt16"].paths[0]) as tar, zipfile.ZipFile(files["setimes"].paths[0]) as zipped:
-        texts = {
-            "europarl-v8": [
-                tar.extractfile(f"training-parallel-ep-v8/europarl-v8.ro-en.{code}").read()  # type: ignore[union-attr]
-                for code in ("ro", "en")
-            ],
-            "setimes2": [zipped.read(f"SETIMES.en-ro.{code}") for code in ("ro", "en")],
-        }
-    seen: set[tuple[str, str]] = set()
-    for name, account in accounts.items():
-        fates = by_hand([text.removesuffix(b"\n").split(b"\n") for text in texts[name]], seen)
-        found = {**account.dropped, "kept": account.kept, "mended": sum(account.mended.values())}
-        assert found == fates
-    assert (tmp_path / "train.ro").read_bytes().count(b"\n") == len(seen)
-
-
-@pytest.mark.parametrize("target", ["de", pytest.param("fr", marks=pytest.mark.slow)])
-def test_multi30k(mirror: Path, tmp_path: Path, target: str) -> None:
-    data = settings("multi30k", tmp_path, source="en", target=target, vocabulary_size=2000, subword_sample=5000)
-    counts = prepare(data, mirror=str(mirror)).counts
-    assert (counts["total"]["read"], counts["dev"], counts["tests"]) == (29_000, 1014, {"test_2016_flickr": 1000})
-    assert counts["total"]["kept"] > 28_900
-
-
-def test_chinese_text_comes_back_as_it_was(mirror: Path, tmp_path: Path) -> None:
-    data = settings("wmt18-zh-en", tmp_path, source="zh", target="en", vocabulary_size=8000, joint_vocabulary=False)
-    prepared = prepare(dataclasses.replace(data, max_pairs=500), mirror=str(mirror))
-    vocabulary = Vocabularies.load(prepared.tokenizer).source
-    text = "他说：“ＡＢＣ１２３，ABC123！”（全角）"
-    (cleaned,) = prepared.directory.glob("text-*/train.zh")
-    known = [" ".join(line.split()) for line in list(read_lines(cleaned))[:500]]
-    assert vocabulary.decode(vocabulary.encode(known)) == known
-    full = [character for character in text if vocabulary.encode([character])[0][-1] != 1]
-    assert vocabulary.decode(vocabulary.encode(full)) == full
 
 
 # What the manual says

@@ -6,13 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toy_translator import sentences, toy_run
-
-from nmt_rela.commands import translate
+from toy_translator import sentences
+from translating import Translate
 
 HOSTILE = [
     b"", b"   ", b"\t", "\u2028".encode(), "\u0085".encode(), "der Hund\u2028l\u00e4uft".encode(), b"der\x0bHund\x0c",
@@ -22,37 +20,22 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_run(tmp_path_factory.mktemp("runs") / "toy")
+def lines(output: bytes) -> list[bytes]:
+    assert output.endswith(b"\n")
+    return output.split(b"\n")[:-1]
 
 
-@pytest.fixture
-def translated(
-    run: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., list[bytes]]:
-    """The lines that nmt-translate prints for given bytes."""
-
-    def call(given: bytes, *arguments: str) -> list[bytes]:
-        (tmp_path / "input").write_bytes(given)
-        with open(tmp_path / "input", "rb") as stream:
-            monkeypatch.setattr(sys, "stdin", stream)
-            assert translate.main(["--model", str(run), "--quiet", "--device=cpu", *arguments]) == 0
-        output = capfdbinary.readouterr().out
-        assert output.endswith(b"\n")
-        return output.split(b"\n")[:-1]
-
-    return call
-
-
-def test_hostile_lines_in_every_format(translated: Callable[..., list[bytes]]) -> None:
+def test_hostile_lines_in_every_format(translated: Translate) -> None:
     ordinary = [line.encode() for line in sentences(len(HOSTILE), seed=9, longest=4)]
     given = b"".join(line + b"\n" for pair in zip(HOSTILE, ordinary, strict=True) for line in pair)
-    text = translated(given, "--beam=2")
+    text = lines(translated("--quiet", "--beam=2", given=given))
     assert len(text) == 2 * len(HOSTILE)
     assert text[:10:2] == [b""] * 5
 
-    values = [json.loads(line) for line in translated(given, "--beam=2", "--n-best=2", "--format=jsonl")]
+    values = [
+        json.loads(line)
+        for line in lines(translated("--quiet", "--beam=2", "--n-best=2", "--format=jsonl", given=given))
+    ]
     assert [value["line"] for value in values] == list(range(len(text)))
     for value, line, translation in zip(values, given.split(b"\n"), text, strict=False):
         assert value["source"] == line.removesuffix(b"\r").decode("utf-8", errors="replace")
@@ -60,7 +43,7 @@ def test_hostile_lines_in_every_format(translated: Callable[..., list[bytes]]) -
         assert value["translation"] == value["hypotheses"][0]["text"]
         assert len(value["hypotheses"]) == (2 if line.strip() and value["hypotheses"][0]["tokens"] else 1)
 
-    moses = [line.split(b" ||| ", 1) for line in translated(given, "--beam=2", "--n-best=2")]
+    moses = [line.split(b" ||| ", 1) for line in lines(translated("--quiet", "--beam=2", "--n-best=2", given=given))]
     numbers = [int(number) for number, _ in moses]
     assert numbers == sorted(numbers)
     assert set(numbers) == set(range(len(text)))
@@ -68,18 +51,18 @@ def test_hostile_lines_in_every_format(translated: Callable[..., list[bytes]]) -
         float(rest.rsplit(b"||| ", 1)[1])
 
 
-def test_a_line_of_ten_thousand_sub_words(
-    translated: Callable[..., list[bytes]], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_line_of_ten_thousand_sub_words(translated: Translate, caplog: pytest.LogCaptureFixture) -> None:
     long = b" ".join([b"Hund"] * 3_334)
-    before, found, after = translated(b"Hund\n" + long + b"\nKatze\n", "--beam=1", "--format=jsonl")
+    before, found, after = lines(
+        translated("--quiet", "--beam=1", "--format=jsonl", given=b"Hund\n" + long + b"\nKatze\n")
+    )
     value = json.loads(found)
     assert "10002 sub-words" in caplog.text
     assert value["source"].encode() == long
     (hypothesis,) = value["hypotheses"]
     assert len(hypothesis["tokens"]) >= 10_002 / 64  # every part is translated to something
-    assert [json.loads(line)["translation"].encode() for line in (before, after)] == translated(
-        b"Hund\nKatze\n", "--beam=1"
+    assert [json.loads(line)["translation"].encode() for line in (before, after)] == lines(
+        translated("--quiet", "--beam=1", given=b"Hund\nKatze\n")
     )
 
 

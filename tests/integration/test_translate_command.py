@@ -6,47 +6,21 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toy_translator import sentences, toy_run
+from toy_translator import toy_run
+from translating import LINES, Translate
 
 from nmt_rela import Translator
-from nmt_rela.commands import evaluate, score, translate
+from nmt_rela.commands import evaluate, score
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.corpora import prepare
 from nmt_rela.corpora.prepare import PreparedData, TextSet
 from nmt_rela.storage.run_directory import RunDirectory
 
-LINES = sentences(12, seed=4, longest=6)
 AWKWARD = "der Hund\r\n\n  \nein\u2028Haus\u0085neu\nHund Katze 🎉🎉\x0b\x0c\x00".encode()
-
-Run = Callable[..., bytes]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_run(tmp_path_factory.mktemp("runs") / "toy")
-
-
-@pytest.fixture
-def translated(
-    run: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
-) -> Run:
-    """What nmt-translate prints for some input."""
-
-    def call(*arguments: str, given: bytes = "\n".join([*LINES, ""]).encode(), status: int = 0) -> bytes:
-        path = tmp_path / "input"
-        path.write_bytes(given)
-        with open(path, "rb") as stream:
-            monkeypatch.setattr(sys, "stdin", stream)
-            assert translate.main(["--model", str(run), "--device", "cpu", *arguments]) == status
-        output, call.log = capfdbinary.readouterr()  # type: ignore[attr-defined]
-        return output
-
-    return call
 
 
 def texts(output: bytes) -> list[str]:
@@ -54,7 +28,7 @@ def texts(output: bytes) -> list[str]:
     return output.decode().split("\n")[:-1]
 
 
-def test_a_line_a_line_as_python_gives_them(translated: Run, run: Path) -> None:
+def test_a_line_a_line_as_python_gives_them(translated: Translate, run: Path) -> None:
     expected = [translation.text for translation in Translator.load(run, device="cpu").translate(LINES)]
     assert texts(translated()) == expected
     assert texts(translated(given="\n".join(LINES).encode())) == expected  # no line end at the end of the file
@@ -63,7 +37,7 @@ def test_a_line_a_line_as_python_gives_them(translated: Run, run: Path) -> None:
     assert texts(translated("--checkpoint", "step_00000001")) != expected
 
 
-def test_awkward_input_keeps_its_lines(translated: Run) -> None:
+def test_awkward_input_keeps_its_lines(translated: Translate) -> None:
     found = texts(translated(given=AWKWARD))
     assert len(found) == 5
     assert found[1:3] == ["", ""]
@@ -72,21 +46,21 @@ def test_awkward_input_keeps_its_lines(translated: Run) -> None:
     assert translated(given=b"\n") == b"\n"
 
 
-def test_invalid_utf8_is_replaced_with_one_warning(translated: Run) -> None:
+def test_invalid_utf8_is_replaced_with_one_warning(translated: Translate) -> None:
     assert len(texts(translated(given=b"Hund\n\xff Hund\n\xfe\xfe\n"))) == 3
-    log = translated.log.decode()  # type: ignore[attr-defined]
+    log = translated.log.decode()
     assert log.count("invalid UTF-8") == 1
     assert "stdin:2: invalid UTF-8" in log
 
 
-def test_overlong_lines_are_named(translated: Run) -> None:
+def test_overlong_lines_are_named(translated: Translate) -> None:
     long = " ".join(["ein Hund läuft."] * 700)
     found = texts(translated("--beam", "1", given=f"Hund\n{long}\nKatze\n".encode()))
     assert len(found) == 3
-    assert "warning: line 2: " in translated.log.decode()  # type: ignore[attr-defined]
+    assert "warning: line 2: " in translated.log.decode()
 
 
-def test_moses_n_best(translated: Run) -> None:
+def test_moses_n_best(translated: Translate) -> None:
     found = [line.split(" ||| ") for line in texts(translated("--n-best", "3"))]
     assert [int(number) for number, _, _ in found] == [i for i in range(len(LINES)) for _ in range(3)]
     for line in range(len(LINES)):
@@ -95,7 +69,7 @@ def test_moses_n_best(translated: Run) -> None:
     assert [text for _, text, _ in found[::3]] == texts(translated())
 
 
-def test_scores_and_word_links(translated: Run) -> None:
+def test_scores_and_word_links(translated: Translate) -> None:
     plain = texts(translated())
     for line, text in zip(texts(translated("--scores", "--alignments")), plain, strict=True):
         found, score, links = line.split(" ||| ")
@@ -105,7 +79,7 @@ def test_scores_and_word_links(translated: Run) -> None:
     assert texts(translated("--alignments", "--alignment-layer", "0", "--alignment-head", "1")) != plain
 
 
-def test_json_lines(translated: Run) -> None:
+def test_json_lines(translated: Translate) -> None:
     values = [json.loads(line) for line in texts(translated("--format", "jsonl", "--n-best", "2", "--alignments"))]
     assert [value["source"] for value in values] == LINES
     assert [value["translation"] for value in values] == texts(translated())
@@ -118,12 +92,12 @@ def test_json_lines(translated: Run) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_no_threads_are_refused(translated: Run, workers: int) -> None:
+def test_no_threads_are_refused(translated: Translate, workers: int) -> None:
     translated("--threads", "0", "--workers", str(workers), status=2)
-    assert b"--threads: found 0; accepted: 1 or more" in translated.log  # type: ignore[attr-defined]
+    assert b"--threads: found 0; accepted: 1 or more" in translated.log
 
 
-def test_samples(translated: Run) -> None:
+def test_samples(translated: Translate) -> None:
     first = translated("--sample", "--seed", "3", "--temperature", "1.5", "--top-k", "20")
     assert first == translated(
         "--sample", "--seed", "3", "--temperature", "1.5", "--top-k", "20", "decoding.batch_tokens=20"
@@ -131,12 +105,12 @@ def test_samples(translated: Run) -> None:
     assert first != translated("--sample", "--seed", "4", "--temperature", "1.5", "--top-k", "20")
 
 
-def test_processes_give_what_one_gives(translated: Run) -> None:
+def test_processes_give_what_one_gives(translated: Translate) -> None:
     long = " ".join(["ein Hund läuft."] * 30)
     given = "\n".join([*LINES, long, ""]).encode()
     options = ("--beam", "2", "--n-best", "2", "--format", "jsonl", "--alignments")
     together = [json.loads(line) for line in texts(translated(*options, "--workers", "2", given=given))]
-    assert f"line {len(LINES) + 1}: " in translated.log.decode()  # type: ignore[attr-defined]
+    assert f"line {len(LINES) + 1}: " in translated.log.decode()
     for one, other in zip(
         [json.loads(line) for line in texts(translated(*options, given=given))], together, strict=True
     ):
@@ -165,20 +139,20 @@ def test_processes_give_what_one_gives(translated: Run) -> None:
         (["--model", "/no/such/run"], "not a run directory"),
     ],
 )
-def test_mistakes_are_one_line(translated: Run, arguments: list[str], message: str) -> None:
+def test_mistakes_are_one_line(translated: Translate, arguments: list[str], message: str) -> None:
     assert translated(*arguments, status=2) == b""
-    log = translated.log.decode()  # type: ignore[attr-defined]
+    log = translated.log.decode()
     assert message in log
     assert log.count("\n") == 1
 
 
-def test_ensembles_need_one_vocabulary(translated: Run, run: Path, tmp_path: Path) -> None:
+def test_ensembles_need_one_vocabulary(translated: Translate, run: Path, tmp_path: Path) -> None:
     other = toy_run(tmp_path / "other", seed=50)
     assert texts(translated("--model", str(other))) != texts(translated())
     with open(other / "tokenizer/joint.model", "ab") as model:
         model.write(b"\x1a\x05\x0a\x03abc")  # another name of the normaliser: the same pieces, another model
     translated("--model", str(other), status=2)
-    assert "another vocabulary" in translated.log.decode()  # type: ignore[attr-defined]
+    assert "another vocabulary" in translated.log.decode()
 
 
 def test_scores_of_given_translations(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,183 @@
+"""The public tasks in small, from a mirror to batches: every blemish planted there is accounted for."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import re
+import tarfile
+import unicodedata
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from own_text import settings
+
+from nmt_rela.corpora.accounts import read_accounts
+from nmt_rela.corpora.building import clean_text
+from nmt_rela.corpora.prepare import prepare
+from nmt_rela.corpora.store import ArchiveStore
+from nmt_rela.corpora.task_files import load_task
+from nmt_rela.data.binary import BinaryCorpus
+from nmt_rela.data.vocabulary import Vocabularies
+from nmt_rela.text import read_lines
+
+#: Task, languages, lines of the development and test set, and the entries of the mirror's list of planted blemishes
+#: that belong to each source.
+PUBLIC: list[tuple[str, str, str, int, int, dict[str, list[str]]]] = [
+    (
+        *("wmt14-en-de", "en", "de", 3000, 3003),
+        {name: [f"{name}.de-en"] for name in ("europarl-v7", "commoncrawl", "news-commentary-v9")},
+    ),
+    (
+        *("wmt14-en-fr", "en", "fr", 3000, 3003),
+        {name: [f"{name}.fr-en"] for name in ("europarl-v7", "commoncrawl", "undoc.2000", "news-commentary-v9")}
+        | {"giga-fren": ["giga-fren.release2.fixed"]},
+    ),
+    (
+        *("wmt18-en-fi", "en", "fi", 7372, 3000),
+        {name: [f"{name}.fi-en"] for name in ("europarl-v8", "wiki-titles")}
+        | {name: [f"{name}.en-fi"] for name in ("paracrawl-release1", "rapid2016")},
+    ),
+    (
+        *("wmt18-zh-en", "zh", "en", 3001, 3981),
+        {
+            "news-commentary-v13": ["news-commentary-v13.zh-en"],
+            "uncorpus-v1.0": ["UNv1.0.en-zh"],
+            "casia2015": ["casia2015/casia2015"],
+            "casict2011": ["casict2011/casict-A", "casict2011/casict-B"],
+            "casict2015": ["casict2015/casict2015"],
+            "datum2015": ["datum2015/datum"],
+            "datum2017": ["datum2017/Book1", "datum2017/Book2", "datum2017/Book10"],
+            "neu2017": ["neu2017/NEU"],
+        },
+    ),
+    (
+        *("wmt16-ro-en", "ro", "en", 1999, 1999),
+        {"europarl-v8": ["europarl-v8.ro-en"], "setimes2": ["SETIMES.en-ro"]},
+    ),
+]
+
+
+def check_public(
+    mirror: Path, out: Path, task: str, source: str, target: str, dev: int, test: int, names: dict[str, list[str]]
+) -> None:
+    """A task runs from URL to binary, and every planted blemish is accounted for once."""
+    data = settings(task, out, source=source, target=target, vocabulary_size=4000, subword_sample=20_000)
+    prepared = prepare(data, mirror=str(mirror))
+    assert (prepared.counts["dev"], list(prepared.counts["tests"].values())) == (dev, [test])
+    noise = json.loads((mirror / "NOISE.json").read_bytes())
+    assert prepared.counts["sources"].keys() == names.keys()
+    for name, account in prepared.counts["sources"].items():
+        entries = [noise[key] for key in names[name]]
+        dropped, mended = account["dropped"], account["mended"]
+        assert account["read"] == sum(entry["pairs_total"] for entry in entries)
+        assert account["read"] == account["kept"] + sum(dropped.values())
+        planted: Counter[str] = Counter()
+        for entry in entries:
+            planted.update(entry["planted"])
+        if not planted:
+            continue
+        assert dropped["empty"] >= planted["empty_source"] + planted["empty_target"] + planted["blank_both"]
+        assert dropped["copy"] >= planted["copied_source"]
+        assert dropped["ratio"] >= planted["ratio_outlier"]
+        # The same lines are planted in every member: where they come again they are duplicates.
+        assert 1 <= dropped["overlong"] <= planted["overlong"]
+        others = ("exact_duplicates", "overlong", "unicode_separator_inside", "control_characters", "html_entities")
+        found = dropped["duplicate"] + dropped["overlong"] + sum(mended.values())
+        assert found >= sum(planted[key] for key in others)
+        assert account["read"] - account["kept"] + sum(mended.values()) >= sum(planted.values())
+    corpus = BinaryCorpus.open(prepared.train)
+    corpus.verify()
+    assert len(corpus) == prepared.counts["total"]["kept"]
+    assert np.all(corpus.source_lengths >= 2)
+
+
+@pytest.mark.parametrize(
+    "public",
+    [pytest.param(public, marks=[] if public[0] == "wmt16-ro-en" else [pytest.mark.slow]) for public in PUBLIC],
+    ids=lambda public: public[0],
+)
+def test_public_tasks(
+    mirror: Path, tmp_path: Path, public: tuple[str, str, str, int, int, dict[str, list[str]]]
+) -> None:
+    check_public(mirror, tmp_path, *public)
+
+
+def by_hand(sides: list[list[bytes]], seen: set[tuple[str, str]]) -> Counter[str]:
+    """The account of a parallel text by the manual's table, written without regard to speed."""
+    fates: Counter[str] = Counter()
+    for pair in zip(*sides, strict=True):
+        try:
+            raw = [line.decode("utf-8") for line in pair]
+        except UnicodeDecodeError:
+            fates["undecodable"] += 1
+            continue
+        resolved = [re.sub(r"&#?\w+;", lambda found: html.unescape(found[0]), text) for text in raw]
+        plain = [
+            "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") and c != "\t" else c for c in text)
+            for text in resolved
+        ]
+        left, right = (text.strip() for text in plain)
+        words = sorted([len(left.split()), len(right.split())])
+        if not left or not right:
+            fates["empty"] += 1
+        elif max(len(left), len(right)) > 65_536:
+            fates["overlong"] += 1
+        elif left == right and words[1] >= 3:
+            fates["copy"] += 1
+        elif words[1] > 5 and words[1] > 9 * words[0]:
+            fates["ratio"] += 1
+        elif (left, right) in seen:
+            fates["duplicate"] += 1
+        else:
+            fates["kept"] += 1
+            fates["mended"] += plain != raw
+            seen.add((left, right))
+    return fates
+
+
+def test_the_account_is_that_made_by_hand(mirror: Path, tmp_path: Path) -> None:
+    task = load_task("wmt16-ro-en")
+    wanted = [archive for source in task.train for archive in source.archives("ro", "en")]
+    fetched = ArchiveStore(tmp_path / "archives", mirror=str(mirror)).fetch(wanted)
+    files = {name: files for name, (files, _) in fetched.items()}
+    clean_text(tmp_path, settings("wmt16-ro-en", tmp_path, source="ro", target="en"), task.train, files)
+    accounts = read_accounts(tmp_path / "accounts.json")
+    with tarfile.open(files["europarl-v8-wmt16"].paths[0]) as tar, zipfile.ZipFile(files["setimes"].paths[0]) as zipped:
+        texts = {
+            "europarl-v8": [
+                tar.extractfile(f"training-parallel-ep-v8/europarl-v8.ro-en.{code}").read()  # type: ignore[union-attr]
+                for code in ("ro", "en")
+            ],
+            "setimes2": [zipped.read(f"SETIMES.en-ro.{code}") for code in ("ro", "en")],
+        }
+    seen: set[tuple[str, str]] = set()
+    for name, account in accounts.items():
+        fates = by_hand([text.removesuffix(b"\n").split(b"\n") for text in texts[name]], seen)
+        found = {**account.dropped, "kept": account.kept, "mended": sum(account.mended.values())}
+        assert found == fates
+    assert (tmp_path / "train.ro").read_bytes().count(b"\n") == len(seen)
+
+
+@pytest.mark.parametrize("target", ["de", pytest.param("fr", marks=pytest.mark.slow)])
+def test_multi30k(mirror: Path, tmp_path: Path, target: str) -> None:
+    data = settings("multi30k", tmp_path, source="en", target=target, vocabulary_size=2000, subword_sample=5000)
+    counts = prepare(data, mirror=str(mirror)).counts
+    assert (counts["total"]["read"], counts["dev"], counts["tests"]) == (29_000, 1014, {"test_2016_flickr": 1000})
+    assert counts["total"]["kept"] > 28_900
+
+
+def test_chinese_text_comes_back_as_it_was(mirror: Path, tmp_path: Path) -> None:
+    data = settings("wmt18-zh-en", tmp_path, source="zh", target="en", vocabulary_size=8000, joint_vocabulary=False)
+    prepared = prepare(dataclasses.replace(data, max_pairs=500), mirror=str(mirror))
+    vocabulary = Vocabularies.load(prepared.tokenizer).source
+    text = "他说：“ＡＢＣ１２３，ABC123！”（全角）"
+    (cleaned,) = prepared.directory.glob("text-*/train.zh")
+    known = [" ".join(line.split()) for line in list(read_lines(cleaned))[:500]]
+    assert vocabulary.decode(vocabulary.encode(known)) == known
+    full = [character for character in text if vocabulary.encode([character])[0][-1] != 1]
+    assert vocabulary.decode(vocabulary.encode(full)) == full
