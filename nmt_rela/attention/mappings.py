@@ -66,18 +66,19 @@ class _Sparsemax(Function):
         threshold = (x.mean(dim=-1, keepdim=True) - 1.0 / x.shape[-1]).clamp_(min=-1.0)
         tolerance = _TOLERANCE_IN_EPS * torch.finfo(x.dtype).eps
         for _ in range(_MAX_STEPS):
-            weights = (x - threshold).clamp_(min=0.0)
+            weights = (x - threshold).relu_()
             excess = weights.sum(dim=-1, keepdim=True).sub_(1.0)
-            if excess.amax() <= tolerance:
+            if excess.amax().item() <= tolerance:
                 break
-            threshold += excess.div_(weights.count_nonzero(dim=-1).unsqueeze(-1)).clamp_(min=0.0)
+            # The sum of signs is the size of the support; on CPUs all that yields booleans or integers is slow.
+            threshold += excess.div_(weights.sign().sum(dim=-1, keepdim=True)).relu_()
         context.save_for_backward(weights)
         return weights
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
         (weights,) = context.saved_tensors
-        return _project(gradient, (weights > 0).to(weights.dtype))
+        return _project(gradient, weights.sign())
 
 
 class _Entmax15(Function):
@@ -89,15 +90,15 @@ class _Entmax15(Function):
         threshold = (x.mean(dim=-1, keepdim=True) - x.shape[-1] ** -0.5).clamp_(min=-1.0)
         tolerance = _TOLERANCE_IN_EPS * torch.finfo(x.dtype).eps
         for _ in range(_MAX_STEPS):
-            roots = (x - threshold).clamp_(min=0.0)
-            weights = roots.square()
-            mass = weights.sum(dim=-1, keepdim=True)
-            if mass.amax() <= 1.0 + tolerance:
+            roots = (x - threshold).relu_()
+            norm = torch.linalg.vector_norm(roots, dim=-1, keepdim=True)
+            excess = norm - 1.0
+            if excess.amax().item() <= tolerance / 2:  # of the norm: of its square, the mass, it is twice as much
                 break
             # Newton's step for ‖roots‖ = 1: it is as convex as the sum of squares, and straighter, so fewer steps do.
-            threshold += mass.sub(mass.sqrt()).div_(roots.sum(dim=-1, keepdim=True)).clamp_(min=0.0)
+            threshold += excess.mul_(norm).div_(roots.sum(dim=-1, keepdim=True)).relu_()
         context.save_for_backward(roots)
-        return weights
+        return roots.square()
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
