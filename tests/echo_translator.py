@@ -15,7 +15,9 @@ from nmt_rela.inference.translation import Translated, Translation
 class Echo:
     """Numbers lines instead of translating them; some words make it stumble."""
 
-    def translate(self, lines: Sequence[str], *, first_line: int, mark: str = "") -> list[Translation]:
+    def translate(
+        self, lines: Sequence[str], *, first_line: int, prefixes: Sequence[str] | None = None, mark: str = ""
+    ) -> list[Translation]:
         for line in lines:
             if line == "die":
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -58,6 +58,7 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
 
     from nmt_rela.storage.model_card import write_model_card
     from nmt_rela.storage.run_directory import RunDirectory
+    from nmt_rela.text import write_lines
 
     sets = _named_sets(options) if options.source is None else [_given_set(options)]
     translator = load_translator(options)
@@ -70,7 +71,7 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
             print(f"{test.name} ({result['sentences']} sentences)")
             print("  " + "\n  ".join(result["lines"]), flush=True)
     report = [{name: value for name, value in result.items() if name != "lines"} for result in results]
-    (directory / "scores.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_lines(directory / "scores.json", json.dumps(report, indent=1).split("\n"))
     if options.json:
         print(json.dumps(report, indent=1))
     if len(options.model) == 1:

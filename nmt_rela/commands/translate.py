@@ -37,6 +37,10 @@ def _translate(arguments: Sequence[str] | None) -> None:
     )  # fmt: skip
     parser.add_argument("--input", type=Path, metavar="FILE", help="read from a file instead of stdin")
     parser.add_argument(
+        "--prefixes", type=Path, metavar="FILE",
+        help="what translations must begin with: whole words, a line for each line of input, blank for anything",
+    )  # fmt: skip
+    parser.add_argument(
         "--format", default="text", choices=("text", "jsonl"),
         help="jsonl: an object a line, with the source and every hypothesis, its scores, sub-words and word links",
     )  # fmt: skip
@@ -71,7 +75,7 @@ def _translate(arguments: Sequence[str] | None) -> None:
     from nmt_rela.inference.output import json_lines, moses_lines, text_lines
     from nmt_rela.inference.sampling import Sampling
     from nmt_rela.inference.workers import translate_in_processes
-    from nmt_rela.text import decode_lines
+    from nmt_rela.text import decode_lines, read_lines
 
     sampling = None
     if options.sample:
@@ -86,6 +90,8 @@ def _translate(arguments: Sequence[str] | None) -> None:
     formatter = json_lines if options.format == "jsonl" else text_lines if options.n_best is None else moses_lines
     devices = worker_devices(options.device, options.workers)
     settings: dict[str, Any] = {"n_best": options.n_best or 1, "sampling": sampling, "align": align}
+    if options.prefixes is not None:
+        settings["prefixes"] = read_lines(options.prefixes)
     with _open_input(options) as stream:
         lines = decode_lines(stream, "stdin" if options.input is None else str(options.input), replace=True)
         if len(devices) == 1:

@@ -29,7 +29,7 @@ from nmt_rela.inference.scorer import score_lines
 from nmt_rela.inference.search import SearchState, beam_search
 from nmt_rela.inference.threads import budget_for, side_by_side
 from nmt_rela.inference.translation import NOTHING, ForcedScore, Translated, Translation
-from nmt_rela.inference.window import windows
+from nmt_rela.inference.window import prefixes_of, windows
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.storage.run_directory import RunDirectory
 
@@ -154,17 +154,18 @@ class Translator:
         batch_tokens: int | None = None,
         sampling: Sampling | None = None,
         align: AlignmentChoice | None = None,
+        prefixes: Iterable[str] | None = None,
     ) -> Generator[Translation, None, None]:
         """The same for lines that keep coming: translations in input order, early when the lines come slowly, in
-        bounded memory.
+        bounded memory. Raises DataError when there are not as many ``prefixes`` as lines.
         """
         request = self._request(
             n_best, sampling, align, beam=beam, length_penalty=length_penalty, early_stopping=early_stopping,
             extra_length=extra_length, min_length=min_length, batch_tokens=batch_tokens,
         )  # fmt: skip
         first_line = 0
-        for window in windows(lines):
-            yield from self._translate(window, request, first_line=first_line)
+        for window, begun in prefixes_of(windows(lines), prefixes):
+            yield from self._translate(window, request, first_line=first_line, prefixes=begun)
             first_line += len(window)
 
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[ForcedScore]:

@@ -6,6 +6,9 @@ import contextlib
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from nmt_rela.errors import DataError
 
 #: Lines in the first window. Windows double, so that the first translations appear early and the later work is
 #: batched well.
@@ -65,3 +68,26 @@ def windows(lines: Iterable[str], *, first: int = FIRST, largest: int = LARGEST)
             raise end
     finally:
         closed.set()
+
+
+def prefixes_of(
+    windows: Iterable[list[str]], prefixes: Iterable[str] | None
+) -> Iterator[tuple[list[str], list[str] | None]]:
+    """Every window with its part of ``prefixes``, a line for a line; with None where there are none.
+
+    Raises:
+        DataError: there are more prefixes than lines, or fewer.
+    """
+    if prefixes is None:
+        for window in windows:
+            yield window, None
+        return
+    left, count = iter(prefixes), 0
+    for window in windows:
+        taken = list(islice(left, len(window)))
+        count += len(taken)
+        if len(taken) < len(window):
+            raise DataError(f"prefixes: {count:,} lines, but there are more to translate; accepted: one for each")
+        yield window, taken
+    if next(left, None) is not None:
+        raise DataError(f"prefixes: more than the {count:,} lines to translate; accepted: one for each")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nmt_rela.errors import UserError
 from nmt_rela.inference.translation import Translation
-from nmt_rela.inference.window import FIRST, LARGEST, windows
+from nmt_rela.inference.window import FIRST, LARGEST, prefixes_of, windows
 
 if TYPE_CHECKING:
     from nmt_rela.inference.translator import Translator
@@ -32,9 +32,13 @@ _Shares = Sequence[int] | BaseException | None
 
 
 def translate_in_processes(
-    loads: Sequence[Callable[[], Translator]], lines: Iterable[str], **settings: Any
+    loads: Sequence[Callable[[], Translator]],
+    lines: Iterable[str],
+    *,
+    prefixes: Iterable[str] | None = None,
+    **settings: Any,
 ) -> Generator[Translation, None, None]:
-    """What ``Translator.translate_stream(lines, **settings)`` gives, by one process for each of ``loads``.
+    """What ``Translator.translate_stream(lines, …)`` gives, by one process for each of ``loads``.
 
     A load is called in its own, fresh process (it must be picklable) and makes that process's translator. Fresh
     processes import the main script again: a script calls this below ``if __name__ == "__main__"``. Translations come
@@ -42,7 +46,7 @@ def translate_in_processes(
     closed, and when this process ends in whatever way.
 
     Raises what a load or a translator raises: a UserError as it is, else a RuntimeError that holds the traceback; and
-    RuntimeError when a process dies.
+    RuntimeError when a process dies. Raises DataError when there are not as many ``prefixes`` as lines.
     """
     workers: list[_Worker] = []
     shares: queue.Queue[_Shares] = queue.Queue(maxsize=_AHEAD)
@@ -51,7 +55,7 @@ def translate_in_processes(
         for number, load in enumerate(loads, start=1):
             workers.append(_Worker(number, load, settings))
         threading.Thread(
-            target=_hand_out, args=(workers, lines, shares, ended), name="nmt-rela-sharing", daemon=True
+            target=_hand_out, args=(workers, lines, prefixes, shares, ended), name="nmt-rela-sharing", daemon=True
         ).start()
         while (lengths := shares.get()) is not None:
             if isinstance(lengths, BaseException):
@@ -66,21 +70,29 @@ def translate_in_processes(
 
 
 def _hand_out(
-    workers: Sequence[_Worker], lines: Iterable[str], shares: queue.Queue[_Shares], ended: threading.Event
+    workers: Sequence[_Worker],
+    lines: Iterable[str],
+    prefixes: Iterable[str] | None,
+    shares: queue.Queue[_Shares],
+    ended: threading.Event,
 ) -> None:
     """Send every worker its share of each window, and tell the waiting thread how long the shares are."""
     first_line = 0
     count = len(workers)
     try:
-        for window in windows(lines, first=count * FIRST, largest=count * LARGEST):
+        large = windows(lines, first=count * FIRST, largest=count * LARGEST)
+        for window, begun in prefixes_of(large, prefixes):
             parts = cut_evenly(window, count)
             # First the lengths: a place in the queue is the permission to send.
             if not _put(shares, [len(part) for part in parts], ended):
                 return
+            sent = 0
             for worker, part in zip(workers, parts, strict=True):
-                if part and not worker.send(first_line, part):
+                own = None if begun is None else begun[sent : sent + len(part)]
+                if part and not worker.send(first_line + sent, part, own):
                     return  # It is gone, which the other thread, waiting for its answer, will see.
-                first_line += len(part)
+                sent += len(part)
+            first_line += sent
         _put(shares, None, ended)
     except BaseException as error:  # what reading raises has to be raised where translations are waited for
         _put(shares, error, ended)
@@ -120,10 +132,10 @@ class _Worker:
             self._process.start()
         its_end.close()  # or the death of the process would not close it
 
-    def send(self, first_line: int, lines: list[str]) -> bool:
+    def send(self, first_line: int, lines: list[str], prefixes: list[str] | None) -> bool:
         """Hand over a share; whether the process was there to take it."""
         try:
-            self._connection.send((first_line, lines))
+            self._connection.send((first_line, lines, prefixes))
         except OSError:
             return False
         return True
@@ -172,8 +184,8 @@ def _work(its_end: Connection, load: Callable[[], Translator], settings: dict[st
     try:
         translator = load()
         while True:
-            first_line, lines = its_end.recv()
-            its_end.send(translator.translate(lines, first_line=first_line, **settings))
+            first_line, lines, prefixes = its_end.recv()
+            its_end.send(translator.translate(lines, first_line=first_line, prefixes=prefixes, **settings))
     except (EOFError, ConnectionError):
         return
     except Exception as error:

@@ -54,7 +54,7 @@ class Int8Linear(_Packed):
 
     def forward(self, x: Tensor) -> Tensor:
         scale = x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-30).div_(_LEVELS)
-        # By way of signed bytes, as PyTorch converts to unsigned ones seven times as slowly; the sum wraps as it should.
+        # By way of signed bytes: PyTorch takes seven times as long to unsigned ones. The sum wraps as it should.
         rounded = (x / scale).round_().to(torch.int8).view(torch.uint8).add_(_ZERO)
         output: Tensor = torch.ops.onednn.qlinear_pointwise(
             rounded, 1.0, _ZERO, self._weight, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""

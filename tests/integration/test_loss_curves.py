@@ -55,7 +55,7 @@ def test_bfloat16_and_float32(kind: str) -> None:
     assert_coinciding(losses(kind, updates=200), losses(kind, updates=200, precision=torch.bfloat16))
 
 
-# Softmax's fast path is PyTorch's and runs anywhere; the kernels of the others are too slow when interpreted.
+# Softmax's fast path is PyTorch's and runs anywhere; the kernels of the others are slow when interpreted.
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[] if kind == "softmax" else pytest.mark.gpu) for kind in KINDS]
 )
@@ -65,6 +65,18 @@ def test_fast_path_and_reference_over_200_updates(kind: str, monkeypatch: pytest
     fast = losses(kind, updates=200)
     monkeypatch.setattr(paths, "FAST_DEVICES", set())
     assert_coinciding(fast, losses(kind, updates=200))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE != "cpu", reason="there are CUDA devices: the test above runs the kernels on one")
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "softmax"])
+def test_interpreted_kernels_and_reference_over_200_updates(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
+    mend_bfloat16(monkeypatch)
+    monkeypatch.setattr(paths, "FAST_DEVICES", {DEVICE})
+    fast = losses(kind, updates=200, sentences=4)
+    monkeypatch.setattr(paths, "FAST_DEVICES", set())
+    assert_coinciding(fast, losses(kind, updates=200, sentences=4))
 
 
 @pytest.mark.parametrize("kind", ["sparsemax", "rela-g"])

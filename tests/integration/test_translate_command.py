@@ -92,6 +92,24 @@ def test_json_lines(translated: Translate) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+def test_prefixes_a_line_a_line(translated: Translate, run: Path, tmp_path: Path, workers: int) -> None:
+    begun = ["die Katze", "", "heute", *[""] * (len(LINES) - 3)]
+    path = tmp_path / "begun"
+    path.write_text("".join(f"{line}\n" for line in begun), encoding="utf-8")
+    found = texts(translated("--prefixes", str(path), "--workers", str(workers)))
+    expected = Translator.load(run, device="cpu").translate(LINES, prefixes=begun)
+    assert found == [translation.text for translation in expected]
+    assert found[0].startswith("die Katze")
+    for count, message in (
+        (len(LINES) - 1, f"prefixes: {len(LINES) - 1} lines, but"),
+        (len(LINES) + 1, "prefixes: more"),
+    ):
+        path.write_text("\n" * count, encoding="utf-8")
+        translated("--prefixes", str(path), "--workers", str(workers), status=2)
+        assert message.encode() in translated.log
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_no_threads_are_refused(translated: Translate, workers: int) -> None:
     translated("--threads", "0", "--workers", str(workers), status=2)
     assert b"--threads: found 0; accepted: 1 or more" in translated.log
