@@ -69,14 +69,14 @@ def test_fast_path_and_reference_over_200_updates(kind: str, monkeypatch: pytest
 
 @pytest.mark.slow
 @pytest.mark.skipif(DEVICE != "cpu", reason="there are CUDA devices: the test above runs the kernels on one")
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "softmax"])
+@pytest.mark.parametrize("kind", ["sparsemax", "entmax15", "rela-g"])  # minutes each; rela-i is rela-g without the gate
 def test_interpreted_kernels_and_reference_over_200_updates(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
     mend_bfloat16(monkeypatch)
     monkeypatch.setattr(paths, "FAST_DEVICES", {DEVICE})
-    fast = losses(kind, updates=200, sentences=4)
+    fast = losses(kind, updates=200, sentences=2)
     monkeypatch.setattr(paths, "FAST_DEVICES", set())
-    assert_coinciding(fast, losses(kind, updates=200, sentences=4))
+    assert_coinciding(fast, losses(kind, updates=200, sentences=2))
 
 
 @pytest.mark.parametrize("kind", ["sparsemax", "rela-g"])
