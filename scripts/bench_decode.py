@@ -37,6 +37,9 @@ from nmt_rela.model.transformer import Transformer
 from nmt_rela.storage.run_directory import RunDirectory
 from nmt_rela.text import read_lines
 
+#: Sentences in a turn, where one is translated at a time.
+LATENCY_TURN = 25
+
 
 class Output(NamedTuple):
     """What a subject wrote: tokens in all, and text where it works on text."""
@@ -205,13 +208,17 @@ def throughput(
 def latency(
     subjects: dict[str, Subject], sentences: int, *, beam: int, count: int, threads: int
 ) -> list[dict[str, Any]]:
-    """Milliseconds of one sentence at a time: median and 95th percentile."""
+    """Milliseconds of one sentence at a time: median and 95th percentile.
+
+    The subjects take turns of some sentences, the first two of which are not counted: the threads of some keep a core
+    busy for a while after their work.
+    """
     taken: dict[str, list[float]] = {name: [] for name in subjects}
-    for number in range(-2, count):  # two to warm
+    for start in range(0, count, LATENCY_TURN):
+        turn = range(start, min(start + LATENCY_TURN, count))
         for name, subject in subjects.items():
-            value, _ = timed(subject, [number % sentences], beam, 1, threads)
-            if number >= 0:
-                taken[name].append(1000 * value)
+            times = [timed(subject, [n % sentences], beam, 1, threads)[0] for n in (*turn[:2], *turn)]
+            taken[name] += [1000 * seconds for seconds in times[len(turn[:2]) :]]
     return [
         {
             "subject": name, "beam": beam, "p50_ms": round(statistics.median(values), 2),
