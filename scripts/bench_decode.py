@@ -35,7 +35,7 @@ from nmt_rela.inference.threads import budget_for, side_by_side
 from nmt_rela.inference.translator import DTYPES, Precision, Translator
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.storage.run_directory import RunDirectory
-from nmt_rela.text import read_lines
+from nmt_rela.text import read_lines, write_lines
 
 #: Sentences in a turn, where one is translated at a time.
 LATENCY_TURN = 25
@@ -307,7 +307,7 @@ def main() -> int:
     report["peak"] = peak_mebibytes()
     print("peak memory: " + ", ".join(f"{name} {value:.0f}" for name, value in report["peak"].items()))
     if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_lines(options.json, json.dumps(report, indent=1).split("\n"))
     return 0
 
 

@@ -32,6 +32,7 @@ from nmt_rela.config.schema import AttentionKind, Config
 from nmt_rela.corpora.prepare import prepare
 from nmt_rela.data.loading import Batch, load_updates
 from nmt_rela.storage.run_directory import RunDirectory
+from nmt_rela.text import write_lines
 from nmt_rela.training.distributed import join
 from nmt_rela.training.trainer import Trainer
 
@@ -186,7 +187,7 @@ def main() -> int:
     if figures["engine_share"] is not None:
         print(f"neither forward, backward nor optimiser: {figures['engine_share']:.1%} of an update's time")
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_lines(options.json, json.dumps(figures, indent=1).split("\n"))
     return 0
 
 

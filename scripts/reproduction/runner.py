@@ -50,8 +50,6 @@ def run_steps(experiment: Experiment, steps: Sequence[Step], journal: Journal) -
                 continue
             command = step.command()
             print(f"\n{place}{_expectation(steps[number:], journal)}\n$ {shown(command)}", flush=True)
-            for output in step.outputs:
-                output.parent.mkdir(parents=True, exist_ok=True)
             watch = _Watch(step, steps[number + 1 :], journal)
             status = _execute(command, lock, signals, watch)
             journal.note_unfinished(step.name, watch.seconds)
