@@ -31,6 +31,7 @@ from nmt_rela.config.loader import load_config
 from nmt_rela.config.schema import AttentionKind, Config
 from nmt_rela.corpora.prepare import prepare
 from nmt_rela.data.loading import Batch, load_updates
+from nmt_rela.host_memory import keep_host_memory
 from nmt_rela.storage.run_directory import RunDirectory
 from nmt_rela.text import write_lines
 from nmt_rela.training.distributed import join
@@ -173,6 +174,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_intermixed_args()
     config = load_config(options.config, options.overrides)
+    keep_host_memory()  # as nmt-train does
     figures = measure(config, options.kinds, updates=options.updates, rounds=options.rounds)
     print(
         f"{figures['device']}, {figures['threads']} threads, torch {figures['torch']}, {figures['precision']}; "

@@ -44,12 +44,6 @@ def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
 
 
-def _shifted(scores: Tensor, scale: float) -> Tensor:
-    """Scores with their row's maximum moved to 0, scaled; below −1 they are cut, where no threshold can reach them."""
-    shifted = scores - scores.amax(dim=-1, keepdim=True)
-    return shifted.mul_(scale).clamp_(min=-1.0)
-
-
 def _project(gradient: Tensor, slope: Tensor) -> Tensor:
     """The product with the Jacobian diag(s) − s sᵀ / Σ s that both maps share, s being p^(2−α) on the support."""
     mean = (gradient * slope).sum(dim=-1, keepdim=True) / slope.sum(dim=-1, keepdim=True)
@@ -61,17 +55,16 @@ class _Sparsemax(Function):
 
     @staticmethod
     def forward(context: Any, scores: Tensor) -> Tensor:
-        x = _shifted(scores, 1.0)
-        # Both bounds lie left of the root: the largest score alone has mass 1 at −1; Jensen gives the other.
-        threshold = (x.mean(dim=-1, keepdim=True) - 1.0 / x.shape[-1]).clamp_(min=-1.0)
-        tolerance = _TOLERANCE_IN_EPS * torch.finfo(x.dtype).eps
+        # Left of the root: at a threshold of the maximum − 1, the largest score alone has mass 1.
+        weights = (scores - scores.amax(dim=-1, keepdim=True)).add_(1.0).relu_()
+        tolerance = _TOLERANCE_IN_EPS * torch.finfo(weights.dtype).eps
         for _ in range(_MAX_STEPS):
-            weights = (x - threshold).relu_()
             excess = weights.sum(dim=-1, keepdim=True).sub_(1.0)
             if excess.amax().item() <= tolerance:
                 break
             # The sum of signs is the size of the support; on CPUs all that yields booleans or integers is slow.
-            threshold += excess.div_(weights.sign().sum(dim=-1, keepdim=True)).relu_()
+            step = excess.div_(weights.sign().sum(dim=-1, keepdim=True)).relu_()
+            weights.sub_(step).relu_()  # what a smaller threshold has cut off stays cut off
         context.save_for_backward(weights)
         return weights
 
@@ -86,17 +79,16 @@ class _Entmax15(Function):
 
     @staticmethod
     def forward(context: Any, scores: Tensor) -> Tensor:
-        x = _shifted(scores, 0.5)
-        threshold = (x.mean(dim=-1, keepdim=True) - x.shape[-1] ** -0.5).clamp_(min=-1.0)
-        tolerance = _TOLERANCE_IN_EPS * torch.finfo(x.dtype).eps
+        roots = (scores - scores.amax(dim=-1, keepdim=True)).mul_(0.5).add_(1.0).relu_()
+        tolerance = _TOLERANCE_IN_EPS * torch.finfo(roots.dtype).eps
         for _ in range(_MAX_STEPS):
-            roots = (x - threshold).relu_()
             norm = torch.linalg.vector_norm(roots, dim=-1, keepdim=True)
             excess = norm - 1.0
             if excess.amax().item() <= tolerance / 2:  # of the norm: of its square, the mass, it is twice as much
                 break
             # Newton's step for ‖roots‖ = 1: it is as convex as the sum of squares, and straighter, so fewer steps do.
-            threshold += excess.mul_(norm).div_(roots.sum(dim=-1, keepdim=True)).relu_()
+            step = excess.mul_(norm).div_(roots.sum(dim=-1, keepdim=True)).relu_()
+            roots.sub_(step).relu_()
         context.save_for_backward(roots)
         return roots.square()
 

@@ -66,27 +66,22 @@ class _RectifiedOutputNorm(Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        # With u the gradient of the output, r the inverse root, σ = σ(a z), w = u σ and m = Σ w g z / width:
+        #   ∂g = Σ r w z,   ∂a = g Σ r w (1 − σ) z²,   ∂z = r (w g − r² m z + w (1 − σ) z g a),   sums over rows.
         heads, gain, gate, inverse = context.saved_tensors
-        z = heads if heads.dtype == torch.float64 else heads.float()
-        outer = gradient.to(z.dtype)
-        normed = z * inverse  # n, with output = σ(a z) · g · n
-        gate_gradient = through_gate = None
-        if gate is not None:
-            sigma = (z * gate).sigmoid_()
-            gated = outer * sigma
-            # ∂σ(a z) = σ (1 − σ): the part of the gradient that reaches a z
-            inner = (1.0 - sigma).mul_(gated).mul_(normed).mul_(gain)
-            gate_gradient = _over_rows(inner * z)
-            through_gate = inner.mul_(gate)
-            outer = gated
-        gain_gradient = _over_rows(outer * normed)
-        direct = outer * gain
-        # ∂n/∂z = inverse · (1 − n nᵀ / width)
-        z_gradient = direct.sub_(normed.mul_((direct * normed).mean(dim=-1, keepdim=True))).mul_(inverse)
-        if through_gate is not None:
-            z_gradient.add_(through_gate)
-        return z_gradient.to(heads.dtype), gain_gradient, gate_gradient
-
-
-def _over_rows(x: Tensor) -> Tensor:
-    return x.flatten(0, -2).sum(dim=0)
+        dtype = torch.float64 if heads.dtype == torch.float64 else torch.float32
+        z, outer, inverse = heads.flatten(0, -2).to(dtype), gradient.flatten(0, -2).to(dtype), inverse.flatten()
+        gain = gain.to(dtype)
+        sigma = None if gate is None else (z * gate).sigmoid_()
+        gated = outer if sigma is None else outer * sigma  # w
+        weighted = gated * z
+        mean = weighted.mv(gain).div_(z.shape[1])
+        gain_gradient = weighted.t().mv(inverse)
+        z_gradient = (gated * gain).addcmul_(z, mean.mul_(inverse).mul_(inverse).unsqueeze(1), value=-1.0)
+        gate_gradient = None
+        if gate is not None and sigma is not None:
+            inner = weighted.addcmul_(weighted, sigma, value=-1.0)  # σ' = σ (1 − σ)
+            gate_gradient = (inner * z).t().mv(inverse).mul_(gain)
+            z_gradient.addcmul_(inner, gain * gate)
+        z_gradient.mul_(inverse.unsqueeze(1))
+        return z_gradient.to(heads.dtype).view_as(heads), gain_gradient, gate_gradient

@@ -21,12 +21,12 @@ from nmt_rela.data.binary import BinaryCorpus
 from nmt_rela.data.loading import Batch, load_updates
 from nmt_rela.data.vocabulary import PAD, Vocabularies
 from nmt_rela.errors import CheckpointError, ConfigError, UserError
+from nmt_rela.host_memory import release_host_memory
 from nmt_rela.storage.checkpoint import load_state, load_tensors
 from nmt_rela.storage.run_directory import RunDirectory, build_model, load_weights
 from nmt_rela.training.distributed import Ranks
 from nmt_rela.training.keeper import Keeper
 from nmt_rela.training.loss import smoothed_cross_entropy
-from nmt_rela.training.memory import release_host_memory
 from nmt_rela.training.monitor import Monitor, finite
 from nmt_rela.training.optimizer import build_optimizer, learning_rate
 from nmt_rela.training.precision import resolve_precision

@@ -20,7 +20,7 @@ FLOORS = (
     {"data", "model", "alignment", "evaluation"},
     {"attention"},
     {"config"},
-    {"text"},
+    {"text", "host_memory"},
     {"errors"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -57,8 +57,9 @@ def test_one_job_has_all_threads(two_threads: None) -> None:
     assert list(side_by_side(lambda _: torch.get_num_threads(), [0], threads=2)) == [(0, 2)]
 
 
-def test_every_thread_has_a_batch_where_there_is_enough() -> None:
-    assert budget_for(2, 10_000, 2_000) == 2_000
+def test_every_thread_has_as_many_batches_where_there_is_enough() -> None:
+    assert budget_for(2, 10_000, 2_000) == 1_667  # three each
+    assert budget_for(2, 8_000, 2_000) == 2_000
     assert budget_for(2, 1_001, 2_000) == 501
     assert budget_for(4, 100, 2_000) == SMALLEST
     assert budget_for(1, 1_000, 2_000) == 1_000

@@ -1,0 +1,41 @@
+"""Freed memory of the C library: keep it for the next batch, or give it back to the system. Both know glibc alone."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+# From glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+#: Bytes of a block from which on the system is asked for each block: as many as glibc accepts, by its version.
+_LARGEST_BLOCKS = (1 << 30, 1 << 25)
+_NEVER = (1 << 31) - 1
+
+
+def keep_host_memory() -> None:
+    """Let this process keep what it frees. By itself glibc returns large blocks at once, and every update and every
+    decoding step has its pages fetched and cleared by the kernel again.
+
+    It is a setting of the whole process, so that commands make it and the library does not.
+    """
+    if (mallopt := _glibc("mallopt")) is not None:
+        # Blocks first: whichever is set ends glibc's own adapting of both, and small mapped blocks would be slow.
+        any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_BLOCKS)
+        mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+def release_host_memory() -> None:
+    """Give freed memory back to the system.
+
+    Batches of ever other shapes fragment the heap: on a CPU a run of a small model held 6 GiB after 50 minutes, where
+    two dozen of its updates leave 0.6 GiB once trimmed. Mapping large blocks one by one instead took two thirds more
+    time an update.
+    """
+    if (trim := _glibc("malloc_trim")) is not None:
+        trim(0)
+
+
+def _glibc(name: str) -> Any:
+    """A function of the C library; None where it has none of that name."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -1,0 +1,51 @@
+"""Freed memory stays with the process, until it is given back: seen in page faults and resident pages."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import ctypes, json, resource, sys
+from pathlib import Path
+from nmt_rela.host_memory import keep_host_memory, release_host_memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+
+def faults(rounds):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        blocks = [libc.malloc(24 << 20) for _ in range(4)]  # below what the oldest glibc can be told to keep
+        for block in blocks:
+            libc.memset(block, 1, 24 << 20)
+        for block in blocks:
+            libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+found = {"pages": 4 * (24 << 20) // resource.getpagesize(), "before": faults(3)}
+keep_host_memory()
+faults(1)  # the pages are fetched once more
+found["kept"] = faults(3)
+found["resident"] = resident()
+release_host_memory()
+found["released"] = resident()
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc: nothing is set there")
+def test_freed_memory_is_kept_until_it_is_released() -> None:
+    done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True, timeout=60)
+    found = json.loads(done.stdout)
+    assert found["before"] > 2 * found["pages"]  # every round fetches its pages
+    assert found["kept"] < found["pages"] / 10
+    assert found["released"] < found["resident"] - (50 << 20)
