@@ -20,6 +20,8 @@ class Scores:
     #: 1- to 4-gram precisions, in percent.
     bleu_precisions: tuple[float, ...]
     brevity_penalty: float
+    #: Words of the translations over words of the references, as BLEU counts them: the penalty is blind above 1.
+    length_ratio: float
     bleu_signature: str
     chrf: float
     chrf_signature: str
@@ -32,8 +34,9 @@ class Scores:
     def lines(self) -> list[str]:
         """The two lines that a paper can quote."""
         precisions = "/".join(f"{precision:.1f}" for precision in self.bleu_precisions)
+        lengths = f"BP {self.brevity_penalty:.3f}, length {self.length_ratio:.3f}"
         return [
-            f"{self.bleu_signature} = {self.bleu:.2f} {precisions} (BP {self.brevity_penalty:.3f})",
+            f"{self.bleu_signature} = {self.bleu:.2f} {precisions} ({lengths})",
             f"{self.chrf_signature} = {self.chrf:.2f}",
         ]
 
@@ -61,6 +64,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str], *, tokenizer: st
         bleu=bleu_score.score,
         bleu_precisions=tuple(bleu_score.precisions),
         brevity_penalty=bleu_score.bp,
+        length_ratio=bleu_score.sys_len / max(1, bleu_score.ref_len),
         bleu_signature=f"BLEU|{bleu.get_signature()}",
         chrf=chrf_score.score,
         chrf_signature=f"chrF2|{chrf.get_signature()}",

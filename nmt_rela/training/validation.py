@@ -32,12 +32,16 @@ _SAMPLES = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
-    """One measurement. Losses are nats a target token; BLEU and chrF are None where nothing was translated."""
+    """One measurement. Losses are nats a target token; BLEU, chrF and the length ratio are None where nothing was
+    translated.
+    """
 
     loss: float
     perplexity: float
     bleu: float | None
     chrf: float | None
+    #: Words of the translations over words of the references.
+    length_ratio: float | None
     #: How sparse each attention site is, as ``attention_rates`` names it.
     attention: dict[str, float]
     #: A few sources, outputs and references.
@@ -45,12 +49,17 @@ class Validation:
 
     def values(self) -> dict[str, float]:
         """The numbers, for the records."""
-        named = {"loss": self.loss, "perplexity": self.perplexity, "bleu": self.bleu, "chrf": self.chrf}
+        named = {
+            "loss": self.loss, "perplexity": self.perplexity, "bleu": self.bleu, "chrf": self.chrf,
+            "length_ratio": self.length_ratio,
+        }  # fmt: skip
         return {name: value for name, value in named.items() if value is not None} | self.attention
 
     def line(self) -> str:
         """The numbers, for the log."""
-        scores = "" if self.bleu is None else f"  BLEU {self.bleu:.2f}  chrF {self.chrf:.2f}"
+        scores = (
+            "" if self.bleu is None else f"  BLEU {self.bleu:.2f}  chrF {self.chrf:.2f}  length {self.length_ratio:.2f}"
+        )
         return f"development: loss {self.loss:.4f}  perplexity {self.perplexity:.2f}{scores}"
 
 
@@ -85,6 +94,7 @@ class Validator:
             perplexity=math.exp(min(likelihood, 100.0)),
             bleu=None if scores is None else scores.bleu,
             chrf=None if scores is None else scores.chrf,
+            length_ratio=None if scores is None else scores.length_ratio,
             attention=attention_rates(model, collate(self._corpus, self._plan.batch(0)).to(self._ranks.device)),
             samples=(sources[:_SAMPLES], outputs[:_SAMPLES], references[:_SAMPLES]) if outputs else ([], [], []),
         )

@@ -83,11 +83,11 @@ def _scores(experiment: Experiment, findings: Findings) -> Iterator[Block]:
                 [
                     run["kind"], str(run["seed"]), f"{run['updates']:,}", f"{score['bleu']:.2f}",
                     _interval(compared.get("bleu")), _p(compared.get("bleu")), f"{score['chrf']:.2f}",
-                    f"{score['brevity_penalty']:.3f}", _number(paper.get(run["kind"]), 1),
+                    _number(score["length_ratio"], 3), _number(paper.get(run["kind"]), 1),
                 ]
             )  # fmt: skip
             signatures += [score["bleu_signature"], score["chrf_signature"]]
-        header = ["attention", "seed", "updates", "BLEU", "95 % interval", "p", "chrF2", "brevity", "paper's BLEU"]
+        header = ["attention", "seed", "updates", "BLEU", "95 % interval", "p", "chrF2", "length", "paper's BLEU"]
         yield Heading(test, 3)
         yield Table(header, rows)
         if len(experiment.seeds) > 1:
@@ -97,7 +97,8 @@ def _scores(experiment: Experiment, findings: Findings) -> Iterator[Block]:
     yield Paragraph(
         "Intervals are bootstrap resamples of the test set (1,000). p is the paired bootstrap's probability that "
         "chance alone makes a difference to the softmax run of the same seed as large as the one found; it knows "
-        "nothing of other seeds. Scored are averages of the last checkpoints, translated as the configuration says."
+        "nothing of other seeds. Length is words translated over words of the "
+        "reference. Scored are averages of the last checkpoints, translated as the configuration says."
     )
 
 

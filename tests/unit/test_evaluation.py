@@ -21,6 +21,14 @@ def test_scores_come_with_signatures() -> None:
     assert json.loads(json.dumps(scores.as_dict()))["chrf"] == scores.chrf
 
 
+def test_translations_that_are_too_long_show() -> None:
+    # BLEU's brevity penalty says nothing of them.
+    scores = score(["the cat sat on the mat on the mat on the mat"], ["the cat sat on the mat"])
+    assert (scores.brevity_penalty, scores.length_ratio) == (1.0, 2.0)
+    assert scores.lines()[0].endswith("(BP 1.000, length 2.000)")
+    assert score(["the cat sat"], ["the cat sat on the mat"]).length_ratio == 0.5
+
+
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 def test_a_perfect_translation(tokenizer: str) -> None:
     scores = score(
