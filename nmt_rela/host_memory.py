@@ -14,10 +14,11 @@ _NEVER = (1 << 31) - 1
 
 
 def keep_host_memory() -> None:
-    """Let this process keep what it frees. By itself glibc returns large blocks at once, and every update and every
-    decoding step has its pages fetched and cleared by the kernel again.
+    """Let this process keep what it frees. By itself glibc returns large blocks at once, and every update has its
+    pages fetched and cleared by the kernel again.
 
-    It is a setting of the whole process, so that commands make it and the library does not.
+    It is a setting of the whole process, so that commands make it and the library does not. What is kept fragments:
+    ``release_host_memory`` belongs to it.
     """
     if (mallopt := _glibc("mallopt")) is not None:
         # Blocks first: whichever is set ends glibc's own adapting of both, and small mapped blocks would be slow.

@@ -63,10 +63,8 @@ def load_translator(options: argparse.Namespace) -> Translator:
     """The translator that the options describe."""
     import torch
 
-    from nmt_rela.host_memory import keep_host_memory
     from nmt_rela.inference.translator import Translator
 
-    keep_host_memory()
     if options.threads is not None:
         torch.set_num_threads(_checked_threads(options))
     return Translator.load(
