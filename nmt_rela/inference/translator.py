@@ -17,6 +17,7 @@ from nmt_rela.corpora.cleaning import language_normaliser
 from nmt_rela.data.loading import collate_lines
 from nmt_rela.data.vocabulary import Vocabularies
 from nmt_rela.errors import CheckpointError, ConfigError
+from nmt_rela.host_memory import release_host_memory
 from nmt_rela.inference.aligner import Aligner, AlignmentChoice
 from nmt_rela.inference.batches import in_batches
 from nmt_rela.inference.device import choose_device, for_inference
@@ -29,7 +30,7 @@ from nmt_rela.inference.scorer import score_lines
 from nmt_rela.inference.search import SearchState, beam_search
 from nmt_rela.inference.threads import budget_for, side_by_side
 from nmt_rela.inference.translation import NOTHING, ForcedScore, Translated, Translation
-from nmt_rela.inference.window import prefixes_of, windows
+from nmt_rela.inference.window import LARGEST, prefixes_of, windows
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.storage.run_directory import RunDirectory
 
@@ -167,6 +168,8 @@ class Translator:
         for window, begun in prefixes_of(windows(lines), prefixes):
             yield from self._translate(window, request, first_line=first_line, prefixes=begun)
             first_line += len(window)
+            if len(window) == LARGEST:  # batches of ever other shapes fragment the heap
+                release_host_memory()
 
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[ForcedScore]:
         """The model's log-probability of given translations. Nothing is split: a line is scored as one sentence."""
