@@ -117,7 +117,7 @@ def _task(experiment: Experiment) -> Tree:
 
 def _run(experiment: Experiment, run: Run) -> Tree:
     scores = _read(evaluation_directory(run) / "scores.json") or []
-    kept = ("bleu", "bleu_precisions", "length_ratio", "bleu_signature", "chrf", "chrf_signature", "sentences")
+    kept = ("bleu", "bleu_precisions", "bleu_signature", "chrf", "chrf_signature", "sentences")
     return {
         "name": run.name,
         "kind": run.kind,
@@ -127,7 +127,10 @@ def _run(experiment: Experiment, run: Run) -> Tree:
         "finished": is_trained(run),
         "averaged": len(averaged_names(run)),
         "parameters": _parameters(run),
-        "scores": {row["name"]: {key: row.get(key) for key in kept} for row in scores},
+        # Runs that were scored by earlier versions have no length ratio.
+        "scores": {
+            row["name"]: {key: row[key] for key in kept} | {"length_ratio": row.get("length_ratio")} for row in scores
+        },
         "tokens_per_second": _tokens_per_second(run),
         "environment": _read(RunDirectory(run.path).environment),
     }
