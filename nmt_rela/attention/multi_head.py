@@ -85,9 +85,10 @@ class MultiHeadAttention(nn.Module):
 
     def weights(self, query: Tensor, key: Tensor, mask: Mask | None) -> Tensor:
         """Attention weights before dropout: [batch, heads, queries, keys]; a masked key has exactly 0."""
-        scores = torch.matmul(query * self.width**-0.5, key.transpose(-2, -1))
-        if mask is not None:
-            scores += mask.bias_for(scores)
+        scores = torch.matmul(query, key.transpose(-2, -1))
+        scale = self.width**-0.5
+        # One pass does both. A sentence has fewer scores than queries have numbers.
+        scores = scores * scale if mask is None else torch.add(mask.bias_for(scores), scores, alpha=scale)
         weights = self._mapping(scores)
         if mask is not None and mask.dead is not None and self._normalised:
             weights = weights.masked_fill(mask.dead, 0.0)

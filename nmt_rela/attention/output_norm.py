@@ -47,8 +47,20 @@ class RectifiedOutputNorm(nn.Module):
             from nmt_rela.attention.kernels.norm import gated_rms_norm
 
             return gated_rms_norm(heads, self.gain, self.gate, epsilon=EPSILON)
+        if not torch.is_grad_enabled():
+            return _gated_norm(heads, self.gain, self.gate)[0]
         output: Tensor = _RectifiedOutputNorm.apply(heads, self.gain, self.gate)
         return output
+
+
+def _gated_norm(heads: Tensor, gain: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The output, and the inverse root of the mean square of each row."""
+    z = heads if heads.dtype == torch.float64 else heads.float()
+    inverse = torch.linalg.vector_norm(z, dim=-1, keepdim=True).square_().div_(z.shape[-1]).add_(EPSILON).rsqrt_()
+    output = (z * inverse).mul_(gain)
+    if gate is not None:
+        output.mul_((z * gate).sigmoid_())
+    return output.to(heads.dtype), inverse
 
 
 class _RectifiedOutputNorm(Function):
@@ -56,13 +68,9 @@ class _RectifiedOutputNorm(Function):
 
     @staticmethod
     def forward(context: Any, heads: Tensor, gain: Tensor, gate: Tensor | None) -> Tensor:
-        z = heads if heads.dtype == torch.float64 else heads.float()
-        inverse = torch.linalg.vector_norm(z, dim=-1, keepdim=True).square_().div_(z.shape[-1]).add_(EPSILON).rsqrt_()
+        output, inverse = _gated_norm(heads, gain, gate)
         context.save_for_backward(heads, gain, gate, inverse)
-        output = (z * inverse).mul_(gain)
-        if gate is not None:
-            output.mul_((z * gate).sigmoid_())
-        return output.to(heads.dtype)
+        return output
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

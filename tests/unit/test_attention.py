@@ -60,6 +60,19 @@ def test_rela_is_the_papers_equations(kind: str) -> None:
         torch.testing.assert_close(actual, written_out(attention, states, memory, valid))
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("keys", [1, 5, 15, 16, 17])
+def test_the_same_numbers_come_whether_or_not_gradients_are_wanted(kind: str, keys: int) -> None:
+    torch.manual_seed(1)
+    attention = MultiHeadAttention(32, 2, kind=kind, dropout=0.0, cross=True).eval()
+    states, memory = torch.randn(3, 4, 32), torch.randn(3, keys, 32)
+    with_gradients = attention.attend(attention.project_query(states), *attention.project_memory(memory), None)
+    with torch.no_grad():
+        without = attention.attend(attention.project_query(states), *attention.project_memory(memory), None)
+    assert with_gradients.requires_grad
+    assert torch.equal(with_gradients, without)
+
+
 def test_rela_i_draws_its_gain_and_rela_g_its_gate() -> None:
     bound = math.sqrt(3 / 4096)
     plain, gated = (RectifiedOutputNorm(4096, gated=g) for g in (False, True))
