@@ -132,8 +132,9 @@ def measure(config: Config, kinds: list[str], *, updates: int, rounds: int) -> d
             part = batches[first : first + updates]
             tokens = sum(batch.target_tokens for micro_batches in part for batch in micro_batches)
             rates.append(matrix_rate(precision, device))
-            for kind, trainer in trainers.items():
-                speeds[kind].append(tokens / seconds_of(trainer, part, first))
+            turn = round_number % len(kinds)
+            for kind in kinds[turn:] + kinds[:turn]:  # none is always the first after the matrix product
+                speeds[kind].append(tokens / seconds_of(trainers[kind], part, first))
             any_trainer.progress.cursor = 0
         rate = statistics.median(rates)
         on_cpu = device.type == "cpu"
