@@ -63,8 +63,10 @@ def load_translator(options: argparse.Namespace) -> Translator:
     """The translator that the options describe."""
     import torch
 
+    from nmt_rela.host_memory import bound_compiled_products
     from nmt_rela.inference.translator import Translator
 
+    bound_compiled_products()
     if options.threads is not None:
         torch.set_num_threads(_checked_threads(options))
     return Translator.load(

@@ -16,6 +16,7 @@ from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
 from nmt_rela.errors import UserError
+from nmt_rela.host_memory import release_host_memory
 from nmt_rela.inference.translation import Translation
 from nmt_rela.inference.window import FIRST, LARGEST, prefixes_of, windows
 
@@ -186,6 +187,8 @@ def _work(its_end: Connection, load: Callable[[], Translator], settings: dict[st
         while True:
             first_line, lines, prefixes = its_end.recv()
             its_end.send(translator.translate(lines, first_line=first_line, prefixes=prefixes, **settings))
+            if len(lines) >= LARGEST // 2:  # about a whole share; see translate_stream
+                release_host_memory()
     except (EOFError, ConnectionError):
         return
     except Exception as error:

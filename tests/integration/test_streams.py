@@ -78,8 +78,8 @@ sys.exit(status)
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["text", "jsonl"])
 def test_memory_does_not_grow_with_the_stream(run: Path, tmp_path: Path, form: str) -> None:
-    """A hundred thousand lines take about the memory of twenty thousand, when windows have long reached their size.
-    What they may take more is oneDNN's: it keeps up to 1,024 compiled products, one for each shape that it has met.
+    """A hundred thousand lines take the memory of twenty thousand, when windows have long reached their size: neither
+    lines, nor freed blocks, nor products compiled for the shapes of batches pile up.
     """
     words = sentences(1000, seed=2, longest=2)
     peaks = []
@@ -96,4 +96,4 @@ def test_memory_does_not_grow_with_the_stream(run: Path, tmp_path: Path, form: s
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "output").read_bytes().count(b"\n") == count
         peaks.append(int(done.stderr.split()[-1]) / 1024)
-    assert peaks[1] < peaks[0] + 160, f"MiB: {peaks}"
+    assert peaks[1] < peaks[0] + 16, f"MiB: {peaks}"

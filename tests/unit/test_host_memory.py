@@ -1,13 +1,18 @@
-"""Freed memory stays with the process, until it is given back: seen in page faults and resident pages."""
+"""Freed memory stays with the process until it is given back, seen in page faults and resident pages; the bound on
+compiled products, whose effect tests/integration/test_streams.py sees.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from nmt_rela.host_memory import bound_compiled_products
 
 _PROGRAM = """
 import ctypes, json, resource, sys
@@ -49,3 +54,11 @@ def test_freed_memory_is_kept_until_it_is_released() -> None:
     assert found["before"] > 2 * found["pages"]  # every round fetches its pages
     assert found["kept"] < found["pages"] / 10
     assert found["released"] < found["resident"] - (50 << 20)
+
+
+def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "500")
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    bound_compiled_products()
+    assert os.environ["LRU_CACHE_CAPACITY"] == "500"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "16"
