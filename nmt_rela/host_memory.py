@@ -49,7 +49,7 @@ def bound_compiled_products() -> None:
     one; what the user has set in the environment stays.
 
     A product is compiled for the shape of its batch. The layers of one step share five or so; a stream of ever other
-    batches has thousands, and hundreds of megabytes are kept for shapes that hardly come again.
+    batches has thousands, and up to gigabytes are kept for shapes that hardly come again.
     """
     for name in _CAPACITIES:
         os.environ.setdefault(name, _COMPILED_PRODUCTS)

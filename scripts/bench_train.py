@@ -31,7 +31,7 @@ from nmt_rela.config.loader import load_config
 from nmt_rela.config.schema import AttentionKind, Config
 from nmt_rela.corpora.prepare import prepare
 from nmt_rela.data.loading import Batch, load_updates
-from nmt_rela.host_memory import keep_host_memory
+from nmt_rela.host_memory import bound_compiled_products, keep_host_memory
 from nmt_rela.storage.run_directory import RunDirectory
 from nmt_rela.text import write_lines
 from nmt_rela.training.distributed import join
@@ -176,6 +176,7 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     config = load_config(options.config, options.overrides)
     keep_host_memory()  # as nmt-train does
+    bound_compiled_products()
     figures = measure(config, options.kinds, updates=options.updates, rounds=options.rounds)
     print(
         f"{figures['device']}, {figures['threads']} threads, torch {figures['torch']}, {figures['precision']}; "

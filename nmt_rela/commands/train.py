@@ -47,13 +47,14 @@ def _train(arguments: Sequence[str] | None) -> int:
 
 
 def _on_this_rank(config: Config, *, fresh: bool) -> int:
-    from nmt_rela.host_memory import keep_host_memory
+    from nmt_rela.host_memory import bound_compiled_products, keep_host_memory
     from nmt_rela.storage.run_lock import RunLock
     from nmt_rela.training.distributed import FailedElsewhere, RankLost, join
 
     if int(os.environ.get("RANK", 0)) > 0:
         logging.getLogger("nmt_rela").setLevel(logging.ERROR)
     keep_host_memory()
+    bound_compiled_products()
     lock = RunLock()
     try:
         ranks = join(config.training.device)
