@@ -28,10 +28,10 @@ from nmt_rela.attention.kinds import KINDS
 from nmt_rela.data.loading import collate_lines
 from nmt_rela.data.vocabulary import EOS
 from nmt_rela.evaluation import score
-from nmt_rela.inference.batches import in_batches
+from nmt_rela.inference.batches import in_batches_for
 from nmt_rela.inference.device import choose_device, for_inference
 from nmt_rela.inference.search import beam_search
-from nmt_rela.inference.threads import budget_for, side_by_side
+from nmt_rela.inference.threads import side_by_side
 from nmt_rela.inference.translator import DTYPES, Precision, Translator
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.storage.run_directory import RunDirectory
@@ -87,7 +87,7 @@ def random_subject(kind: str, sentences: list[list[int]], precision: Precision, 
                 )  # fmt: skip
             return sum(len(hypotheses[0].tokens) for hypotheses in found)
 
-        batches = list(in_batches(lengths, budget_for(threads, sum(lengths), batch_tokens // beam)))
+        batches = list(in_batches_for(threads, lengths, batch_tokens // beam))
         return Output(sum(tokens for _, tokens in side_by_side(search, batches, threads=threads)), [])
 
     return translate

@@ -8,20 +8,8 @@ from typing import TypeVar
 
 import torch
 
-#: Padded source tokens that a batch has at least before cores get batches of their own.
-SMALLEST = 128
-
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-
-def budget_for(threads: int, total: int, budget: int) -> int:
-    """The padded tokens of a batch, of ``total`` in all: at most ``budget``, and such that every thread has as many
-    batches as the others, so that none waits at the end.
-    """
-    budget = max(1, budget)
-    rounds = max(1, -(-total // (threads * budget)))
-    return max(min(SMALLEST, budget), -(-total // (threads * rounds)))
 
 
 def side_by_side(work: Callable[[Job], Result], jobs: Sequence[Job], *, threads: int) -> Iterator[tuple[Job, Result]]:

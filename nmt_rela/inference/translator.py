@@ -19,7 +19,7 @@ from nmt_rela.data.vocabulary import Vocabularies
 from nmt_rela.errors import CheckpointError, ConfigError
 from nmt_rela.host_memory import release_host_memory
 from nmt_rela.inference.aligner import Aligner, AlignmentChoice
-from nmt_rela.inference.batches import in_batches
+from nmt_rela.inference.batches import in_batches_for
 from nmt_rela.inference.device import choose_device, for_inference
 from nmt_rela.inference.ensemble import EnsembleState
 from nmt_rela.inference.hypothesis import Hypothesis
@@ -28,7 +28,7 @@ from nmt_rela.inference.request import Request, with_settings
 from nmt_rela.inference.sampling import Sampling, sample
 from nmt_rela.inference.scorer import score_lines
 from nmt_rela.inference.search import SearchState, beam_search
-from nmt_rela.inference.threads import budget_for, side_by_side
+from nmt_rela.inference.threads import side_by_side
 from nmt_rela.inference.translation import NOTHING, ForcedScore, Translated, Translation
 from nmt_rela.inference.window import LARGEST, prefixes_of, windows
 from nmt_rela.model.transformer import Transformer
@@ -212,13 +212,13 @@ class Translator:
             progress(parts_left.count(0))
         lengths = [len(part.ids) for part in parts]
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        budget = budget_for(threads, sum(lengths), request.decoding.batch_tokens // request.sequences)
+        batches = list(in_batches_for(threads, lengths, request.decoding.batch_tokens // request.sequences))
 
         def decode(batch: Sequence[int]) -> list[list[Translated]]:
             with torch.no_grad():
                 return self._decode([parts[i] for i in batch], request)
 
-        for batch, decoded in side_by_side(decode, list(in_batches(lengths, budget)), threads=threads):
+        for batch, decoded in side_by_side(decode, batches, threads=threads):
             for i, hypotheses in zip(batch, decoded, strict=True):
                 found[i] = hypotheses
                 parts_left[parts[i].line] -= 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_translator import sentences, toy_translator
 
-from nmt_rela.inference.threads import SMALLEST, budget_for, side_by_side
+from nmt_rela.inference.threads import side_by_side
 
 
 @pytest.fixture
@@ -55,14 +55,6 @@ def test_threads_work_in_the_precision_of_the_one_that_waits(two_threads: None) 
 
 def test_one_job_has_all_threads(two_threads: None) -> None:
     assert list(side_by_side(lambda _: torch.get_num_threads(), [0], threads=2)) == [(0, 2)]
-
-
-def test_every_thread_has_as_many_batches_where_there_is_enough() -> None:
-    assert budget_for(2, 10_000, 2_000) == 1_667  # three each
-    assert budget_for(2, 8_000, 2_000) == 2_000
-    assert budget_for(2, 1_001, 2_000) == 501
-    assert budget_for(4, 100, 2_000) == SMALLEST
-    assert budget_for(1, 1_000, 2_000) == 1_000
 
 
 def test_translations_do_not_depend_on_the_number_of_threads(two_threads: None) -> None:
