@@ -17,7 +17,7 @@ _NEVER = (1 << 31) - 1
 
 # Of oneDNN and of the layer that PyTorch has above it.
 _CAPACITIES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-_COMPILED_PRODUCTS = "16"
+_COMPILED_PRODUCTS = 16
 
 
 def keep_host_memory() -> None:
@@ -44,15 +44,15 @@ def release_host_memory() -> None:
         trim(0)
 
 
-def bound_compiled_products() -> None:
-    """Let PyTorch keep 16 compiled matrix products on a CPU where it would keep 1,024. To be called before the first
-    one; what the user has set in the environment stays.
+def bound_compiled_products(batches: int) -> None:
+    """Let PyTorch keep 16 compiled matrix products on a CPU for each of the ``batches`` that are at work at once, where
+    it would keep 1,024. To be called before the first one; what the user has set in the environment stays.
 
     A product is compiled for the shape of its batch. The layers of one step share five or so; a stream of ever other
     batches has thousands, and up to gigabytes are kept for shapes that hardly come again.
     """
     for name in _CAPACITIES:
-        os.environ.setdefault(name, _COMPILED_PRODUCTS)
+        os.environ.setdefault(name, str(_COMPILED_PRODUCTS * batches))
 
 
 def _glibc(name: str) -> Any:

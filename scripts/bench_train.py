@@ -176,7 +176,7 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     config = load_config(options.config, options.overrides)
     keep_host_memory()  # as nmt-train does
-    bound_compiled_products()
+    bound_compiled_products(1)
     figures = measure(config, options.kinds, updates=options.updates, rounds=options.rounds)
     print(
         f"{figures['device']}, {figures['threads']} threads, torch {figures['torch']}, {figures['precision']}; "

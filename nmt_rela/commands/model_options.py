@@ -66,9 +66,9 @@ def load_translator(options: argparse.Namespace) -> Translator:
     from nmt_rela.host_memory import bound_compiled_products
     from nmt_rela.inference.translator import Translator
 
-    bound_compiled_products()
     if options.threads is not None:
         torch.set_num_threads(_checked_threads(options))
+    bound_compiled_products(torch.get_num_threads())
     return Translator.load(
         options.model,
         checkpoint=options.checkpoint,

@@ -54,7 +54,7 @@ def _on_this_rank(config: Config, *, fresh: bool) -> int:
     if int(os.environ.get("RANK", 0)) > 0:
         logging.getLogger("nmt_rela").setLevel(logging.ERROR)
     keep_host_memory()
-    bound_compiled_products()
+    bound_compiled_products(1)
     lock = RunLock()
     try:
         ranks = join(config.training.device)
