@@ -28,6 +28,7 @@ from nmt_rela.attention.kinds import KINDS
 from nmt_rela.data.loading import collate_lines
 from nmt_rela.data.vocabulary import EOS
 from nmt_rela.evaluation import score
+from nmt_rela.host_memory import bound_compiled_products
 from nmt_rela.inference.batches import in_batches_for
 from nmt_rela.inference.device import choose_device, for_inference
 from nmt_rela.inference.search import beam_search
@@ -271,6 +272,7 @@ def main() -> int:
         parser.error("--run needs --lines")
     options.threads = options.threads or torch.get_num_threads()
     torch.set_num_threads(options.threads)
+    bound_compiled_products(options.threads)  # as nmt-translate does
     subjects, sentences = subjects_of(options)
     report: dict[str, Any] = {
         "torch": torch.__version__, "threads": options.threads, "precision": options.precision,

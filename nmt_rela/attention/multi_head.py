@@ -87,7 +87,7 @@ class MultiHeadAttention(nn.Module):
         """Attention weights before dropout: [batch, heads, queries, keys]; a masked key has exactly 0."""
         scores = torch.matmul(query, key.transpose(-2, -1))
         scale = self.width**-0.5
-        # One pass does both. A sentence has fewer scores than queries have numbers.
+        # One pass does both. To scale the queries instead would pay beyond some 256 keys only.
         scores = scores * scale if mask is None else torch.add(mask.bias_for(scores), scores, alpha=scale)
         weights = self._mapping(scores)
         if mask is not None and mask.dead is not None and self._normalised:
