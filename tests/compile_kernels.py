@@ -63,8 +63,8 @@ def main() -> None:
         bias = None if causal else torch.zeros(2, 1, 1, length)
         fused_attention(kind, query, key, value, bias=bias, causal=causal, dropout=0.1).sum().backward()
     heads = torch.randn(4, 512, dtype=torch.bfloat16, requires_grad=True)
-    gain = torch.ones(512, requires_grad=True)
-    gated_rms_norm(heads, gain, gain, epsilon=1e-8).sum().backward()
+    gate = torch.ones(512, requires_grad=True)
+    gated_rms_norm(heads, gate, epsilon=1e-8).sum().backward()
     losses_of_logits(torch.randn(4, 32_000).bfloat16(), torch.arange(4), smoothing=0.1, with_gradient=True)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nmt_rela.attention.dropout import dropout
 from nmt_rela.attention.kinds import KINDS
@@ -50,6 +51,14 @@ class MultiHeadAttention(nn.Module):
                     nn.init.xavier_uniform_(block)
                 nn.init.zeros_(child.bias)
 
+    @torch.no_grad()
+    def absorb_gain(self) -> None:
+        """Multiply the gain of the norm into the output matrix for good: for inference only."""
+        gain = getattr(self.output_norm, "gain", None)
+        if gain is not None:
+            self.output.weight.mul_(gain)
+            self.output_norm.register_parameter("gain", None)
+
     def project_self(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values of self-attention: [batch, length, dimension] → 3 × [batch, heads, length, width]."""
         query, key, value = self._split(self.query_key_value(states), 3)
@@ -80,8 +89,7 @@ class MultiHeadAttention(nn.Module):
             heads = torch.matmul(dropout(weights, probability, self.training), value).transpose(1, 2)
         if self.head_mask is not None:
             heads = heads * self.head_mask.to(heads.dtype)[:, None]  # [batch, queries, heads, width]
-        output: Tensor = self.output(self.output_norm(heads.flatten(2)))
-        return output
+        return self._project_output(self.output_norm(heads.flatten(2)))
 
     def weights(self, query: Tensor, key: Tensor, mask: Mask | None) -> Tensor:
         """Attention weights before dropout: [batch, heads, queries, keys]; a masked key has exactly 0."""
@@ -93,6 +101,14 @@ class MultiHeadAttention(nn.Module):
         if mask is not None and mask.dead is not None and self._normalised:
             weights = weights.masked_fill(mask.dead, 0.0)
         return weights
+
+    def _project_output(self, normed: Tensor) -> Tensor:
+        """W_o diag(g) x + b, with the gain g of the norm where there is one: [batch, queries, dimension] → the same."""
+        gain: Tensor | None = getattr(self.output_norm, "gain", None)
+        if gain is None:
+            output: Tensor = self.output(normed)
+            return output
+        return F.linear(normed, self.output.weight * gain, self.output.bias)
 
     def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         batch, length, _ = projected.shape

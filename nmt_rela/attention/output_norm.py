@@ -23,7 +23,8 @@ class RectifiedOutputNorm(nn.Module):
     * ReLA-g (``gated=True``): σ(a ⊙ z) ⊙ RMSNorm(z), with g = 1, and the gate vector a drawn from the same
       distribution; the gate sees z before normalisation.
 
-    Works in float32 at least and returns the input's dtype. Shape: [..., width] → [..., width].
+    Returns all but the gain, which it only holds: the output projection that follows takes it into its matrix, smaller
+    than the states. Works in float32 at least and returns the input's dtype. Shape: [..., width] → [..., width].
     Source: Zhang, Titov and Sennrich 2021, and the authors' code.
     """
 
@@ -46,50 +47,61 @@ class RectifiedOutputNorm(nn.Module):
         if has_kernels_for(heads):
             from nmt_rela.attention.kernels.norm import gated_rms_norm
 
-            return gated_rms_norm(heads, self.gain, self.gate, epsilon=EPSILON)
+            return gated_rms_norm(heads, self.gate, epsilon=EPSILON)
         if not torch.is_grad_enabled():
-            return _gated_norm(heads, self.gain, self.gate)[0]
-        output: Tensor = _RectifiedOutputNorm.apply(heads, self.gain, self.gate)
+            return _gated_norm(heads, self.gate)[0]
+        output: Tensor = _GatedNorm.apply(heads, self.gate)
         return output
 
 
-def _gated_norm(heads: Tensor, gain: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The output, and the inverse root of the mean square of each row."""
+def _gated_norm(heads: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The output; the inverse root of the mean square of each row; σ."""
     z = heads if heads.dtype == torch.float64 else heads.float()
     inverse = torch.linalg.vector_norm(z, dim=-1, keepdim=True).square_().div_(z.shape[-1]).add_(EPSILON).rsqrt_()
-    output = (z * inverse).mul_(gain)
-    if gate is not None:
-        output.mul_((z * gate).sigmoid_())
-    return output.to(heads.dtype), inverse
+    if gate is None:
+        return (z * inverse).to(heads.dtype), inverse, None
+    sigma = (z * gate).sigmoid_()
+    return (z * inverse).mul_(sigma).to(heads.dtype), inverse, sigma
 
 
-class _RectifiedOutputNorm(Function):
-    """Keeps z alone for the backward pass and makes the rest again: half the memory traffic of the composed form."""
+class _GatedNorm(Function):
+    """Half the memory traffic of the composed form."""
 
     @staticmethod
-    def forward(context: Any, heads: Tensor, gain: Tensor, gate: Tensor | None) -> Tensor:
-        output, inverse = _gated_norm(heads, gain, gate)
-        context.save_for_backward(heads, gain, gate, inverse)
+    def forward(context: Any, heads: Tensor, gate: Tensor | None) -> Tensor:
+        output, inverse, sigma = _gated_norm(heads, gate)
+        context.save_for_backward(heads, gate, inverse, sigma)
         return output
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # With u the gradient of the output, r the inverse root, σ = σ(a z), w = u σ and m = Σ w g z / width:
-        #   ∂g = Σ r w z,   ∂a = g Σ r w (1 − σ) z²,   ∂z = r (w g − r² m z + w (1 − σ) z g a),   sums over rows.
-        heads, gain, gate, inverse = context.saved_tensors
-        dtype = torch.float64 if heads.dtype == torch.float64 else torch.float32
-        z, outer, inverse = heads.flatten(0, -2).to(dtype), gradient.flatten(0, -2).to(dtype), inverse.flatten()
-        gain = gain.to(dtype)
-        sigma = None if gate is None else (z * gate).sigmoid_()
-        gated = outer if sigma is None else outer * sigma  # w
-        weighted = gated * z
-        mean = weighted.mv(gain).div_(z.shape[1])
-        gain_gradient = weighted.t().mv(inverse)
-        z_gradient = (gated * gain).addcmul_(z, mean.mul_(inverse).mul_(inverse).unsqueeze(1), value=-1.0)
-        gate_gradient = None
-        if gate is not None and sigma is not None:
-            inner = weighted.addcmul_(weighted, sigma, value=-1.0)  # σ' = σ (1 − σ)
-            gate_gradient = (inner * z).t().mv(inverse).mul_(gain)
-            z_gradient.addcmul_(inner, gain * gate)
-        z_gradient.mul_(inverse.unsqueeze(1))
-        return z_gradient.to(heads.dtype).view_as(heads), gain_gradient, gate_gradient
+        # With u the gradient of the output, r the inverse root, w = u σ and v = r w z (1 − σ):
+        #   ∂z = r w − r³ z mean(w z) + a v,   ∂a = Σ v z,   the mean over a row, the sum over all rows.
+        heads, gate, inverse, sigma = context.saved_tensors
+        if sigma is None:
+            return _through_norm(gradient, heads, inverse), None
+        z = heads.to(sigma.dtype)
+        outer = gradient.to(sigma.dtype) * sigma  # w
+        inner = (outer * z).mul_(inverse)
+        inner.addcmul_(inner, sigma, value=-1.0)  # v
+        z_gradient = _through_norm(outer, z, inverse).addcmul_(inner, gate.to(sigma.dtype))
+        _, gate_gradient = _fused_sums(inner, z, torch.ones_like(inverse), of_rows=False)
+        return z_gradient.to(heads.dtype), gate_gradient.to(gate.dtype)
+
+
+def _through_norm(gradient: Tensor, z: Tensor, inverse: Tensor) -> Tensor:
+    """The gradient of z from that of r z."""
+    z_gradient, _ = _fused_sums(gradient, z, inverse, of_rows=True)
+    # Layer norm has subtracted the mean of the gradient too.
+    return z_gradient.add_(gradient.mean(dim=-1, keepdim=True).mul_(inverse))
+
+
+def _fused_sums(x: Tensor, z: Tensor, scale: Tensor, *, of_rows: bool) -> tuple[Tensor, Tensor]:
+    """s (x − mean(x)) − s³ z mean(x z) with means over rows, or Σ s x z over all rows, for one scale s a row: the
+    backward pass of a layer norm that is told that the mean was 0.
+    """
+    unit = torch.ones(z.shape[-1], dtype=scale.dtype)
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_layer_norm_backward(
+        x, z, unit.shape, torch.zeros_like(scale), scale, unit, None, (of_rows, not of_rows, False)
+    )
+    return gradients[0], gradients[1]

@@ -81,6 +81,8 @@ def pack(model: Transformer, dtype: torch.dtype) -> None:
     ``dtype`` is that of the model, or int8 for a float32 model. The machine must have it (``has_packed``).
     """
     kind = Int8Linear if dtype == torch.int8 else PackedLinear
+    for attention in model.attention_modules().values():
+        attention.absorb_gain()
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):

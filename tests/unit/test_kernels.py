@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from nmt_rela.attention import paths
 from nmt_rela.attention.kinds import KINDS
@@ -188,28 +189,35 @@ def test_dropout_has_the_right_rate_and_no_pattern() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("gated", "width"), [(True, 12), (False, 64), (True, 600)])
-def test_the_norm_agrees_with_the_reference(gated: bool, width: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("path", ["kernel", "without"])
+def test_the_norm_agrees_with_the_equation(path: str, gated: bool, width: int, dtype: torch.dtype) -> None:
     torch.manual_seed(width)
     norm = RectifiedOutputNorm(width, gated=gated).double()
-    heads, upstream = torch.randn(3, 2, width).to(dtype), torch.randn(3, 2, width).to(dtype)
+    heads, upstream = torch.randn(2, 3, 2, width, dtype=torch.float64).unbind()
     heads[1, 1] = 0  # a row of null attention
+    if path == "kernel":  # nothing but its output is rounded; otherwise, no more than what comes in is already
+        heads, upstream = heads.to(dtype).double(), upstream.to(dtype).double()
 
     def run(function, number_type: torch.dtype, device: str) -> list[Tensor]:
-        parameters = [p.detach() for p in (norm.gain, norm.gate) if p is not None]
-        parameter_type = torch.float64 if number_type == torch.float64 else torch.float32
-        leaves = [heads.to(device, number_type), *(p.to(device, parameter_type) for p in parameters)]
+        gate_type = torch.float64 if number_type == torch.float64 else torch.float32
+        leaves = [heads.to(device, number_type)]
+        if norm.gate is not None:
+            leaves.append(norm.gate.detach().to(device, gate_type))
         leaves = [leaf.requires_grad_() for leaf in leaves]
-        output = function(leaves[0], leaves[1], leaves[2] if gated else None)
+        output = function(leaves[0], leaves[1] if gated else None)
         gradients = torch.autograd.grad(output, leaves, upstream.to(device, number_type))
         return [x.detach().cpu() for x in (output, *gradients)]
 
-    def plain(z: Tensor, gain: Tensor, gate: Tensor | None) -> Tensor:
-        normed = z * (z.square().mean(dim=-1, keepdim=True) + EPSILON).rsqrt() * gain
+    def plain(z: Tensor, gate: Tensor | None) -> Tensor:
+        normed = z * (z.square().mean(dim=-1, keepdim=True) + EPSILON).rsqrt()
         return normed if gate is None else (z * gate).sigmoid() * normed
 
     exact = run(plain, torch.float64, "cpu")
     usual = run(lambda *x: plain(x[0].float(), *x[1:]).to(dtype), dtype, "cpu")
-    actual = run(lambda *x: gated_rms_norm(*x, epsilon=EPSILON), dtype, DEVICE)
+    if path == "kernel":
+        actual = run(lambda *x: gated_rms_norm(*x, epsilon=EPSILON), dtype, DEVICE)
+    else:
+        actual = run(lambda z, gate: functional_call(norm, {"gate": gate} if gated else {}, z), dtype, "cpu")
     for found, ordinary, wanted in zip(actual, usual, exact, strict=True):
         assert found.dtype == ordinary.dtype
         error, allowed = (found.double() - wanted).norm(), (ordinary.double() - wanted).norm()

@@ -10,27 +10,26 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd import Function
 
-# Rows are shared out among so many programs, each of which sums the gradients of gain and gate over its rows.
+# Rows are shared out among so many programs, each of which sums the gradient of the gate over its rows.
 _PROGRAMS = 1024
 
 
-def gated_rms_norm(heads: Tensor, gain: Tensor, gate: Tensor | None, *, epsilon: float) -> Tensor:
-    """σ(a ⊙ z) ⊙ g ⊙ z / √(mean(z²) + ε), without the σ when there is no gate: [..., width] → [..., width].
+def gated_rms_norm(heads: Tensor, gate: Tensor | None, *, epsilon: float) -> Tensor:
+    """σ(a ⊙ z) ⊙ z / √(mean(z²) + ε), without the σ when there is no gate: [..., width] → [..., width].
 
     Reads float32, bfloat16 or float16, works in float32, returns the input's dtype.
     """
     with torch.cuda.device_of(heads):
-        output: Tensor = _GatedRMSNorm.apply(heads, gain, gate, epsilon)
+        output: Tensor = _GatedRMSNorm.apply(heads, gate, epsilon)
     return output
 
 
 @triton.jit(do_not_specialize=["count"])
 def _forward_kernel(
-    Z, Gain, Gate, Output, Inverse, count, epsilon, GATED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+    Z, Gate, Output, Inverse, count, epsilon, GATED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
 ):
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
-    gain = tl.load(Gain + columns, mask=inside, other=0.0).to(tl.float32)
     gate = tl.zeros([BLOCK], tl.float32)
     if GATED:
         gate = tl.load(Gate + columns, mask=inside, other=0.0).to(tl.float32)
@@ -38,7 +37,7 @@ def _forward_kernel(
         places = (tl.zeros([BLOCK], tl.int64) + row) * WIDTH + columns
         z = tl.load(Z + places, mask=inside, other=0.0).to(tl.float32)
         inverse = 1.0 / tl.sqrt(tl.sum(z * z, axis=0) / WIDTH + epsilon)
-        output = z * inverse * gain
+        output = z * inverse
         if GATED:
             output *= tl.sigmoid(z * gate)
         tl.store(Output + places, output.to(Output.dtype.element_ty), mask=inside)
@@ -47,13 +46,11 @@ def _forward_kernel(
 
 @triton.jit(do_not_specialize=["count"])
 def _backward_kernel(
-    Z, Gain, Gate, Inverse, Upstream, Gradient, GainGradients, GateGradients, count,
+    Z, Gate, Inverse, Upstream, Gradient, GateGradients, count,
     GATED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
-    gain = tl.load(Gain + columns, mask=inside, other=0.0).to(tl.float32)
-    gain_gradient = tl.zeros([BLOCK], tl.float32)
     gate = tl.zeros([BLOCK], tl.float32)
     gate_gradient = tl.zeros([BLOCK], tl.float32)
     if GATED:
@@ -63,54 +60,47 @@ def _backward_kernel(
         z = tl.load(Z + places, mask=inside, other=0.0).to(tl.float32)
         outer = tl.load(Upstream + places, mask=inside, other=0.0).to(tl.float32)
         inverse = tl.load(Inverse + row)
-        normed = z * inverse  # n, with output = σ(a z) · g · n
+        normed = z * inverse  # n, with output = σ(a z) · n
         through_gate = tl.zeros([BLOCK], tl.float32)
         if GATED:
             sigma = tl.sigmoid(z * gate)
-            inner = outer * sigma * (1.0 - sigma) * gain * normed  # the part of the gradient that reaches a z
+            inner = outer * sigma * (1.0 - sigma) * normed  # the part of the gradient that reaches a z
             gate_gradient += inner * z
             through_gate = inner * gate
             outer *= sigma
-        gain_gradient += outer * normed
-        direct = outer * gain
         # ∂n/∂z = inverse · (1 − n nᵀ / width)
-        gradient = (direct - normed * (tl.sum(direct * normed, axis=0) / WIDTH)) * inverse + through_gate
+        gradient = (outer - normed * (tl.sum(outer * normed, axis=0) / WIDTH)) * inverse + through_gate
         tl.store(Gradient + places, gradient.to(Gradient.dtype.element_ty), mask=inside)
-    own = tl.program_id(0).to(tl.int64) * WIDTH + columns
-    tl.store(GainGradients + own, gain_gradient, mask=inside)
     if GATED:
+        own = tl.program_id(0).to(tl.int64) * WIDTH + columns
         tl.store(GateGradients + own, gate_gradient, mask=inside)
 
 
 class _GatedRMSNorm(Function):
     @staticmethod
-    def forward(context: Any, heads: Tensor, gain: Tensor, gate: Tensor | None, epsilon: float) -> Tensor:
+    def forward(context: Any, heads: Tensor, gate: Tensor | None, epsilon: float) -> Tensor:
         heads = heads.contiguous()
         width, count = heads.shape[-1], heads.numel() // heads.shape[-1]
         output = torch.empty_like(heads)
         inverse = heads.new_empty(count, dtype=torch.float32)
         constants = _constants(width, gate)
         if count:
-            _forward_kernel[(min(count, _PROGRAMS * 8),)](
-                heads, gain, gate, output, inverse, count, epsilon, **constants
-            )
-        context.save_for_backward(heads, gain, gate, inverse)
+            _forward_kernel[(min(count, _PROGRAMS * 8),)](heads, gate, output, inverse, count, epsilon, **constants)
+        context.save_for_backward(heads, gate, inverse)
         return output
 
     @staticmethod
     def backward(context: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        heads, gain, gate, inverse = context.saved_tensors
+        heads, gate, inverse = context.saved_tensors
         width, count = heads.shape[-1], inverse.numel()
         programs = min(count, _PROGRAMS)
         gradient = torch.empty_like(heads)
-        sums = heads.new_empty(1 if gate is None else 2, programs, width, dtype=torch.float32)
+        sums = None if gate is None else gate.new_empty(programs, width, dtype=torch.float32)
         if count:
             _backward_kernel[(programs,)](
-                heads, gain, gate, inverse, upstream.contiguous(), gradient, sums[0], sums[-1], count,
-                **_constants(width, gate),
-            )  # fmt: skip
-        totals = sums.sum(dim=1).to(gain.dtype)
-        return gradient, totals[0], None if gate is None else totals[1], None
+                heads, gate, inverse, upstream.contiguous(), gradient, sums, count, **_constants(width, gate)
+            )
+        return gradient, None if sums is None else sums.sum(dim=0).to(gate.dtype), None
 
 
 def _constants(width: int, gate: Tensor | None) -> dict[str, int | bool]:
