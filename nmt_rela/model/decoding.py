@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nmt_rela.attention.mask import Mask
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from nmt_rela.attention.multi_head import MultiHeadAttention
     from nmt_rela.model.transformer import Transformer
 
-#: Positions that the caches of self-attention hold at first; they double when they are full.
-_POSITIONS = 16
+#: Positions that the caches of self-attention have room for at first, and at least whenever they are moved.
+_ROOM = 4
 
 
 class DecoderState:
@@ -23,7 +24,8 @@ class DecoderState:
     In both attentions the beams of a sentence are the query axis, and keys and values are never copied from beam to
     beam: those of cross-attention belong to the sentence, and those of self-attention stay in the slot where they
     were written, one a position and beam. Which slots a beam may see, its own history, is a mask: re-ordering beams
-    moves nothing else.
+    moves nothing else. Now and then the caches are moved, and leave behind the slots that no beam sees any more. As
+    beams soon share all but their last words, a sentence of n positions has not much more than n slots.
     """
 
     def __init__(self, model: Transformer, states: Tensor, mask: Mask, *, beams: int, max_length: int) -> None:
@@ -35,11 +37,12 @@ class DecoderState:
             tuple(part.contiguous() for part in layer.cross_attention.project_memory(states))  # type: ignore[operator,union-attr]
             for layer in model.decoder
         ]
-        # Per layer 2 × [sentences, heads, slots, width], of which the first ``_used`` slots are written.
+        # Per layer 2 × [sentences, heads, slots, width], of which the first ``_used`` slots are written. All are
+        # multiplied, as they lie: oneDNN would copy a part, at every step.
         self._caches: list[tuple[Tensor, Tensor]] = []
         self._used = 0
-        # [sentences, beams, used slots]: 0 at a beam's own history, the dtype's lowest number elsewhere
-        self._history = states.new_zeros(states.shape[0], 1, 0)
+        # [sentences, beams, slots]: 0 at a beam's own history, the dtype's lowest number elsewhere
+        self._history = states.new_empty(0)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token to every hypothesis: [sentences, beams] → float32 logits [sentences, beams, vocabulary].
@@ -52,10 +55,12 @@ class DecoderState:
         states = model.target_embedding(
             tokens.reshape(-1, 1), offset=self._length, zero_first=first and model.zero_start
         ).view(sentences, beams, -1)
-        others = torch.finfo(states.dtype).min
-        newest = states.new_full((beams, beams), others).fill_diagonal_(0.0)
-        history = self._history.expand(-1, beams, -1)
-        self._history = torch.cat([history.to(states.dtype), newest.expand(sentences, -1, -1)], dim=2)
+        if first:
+            slots = min(_ROOM, self._max_length) * self._beams
+            self._history = states.new_full((sentences, beams, slots), torch.finfo(states.dtype).min)
+        elif self._used + beams > self._history.shape[2]:
+            self._move(torch.arange(sentences, device=tokens.device))
+        self._history[:, :, self._used : self._used + beams].diagonal(dim1=1, dim2=2).zero_()
         for index, layer in enumerate(model.decoder):
             states = layer(
                 states,
@@ -68,46 +73,45 @@ class DecoderState:
 
     def reorder(self, beams: Tensor) -> None:
         """Let beam b of sentence s continue what beam ``beams[s, b]`` held: [sentences, beams]."""
-        self._history = self._history.gather(1, beams.unsqueeze(2).expand(-1, -1, self._used))
+        self._history = self._history.gather(1, beams.unsqueeze(2).expand(-1, -1, self._history.shape[2]))
 
     def keep(self, sentences: Tensor) -> None:
         """Let all but the sentences of these indices leave the batch: [kept]."""
         self._mask = self._mask.select(sentences)
         self._memory = [tuple(part.index_select(0, sentences) for part in layer) for layer in self._memory]
-        self._caches = [
-            (key.index_select(0, sentences), value.index_select(0, sentences)) for key, value in self._caches
-        ]
-        self._history = self._history.index_select(0, sentences)
+        self._move(sentences)
 
     def _attend_prefix(self, attention: MultiHeadAttention, index: int, states: Tensor) -> Tensor:
         """Self-attention of the newest position: [sentences, beams, dimension] → the same."""
         query, key, value = attention.project_self(states)  # [sentences, heads, beams, width]
-        end = self._used + states.shape[1]
-        keys, values = self._room(index, key, end)
-        keys[:, :, self._used : end] = key
-        values[:, :, self._used : end] = value
-        mask = None if states.shape[1] == 1 else Mask(self._history.unsqueeze(1), None)
-        return attention.attend(query, keys[:, :, :end], values[:, :, :end], mask)
-
-    def _room(self, index: int, key: Tensor, end: int) -> tuple[Tensor, Tensor]:
-        """The caches of a layer, with room for ``end`` slots."""
-        sentences, heads, _, width = key.shape
         if index == len(self._caches):
-            slots = min(_POSITIONS, self._max_length) * self._beams
-            self._caches.append(
-                (key.new_empty(sentences, heads, slots, width), key.new_empty(sentences, heads, slots, width))
-            )
-        slots = self._caches[index][0].shape[2]
-        if end > slots:
-            slots = min(2 * slots, self._max_length * self._beams)
-            self._caches[index] = (
-                self._grown(self._caches[index][0], slots),
-                self._grown(self._caches[index][1], slots),
-            )
-        return self._caches[index]
+            shape = (*key.shape[:2], self._history.shape[2], key.shape[3])
+            self._caches.append((key.new_zeros(shape), value.new_zeros(shape)))
+        keys, values = self._caches[index]
+        keys[:, :, self._used : self._used + states.shape[1]] = key
+        values[:, :, self._used : self._used + states.shape[1]] = value
+        return attention.attend(query, keys, values, Mask(self._history.unsqueeze(1), None))
 
-    def _grown(self, cache: Tensor, slots: int) -> Tensor:
-        sentences, heads, _, width = cache.shape
-        grown = cache.new_empty(sentences, heads, slots, width)
-        grown[:, :, : self._used] = cache[:, :, : self._used]
-        return grown
+    def _move(self, sentences: Tensor) -> None:
+        """Move to caches of these sentences and of the slots that their beams still see, with room for more."""
+        history = self._history.index_select(0, sentences)  # [kept, beams, slots]
+        seen = (history == 0.0).any(dim=1)
+        self._used = int(seen.sum(dim=1).max())
+        room = min(max(_ROOM, self._length // 4), self._max_length - self._length)
+        slots, slots_before = self._used + room * self._beams, history.shape[2]
+        # The slots that are seen come first. What fills the room is seen by none, so any slot will do.
+        order = seen.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
+        order = F.pad(order, (0, max(0, slots - slots_before)))[:, :slots]  # [kept, slots]
+        self._history = history.gather(2, order.unsqueeze(1).expand(-1, history.shape[1], -1))
+        self._history[:, :, self._used :] = torch.finfo(history.dtype).min
+        heads, width = self._caches[0][0].shape[1], self._caches[0][0].shape[3]
+        blocks = sentences.unsqueeze(1) * heads + torch.arange(heads, device=order.device)  # [kept, heads]
+        rows = (blocks.unsqueeze(2) * slots_before + order.unsqueeze(1)).flatten()
+        shape = (len(sentences), heads, slots, width)
+        self._caches = [
+            (
+                key.view(-1, width).index_select(0, rows).view(shape),
+                value.view(-1, width).index_select(0, rows).view(shape),
+            )
+            for key, value in self._caches
+        ]

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 #: bits, which more than 7 bits would overflow.
 _LEVELS = 127 if getattr(torch.cpu, "_is_vnni_supported", bool)() else 63
 _ZERO = _LEVELS + 1
+#: Float32 numbers of this size have no bits for fractions, so what is added to it is rounded to a whole number, which
+#: then stands in the lowest bits of the sum: a third less time than to divide, round and convert.
+_ROUNDING = 1.5 * 2**23
 
 
 class _Packed(nn.Module):
@@ -50,16 +53,18 @@ class Int8Linear(_Packed):
         rounded = (weight / self._scales.unsqueeze(1)).round().to(torch.int8)
         self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
+        self._rounding = torch.full((weight.shape[1],), _ROUNDING + _ZERO)
         self._bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-30).div_(_LEVELS)
-        # By way of signed bytes: PyTorch takes seven times as long to unsigned ones. The sum wraps as it should.
-        rounded = (x / scale).round_().to(torch.int8).view(torch.uint8).add_(_ZERO)
+        largest = torch.maximum(x.amax(dim=-1, keepdim=True), x.amin(dim=-1, keepdim=True).neg_())
+        scale = largest.clamp_(min=1e-30).div_(_LEVELS)
+        shifted = torch.addcmul(self._rounding, x, scale.reciprocal())
+        rounded = shifted.view(torch.int32).to(torch.int8).view(torch.uint8)  # the lowest byte of each
         output: Tensor = torch.ops.onednn.qlinear_pointwise(
             rounded, 1.0, _ZERO, self._weight, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        return output.mul_(scale) if self._bias is None else torch.addcmul(self._bias, output, scale)
+        return output.mul_(scale) if self._bias is None else torch.addcmul(self._bias, output, scale, out=output)
 
 
 def has_packed(dtype: torch.dtype) -> bool:

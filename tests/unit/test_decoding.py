@@ -1,0 +1,55 @@
+"""The decoder's caches: whatever the beams do, they hold what a prefix read at once gives, and little more."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toy_translator import toy_model
+
+BOS = 3
+
+
+@pytest.mark.parametrize("attention", ["softmax", "sparsemax", "entmax15", "rela-i", "rela-g"])
+@pytest.mark.parametrize("seed", range(3))
+@torch.no_grad()
+def test_any_reordering_and_leaving_is_as_if_recomputed(attention: str, seed: int) -> None:
+    model = toy_model(attention=attention).eval()
+    draw = torch.Generator().manual_seed(seed)
+    sentences, beams, steps = 6, 3, 23
+    source = torch.randint(4, 20, (sentences, 7), generator=draw)
+    source[1, 4:] = 0
+    state = model.start_decoding(model.encode(source), beams=beams, max_length=steps)
+    prefixes = torch.empty(sentences, 1, 0, dtype=torch.long)
+    tokens = torch.full((sentences, 1), BOS)
+    for step in range(steps):
+        prefixes = torch.cat([prefixes, tokens.unsqueeze(2)], dim=2)
+        logits = state.step(tokens)
+        memory = model.encode(source.repeat_interleave(prefixes.shape[1], dim=0))
+        states = model.decode(prefixes.flatten(0, 1), memory)[:, -1]
+        assert logits.flatten(0, 1) == pytest.approx(model.project(states), abs=2e-5)
+        if step in (4, 11, 12):
+            kept = torch.arange(len(source))[torch.randperm(len(source), generator=draw)[:-1].sort().values]
+            state.keep(kept)
+            source, prefixes = source[kept], prefixes[kept]
+        parents = torch.randint(0, prefixes.shape[1], (len(source), beams), generator=draw)
+        state.reorder(parents)
+        prefixes = prefixes.gather(1, parents.unsqueeze(2).expand(-1, -1, prefixes.shape[2]))
+        tokens = torch.randint(4, 20, (len(source), beams), generator=draw)
+
+
+@torch.no_grad()
+def test_the_caches_forget_what_no_beam_descends_from() -> None:
+    """Of beams that all descend from the best of the step before, one slot a position is seen: the caches grow with
+    the length, not with the length times the beams.
+    """
+    model = toy_model(attention="softmax").eval()
+    beams, steps = 8, 120
+    state = model.start_decoding(model.encode(torch.tensor([[5, 6, 7]])), beams=beams, max_length=steps)
+    tokens = torch.full((1, 1), BOS)
+    for _ in range(steps):
+        state.step(tokens)
+        state.reorder(torch.zeros(1, beams, dtype=torch.long))
+        tokens = torch.arange(4, 4 + beams).unsqueeze(0)
+    slots = state._caches[0][0].shape[2]
+    # All positions, one more slot for each of the other beams since the last move, and room for a quarter.
+    assert steps <= slots <= steps + (steps // 4 + 1) * beams < steps * beams / 2
