@@ -134,6 +134,8 @@ def test_no_process_outlives_the_first(tmp_path: Path, ending: signal.Signals) -
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "sleepers.py")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+        # What starts tests in the background may ignore Ctrl-C, and so would all that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline().startswith("0 ")
