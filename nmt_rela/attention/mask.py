@@ -33,7 +33,14 @@ class Mask:
             return self.bias
         # A wider dtype's lowest number would become −∞, and rows of nothing else NaN.
         lowest = max(torch.finfo(dtype).min for dtype in (self.bias.dtype, scores.dtype))
-        return self.bias.clamp(min=lowest).to(scores.dtype)
+        bias = self.bias.clamp(min=lowest)
+        # For all queries: half-precision arithmetic on CPUs is slow where one operand is spread over short rows.
+        return bias.expand(-1, -1, scores.shape[2], -1).to(scores.dtype)
+
+    def ceiling_for(self, scores: Tensor) -> Tensor:
+        """What scores [batch, heads, queries, keys] may reach, in their dtype: ∞ where a key may be seen, else 0."""
+        bias = self.bias_for(scores)
+        return torch.zeros_like(bias).masked_fill_(bias == 0.0, torch.inf)
 
     def select(self, sentences: Tensor) -> Mask:
         """The mask of some sentences of the batch."""

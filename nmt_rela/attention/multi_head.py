@@ -89,7 +89,7 @@ class MultiHeadAttention(nn.Module):
             heads = torch.matmul(dropout(weights, probability, self.training), value).transpose(1, 2)
         if self.head_mask is not None:
             heads = heads * self.head_mask.to(heads.dtype)[:, None]  # [batch, queries, heads, width]
-        return self._project_output(self.output_norm(heads.flatten(2)))
+        return self._project_output(self.output_norm(heads.flatten(2)).to(query.dtype))
 
     def weights(self, query: Tensor, key: Tensor, mask: Mask | None) -> Tensor:
         """Attention weights before dropout: [batch, heads, queries, keys]; a masked key has exactly 0."""

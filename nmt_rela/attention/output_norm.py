@@ -57,7 +57,8 @@ class RectifiedOutputNorm(nn.Module):
 def _gated_norm(heads: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The output; the inverse root of the mean square of each row; σ."""
     z = heads if heads.dtype == torch.float64 else heads.float()
-    inverse = torch.linalg.vector_norm(z, dim=-1, keepdim=True).square_().div_(z.shape[-1]).add_(EPSILON).rsqrt_()
+    norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+    inverse = torch.addcmul(z.new_tensor(EPSILON), norm, norm, value=1.0 / z.shape[-1]).rsqrt_()
     if gate is None:
         return (z * inverse).to(heads.dtype), inverse, None
     sigma = (z * gate).sigmoid_()
@@ -75,17 +76,18 @@ class _GatedNorm(Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # With u the gradient of the output, r the inverse root, w = u σ and v = r w z (1 − σ):
-        #   ∂z = r w − r³ z mean(w z) + a v,   ∂a = Σ v z,   the mean over a row, the sum over all rows.
+        # With u the gradient of the output, r the inverse root, w = u σ and v = w z (1 − σ):
+        #   ∂z = r (w + a v) − r³ z mean(w z),   ∂a = Σ r v z,   the mean over a row, the sum over all rows.
         heads, gate, inverse, sigma = context.saved_tensors
         if sigma is None:
             return _through_norm(gradient, heads, inverse), None
         z = heads.to(sigma.dtype)
         outer = gradient.to(sigma.dtype) * sigma  # w
-        inner = (outer * z).mul_(inverse)
+        inner = outer * z
+        radial = inner.mean(dim=-1, keepdim=True).mul_(inverse.pow(3))
         inner.addcmul_(inner, sigma, value=-1.0)  # v
-        z_gradient = _through_norm(outer, z, inverse).addcmul_(inner, gate.to(sigma.dtype))
-        _, gate_gradient = _fused_sums(inner, z, torch.ones_like(inverse), of_rows=False)
+        z_gradient = outer.addcmul_(inner, gate.to(sigma.dtype)).mul_(inverse).addcmul_(z, radial, value=-1.0)
+        _, gate_gradient = _fused_sums(inner, z, inverse, of_rows=False)
         return z_gradient.to(heads.dtype), gate_gradient.to(gate.dtype)
 
 

@@ -1,8 +1,8 @@
 """The one place where attention chooses between its readable reference and a fast path.
 
-Fast paths return no weights, and are taken on GPUs only: softmax goes through PyTorch's fused attention, the other
-kinds and the norm of ReLA through kernels in Triton. On CPUs PyTorch's fused attention is slower than the reference at
-the lengths of sentences (``scripts/bench_attention.py``).
+Fast paths return no weights. On GPUs softmax goes through PyTorch's fused attention, the other kinds and the norm of
+ReLA through kernels in Triton. On CPUs ReLA saves passes over its scores; PyTorch's fused attention is slower there
+than the reference at the lengths of sentences (``scripts/bench_attention.py``).
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nmt_rela.attention.mask import Mask
+from nmt_rela.attention.rectified import rectified_heads
 
-#: Devices that have fast paths; Triton's interpreter lets tests add "cpu".
+#: Devices that have fused attention; Triton's interpreter lets tests add "cpu".
 FAST_DEVICES = {"cuda"}
 
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -31,6 +32,8 @@ def fast_heads(
     ``query`` is [batch, heads, queries, width], ``key`` and ``value`` [batch, heads, keys, width].
     """
     if query.device.type not in FAST_DEVICES:
+        if query.device.type == "cpu" and kind in ("rela-i", "rela-g"):
+            return rectified_heads(query, key, value, mask, dropout=dropout)
         return None
     if kind == "softmax":
         return _softmax_heads(query, key, value, mask, dropout=dropout)

@@ -10,6 +10,7 @@ from nmt_rela.attention import paths
 from nmt_rela.attention.kinds import KINDS
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.training.loss import smoothed_cross_entropy
+from tests.attention_sites import take_reference
 from tests.triton_interpreter import mend_bfloat16
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -63,8 +64,19 @@ def test_fast_path_and_reference_over_200_updates(kind: str, monkeypatch: pytest
     monkeypatch.setattr(paths, "FAST_DEVICES", {DEVICE})
     monkeypatch.setattr(paths, "_has_triton", lambda: DEVICE == "cuda")  # the loss has a kernel too
     fast = losses(kind, updates=200)
-    monkeypatch.setattr(paths, "FAST_DEVICES", set())
+    take_reference(monkeypatch)
     assert_coinciding(fast, losses(kind, updates=200))
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="there are CUDA devices: the test above runs the kernels on one")
+@pytest.mark.parametrize("kind", ["rela-i", "rela-g"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_rectified_heads_and_reference_over_200_updates(
+    kind: str, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = losses(kind, updates=200, precision=precision)
+    take_reference(monkeypatch)
+    assert_coinciding(fast, losses(kind, updates=200, precision=precision))
 
 
 @pytest.mark.slow
@@ -75,7 +87,7 @@ def test_interpreted_kernels_and_reference_over_200_updates(kind: str, monkeypat
     mend_bfloat16(monkeypatch)
     monkeypatch.setattr(paths, "FAST_DEVICES", {DEVICE})
     fast = losses(kind, updates=200, sentences=2)
-    monkeypatch.setattr(paths, "FAST_DEVICES", set())
+    take_reference(monkeypatch)
     assert_coinciding(fast, losses(kind, updates=200, sentences=2))
 
 
@@ -86,5 +98,5 @@ def test_fast_path_and_reference_over_a_few_updates(kind: str, monkeypatch: pyte
         mend_bfloat16(monkeypatch)
     monkeypatch.setattr(paths, "FAST_DEVICES", {DEVICE})
     fast = losses(kind, updates=2, sentences=2, dropout=0.0)
-    monkeypatch.setattr(paths, "FAST_DEVICES", set())
+    take_reference(monkeypatch)
     torch.testing.assert_close(fast, losses(kind, updates=2, sentences=2, dropout=0.0), atol=1e-4, rtol=1e-4)

@@ -11,10 +11,11 @@ from torch.func import functional_call
 
 from nmt_rela.attention import paths
 from nmt_rela.attention.kinds import KINDS
-from nmt_rela.attention.mask import CAUSAL, Mask, mask_from, padding_mask
+from nmt_rela.attention.mask import CAUSAL, Mask
 from nmt_rela.attention.multi_head import MultiHeadAttention
 from nmt_rela.attention.output_norm import EPSILON, RectifiedOutputNorm
 from nmt_rela.training.loss import _of_logits
+from tests.attention_sites import SITES, inputs, padding, reference, take_reference, with_gradients
 from tests.triton_interpreter import mend_bfloat16
 
 pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
@@ -34,37 +35,6 @@ def _bfloat16_like_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
         mend_bfloat16(monkeypatch)
 
 
-def padding(lengths: list[int], keys: int) -> Mask:
-    return padding_mask(torch.arange(keys) < torch.tensor(lengths)[:, None], torch.float32)
-
-
-def history(sentences: int, beams: int, keys: int) -> Mask:
-    """A mask of its own for each query, as beams have; one of them sees nothing."""
-    visible = torch.rand(sentences, 1, beams, keys, generator=torch.Generator().manual_seed(1)) < 0.5
-    visible[0, 0, 1] = False
-    return mask_from(visible, torch.float32)
-
-
-#: Sentences, heads, queries, keys, width, mask.
-SITES = {
-    "one of each": (1, 1, 1, 1, 16, None),
-    "encoder": (3, 1, 33, 33, 32, padding([33, 7, 0], 33)),
-    "decoder": (1, 2, 65, 65, 16, CAUSAL),
-    "cross": (2, 2, 7, 70, 64, padding([70, 31], 70)),
-    "beams": (2, 1, 4, 37, 128, history(2, 4, 37)),
-}
-
-
-def inputs(sentences: int, heads: int, queries: int, keys: int, width: int, dtype: torch.dtype) -> list[Tensor]:
-    """Queries, keys and values as projections leave them, parts of larger tensors, and a gradient from above."""
-    random = torch.Generator().manual_seed(queries + keys)
-    query = torch.randn(sentences, queries, 3, heads, width, generator=random) * 1.5
-    memory = torch.randn(sentences, keys, 2, heads, width, generator=random)
-    upstream = torch.randn(sentences, queries, heads, width, generator=random)
-    parts = [query[:, :, 1].transpose(1, 2), *(memory[:, :, i].transpose(1, 2) for i in (0, 1)), upstream]
-    return [part.to(DEVICE, dtype) for part in parts]
-
-
 def on_device(mask: Mask | None) -> Mask | None:
     if mask is None or mask.bias is None:
         return mask
@@ -76,28 +46,12 @@ def fused(kind: str, query: Tensor, key: Tensor, value: Tensor, mask: Mask | Non
     return fused_attention(kind, query, key, value, bias=bias, causal=causal, dropout=dropout)
 
 
-def reference(
-    kind: str, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, kept: Tensor | None = None
-) -> Tensor:
-    """The reference path, with dropout's factors given."""
-    heads, width = query.shape[1], query.shape[3]
-    weights = MultiHeadAttention(heads * width, heads, kind=kind, dropout=0.0, cross=True).weights(query, key, mask)
-    return ((weights if kept is None else weights * kept) @ value).transpose(1, 2)
-
-
-def with_gradients(function, query: Tensor, key: Tensor, value: Tensor, upstream: Tensor) -> list[Tensor]:
-    """The output and the gradients of queries, keys and values."""
-    leaves = [x.detach().requires_grad_() for x in (query, key, value)]
-    output = function(*leaves)
-    return [output.detach(), *torch.autograd.grad(output, leaves, upstream)]
-
-
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 def test_float32_agrees_with_the_reference_in_float64(kind: str, site: str) -> None:
     *shape, mask = SITES[site]
     mask = on_device(mask)
-    given = inputs(*shape, torch.float32)
+    given = inputs(*shape, torch.float32, DEVICE)
     actual = with_gradients(lambda *x: fused(kind, *x, mask), *given)
     expected = with_gradients(lambda *x: reference(kind, *x, mask), *(x.double() for x in given))
     for found, wanted in zip(actual, expected, strict=True):
@@ -110,7 +64,7 @@ def test_float32_agrees_with_the_reference_in_float64(kind: str, site: str) -> N
 def test_half_precision_errs_at_most_twice_as_much_as_the_plain_path(kind: str, site: str, dtype: torch.dtype) -> None:
     *shape, mask = SITES[site]
     mask = on_device(mask)
-    given = inputs(*shape, dtype)
+    given = inputs(*shape, dtype, DEVICE)
     exact = with_gradients(lambda *x: reference(kind, *x, mask), *(x.double() for x in given))
     plain = with_gradients(lambda *x: reference(kind, *x, mask), *given)
     actual = with_gradients(lambda *x: fused(kind, *x, mask), *given)
@@ -123,7 +77,7 @@ def test_half_precision_errs_at_most_twice_as_much_as_the_plain_path(kind: str, 
 def test_masked_keys_have_gradients_of_exactly_zero(kind: str) -> None:
     *shape, mask = SITES["encoder"]
     output, query_gradient, *others = with_gradients(
-        lambda *x: fused(kind, *x, on_device(mask)), *inputs(*shape, torch.float32)
+        lambda *x: fused(kind, *x, on_device(mask)), *inputs(*shape, torch.float32, DEVICE)
     )
     assert (output[2] == 0).all()  # this sentence has no key
     assert (query_gradient[2] == 0).all()
@@ -135,7 +89,7 @@ def test_masked_keys_have_gradients_of_exactly_zero(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["sparsemax", "entmax15"])
 def test_rows_sum_to_one_at_any_scale_of_scores(kind: str) -> None:
-    query, key, _, _ = inputs(1, 1, 32, 45, 16, torch.float32)
+    query, key, _, _ = inputs(1, 1, 32, 45, 16, torch.float32, DEVICE)
     ones = torch.ones_like(key)
     scales = torch.logspace(-4, 4, 32, device=DEVICE)[:, None]
     sums = fused(kind, query * scales, key, ones, None)
@@ -144,7 +98,7 @@ def test_rows_sum_to_one_at_any_scale_of_scores(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 def test_dropout_is_the_same_forward_and_backward(kind: str) -> None:
-    query, key, value, upstream = inputs(1, 2, 9, 40, 64, torch.float32)
+    query, key, value, upstream = inputs(1, 2, 9, 40, 64, torch.float32, DEVICE)
     value = torch.eye(40, 64, device=DEVICE).expand_as(value)  # the output is then the dropped weights
 
     def dropped(*x: Tensor) -> Tensor:
@@ -265,7 +219,7 @@ def test_attention_is_the_same_on_either_path(kind: str, site: str, monkeypatch:
         return [output, *torch.autograd.grad(output.square().sum(), [leaf, *attention.parameters()])]
 
     fast = results()
-    monkeypatch.setattr(paths, "FAST_DEVICES", set())
+    take_reference(monkeypatch)
     for found, wanted in zip(fast, results(), strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
@@ -273,7 +227,7 @@ def test_attention_is_the_same_on_either_path(kind: str, site: str, monkeypatch:
 @pytest.mark.usefixtures("fast_here")
 def test_only_what_a_kernel_serves_goes_to_a_kernel() -> None:
     def served(kind: str, width: int, dtype: torch.dtype, keys: int = 5) -> bool:
-        query, key, value, _ = inputs(1, 1, 3, keys, width, dtype)
+        query, key, value, _ = inputs(1, 1, 3, keys, width, dtype, DEVICE)
         return paths.fast_heads(kind, query, key, value, None, dropout=0.0) is not None
 
     assert served("rela-g", 16, torch.float32)

@@ -1,0 +1,70 @@
+"""Attention's sites as inputs of single calls, and the reference path to compare others with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from nmt_rela.attention import multi_head, paths
+from nmt_rela.attention.mask import CAUSAL, Mask, mask_from, padding_mask
+from nmt_rela.attention.multi_head import MultiHeadAttention
+
+
+def padding(lengths: list[int], keys: int) -> Mask:
+    return padding_mask(torch.arange(keys) < torch.tensor(lengths)[:, None], torch.float32)
+
+
+def history(sentences: int, beams: int, keys: int) -> Mask:
+    """A mask of its own for each query, as beams have; one of them sees nothing."""
+    visible = torch.rand(sentences, 1, beams, keys, generator=torch.Generator().manual_seed(1)) < 0.5
+    visible[0, 0, 1] = False
+    return mask_from(visible, torch.float32)
+
+
+#: Sentences, heads, queries, keys, width, mask.
+SITES = {
+    "one of each": (1, 1, 1, 1, 16, None),
+    "encoder": (3, 1, 33, 33, 32, padding([33, 7, 0], 33)),
+    "decoder": (1, 2, 65, 65, 16, CAUSAL),
+    "cross": (2, 2, 7, 70, 64, padding([70, 31], 70)),
+    "beams": (2, 1, 4, 37, 128, history(2, 4, 37)),
+}
+
+
+def inputs(
+    sentences: int, heads: int, queries: int, keys: int, width: int, dtype: torch.dtype, device: str = "cpu"
+) -> list[Tensor]:
+    """Queries, keys and values as projections leave them, parts of larger tensors, and a gradient from above."""
+    random = torch.Generator().manual_seed(queries + keys)
+    query = torch.randn(sentences, queries, 3, heads, width, generator=random) * 1.5
+    memory = torch.randn(sentences, keys, 2, heads, width, generator=random)
+    upstream = torch.randn(sentences, queries, heads, width, generator=random)
+    parts = [query[:, :, 1].transpose(1, 2), *(memory[:, :, i].transpose(1, 2) for i in (0, 1)), upstream]
+    return [part.to(device, dtype) for part in parts]
+
+
+def reference(
+    kind: str, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, kept: Tensor | None = None
+) -> Tensor:
+    """The reference path, with dropout's factors given."""
+    heads, width = query.shape[1], query.shape[3]
+    weights = MultiHeadAttention(heads * width, heads, kind=kind, dropout=0.0, cross=True).weights(query, key, mask)
+    return ((weights if kept is None else weights * kept) @ value).transpose(1, 2)
+
+
+def with_gradients(
+    function: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, upstream: Tensor
+) -> list[Tensor]:
+    """The output and the gradients of queries, keys and values."""
+    leaves = [x.detach().requires_grad_() for x in (query, key, value)]
+    output = function(*leaves)
+    return [output.detach(), *torch.autograd.grad(output, leaves, upstream)]
+
+
+def take_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on the reference path is taken, on all devices, in attention, norm and loss."""
+    monkeypatch.setattr(paths, "FAST_DEVICES", set())
+    monkeypatch.setattr(multi_head, "fast_heads", lambda *_, **__: None)
