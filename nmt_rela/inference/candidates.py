@@ -1,6 +1,6 @@
-"""The tokens a beam may go on with: the best, without the forbidden, or those of a forced prefix.
+"""How hypotheses may go on: with the best tokens, without the forbidden, or with those of a forced prefix.
 
-Shape legend: S sentences, B beams, V vocabulary, K candidates of one beam.
+Shape legend: S sentences, B beams, V vocabulary, C candidates of a sentence.
 """
 
 from __future__ import annotations
@@ -19,58 +19,92 @@ FORBIDDEN = (PAD, UNK, BOS)
 _BLOCK = 64
 
 
+def log_probabilities_of(
+    logits: Tensor, banned: Tensor, *, end_allowed: bool, forced: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """Log-probabilities [S, B, V] of what may come next, −∞ for what may not. The logits are overwritten.
+
+    ``forced``, as a ``PrefixTable`` gives it, leaves a sentence its next token alone, be it banned or not.
+    """
+    # In place where it is known to work: a new tensor of this size costs the CPU half as much again.
+    log_probabilities = torch.log_softmax(logits, 2, out=logits if logits.device.type == "cpu" else None)
+    if forced is None:
+        forbid(log_probabilities, banned, end_allowed=end_allowed)
+        return log_probabilities
+    is_forced, tokens = forced
+    is_forced, tokens = is_forced.view(-1, 1, 1), tokens.view(-1, 1, 1).expand(-1, logits.shape[1], 1)
+    theirs = log_probabilities.gather(2, tokens)
+    forbid(log_probabilities, banned, end_allowed=end_allowed)
+    log_probabilities.masked_fill_(is_forced, -torch.inf)
+    others = log_probabilities.gather(2, tokens)
+    return log_probabilities.scatter_(2, tokens, torch.where(is_forced, theirs, others))
+
+
 def forbid(logits: Tensor, banned: Tensor, *, end_allowed: bool) -> None:
     logits.index_fill_(2, banned, -torch.inf)
     if not end_allowed:
         logits[:, :, EOS] = -torch.inf
 
 
-def best_tokens(logits: Tensor, count: int, banned: Tensor, *, end_allowed: bool) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and ids [S, B, count] of each beam's best tokens, best first, smaller ids first among equals.
-    The logits are overwritten.
+def best_continuations(scores: Tensor, log_probabilities: Tensor, count: int) -> tuple[Tensor, ...]:
+    """The ``count`` best ways for a sentence's hypotheses, with ``scores`` [S, B] so far, to go on by one token.
 
-    Where equals lie at the edge of the best, which of them are in is up to ``torch.topk``: the same for the same row.
+    Returns, [S, count] each and best first: the new scores, the beams they come from, the tokens, and their
+    log-probabilities. Among equals the better beam comes first, then the smaller token; where equals lie at the edge of
+    the shortlist, which of them are in it is up to ``torch.topk``: the same for the same sentence.
     """
-    # In place where it is known to work: a new tensor of this size costs the CPU half as much again.
-    log_probabilities = torch.log_softmax(logits, 2, out=logits if logits.device.type == "cpu" else None)
-    forbid(log_probabilities, banned, end_allowed=end_allowed)
-    values, ids = _top(log_probabilities, min(count, logits.shape[2]))
-    if count > logits.shape[2]:  # a vocabulary smaller than that
-        missing = (0, count - logits.shape[2])
-        values, ids = pad(values, missing, value=-torch.inf), pad(ids, missing, value=PAD)
-    if logits.device.type != "cpu" or bool((values[:, :, 1:] == values[:, :, :-1]).any()):
-        ids, by_id = ids.sort(dim=2)
-        values, by_value = values.gather(2, by_id).sort(dim=2, descending=True, stable=True)
-        ids = ids.gather(2, by_value)
-    return values, ids
+    vocabulary = log_probabilities.shape[2]
+    totals, places = _shortlist(scores, log_probabilities, count)  # [S, C]
+    if totals.shape[1] < count:  # a vocabulary smaller than that
+        missing = (0, count - totals.shape[1])
+        totals, places = pad(totals, missing, value=-torch.inf), pad(places, missing, value=PAD)
+    best = _best(totals, places, count)
+    totals, places = totals.gather(1, best), places.gather(1, best)
+    parents = places.div(vocabulary, rounding_mode="floor")
+    return totals, parents, places - parents * vocabulary, log_probabilities.flatten(1).gather(1, places)
 
 
-def _top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """``values.topk(count)`` over the last dimension. On the CPU, first over the maxima of blocks: thrice as fast,
-    and exact, as the best of all lie in the blocks of the best maxima.
+def _best(totals: Tensor, places: Tensor, count: int) -> Tensor:
+    """Indices [S, count] of the largest totals [S, C], best first, those of smaller places first among equals."""
+    if totals.device.type == "cpu":  # where it costs nothing to look for equals
+        values, best = totals.topk(min(count + 1, totals.shape[1]), dim=1)
+        if not bool(((values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -torch.inf)).any()):
+            return best[:, :count]
+    by_place = places.argsort(dim=1)
+    return by_place.gather(1, totals.gather(1, by_place).argsort(dim=1, descending=True, stable=True)[:, :count])
+
+
+def _shortlist(scores: Tensor, log_probabilities: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Candidates that the ``count`` best of each sentence are among: their scores [S, C], and where they stand,
+    beam · V + token.
+
+    On the CPU these are the blocks of tokens with the best maxima, which is exact, as the best of all lie in them, and
+    several times as fast as ``torch.topk`` over all.
     """
-    blocks = values.shape[2] // _BLOCK
-    if values.device.type != "cpu" or blocks < 2 * count:
-        return values.topk(count, dim=2)
+    sentences, beams, vocabulary = log_probabilities.shape
+    device = log_probabilities.device
+    first = torch.arange(0, beams * vocabulary, vocabulary, device=device)  # where each beam begins
+    blocks = vocabulary // _BLOCK
+    if device.type != "cpu" or blocks < 2 * count:
+        values, ids = log_probabilities.topk(min(count, vocabulary), dim=2)
+        return (values + scores.unsqueeze(2)).flatten(1), (ids + first.unsqueeze(1)).flatten(1)
     edge = blocks * _BLOCK
-    blocked = values[:, :, :edge].unflatten(2, (blocks, _BLOCK))  # [S, B, blocks, _BLOCK]
-    best = blocked.amax(dim=3).topk(count, dim=2, sorted=False).indices
-    inside = blocked.gather(2, best.unsqueeze(3).expand(-1, -1, -1, _BLOCK)).flatten(2)
-    ids = (best * _BLOCK).unsqueeze(3).add(torch.arange(_BLOCK)).flatten(2)
-    if edge < values.shape[2]:
-        inside = torch.cat([inside, values[:, :, edge:]], dim=2)
-        ids = torch.cat([ids, torch.arange(edge, values.shape[2]).expand(*ids.shape[:2], -1)], dim=2)
-    found = inside.topk(count, dim=2)
-    return found.values, ids.gather(2, found.indices)
-
-
-def force(values: Tensor, ids: Tensor, is_forced: Tensor, tokens: Tensor, log_probabilities: Tensor) -> None:
-    """Leave forced sentences (in place) one candidate a beam: the next token of their prefix. Only their first beam
-    is alive.
-    """
-    values.masked_fill_(is_forced.view(-1, 1, 1), -torch.inf)
-    values[:, :, 0] = torch.where(is_forced.unsqueeze(1), log_probabilities, values[:, :, 0])
-    ids[:, :, 0] = torch.where(is_forced.unsqueeze(1), tokens.unsqueeze(1), ids[:, :, 0])
+    blocked = log_probabilities[:, :, :edge].unflatten(2, (blocks, _BLOCK))  # [S, B, blocks, _BLOCK]
+    maxima = blocked.amax(dim=3).add_(scores.unsqueeze(2))
+    chosen = maxima.flatten(1).topk(count, dim=1, sorted=False).indices  # [S, count]
+    beam = chosen.div(blocks, rounding_mode="floor")
+    block = chosen - beam * blocks
+    totals = blocked[torch.arange(sentences).unsqueeze(1), beam, block]  # [S, count, _BLOCK]
+    totals += scores.gather(1, beam).unsqueeze(2)
+    places = (first[beam] + block * _BLOCK).unsqueeze(2) + torch.arange(_BLOCK)
+    if edge == vocabulary:
+        return totals.flatten(1), places.flatten(1)
+    rest = log_probabilities[:, :, edge:] + scores.unsqueeze(2)
+    rest_places = (torch.arange(edge, vocabulary) + first.unsqueeze(1)).expand_as(rest)
+    return (
+        torch.cat([totals.flatten(1), rest.flatten(1)], dim=1),
+        torch.cat([places.flatten(1), rest_places.flatten(1)], dim=1),
+    )
 
 
 class PrefixTable:
@@ -84,13 +118,9 @@ class PrefixTable:
             table[row, : len(prefix)] = torch.tensor(prefix, dtype=torch.long)
         self._table = table.to(device)
 
-    def at(self, step: int, rows: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Which rows are forced [S], to which token [S], and its log-probability in every beam [S, B]; None when none
-        is.
-        """
+    def at(self, step: int, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Which rows are forced [S], and to which token [S]; None when none is."""
         if step >= self._longest:
             return None
         tokens = self._table[rows, step]
-        is_forced, tokens = tokens >= 0, tokens.clamp(min=0)
-        index = tokens.view(-1, 1, 1).expand(-1, logits.shape[1], 1)
-        return is_forced, tokens, logits.gather(2, index).squeeze(2) - logits.logsumexp(dim=2)
+        return tokens >= 0, tokens.clamp(min=0)

@@ -1,7 +1,7 @@
 """Beam search and greedy search on logits alone.
 
 The model is anything that speaks the three verbs of ``SearchState``; text, vocabularies and networks are not known
-here. Shape legend: S sentences still searched, B beams, V vocabulary, K candidates of one beam.
+here. Shape legend: S sentences still searched, B beams, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nmt_rela.data.vocabulary import BOS, EOS, PAD
-from nmt_rela.inference.candidates import FORBIDDEN, PrefixTable, best_tokens, forbid, force
+from nmt_rela.inference.candidates import FORBIDDEN, PrefixTable, best_continuations, forbid, log_probabilities_of
 from nmt_rela.inference.hypothesis import Hypothesis, Trace, length_penalty_of
 
 #: Finished sentences leave the batch when they are at least this share of it: leaving costs a copy of the caches.
@@ -100,15 +100,10 @@ def beam_search(
 
     for step in range(steps):
         logits = state.step(tokens)
-        forced = prefix.at(step, rows, logits) if prefix else None
-        values, ids = best_tokens(logits, 2 * beams, banned, end_allowed=step >= max(1, min_length))
-        if forced is not None:
-            force(values, ids, *forced)
-        # [S, B, K] → the 2B best of each sentence, best first. Sorting is stable, so that ties go to the better beam.
-        candidates, order = (scores.unsqueeze(2) + values).flatten(1).sort(dim=1, descending=True, stable=True)
-        candidates, order = candidates[:, : 2 * beams], order[:, : 2 * beams]
-        parents = order.div(values.shape[2], rounding_mode="floor")
-        chosen = ids.flatten(1).gather(1, order)
+        log_probabilities = log_probabilities_of(
+            logits, banned, end_allowed=step >= max(1, min_length), forced=prefix.at(step, rows) if prefix else None
+        )
+        candidates, parents, chosen, gains = best_continuations(scores, log_probabilities, 2 * beams)  # [S, 2B]
         last = max_lengths <= step + 1
         ended = (chosen == EOS) | last.unsqueeze(1)
 
@@ -119,7 +114,7 @@ def beam_search(
             # A full pool is closed for good: how soon its sentence leaves must not matter.
             joining = ended & best_candidates & (pool_scores[:, -1:] == _NEVER)
         ended_scores = (candidates / penalty).masked_fill(~joining, _NEVER)
-        places = torch.arange(step * 2 * beams, (step + 1) * 2 * beams, device=device).expand_as(order)
+        places = torch.arange(step * 2 * beams, (step + 1) * 2 * beams, device=device).expand_as(chosen)
         pool_scores, best = torch.cat([pool_scores, ended_scores], 1).sort(dim=1, descending=True, stable=True)
         pool_scores = pool_scores[:, :beams]
         pool_places = torch.cat([pool_places, places], 1).gather(1, best[:, :beams])
@@ -128,7 +123,7 @@ def beam_search(
         ranks = ended.to(torch.uint8).sort(dim=1, stable=True).indices[:, :beams]
         scores = candidates.gather(1, ranks).masked_fill(last.unsqueeze(1), _NEVER)
         tokens = chosen.gather(1, ranks)
-        trace.write(rows, parents, chosen, values.flatten(1).gather(1, order), candidates, ranks)
+        trace.write(rows, parents, chosen, gains, candidates, ranks)
 
         if step + 1 == steps:
             break
@@ -206,7 +201,11 @@ def follow(
     for step in range(steps):
         logits = state.step(tokens)
         normaliser = logits.logsumexp(dim=2)
-        forced = prefix.at(step, rows, logits) if prefix else None
+        forced = prefix.at(step, rows) if prefix else None
+        if forced is not None:  # before their tokens are forbidden
+            is_forced, forced_tokens = (values.unsqueeze(1) for values in forced)
+            forced_gain = logits.gather(2, forced_tokens.unsqueeze(2).expand(-1, logits.shape[1], 1)).squeeze(2)
+            forced_gain = forced_gain - normaliser
         forbid(logits, banned, end_allowed=step >= max(1, min_length))
         if step == 0 and chains > 1:  # all of them start alike
             state.reorder(torch.zeros_like(ended, dtype=torch.long))
@@ -214,9 +213,8 @@ def follow(
         tokens = choose(logits, step, rows)
         gain = logits.gather(2, tokens.unsqueeze(2)).squeeze(2) - normaliser
         if forced is not None:
-            is_forced, forced_tokens, forced_gain = forced
-            tokens = torch.where(is_forced.unsqueeze(1), forced_tokens.unsqueeze(1), tokens)
-            gain = torch.where(is_forced.unsqueeze(1), forced_gain, gain)
+            tokens = torch.where(is_forced, forced_tokens, tokens)
+            gain = torch.where(is_forced, forced_gain, gain)
         tokens = tokens.masked_fill(ended, PAD)
         chosen[rows, :, step] = tokens
         gains[rows, :, step] = gain.masked_fill(ended, 0.0)

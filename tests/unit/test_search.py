@@ -12,7 +12,7 @@ from toy_search import TableState, best_by_trying, score_of, table
 
 from nmt_rela.data.vocabulary import BOS, EOS, PAD, UNK
 from nmt_rela.errors import ConfigError
-from nmt_rela.inference.candidates import FORBIDDEN, best_tokens
+from nmt_rela.inference.candidates import FORBIDDEN, best_continuations, log_probabilities_of
 from nmt_rela.inference.ensemble import EnsembleState
 from nmt_rela.inference.hypothesis import Hypothesis, length_penalty_of
 from nmt_rela.inference.sampling import Sampling, sample
@@ -178,18 +178,32 @@ def test_ties_do_not_depend_on_the_batch() -> None:
 
 
 @pytest.mark.parametrize("vocabulary", [40, 64, 1024, 1087])
-def test_best_tokens_are_those_of_a_full_sort(vocabulary: int) -> None:
-    logits = (
-        torch.randn(3, 2, vocabulary, generator=torch.Generator().manual_seed(1)).mul(8).round().div(8)
-    )  # with ties
-    values, ids = best_tokens(logits.clone(), 6, torch.tensor(FORBIDDEN), end_allowed=False)
-    expected = logits.log_softmax(2)
-    assert torch.equal(values, expected.gather(2, ids))
-    expected[:, :, :4] = -torch.inf
-    assert torch.equal(values, expected.sort(dim=2, descending=True).values[:, :, :6])
-    tied = values[:, :, 1:] == values[:, :, :-1]
+def test_best_continuations_are_those_of_a_full_sort(vocabulary: int) -> None:
+    random = torch.Generator().manual_seed(1)
+    scores = torch.randn(5, 2, generator=random).mul(4).round().div(4)
+    scores[0, 1] = -torch.inf  # a beam that is dead
+    log_probabilities = torch.randn(5, 2, vocabulary, generator=random).mul(8).round().div(8)  # with ties
+    log_probabilities[:, :, :4] = -torch.inf
+    totals, parents, tokens, gains = best_continuations(scores, log_probabilities, 6)
+    every = (scores.unsqueeze(2) + log_probabilities).flatten(1)
+    assert torch.equal(totals, every.sort(dim=1, descending=True).values[:, :6])
+    assert torch.equal(gains, log_probabilities[torch.arange(5).unsqueeze(1), parents, tokens])
+    assert torch.equal(totals, scores.gather(1, parents) + gains)
+    places = parents * vocabulary + tokens
+    tied = totals[:, 1:] == totals[:, :-1]
     assert tied.any()
-    assert bool((ids[:, :, 1:] > ids[:, :, :-1])[tied].all())
+    assert bool((places[:, 1:] > places[:, :-1])[tied].all())
+
+
+def test_a_forced_token_is_all_that_is_left_and_keeps_its_probability() -> None:
+    logits = torch.randn(3, 2, 10, generator=torch.Generator().manual_seed(1))
+    expected = logits.log_softmax(2)
+    forced = (torch.tensor([True, False, True]), torch.tensor([UNK, 0, 7]))
+    found = log_probabilities_of(logits, torch.tensor(FORBIDDEN), end_allowed=False, forced=forced)
+    for sentence, token in ((0, UNK), (2, 7)):
+        assert torch.equal(found[sentence, :, token], expected[sentence, :, token])
+        assert (found[sentence].isfinite().sum(dim=1) == 1).all()
+    assert torch.equal(found[1].isfinite(), torch.ones(2, 10).index_fill(1, torch.tensor([*FORBIDDEN, EOS]), 0).bool())
 
 
 def test_a_vocabulary_smaller_than_the_beam() -> None:
