@@ -49,22 +49,22 @@ class Int8Linear(_Packed):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         weight = weight.detach().float()
-        self._scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        rounded = (weight / self._scales.unsqueeze(1)).round().to(torch.int8)
+        scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        rounded = (weight / scales.unsqueeze(1)).round().to(torch.int8)
+        self._scales = scales / _LEVELS  # that of x is its largest number over this
         self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
         self._rounding = torch.full((weight.shape[1],), _ROUNDING + _ZERO)
         self._bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        largest = torch.maximum(x.amax(dim=-1, keepdim=True), x.amin(dim=-1, keepdim=True).neg_())
-        scale = largest.clamp_(min=1e-30).div_(_LEVELS)
-        shifted = torch.addcmul(self._rounding, x, scale.reciprocal())
+        largest = torch.maximum(x.amax(dim=-1, keepdim=True), x.amin(dim=-1, keepdim=True).neg_()).clamp_(min=1e-30)
+        shifted = torch.addcdiv(self._rounding, x, largest, value=_LEVELS)
         rounded = shifted.view(torch.int32).to(torch.int8).view(torch.uint8)  # the lowest byte of each
         output: Tensor = torch.ops.onednn.qlinear_pointwise(
             rounded, 1.0, _ZERO, self._weight, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        return output.mul_(scale) if self._bias is None else torch.addcmul(self._bias, output, scale, out=output)
+        return output.mul_(largest) if self._bias is None else torch.addcmul(self._bias, output, largest, out=output)
 
 
 def has_packed(dtype: torch.dtype) -> bool:
