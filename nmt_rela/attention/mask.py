@@ -37,11 +37,6 @@ class Mask:
         # For all queries: half-precision arithmetic on CPUs is slow where one operand is spread over short rows.
         return bias.expand(-1, -1, scores.shape[2], -1).to(scores.dtype)
 
-    def ceiling_for(self, scores: Tensor) -> Tensor:
-        """What scores [batch, heads, queries, keys] may reach, in their dtype: ∞ where a key may be seen, else 0."""
-        bias = self.bias_for(scores)
-        return torch.zeros_like(bias).masked_fill_(bias == 0.0, torch.inf)
-
     def select(self, sentences: Tensor) -> Mask:
         """The mask of some sentences of the batch."""
         if self.bias is None:

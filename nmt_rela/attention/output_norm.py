@@ -57,8 +57,9 @@ class RectifiedOutputNorm(nn.Module):
 def _gated_norm(heads: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The output; the inverse root of the mean square of each row; σ."""
     z = heads if heads.dtype == torch.float64 else heads.float()
+    width = z.shape[-1]
     norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
-    inverse = torch.addcmul(z.new_tensor(EPSILON), norm, norm, value=1.0 / z.shape[-1]).rsqrt_()
+    inverse = norm.square_().add_(width * EPSILON).rsqrt_().mul_(math.sqrt(width))
     if gate is None:
         return (z * inverse).to(heads.dtype), inverse, None
     sigma = (z * gate).sigmoid_()

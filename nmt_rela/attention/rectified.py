@@ -13,34 +13,48 @@ from nmt_rela.attention.mask import Mask
 
 
 def rectified_heads(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, *, dropout: float) -> Tensor:
-    """dropout(max(0, q kᵀ / √width + mask)) v: [batch, queries, heads, width], contiguous, float32 at least.
+    """dropout(max(0, q kᵀ / √width + mask)) v: [batch, queries, heads, width], float32 at least.
 
     ``query`` is [batch, heads, queries, width], ``key`` and ``value`` [batch, heads, keys, width].
     As max(0, c s) = c max(0, s), all scaling is left to the products that follow, which do it for nothing. The
-    norm that follows works in float32: to put the heads side by side and to widen them is one pass.
+    norm that follows works in float32: to put the heads of half precision side by side and to widen them is one pass.
     """
+    if not torch.is_grad_enabled():
+        return _heads(query, key, value, mask, dropout)[0]
     heads: Tensor = _RectifiedHeads.apply(query, key, value, mask, dropout)
     return heads
+
+
+def _heads(
+    query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, dropout: float
+) -> tuple[Tensor, tuple[Tensor, ...], float]:
+    """The heads; queries, keys, values and rectified scores after dropout, as the products took them, [batch · heads,
+    length, …]; what the heads are scaled by.
+    """
+    batch, heads, queries, width = query.shape
+    query, key, value = (x.flatten(0, 1) for x in (query, key, value))
+    weights = torch.bmm(query, key.transpose(1, 2))
+    if mask is not None:
+        scores = weights.view(batch, heads, queries, -1)
+        scores.add_(mask.bias_for(scores))
+    weights.relu_()
+    scale: float = width**-0.5
+    if dropout > 0.0:
+        kept, scale_of_kept = draw_kept(weights, dropout)
+        weights.mul_(kept)
+        scale *= scale_of_kept
+    result = _product(weights, value, scale).view(batch, heads, queries, width).transpose(1, 2)
+    wide = torch.promote_types(result.dtype, torch.float32)
+    result = result.new_empty(result.shape, dtype=wide).copy_(result)
+    return result, (query, key, value, weights), scale
 
 
 class _RectifiedHeads(Function):
     @staticmethod
     def forward(context: Any, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, dropout: float) -> Tensor:
-        shape = (*query.shape[:3], key.shape[2])  # [batch, heads, queries, keys]
-        query, key, value = (x.flatten(0, 1) for x in (query, key, value))  # [batch · heads, length, width]
-        weights = torch.bmm(query, key.transpose(1, 2)).view(shape)
-        # The rectifier and the mask in one pass.
-        torch.clamp(weights, weights.new_zeros(()), None if mask is None else mask.ceiling_for(weights), out=weights)
-        scale = query.shape[2] ** -0.5
-        if dropout > 0.0:
-            kept, scale_of_kept = draw_kept(weights, dropout)
-            weights.mul_(kept)
-            scale *= scale_of_kept
-        weights = weights.flatten(0, 1)
-        context.save_for_backward(query, key, value, weights)
-        context.scale = scale
-        heads = _product(weights, value, scale).view(*shape[:3], value.shape[2]).transpose(1, 2)
-        return heads.new_empty(heads.shape, dtype=torch.promote_types(heads.dtype, torch.float32)).copy_(heads)
+        result, taken, context.scale = _heads(query, key, value, mask, dropout)
+        context.save_for_backward(*taken)
+        return result
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
