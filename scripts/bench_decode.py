@@ -5,7 +5,7 @@ random weights do not know when to end. With ``--run`` (repeated, say one traine
 text at natural length, in each of ``--precision``, searched as the run's settings say unless ``--length-penalty`` and
 ``--early-stopping`` are given; an exported model is timed beside them with ``--ctranslate2``, where that library is
 installed: its threads at one batch, or at a batch each, as ours are. With ``--reference`` the table has BLEU. All
-subjects take turns, round by round; the table gives medians and the ratio to the first subject.
+subjects take turns, round by round; the table gives medians, of the rounds' own ratios to the first subject too.
 """
 
 from __future__ import annotations
@@ -188,18 +188,23 @@ def throughput(
     outputs = {}
     for subject in subjects.values():
         timed(subject, numbers[: max(1, sentences // 10)], beam, batch_tokens, threads)  # warm
-    for _ in range(rounds):
-        for name, subject in subjects.items():
-            taken, outputs[name] = timed(subject, numbers, beam, batch_tokens, threads)
+    names = list(subjects)
+    for round_number in range(rounds):
+        turn = round_number % len(names)
+        for name in names[turn:] + names[:turn]:  # none is always the one after another
+            taken, outputs[name] = timed(subjects[name], numbers, beam, batch_tokens, threads)
             seconds[name].append(taken)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    first = next(iter(medians.values()))
+    first = seconds[names[0]]
+    ratios = {
+        name: statistics.median([a / b for a, b in zip(first, values, strict=True)]) for name, values in seconds.items()
+    }
     return [
         {
             "subject": name, "beam": beam, "batch_tokens": batch_tokens,
             "sentences_per_second": round(sentences / median, 2),
             "tokens_per_second": round(outputs[name].tokens / median, 1),
-            "ratio": round(first / median, 3), "rounds": [round(value, 4) for value in seconds[name]],
+            "ratio": round(ratios[name], 3), "rounds": [round(value, 4) for value in seconds[name]],
             "bleu": score(outputs[name].lines, references, tokenizer="13a").bleu if references else None,
         }
         for name, median in medians.items()
@@ -252,7 +257,7 @@ def main() -> int:
     parser.add_argument("--sentences", type=int, default=1000)
     parser.add_argument("--length", type=int, default=16, help="output tokens a sentence, for random weights")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[8_000])
+    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[16_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--single", type=int, default=50, help="sentences for the latency (0: leave it out)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")

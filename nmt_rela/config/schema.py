@@ -187,7 +187,7 @@ class DecodingConfig:
     #: A translation has at least so many sub-words.
     min_length: int = field(default=0, metadata=accepts(low=0))
     #: Padded source tokens times beam in one decoding batch.
-    batch_tokens: int = field(default=8_000, metadata=accepts(low=8))
+    batch_tokens: int = field(default=16_000, metadata=accepts(low=8))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
