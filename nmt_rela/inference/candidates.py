@@ -46,7 +46,7 @@ def forbid(logits: Tensor, banned: Tensor, *, end_allowed: bool) -> None:
         logits[:, :, EOS] = -torch.inf
 
 
-def best_continuations(scores: Tensor, log_probabilities: Tensor, count: int) -> tuple[Tensor, ...]:
+def best_continuations(scores: Tensor, log_probabilities: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The ``count`` best ways for a sentence's hypotheses, with ``scores`` [S, B] so far, to go on by one token.
 
     Returns, [S, count] each and best first: the new scores, the beams they come from, the tokens, and their
