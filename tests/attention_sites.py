@@ -64,6 +64,16 @@ def with_gradients(
     return [output.detach(), *torch.autograd.grad(output, leaves, upstream)]
 
 
+def assert_zero_where_masked(output: Tensor, query_gradient: Tensor, *gradients: Tensor) -> None:
+    """What the site "encoder" gives: 0 for its last sentence, which has no key, and for keys that are masked."""
+    assert (output[2] == 0).all()
+    assert (query_gradient[2] == 0).all()
+    for gradient in gradients:  # [sentences, heads, keys, width]
+        assert (gradient[0] != 0).any()
+        assert (gradient[1, :, 7:] == 0).all()
+        assert (gradient[2] == 0).all()
+
+
 def take_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on the reference path is taken, on all devices, in attention, norm and loss."""
     monkeypatch.setattr(paths, "FAST_DEVICES", set())
