@@ -79,7 +79,7 @@ def random_subject(kind: str, sentences: list[list[int]], precision: Precision, 
         threads = torch.get_num_threads() if device.type == "cpu" else 1
 
         def search(batch: Sequence[int]) -> int:
-            with torch.no_grad():
+            with torch.inference_mode():
                 source = collate_lines([chosen[i] for i in batch]).to(device)
                 state = model.start_decoding(model.encode(source), beams=beam, max_length=options.length)
                 found = beam_search(

@@ -66,5 +66,7 @@ def _bias(valid: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _causal_bias(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Kept for training too, whatever first asked for it.
     return _bias(torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None], dtype)

@@ -37,7 +37,7 @@ def score_lines(
     for batch in in_batches(lengths, batch_tokens):
         source = collate_lines([source_ids[i] for i in batch]).to(device)
         target = collate_lines([target_ids[i] for i in batch]).to(device)
-        with torch.no_grad():
+        with torch.inference_mode():
             found = forced_log_probabilities(models, source, target).tolist()
         for i, gains in zip(batch, found, strict=True):
             gains = gains[: len(target_ids[i])]

@@ -215,7 +215,7 @@ class Translator:
         batches = list(in_batches_for(threads, lengths, request.decoding.batch_tokens // request.sequences))
 
         def decode(batch: Sequence[int]) -> list[list[Translated]]:
-            with torch.no_grad():
+            with torch.inference_mode():
                 return self._decode([parts[i] for i in batch], request)
 
         for batch, decoded in side_by_side(decode, batches, threads=threads):

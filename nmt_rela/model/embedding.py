@@ -43,7 +43,8 @@ class Embedding(nn.Module):
         end = offset + tokens.shape[1]
         positions = self.positions  # the one that is long enough, whatever another thread makes of the attribute
         if end > len(positions):
-            self.positions = positions = sinusoids(2 * end, self.weight.shape[1]).to(positions)
+            with torch.inference_mode(False):  # kept for training too
+                self.positions = positions = sinusoids(2 * end, self.weight.shape[1]).to(positions)
         scale = math.sqrt(self.weight.shape[1])
         embedded = F.embedding(tokens, self.weight) * scale
         if self.bias is not None:
