@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nmt_rela.attention.dot_products import dot_products
 from nmt_rela.attention.dropout import dropout
 from nmt_rela.attention.kinds import KINDS
 from nmt_rela.attention.mask import Mask
@@ -93,7 +94,7 @@ class MultiHeadAttention(nn.Module):
 
     def weights(self, query: Tensor, key: Tensor, mask: Mask | None) -> Tensor:
         """Attention weights before dropout: [batch, heads, queries, keys]; a masked key has exactly 0."""
-        scores = torch.matmul(query, key.transpose(-2, -1))
+        scores = dot_products(query, key)
         scale = self.width**-0.5
         # One pass does both. To scale the queries instead would pay beyond some 256 keys only.
         scores = scores * scale if mask is None else torch.add(mask.bias_for(scores), scores, alpha=scale)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from nmt_rela.attention.dot_products import dot_products
 from nmt_rela.attention.dropout import draw_kept
 from nmt_rela.attention.mask import Mask
 
@@ -32,12 +33,12 @@ def _heads(
     length, …]; what the heads are scaled by.
     """
     batch, heads, queries, width = query.shape
-    query, key, value = (x.flatten(0, 1) for x in (query, key, value))
-    weights = torch.bmm(query, key.transpose(1, 2))
+    query = query.contiguous()  # once, for all products
+    scores = dot_products(query, key)  # [batch, heads, queries, keys]
     if mask is not None:
-        scores = weights.view(batch, heads, queries, -1)
-        scores.add_(mask.bias_for(scores))
-    weights.relu_()
+        bias = mask.bias_for(scores)
+        scores = scores.add_(bias) if scores.is_contiguous() else torch.add(bias, scores)
+    query, key, value, weights = (x.flatten(0, 1) for x in (query, key, value, scores.relu_()))
     scale: float = width**-0.5
     if dropout > 0.0:
         kept, scale_of_kept = draw_kept(weights, dropout)

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
+from nmt_rela.attention.dot_products import dot_products
 from nmt_rela.attention.dropout import dropout
 from nmt_rela.attention.kinds import KINDS
-from nmt_rela.attention.mask import padding_mask
+from nmt_rela.attention.mask import CAUSAL, padding_mask
 from nmt_rela.attention.multi_head import MultiHeadAttention
 from nmt_rela.attention.output_norm import RectifiedOutputNorm
 
@@ -71,6 +72,23 @@ def test_the_same_numbers_come_whether_or_not_gradients_are_wanted(kind: str, ke
         without = attention.attend(attention.project_query(states), *attention.project_memory(memory), None)
     assert with_gradients.requires_grad
     assert torch.equal(with_gradients, without)
+
+
+def test_a_causal_mask_first_asked_for_by_inference_serves_training_too() -> None:
+    length = 41  # asked for by no other test
+    with torch.inference_mode():
+        assert not CAUSAL.bias_for(torch.empty(1, 1, length, length)).is_inference()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 4), (4, 16), (4, 15), (5, 40), (30, 30), (0, 8)])
+def test_every_query_times_every_key(queries: int, keys: int, dtype: torch.dtype) -> None:
+    query, key = torch.randn(2, queries, 3, 8).to(dtype).transpose(1, 2), torch.randn(2, 3, keys, 8).to(dtype)
+    expected = torch.einsum("bhqd,bhkd->bhqk", query.double(), key.double())
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.02}[dtype]
+    actual = dot_products(query, key)
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual.double(), expected, atol=tolerance, rtol=tolerance)
 
 
 def test_rela_i_draws_its_gain_and_rela_g_its_gate() -> None:
