@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -59,11 +60,19 @@ def _gated_norm(heads: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor, Ten
     z = heads if heads.dtype == torch.float64 else heads.float()
     width = z.shape[-1]
     norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
-    inverse = norm.square_().add_(width * EPSILON).rsqrt_().mul_(math.sqrt(width))
+    root_of_width, root_of_epsilons = _constants(width, z.dtype)
+    inverse = root_of_width / torch.hypot(norm, root_of_epsilons)
     if gate is None:
         return (z * inverse).to(heads.dtype), inverse, None
     sigma = (z * gate).sigmoid_()
     return (z * inverse).mul_(sigma).to(heads.dtype), inverse, sigma
+
+
+@cache
+def _constants(width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """√d and √(d ε). As tensors, for PyTorch would make such ones of numbers at every call."""
+    with torch.inference_mode(False):
+        return torch.tensor(math.sqrt(width), dtype=dtype), torch.tensor(math.sqrt(width * EPSILON), dtype=dtype)
 
 
 class _GatedNorm(Function):

@@ -55,10 +55,12 @@ class Int8Linear(_Packed):
         self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
         self._rounding = torch.full((weight.shape[1],), _ROUNDING + _ZERO)
+        self._tiny = torch.tensor(1e-30)
         self._bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        largest = torch.maximum(x.amax(dim=-1, keepdim=True), x.amin(dim=-1, keepdim=True).neg_()).clamp_(min=1e-30)
+        # The difference also keeps a row of zeros from being divided by 0.
+        largest = torch.maximum(x.amax(dim=-1, keepdim=True), self._tiny - x.amin(dim=-1, keepdim=True))
         shifted = torch.addcdiv(self._rounding, x, largest, value=_LEVELS)
         rounded = shifted.view(torch.int32).to(torch.int8).view(torch.uint8)  # the lowest byte of each
         output: Tensor = torch.ops.onednn.qlinear_pointwise(

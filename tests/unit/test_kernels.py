@@ -222,7 +222,8 @@ def test_attention_is_the_same_on_either_path(kind: str, site: str, monkeypatch:
     fast = results()
     take_reference(monkeypatch)
     for found, wanted in zip(fast, results(), strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+        # Sums of numbers as large as the largest.
+        torch.testing.assert_close(found, wanted, atol=1e-5 * max(1.0, float(wanted.detach().abs().max())), rtol=1e-4)
 
 
 @pytest.mark.usefixtures("fast_here")
