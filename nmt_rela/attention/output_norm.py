@@ -25,7 +25,8 @@ class RectifiedOutputNorm(nn.Module):
       distribution; the gate sees z before normalisation.
 
     Returns all but the gain, which it only holds: the output projection that follows takes it into its matrix, smaller
-    than the states. Works in float32 at least and returns the input's dtype. Shape: [..., width] → [..., width].
+    than the states. Works in float32 at least and returns the input's dtype; where no gradients are wanted it may
+    overwrite the input. Shape: [..., width] → [..., width].
     Source: Zhang, Titov and Sennrich 2021, and the authors' code.
     """
 
@@ -50,22 +51,23 @@ class RectifiedOutputNorm(nn.Module):
 
             return gated_rms_norm(heads, self.gate, epsilon=EPSILON)
         if not torch.is_grad_enabled():
-            return _gated_norm(heads, self.gate)[0]
+            return _gated_norm(heads, self.gate, in_place=True)[0]
         output: Tensor = _GatedNorm.apply(heads, self.gate)
         return output
 
 
-def _gated_norm(heads: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def _gated_norm(heads: Tensor, gate: Tensor | None, *, in_place: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """The output; the inverse root of the mean square of each row; σ."""
     z = heads if heads.dtype == torch.float64 else heads.float()
     width = z.shape[-1]
     norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
     root_of_width, root_of_epsilons = _constants(width, z.dtype)
     inverse = root_of_width / torch.hypot(norm, root_of_epsilons)
-    if gate is None:
-        return (z * inverse).to(heads.dtype), inverse, None
-    sigma = (z * gate).sigmoid_()
-    return (z * inverse).mul_(sigma).to(heads.dtype), inverse, sigma
+    sigma = None if gate is None else (z * gate).sigmoid_()
+    output = torch.mul(z, inverse, out=z if in_place else None)
+    if sigma is not None:
+        output.mul_(sigma)
+    return output.to(heads.dtype), inverse, sigma
 
 
 @cache
@@ -80,7 +82,7 @@ class _GatedNorm(Function):
 
     @staticmethod
     def forward(context: Any, heads: Tensor, gate: Tensor | None) -> Tensor:
-        output, inverse, sigma = _gated_norm(heads, gate)
+        output, inverse, sigma = _gated_norm(heads, gate, in_place=False)
         context.save_for_backward(heads, gate, inverse, sigma)
         return output
 

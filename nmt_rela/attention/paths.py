@@ -1,8 +1,9 @@
 """The one place where attention chooses between its readable reference and a fast path.
 
 Fast paths return no weights. On GPUs softmax goes through PyTorch's fused attention, the other kinds and the norm of
-ReLA through kernels in Triton. On CPUs ReLA saves passes over its scores; PyTorch's fused attention is slower there
-than the reference at the lengths of sentences (``scripts/bench_attention.py``).
+ReLA through kernels in Triton. On CPUs ReLA saves passes over its scores and their gradients in training; without
+gradients the reference has no more of them. PyTorch's fused attention is slower there than the reference at the lengths
+of sentences (``scripts/bench_attention.py``).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def fast_heads(
     ``query`` is [batch, heads, queries, width], ``key`` and ``value`` [batch, heads, keys, width].
     """
     if query.device.type not in FAST_DEVICES:
-        if query.device.type == "cpu" and kind in ("rela-i", "rela-g"):
+        if query.device.type == "cpu" and kind in ("rela-i", "rela-g") and torch.is_grad_enabled():
             return rectified_heads(query, key, value, mask, dropout=dropout)
         return None
     if kind == "softmax":

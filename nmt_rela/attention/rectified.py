@@ -1,4 +1,4 @@
-"""ReLA's heads on a CPU, in fewer passes over the scores than the reference path."""
+"""ReLA's heads in training on a CPU, in fewer passes over the scores than the reference path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from nmt_rela.attention.dot_products import dot_products
 from nmt_rela.attention.dropout import draw_kept
 from nmt_rela.attention.mask import Mask
 
@@ -20,42 +19,29 @@ def rectified_heads(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None
     As max(0, c s) = c max(0, s), all scaling is left to the products that follow, which do it for nothing. The
     norm that follows works in float32: to put the heads of half precision side by side and to widen them is one pass.
     """
-    if not torch.is_grad_enabled():
-        return _heads(query, key, value, mask, dropout)[0]
     heads: Tensor = _RectifiedHeads.apply(query, key, value, mask, dropout)
     return heads
-
-
-def _heads(
-    query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, dropout: float
-) -> tuple[Tensor, tuple[Tensor, ...], float]:
-    """The heads; queries, keys, values and rectified scores after dropout, as the products took them, [batch · heads,
-    length, …]; what the heads are scaled by.
-    """
-    batch, heads, queries, width = query.shape
-    query = query.contiguous()  # once, for all products
-    scores = dot_products(query, key)  # [batch, heads, queries, keys]
-    if mask is not None:
-        bias = mask.bias_for(scores)
-        scores = scores.add_(bias) if scores.is_contiguous() else torch.add(bias, scores)
-    query, key, value, weights = (x.flatten(0, 1) for x in (query, key, value, scores.relu_()))
-    scale: float = width**-0.5
-    if dropout > 0.0:
-        kept, scale_of_kept = draw_kept(weights, dropout)
-        weights.mul_(kept)
-        scale *= scale_of_kept
-    result = _product(weights, value, scale).view(batch, heads, queries, width).transpose(1, 2)
-    wide = torch.promote_types(result.dtype, torch.float32)
-    result = result.new_empty(result.shape, dtype=wide).copy_(result)
-    return result, (query, key, value, weights), scale
 
 
 class _RectifiedHeads(Function):
     @staticmethod
     def forward(context: Any, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, dropout: float) -> Tensor:
-        result, taken, context.scale = _heads(query, key, value, mask, dropout)
-        context.save_for_backward(*taken)
-        return result
+        batch, heads, queries, width = query.shape
+        query, key, value = (x.flatten(0, 1) for x in (query, key, value))
+        weights = torch.bmm(query, key.transpose(1, 2))
+        if mask is not None:
+            scores = weights.view(batch, heads, queries, -1)
+            scores.add_(mask.bias_for(scores))
+        weights.relu_()
+        context.scale = width**-0.5
+        if dropout > 0.0:
+            kept, scale_of_kept = draw_kept(weights, dropout)
+            weights.mul_(kept)
+            context.scale *= scale_of_kept
+        context.save_for_backward(query, key, value, weights)
+        result = _product(weights, value, context.scale).view(batch, heads, queries, width).transpose(1, 2)
+        wide = torch.promote_types(result.dtype, torch.float32)
+        return result.new_empty(result.shape, dtype=wide).copy_(result)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

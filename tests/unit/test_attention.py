@@ -71,7 +71,8 @@ def test_the_same_numbers_come_whether_or_not_gradients_are_wanted(kind: str, ke
     with torch.no_grad():
         without = attention.attend(attention.project_query(states), *attention.project_memory(memory), None)
     assert with_gradients.requires_grad
-    assert torch.equal(with_gradients, without)
+    # ReLA's paths differ in where they scale.
+    torch.testing.assert_close(without, with_gradients, **({"atol": 0, "rtol": 0} if KINDS[kind].normalised else {}))
 
 
 def test_a_causal_mask_first_asked_for_by_inference_serves_training_too() -> None:
