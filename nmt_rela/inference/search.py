@@ -16,8 +16,6 @@ from nmt_rela.data.vocabulary import BOS, EOS, PAD
 from nmt_rela.inference.candidates import FORBIDDEN, PrefixTable, best_continuations, forbid, log_probabilities_of
 from nmt_rela.inference.hypothesis import Hypothesis, Trace, length_penalty_of
 
-#: Finished sentences leave the batch when they are at least this share of it: leaving costs a copy of the caches.
-LEAVING_SHARE = 0.125
 #: Steps between two looks at what has finished. On an accelerator a look is a synchronisation with the host.
 CHECK_EVERY = {"cpu": 1}
 CHECK_EVERY_ELSEWHERE = 4
@@ -134,7 +132,7 @@ def beam_search(
             leaving = int(done.sum())
             if leaving == len(rows):
                 break
-            if leaving >= LEAVING_SHARE * len(rows):
+            if leaving:
                 # First shrink, then re-order: finished sentences need neither.
                 trace.finish(rows, pool_scores, pool_places)
                 kept = (~done).nonzero().squeeze(1)
@@ -224,7 +222,7 @@ def follow(
             leaving = int(done.sum())
             if leaving == len(rows):
                 break
-            if leaving >= LEAVING_SHARE * len(rows):
+            if leaving:
                 kept = (~done).nonzero().squeeze(1)
                 state.keep(kept)
                 rows, max_lengths, tokens, ended = rows[kept], max_lengths[kept], tokens[kept], ended[kept]
