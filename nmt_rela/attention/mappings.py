@@ -23,6 +23,8 @@ _SURE_STEPS = 3
 # Floats in a CPU's widest vector. PyTorch takes eight times as long for the softmax of a row that does not fill one,
 # and half as long again for arithmetic between rows and single numbers where rows end within one.
 _CPU_VECTOR = 16
+# A tensor, as PyTorch would make one of the number at every call.
+_ONE = torch.tensor(1.0)
 
 
 def relu(scores: Tensor) -> Tensor:
@@ -33,8 +35,8 @@ def relu(scores: Tensor) -> Tensor:
 def softmax(scores: Tensor) -> Tensor:
     """exp(s) / Σ exp(s)."""
     keys = scores.shape[-1]
-    if keys < _CPU_VECTOR:
-        scores = _in_whole_vectors(scores)
+    if scores.device.type == "cpu" and keys < _CPU_VECTOR:
+        scores = F.pad(scores, (0, _CPU_VECTOR - keys), value=-math.inf)
     return scores.softmax(dim=-1, dtype=_at_least_float32(scores.dtype)).to(scores.dtype)[..., :keys]
 
 
@@ -64,44 +66,42 @@ def _project(gradient: Tensor, slope: Tensor) -> Tensor:
 
 def _sparsemax_weights(scores: Tensor) -> Tensor:
     """The root of Σ max(0, x − τ) = 1. The function is piecewise linear, so Newton's steps end at the exact root."""
-    keys = scores.shape[-1]
-    scores = _in_whole_vectors(scores)
     # Left of the root: at a threshold of the maximum − 1, the largest score alone has mass 1.
-    weights = (scores - scores.amax(dim=-1, keepdim=True)).add_(1.0).relu_()
+    weights = _below_maximum(scores).add_(_ONE).relu_()
     tolerance = _TOLERANCE_IN_EPS * torch.finfo(weights.dtype).eps
     for steps in range(_MAX_STEPS):
-        excess = weights.sum(dim=-1, keepdim=True).sub_(1.0)
+        excess = weights.sum(dim=-1, keepdim=True).sub_(_ONE)
         if steps >= _SURE_STEPS and excess.amax().item() <= tolerance:
             break
         # The sum of signs is the size of the support; on CPUs all that yields booleans or integers is slow.
         step = excess.div_(weights.sign().sum(dim=-1, keepdim=True)).relu_()
         weights.sub_(step).relu_()  # what a smaller threshold has cut off stays cut off
-    return weights[..., :keys]
+    return weights[..., : scores.shape[-1]]
 
 
 def _entmax15_roots(scores: Tensor) -> Tensor:
     """The square roots of the weights: max(0, x − τ) at the root of Σ max(0, x − τ)² = 1 with x = s/2."""
-    keys = scores.shape[-1]
-    scores = _in_whole_vectors(scores)
-    roots = (scores - scores.amax(dim=-1, keepdim=True)).mul_(0.5).add_(1.0).relu_()
+    roots = _below_maximum(scores)
+    torch.add(_ONE, roots, alpha=0.5, out=roots).relu_()
     tolerance = _TOLERANCE_IN_EPS * torch.finfo(roots.dtype).eps
     for steps in range(_MAX_STEPS):
         norm = torch.linalg.vector_norm(roots, dim=-1, keepdim=True)
-        excess = norm - 1.0
+        excess = norm - _ONE
         if steps >= _SURE_STEPS and excess.amax().item() <= tolerance / 2:  # of the norm: the mass is its square
             break
         # Newton's step for ‖roots‖ = 1: it is as convex as the sum of squares, and straighter, so fewer steps do.
         step = excess.mul_(norm).div_(roots.sum(dim=-1, keepdim=True)).relu_()
         roots.sub_(step).relu_()
-    return roots[..., :keys]
+    return roots[..., : scores.shape[-1]]
 
 
-def _in_whole_vectors(scores: Tensor) -> Tensor:
-    """Scores with as many keys of weight 0 behind them as fill a CPU's vectors."""
-    missing = -scores.shape[-1] % _CPU_VECTOR
-    if missing == 0 or scores.device.type != "cpu":
-        return scores
-    return F.pad(scores, (0, missing), value=-math.inf)
+def _below_maximum(scores: Tensor) -> Tensor:
+    """Scores less the maximum of their row; on a CPU with as many keys of −∞ behind them as fill its vectors."""
+    missing = -scores.shape[-1] % _CPU_VECTOR if scores.device.type == "cpu" else 0
+    if missing == 0:
+        return scores - scores.amax(dim=-1, keepdim=True)
+    wide = F.pad(scores, (0, missing), value=-math.inf)
+    return wide.sub_(wide.amax(dim=-1, keepdim=True))
 
 
 class _Sparsemax(Function):
