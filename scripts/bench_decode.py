@@ -3,9 +3,10 @@
 By default five models with random weights, one an attention kind, translate random sentences to a forced length, as
 random weights do not know when to end. With ``--run`` (repeated, say one trained run a kind) and ``--lines`` it is real
 text at natural length, in each of ``--precision``, searched as the run's settings say unless ``--length-penalty`` and
-``--early-stopping`` are given; an exported model is timed beside them with ``--ctranslate2``, where that library is
-installed: its threads at one batch, or at a batch each, as ours are. With ``--reference`` the table has BLEU. All
-subjects take turns, round by round; the table gives medians, of the rounds' own ratios to the first subject too.
+``--early-stopping`` are given; with ``--forced`` runs write a forced length too, so that all do the same work. An
+exported model is timed beside them with ``--ctranslate2``, where that library is installed: its threads at one batch,
+or at a batch each, as ours are. With ``--reference`` the table has BLEU. All subjects take turns, round by round; the
+table gives medians, of the rounds' own ratios to the first subject too.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def random_sentences(count: int, *, vocabulary: int) -> list[list[int]]:
     ]
 
 
-def random_subject(kind: str, sentences: list[list[int]], precision: Precision, options: argparse.Namespace) -> Subject:
-    """A model with random weights, made to write ``--length`` tokens a sentence."""
+def random_model(kind: str, precision: Precision, options: argparse.Namespace) -> Transformer:
+    """A model with random weights."""
     torch.manual_seed(1)
     device = choose_device(options.device)
     model = Transformer(
@@ -71,7 +72,12 @@ def random_subject(kind: str, sentences: list[list[int]], precision: Precision, 
         decoder_layers=options.layers, dimension=options.dimension, feed_forward=options.feed_forward,
         heads=options.heads, tied_embeddings="all",
     )  # fmt: skip
-    model = for_inference(model.to(device).eval(), DTYPES[precision], device)
+    return for_inference(model.to(device).eval(), DTYPES[precision], device)
+
+
+def forced_subject(model: Transformer, sentences: list[list[int]], options: argparse.Namespace) -> Subject:
+    """A model that is made to write ``--length`` tokens a sentence."""
+    device = choose_device(options.device)
 
     def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> Output:
         chosen = [sentences[number] for number in numbers]
@@ -97,6 +103,8 @@ def random_subject(kind: str, sentences: list[list[int]], precision: Precision, 
 def run_subject(run: str, lines: list[str], precision: Precision, options: argparse.Namespace) -> Subject:
     """A trained run, on text."""
     translator = Translator.load(run, device=options.device, precision=precision)
+    if options.forced:
+        return forced_subject(translator.models[0], translator.vocabularies.source.encode(lines), options)
 
     def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> Output:
         found = translator.translate(
@@ -144,7 +152,7 @@ def subjects_of(options: argparse.Namespace) -> tuple[dict[str, Subject], int]:
     if not options.run:
         sentences = random_sentences(options.sentences, vocabulary=options.vocabulary)
         return {
-            f"{kind} {precision}": random_subject(kind, sentences, precision, options)
+            f"{kind} {precision}": forced_subject(random_model(kind, precision, options), sentences, options)
             for kind in options.kinds
             for precision in options.precision
         }, len(sentences)
@@ -254,8 +262,9 @@ def main() -> int:
     parser.add_argument(
         "--early-stopping", action=argparse.BooleanOptionalAction, help="for --run (default: the run's)"
     )
+    parser.add_argument("--forced", action="store_true", help="have runs too write --length tokens a sentence")
     parser.add_argument("--sentences", type=int, default=1000)
-    parser.add_argument("--length", type=int, default=16, help="output tokens a sentence, for random weights")
+    parser.add_argument("--length", type=int, default=16, help="output tokens a sentence where they are forced")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--batch-tokens", type=int, nargs="+", default=[16_000])
     parser.add_argument("--rounds", type=int, default=3)
@@ -275,6 +284,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.run and options.lines is None:
         parser.error("--run needs --lines")
+    if options.forced and (not options.run or options.reference or options.ctranslate2):
+        parser.error("--forced is for --run, without --reference and --ctranslate2")
     options.threads = options.threads or torch.get_num_threads()
     torch.set_num_threads(options.threads)
     bound_compiled_products(options.threads)  # as nmt-translate does

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from reproduction.experiment import KINDS, adopted_experiment
 from reproduction.journal import Journal
 from reproduction.report import write_report
@@ -31,6 +32,17 @@ def test_a_tiny_benchmark(tmp_path: Path) -> None:
     assert all(row["tokens_per_second"] > 0 for row in figures["throughput"])
     assert len(figures["latency"]) == 4
     assert "rela-g" in result.stdout
+
+
+def test_runs_can_be_forced_to_a_length(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", attention="rela-g")
+    lines, _, _ = write_text(tmp_path)
+    report = tmp_path / "figures.json"
+    command = [sys.executable, str(SCRIPT), "--run", str(run.path), "--lines", str(lines), "--forced", "--length", "5"]
+    command += ["--sentences", "3", "--beams", "1", "2", "--rounds", "1", "--single", "0", "--json", str(report)]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = json.loads(report.read_text(encoding="utf-8"))["throughput"]
+    assert [row["tokens_per_second"] / row["sentences_per_second"] for row in rows] == pytest.approx([5, 5], rel=0.01)
 
 
 def test_the_report_has_the_speed_of_its_runs(tmp_path: Path) -> None:
