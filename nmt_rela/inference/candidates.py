@@ -17,6 +17,7 @@ from nmt_rela.data.vocabulary import BOS, EOS, PAD, UNK
 FORBIDDEN = (PAD, UNK, BOS)
 #: Tokens a block, in the two-stage choice of the best.
 _BLOCK = 64
+_IN_BLOCK = torch.arange(_BLOCK)
 
 
 def log_probabilities_of(
@@ -81,25 +82,26 @@ def _shortlist(scores: Tensor, log_probabilities: Tensor, count: int) -> tuple[T
     On the CPU these are the blocks of tokens with the best maxima, which is exact, as the best of all lie in them, and
     several times as fast as ``torch.topk`` over all.
     """
-    sentences, beams, vocabulary = log_probabilities.shape
+    _, beams, vocabulary = log_probabilities.shape
     device = log_probabilities.device
-    first = torch.arange(0, beams * vocabulary, vocabulary, device=device)  # where each beam begins
     blocks = vocabulary // _BLOCK
     if device.type != "cpu" or blocks < 2 * count:
         values, ids = log_probabilities.topk(min(count, vocabulary), dim=2)
+        first = torch.arange(0, beams * vocabulary, vocabulary, device=device)  # where each beam begins
         return (values + scores.unsqueeze(2)).flatten(1), (ids + first.unsqueeze(1)).flatten(1)
     edge = blocks * _BLOCK
     blocked = log_probabilities[:, :, :edge].unflatten(2, (blocks, _BLOCK))  # [S, B, blocks, _BLOCK]
     maxima = blocked.amax(dim=3).add_(scores.unsqueeze(2))
     chosen = maxima.flatten(1).topk(count, dim=1, sorted=False).indices  # [S, count]
     beam = chosen.div(blocks, rounding_mode="floor")
-    block = chosen - beam * blocks
-    totals = blocked[torch.arange(sentences).unsqueeze(1), beam, block]  # [S, count, _BLOCK]
+    begin = chosen * _BLOCK + beam * (vocabulary - edge)
+    places = begin.unsqueeze(2) + _IN_BLOCK  # [S, count, _BLOCK]
+    totals = log_probabilities.flatten(1).gather(1, places.flatten(1)).view_as(places)
     totals += scores.gather(1, beam).unsqueeze(2)
-    places = (first[beam] + block * _BLOCK).unsqueeze(2) + torch.arange(_BLOCK)
     if edge == vocabulary:
         return totals.flatten(1), places.flatten(1)
     rest = log_probabilities[:, :, edge:] + scores.unsqueeze(2)
+    first = torch.arange(0, beams * vocabulary, vocabulary)
     rest_places = (torch.arange(edge, vocabulary) + first.unsqueeze(1)).expand_as(rest)
     return (
         torch.cat([totals.flatten(1), rest.flatten(1)], dim=1),
