@@ -5,8 +5,9 @@ random weights do not know when to end. With ``--run`` (repeated, say one traine
 text at natural length, in each of ``--precision``, searched as the run's settings say unless ``--length-penalty`` and
 ``--early-stopping`` are given; with ``--forced`` runs write a forced length too, so that all do the same work. An
 exported model is timed beside them with ``--ctranslate2``, where that library is installed: its threads at one batch,
-or at a batch each, as ours are. With ``--reference`` the table has BLEU. All subjects take turns, round by round; the
-table gives medians, of the rounds' own ratios to the first subject too.
+or at a batch each, as ours are. With ``--reference`` the table has BLEU. Each subject has a process of its own, as the
+idle threads of one library disturb another; all take turns, round by round. The table gives medians, of the rounds' own
+ratios to the first subject too, and the peak of resident memory.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import argparse
 import importlib
 import importlib.util
 import json
+import multiprocessing
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +58,18 @@ class Output(NamedTuple):
 Subject = Callable[[Sequence[int], int, int], Output]
 
 
+class Turn(NamedTuple):
+    """Seconds that a subject took, what came out, and the peaks of its memory so far."""
+
+    seconds: float
+    output: Output
+    peaks: dict[str, float]
+
+
+#: A subject in its process: the same arguments.
+Timed = Callable[[Sequence[int], int, int], Turn]
+
+
 def random_sentences(count: int, *, vocabulary: int) -> list[list[int]]:
     """Ids with lengths like those of image captions: log-normal, 14 on average."""
     generator = torch.Generator().manual_seed(1)
@@ -73,6 +89,12 @@ def random_model(kind: str, precision: Precision, options: argparse.Namespace) -
         heads=options.heads, tied_embeddings="all",
     )  # fmt: skip
     return for_inference(model.to(device).eval(), DTYPES[precision], device)
+
+
+def random_subject(kind: str, precision: Precision, options: argparse.Namespace) -> Subject:
+    """A model with random weights on random sentences, at a forced length."""
+    sentences = random_sentences(options.sentences, vocabulary=options.vocabulary)
+    return forced_subject(random_model(kind, precision, options), sentences, options)
 
 
 def forced_subject(model: Transformer, sentences: list[list[int]], options: argparse.Namespace) -> Subject:
@@ -147,18 +169,17 @@ def ctranslate2_subject(
     return translate
 
 
-def subjects_of(options: argparse.Namespace) -> tuple[dict[str, Subject], int]:
-    """What is compared, by name, and how many sentences there are."""
+def subjects_of(options: argparse.Namespace) -> tuple[dict[str, Callable[[], Subject]], int]:
+    """What is compared, by name: how to make it; and how many sentences there are."""
     if not options.run:
-        sentences = random_sentences(options.sentences, vocabulary=options.vocabulary)
         return {
-            f"{kind} {precision}": forced_subject(random_model(kind, precision, options), sentences, options)
+            f"{kind} {precision}": partial(random_subject, kind, precision, options)
             for kind in options.kinds
             for precision in options.precision
-        }, len(sentences)
+        }, options.sentences
     lines = list(read_lines(options.lines))[: options.sentences]
-    subjects = {
-        f"{run} {precision}": run_subject(run, lines, precision, options)
+    subjects: dict[str, Callable[[], Subject]] = {
+        f"{run} {precision}": partial(run_subject, run, lines, precision, options)
         for run in options.run
         for precision in options.precision
     }
@@ -168,40 +189,65 @@ def subjects_of(options: argparse.Namespace) -> tuple[dict[str, Subject], int]:
         for compute_type in ("float32", "int8"):
             for batches in sorted({1, options.threads}):
                 name = f"ctranslate2 {compute_type} {batches}"
-                subjects[name] = ctranslate2_subject(options.ctranslate2, lines, compute_type, batches, options)
+                subjects[name] = partial(
+                    ctranslate2_subject, options.ctranslate2, lines, compute_type, batches, options
+                )
     return subjects, len(lines)
 
 
-def timed(subject: Subject, numbers: Sequence[int], beam: int, batch_tokens: int, threads: int) -> tuple[float, Output]:
-    """Seconds and output. Results are plain Python values, so that an accelerator has finished."""
-    torch.set_num_threads(threads)  # CTranslate2 changes it for the whole process
-    begun = time.perf_counter()
-    output = subject(numbers, beam, batch_tokens)
-    return time.perf_counter() - begun, output
+def in_its_process(name: str, make: Callable[[], Subject], threads: int) -> Timed:
+    """A subject that is made, works and is timed in a process of its own."""
+    ours, theirs = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    context.Process(target=_serve, args=(theirs, make, threads), daemon=True).start()
+    theirs.close()
+
+    def take_turn(numbers: Sequence[int], beam: int, batch_tokens: int) -> Turn:
+        try:
+            ours.send((list(numbers), beam, batch_tokens))
+            turn: Turn = ours.recv()
+        except (EOFError, ConnectionError):
+            raise SystemExit(f"bench_decode: {name} failed, as said above") from None
+        return turn
+
+    return take_turn
+
+
+def _serve(connection: Connection, make: Callable[[], Subject], threads: int) -> None:
+    torch.set_num_threads(threads)
+    bound_compiled_products(threads)  # as nmt-translate does
+    subject = make()
+    while True:
+        try:
+            work = connection.recv()
+        except EOFError:  # the benchmark has ended
+            return
+        begun = time.perf_counter()
+        output = subject(*work)  # plain Python values, so that an accelerator has finished
+        connection.send(Turn(time.perf_counter() - begun, output, peak_mebibytes()))
 
 
 def throughput(
-    subjects: dict[str, Subject],
+    subjects: dict[str, Timed],
     sentences: int,
     *,
     beam: int,
     batch_tokens: int,
     rounds: int,
-    threads: int,
     references: list[str] | None,
 ) -> list[dict[str, Any]]:
     """One row a subject: medians over the rounds."""
     numbers = range(sentences)
-    seconds: dict[str, list[float]] = {name: [] for name in subjects}
-    outputs = {}
-    for subject in subjects.values():
-        timed(subject, numbers[: max(1, sentences // 10)], beam, batch_tokens, threads)  # warm
+    turns: dict[str, list[Turn]] = {name: [] for name in subjects}
+    for take_turn in subjects.values():
+        take_turn(numbers[: max(1, sentences // 10)], beam, batch_tokens)  # warm
     names = list(subjects)
     for round_number in range(rounds):
         turn = round_number % len(names)
         for name in names[turn:] + names[:turn]:  # none is always the one after another
-            taken, outputs[name] = timed(subjects[name], numbers, beam, batch_tokens, threads)
-            seconds[name].append(taken)
+            turns[name].append(subjects[name](numbers, beam, batch_tokens))
+    seconds = {name: [turn.seconds for turn in taken] for name, taken in turns.items()}
+    last = {name: taken[-1] for name, taken in turns.items()}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     first = seconds[names[0]]
     ratios = {
@@ -211,17 +257,16 @@ def throughput(
         {
             "subject": name, "beam": beam, "batch_tokens": batch_tokens,
             "sentences_per_second": round(sentences / median, 2),
-            "tokens_per_second": round(outputs[name].tokens / median, 1),
+            "tokens_per_second": round(last[name].output.tokens / median, 1),
             "ratio": round(ratios[name], 3), "rounds": [round(value, 4) for value in seconds[name]],
-            "bleu": score(outputs[name].lines, references, tokenizer="13a").bleu if references else None,
+            "bleu": score(last[name].output.lines, references, tokenizer="13a").bleu if references else None,
+            **last[name].peaks,
         }
         for name, median in medians.items()
     ]  # fmt: skip
 
 
-def latency(
-    subjects: dict[str, Subject], sentences: int, *, beam: int, count: int, threads: int
-) -> list[dict[str, Any]]:
+def latency(subjects: dict[str, Timed], sentences: int, *, beam: int, count: int) -> list[dict[str, Any]]:
     """Milliseconds of one sentence at a time: median and 95th percentile.
 
     The subjects take turns of some sentences, the first two of which are not counted: the threads of some keep a core
@@ -230,8 +275,8 @@ def latency(
     taken: dict[str, list[float]] = {name: [] for name in subjects}
     for start in range(0, count, LATENCY_TURN):
         turn = range(start, min(start + LATENCY_TURN, count))
-        for name, subject in subjects.items():
-            times = [timed(subject, [n % sentences], beam, 1, threads)[0] for n in (*turn[:2], *turn)]
+        for name, take_turn in subjects.items():
+            times = [take_turn([n % sentences], beam, 1).seconds for n in (*turn[:2], *turn)]
             taken[name] += [1000 * seconds for seconds in times[len(turn[:2]) :]]
     return [
         {
@@ -287,15 +332,14 @@ def main() -> int:
     if options.forced and (not options.run or options.reference or options.ctranslate2):
         parser.error("--forced is for --run, without --reference and --ctranslate2")
     options.threads = options.threads or torch.get_num_threads()
-    torch.set_num_threads(options.threads)
-    bound_compiled_products(options.threads)  # as nmt-translate does
-    subjects, sentences = subjects_of(options)
+    made, sentences = subjects_of(options)
+    subjects = {name: in_its_process(name, make, options.threads) for name, make in made.items()}
     report: dict[str, Any] = {
         "torch": torch.__version__, "threads": options.threads, "precision": options.precision,
         "device": str(choose_device(options.device)), "sentences": sentences, "throughput": [], "latency": [],
     }  # fmt: skip
     references = list(read_lines(options.reference))[:sentences] if options.run and options.reference else None
-    print(f"{'subject':<24}{'beam':>5}{'batch':>8}{'sent/s':>10}{'tokens/s':>11}{'ratio':>8}{'BLEU':>8}")
+    print(f"{'subject':<24}{'beam':>5}{'batch':>8}{'sent/s':>10}{'tokens/s':>11}{'ratio':>8}{'MiB':>8}{'BLEU':>8}")
     for beam in options.beams:
         for batch_tokens in options.batch_tokens:
             rows = throughput(
@@ -304,26 +348,23 @@ def main() -> int:
                 beam=beam,
                 batch_tokens=batch_tokens,
                 rounds=options.rounds,
-                threads=options.threads,
                 references=references,
             )
             report["throughput"] += rows
             for row in rows:
                 print(
                     f"{row['subject']:<24}{beam:>5}{batch_tokens:>8}{row['sentences_per_second']:>10.1f}"
-                    f"{row['tokens_per_second']:>11.0f}{row['ratio']:>8.2f}"
+                    f"{row['tokens_per_second']:>11.0f}{row['ratio']:>8.2f}{row['resident_mib']:>8.0f}"
                     + (f"{row['bleu']:>8.2f}" if references else ""),
                     flush=True,
                 )
     if options.single:
         print(f"{'one sentence at a time':<24}{'beam':>5}{'p50 ms':>18}{'p95 ms':>11}")
         for beam in options.beams:
-            rows = latency(subjects, sentences, beam=beam, count=options.single, threads=options.threads)
+            rows = latency(subjects, sentences, beam=beam, count=options.single)
             report["latency"] += rows
             for row in rows:
                 print(f"{row['subject']:<24}{beam:>5}{row['p50_ms']:>18.1f}{row['p95_ms']:>11.1f}", flush=True)
-    report["peak"] = peak_mebibytes()
-    print("peak memory: " + ", ".join(f"{name} {value:.0f}" for name, value in report["peak"].items()))
     if options.json is not None:
         write_lines(options.json, json.dumps(report, indent=1).split("\n"))
     return 0

@@ -32,6 +32,7 @@ def test_a_tiny_benchmark(tmp_path: Path) -> None:
     assert all(row["tokens_per_second"] > 0 for row in figures["throughput"])
     assert len(figures["latency"]) == 4
     assert "rela-g" in result.stdout
+    assert all(row["resident_mib"] > 50 for row in figures["throughput"])
 
 
 def test_runs_can_be_forced_to_a_length(tmp_path: Path) -> None:
@@ -43,6 +44,13 @@ def test_runs_can_be_forced_to_a_length(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     rows = json.loads(report.read_text(encoding="utf-8"))["throughput"]
     assert [row["tokens_per_second"] / row["sentences_per_second"] for row in rows] == pytest.approx([5, 5], rel=0.01)
+
+
+def test_a_subject_that_fails_ends_the_benchmark(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--run", str(tmp_path / "none"), "--lines", str(write_text(tmp_path)[0])]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 1
+    assert "none float32 failed" in result.stderr
 
 
 def test_the_report_has_the_speed_of_its_runs(tmp_path: Path) -> None:
