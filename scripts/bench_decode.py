@@ -30,8 +30,10 @@ from typing import Any, NamedTuple
 import torch
 
 from nmt_rela.attention.kinds import KINDS
+from nmt_rela.commands import console
 from nmt_rela.data.loading import collate_lines
 from nmt_rela.data.vocabulary import EOS
+from nmt_rela.errors import ConfigError, UserError
 from nmt_rela.evaluation import score
 from nmt_rela.host_memory import bound_compiled_products
 from nmt_rela.inference.batches import in_batches_for
@@ -145,6 +147,10 @@ def ctranslate2_subject(
     """An exported model in CTranslate2 with so many ``batches`` side by side, cut into sub-words by the first run's
     vocabulary; its length penalty is length^alpha.
     """
+    if not (Path(directory) / "model.bin").is_file():
+        raise ConfigError(
+            f"{directory}: found no model.bin; accepted: what nmt-export --format ctranslate2 has written"
+        )
     ctranslate2 = importlib.import_module("ctranslate2")
     run = RunDirectory(options.run[0])
     vocabularies = run.vocabularies()
@@ -196,27 +202,40 @@ def subjects_of(options: argparse.Namespace) -> tuple[dict[str, Callable[[], Sub
 
 
 def in_its_process(name: str, make: Callable[[], Subject], threads: int) -> Timed:
-    """A subject that is made, works and is timed in a process of its own."""
+    """A subject that is made, works and is timed in a process of its own. Raises what ``make`` does of the user's
+    mistakes.
+    """
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
     context.Process(target=_serve, args=(theirs, make, threads), daemon=True).start()
     theirs.close()
 
-    def take_turn(numbers: Sequence[int], beam: int, batch_tokens: int) -> Turn:
+    def answer() -> Any:
         try:
-            ours.send((list(numbers), beam, batch_tokens))
-            turn: Turn = ours.recv()
+            return ours.recv()
         except (EOFError, ConnectionError):
-            raise SystemExit(f"bench_decode: {name} failed, as said above") from None
+            raise RuntimeError(f"{name}: its process has ended") from None
+
+    def take_turn(numbers: Sequence[int], beam: int, batch_tokens: int) -> Turn:
+        ours.send((list(numbers), beam, batch_tokens))
+        turn: Turn = answer()
         return turn
 
+    mistake = answer()
+    if mistake is not None:
+        raise mistake
     return take_turn
 
 
 def _serve(connection: Connection, make: Callable[[], Subject], threads: int) -> None:
     torch.set_num_threads(threads)
     bound_compiled_products(threads)  # as nmt-translate does
-    subject = make()
+    try:
+        subject = make()
+    except (UserError, OSError) as mistake:
+        connection.send(mistake)
+        return
+    connection.send(None)
     while True:
         try:
             work = connection.recv()
@@ -371,4 +390,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(console.run("bench_decode", lambda _: main()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: With so many keys a query, one by one the keys are the longer side to multiply from.
+#: From so many keys a query on, the product is made from the side of the keys.
 _KEYS_A_QUERY = 4
 
 

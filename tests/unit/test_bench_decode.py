@@ -46,11 +46,13 @@ def test_runs_can_be_forced_to_a_length(tmp_path: Path) -> None:
     assert [row["tokens_per_second"] / row["sentences_per_second"] for row in rows] == pytest.approx([5, 5], rel=0.01)
 
 
-def test_a_subject_that_fails_ends_the_benchmark(tmp_path: Path) -> None:
+def test_a_mistake_in_a_process_of_its_own_is_one_line_here(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--run", str(tmp_path / "none"), "--lines", str(write_text(tmp_path)[0])]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert result.returncode == 1
-    assert "none float32 failed" in result.stderr
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        f"bench_decode: error: {tmp_path / 'none'}: not a run directory, it has no config.yaml"
+    ]
 
 
 def test_the_report_has_the_speed_of_its_runs(tmp_path: Path) -> None:
