@@ -3,6 +3,8 @@
 By default the five kinds train the model of ``--config`` (its data is prepared if needed) on the same batches,
 a few updates each, round by round; the table gives medians, the ratio to the first kind, and the share of the matrix
 rate that this machine itself reaches, measured in the same run. The update is the trainer's own, without loading.
+With ``--others`` the rounds also have PyTorch's own Transformer and, where transformers is installed, its Marian, of
+the same size, on the same batches, trained by the loop one would write for them.
 On a CPU the trainer's loop is then run as it is, with loading and records, for the share of an update that is neither
 forward, backward nor optimiser (gradient norm and clipping are not the optimiser's).
 """
@@ -23,6 +25,7 @@ from typing import Any, cast
 from unittest import mock
 
 import torch
+from other_models import OTHERS, PlainUpdates, installed
 from torch.utils.flop_counter import FlopCounterMode
 
 from nmt_rela.attention.kinds import KINDS
@@ -53,15 +56,43 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds_of(trainer: Trainer, updates: list[list[Batch]], first: int) -> float:
+#: Makes updates of these batches; the first is such a one of the epoch.
+Subject = Callable[[list[list[Batch]], int], None]
+
+
+def our_subject(trainer: Trainer) -> Subject:
+    """The trainer's own updates."""
+
+    def train(updates: list[list[Batch]], first: int) -> None:
+        plan = trainer._plan()
+        trainer.progress.cursor = first
+        for batches in updates:
+            trainer.step(batches, plan)
+        trainer.progress.cursor = 0
+
+    return train
+
+
+def other_subject(name: str, config: Config, trainer: Trainer) -> Subject:
+    """Updates of another library's model with the vocabulary and device of a trainer."""
+    others = PlainUpdates(
+        name, config, vocabularies=trainer.vocabularies, device=trainer.ranks.device,
+        precision=trainer.precision,
+    )  # fmt: skip
+
+    def train(updates: list[list[Batch]], first: int) -> None:
+        for batches in updates:
+            others.step(batches)
+
+    return train
+
+
+def seconds_of(subject: Subject, updates: list[list[Batch]], first: int, device: torch.device) -> float:
     """Time of some updates of the epoch, the first of them being number ``first``."""
-    plan = trainer._plan()
-    trainer.progress.cursor = first
-    wait_for(trainer.ranks.device)
+    wait_for(device)
     start = time.perf_counter()
-    for batches in updates:
-        trainer.step(batches, plan)
-    wait_for(trainer.ranks.device)
+    subject(updates, first)
+    wait_for(device)
     return time.perf_counter() - start
 
 
@@ -109,48 +140,54 @@ def engine_share(config: Config, kind: str, folder: Path, *, updates: int) -> fl
     return 1.0 - (useful_after - useful_before) / (end - start)
 
 
-def measure(config: Config, kinds: list[str], *, updates: int, rounds: int) -> dict[str, Any]:
-    """Figures of every kind, the rounds alternating."""
+def measure(config: Config, kinds: list[str], others: list[str], *, updates: int, rounds: int) -> dict[str, Any]:
+    """Figures of every kind and of the other models, the rounds alternating."""
     with tempfile.TemporaryDirectory() as folder:
         trainers = {kind: make_trainer(config, kind, Path(folder)) for kind in kinds}
         any_trainer = next(iter(trainers.values()))
         device, precision = any_trainer.ranks.device, any_trainer.precision
-        epoch = load_updates(any_trainer.corpus, any_trainer._plan(), accumulate=config.training.accumulate)
+        epoch = load_updates(
+            any_trainer.corpus, any_trainer._plan(), accumulate=config.training.accumulate, pin=device.type == "cuda"
+        )
         batches = list(islice(epoch, updates * rounds))
         epoch.close()
         if len(batches) < updates * rounds:
             raise SystemExit(f"the epoch has {len(batches)} updates; --updates times --rounds must not be more")
-        speeds: dict[str, list[float]] = {kind: [] for kind in kinds}
+        subjects = {kind: our_subject(trainer) for kind, trainer in trainers.items()}
+        subjects |= {name: other_subject(name, config, any_trainer) for name in others}
+        names = list(subjects)
+        speeds: dict[str, list[float]] = {name: [] for name in names}
         flops = {}
-        for kind, trainer in trainers.items():
+        for name, subject in subjects.items():
             with FlopCounterMode(display=False) as counter:
-                seconds_of(trainer, batches[:1], 0)  # also the warm-up
-            flops[kind] = counter.get_total_flops() / sum(batch.target_tokens for batch in batches[0])
+                seconds_of(subject, batches[:1], 0, device)  # also the warm-up
+            flops[name] = counter.get_total_flops() / sum(batch.target_tokens for batch in batches[0])
+        # The kinds need the same products, but the counter does not see those of kernels in Triton.
+        flops |= dict.fromkeys(kinds, max(flops[kind] for kind in kinds))
         rates = []
         for round_number in range(rounds):
             first = round_number * updates
             part = batches[first : first + updates]
             tokens = sum(batch.target_tokens for micro_batches in part for batch in micro_batches)
             rates.append(matrix_rate(precision, device))
-            turn = round_number % len(kinds)
-            for kind in kinds[turn:] + kinds[:turn]:  # none is always the first after the matrix product
-                speeds[kind].append(tokens / seconds_of(trainers[kind], part, first))
-            any_trainer.progress.cursor = 0
+            turn = round_number % len(names)
+            for name in names[turn:] + names[:turn]:  # none is always the first after the matrix product
+                speeds[name].append(tokens / seconds_of(subjects[name], part, first, device))
         rate = statistics.median(rates)
         on_cpu = device.type == "cpu"
         share = engine_share(config, kinds[0], Path(folder), updates=updates * rounds) if on_cpu else None
     rows = []
-    for kind in kinds:
-        ratios = [speed / base for speed, base in zip(speeds[kind], speeds[kinds[0]], strict=True)]
-        median = statistics.median(speeds[kind])
+    for name in names:
+        ratios = [speed / base for speed, base in zip(speeds[name], speeds[names[0]], strict=True)]
+        median = statistics.median(speeds[name])
         rows.append(
             {
-                "attention": kind,
+                "attention": name,
                 "target_tokens_per_second": median,
-                "lowest": min(speeds[kind]),
-                "highest": max(speeds[kind]),
+                "lowest": min(speeds[name]),
+                "highest": max(speeds[name]),
                 "ratio": statistics.median(ratios),
-                "matrix_share": median * flops[kind] / rate,
+                "matrix_share": median * flops[name] / rate,
             }
         )
     return {
@@ -169,6 +206,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/demo.yaml", help="the experiment (default: %(default)s)")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--others", action="store_true", help="time other libraries' models too")
     parser.add_argument("--updates", type=int, default=5, help="updates of each kind in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures here too")
@@ -177,15 +215,20 @@ def main() -> int:
     config = load_config(options.config, options.overrides)
     keep_host_memory()  # as nmt-train does
     bound_compiled_products(1)
-    figures = measure(config, options.kinds, updates=options.updates, rounds=options.rounds)
+    others = list(OTHERS) if options.others else []
+    for name in others:
+        if not installed(name):
+            print(f"{name.split('.')[0]} is not installed: left out", file=sys.stderr)
+    others = [name for name in others if installed(name)]
+    figures = measure(config, options.kinds, others, updates=options.updates, rounds=options.rounds)
     print(
         f"{figures['device']}, {figures['threads']} threads, torch {figures['torch']}, {figures['precision']}; "
         f"matrix rate {figures['matrix_gflops']:.0f} GFLOP/s"
     )
-    print(f"{'attention':<10} {'tokens/s':>9} {'lowest':>8} {'highest':>8} {'ratio':>6} {'of matrix rate':>15}")
+    print(f"{'attention':<20} {'tokens/s':>9} {'lowest':>8} {'highest':>8} {'ratio':>6} {'of matrix rate':>15}")
     for row in figures["rows"]:
         print(
-            f"{row['attention']:<10} {row['target_tokens_per_second']:>9,.0f} {row['lowest']:>8,.0f} "
+            f"{row['attention']:<20} {row['target_tokens_per_second']:>9,.0f} {row['lowest']:>8,.0f} "
             f"{row['highest']:>8,.0f} {row['ratio']:>6.2f} {row['matrix_share']:>15.0%}"
         )
     if figures["engine_share"] is not None:

@@ -1,0 +1,76 @@
+"""The training benchmark: its table has a row a subject, and the other libraries' models in it do learn."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from other_models import OTHERS, PlainUpdates, installed
+
+from nmt_rela.config.loader import config_from_yaml
+from nmt_rela.data.loading import Batch
+from nmt_rela.data.vocabulary import EOS, PAD, Vocabularies
+from tests.integration.own_text import own_task
+from tests.integration.small_run import write_run
+
+SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts/bench_train.py"
+SMALL = "model: {attention: softmax, encoder_layers: 1, decoder_layers: 1, dimension: 32, feed_forward: 48, heads: 4"
+
+
+@pytest.fixture(scope="module")
+def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> Vocabularies:
+    return write_run(tmp_path_factory.mktemp("runs") / "small").vocabularies()
+
+
+def a_batch(vocabularies: Vocabularies) -> Batch:
+    """Sentences of several lengths to be copied."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(4, vocabularies.target.size, (12, 7), generator=generator)
+    for row, length in enumerate(torch.randint(2, 7, (12,), generator=generator).tolist()):
+        ids[row, length], ids[row, length + 1 :] = EOS, PAD
+    tokens = int((ids != PAD).sum())
+    return Batch(source=ids, target=ids.clone(), indices=np.arange(12), source_tokens=tokens, target_tokens=tokens)
+
+
+@pytest.mark.parametrize("tied", ["all", "target", "none"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_models_learn(name: str, tied: str, vocabularies: Vocabularies) -> None:
+    if not installed(name):
+        pytest.skip(f"the library of {name} is not installed")
+    config = config_from_yaml(
+        f"run: none\ndata: {{task: demo, source: en, target: de}}\n{SMALL}, tied_embeddings: {tied}}}", "small"
+    )
+    updates = PlainUpdates(name, config, vocabularies=vocabularies, device=torch.device("cpu"), precision=torch.float32)
+    batch = a_batch(vocabularies)
+    losses = [float(updates.step([batch])) for _ in range(150)]
+    assert losses[0] == pytest.approx(math.log(vocabularies.target.size), rel=0.5)  # a loss a token
+    assert sum(losses[-10:]) / 10 < losses[0] - 0.3
+
+
+def test_a_tiny_benchmark(tmp_path: Path) -> None:
+    config = tmp_path / "small.yaml"
+    config.write_text(
+        f"run: {tmp_path}/run\n{SMALL}}}\n"
+        f"data: {{task: {own_task(tmp_path)}, source: de, target: en, vocabulary_size: 120, directory: {tmp_path}}}\n"
+        "training: {batch_tokens: 128, precision: float32}\n",
+        encoding="utf-8",
+    )
+    report = tmp_path / "figures.json"
+    command = [sys.executable, str(SCRIPT), "--config", str(config), "--kinds", "softmax", "rela-g", "--others"]
+    command += ["--updates", "2", "--rounds", "2", "--json", str(report)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    found, missing = [name for name in OTHERS if installed(name)], [name for name in OTHERS if not installed(name)]
+    rows = json.loads(report.read_text(encoding="utf-8"))["rows"]
+    assert [row["attention"] for row in rows] == ["softmax", "rela-g", *found]
+    assert all(row["lowest"] <= row["target_tokens_per_second"] <= row["highest"] for row in rows)
+    assert all(0 < row["matrix_share"] < 1 for row in rows)
+    for name in missing:
+        assert f"{name.split('.')[0]} is not installed: left out" in result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()[2:-1]] == [row["attention"] for row in rows]
