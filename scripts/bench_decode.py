@@ -8,6 +8,9 @@ exported model is timed beside them with ``--ctranslate2``, where that library i
 or at a batch each, as ours are. With ``--reference`` the table has BLEU. Each subject has a process of its own, as the
 idle threads of one library disturb another; all take turns, round by round. The table gives medians, of the rounds' own
 ratios to the first subject too, and the peak of resident memory.
+
+A step reads the decoder's weights and the keys and values of its sentences at least once. On a GPU the table says what
+share of the time these readings alone would take, at the rate at which the device copies memory in the same process.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 
@@ -41,6 +45,7 @@ from nmt_rela.inference.device import choose_device, for_inference
 from nmt_rela.inference.search import beam_search
 from nmt_rela.inference.threads import side_by_side
 from nmt_rela.inference.translator import DTYPES, Precision, Translator
+from nmt_rela.model.decoding import DecoderState
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.storage.run_directory import RunDirectory
 from nmt_rela.text import read_lines, write_lines
@@ -68,8 +73,18 @@ class Turn(NamedTuple):
     peaks: dict[str, float]
 
 
-#: A subject in its process: the same arguments.
-Timed = Callable[[Sequence[int], int, int], Turn]
+class Reads(NamedTuple):
+    """Bytes that the steps of a translation read at least, and bytes a second that the device reads or writes."""
+
+    bytes: int
+    rate: float
+
+
+class Timed(NamedTuple):
+    """A subject in its process, with the same arguments: a turn of it, and on a GPU what it reads."""
+
+    take_turn: Callable[[Sequence[int], int, int], Turn]
+    count_reads: Callable[[Sequence[int], int, int], Reads | None]
 
 
 def random_sentences(count: int, *, vocabulary: int) -> list[list[int]]:
@@ -201,13 +216,14 @@ def subjects_of(options: argparse.Namespace) -> tuple[dict[str, Callable[[], Sub
     return subjects, len(lines)
 
 
-def in_its_process(name: str, make: Callable[[], Subject], threads: int) -> Timed:
+def in_its_process(name: str, make: Callable[[], Subject], options: argparse.Namespace) -> Timed:
     """A subject that is made, works and is timed in a process of its own. Raises what ``make`` does of the user's
     mistakes.
     """
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    context.Process(target=_serve, args=(theirs, make, threads), daemon=True).start()
+    device = choose_device(options.device)
+    context.Process(target=_serve, args=(theirs, make, options.threads, device), daemon=True).start()
     theirs.close()
 
     def answer() -> Any:
@@ -216,18 +232,17 @@ def in_its_process(name: str, make: Callable[[], Subject], threads: int) -> Time
         except (EOFError, ConnectionError):
             raise RuntimeError(f"{name}: its process has ended") from None
 
-    def take_turn(numbers: Sequence[int], beam: int, batch_tokens: int) -> Turn:
-        ours.send((list(numbers), beam, batch_tokens))
-        turn: Turn = answer()
-        return turn
+    def ask(what: Callable[..., Any], numbers: Sequence[int], beam: int, batch_tokens: int) -> Any:
+        ours.send((what, (list(numbers), beam, batch_tokens)))
+        return answer()
 
     mistake = answer()
     if mistake is not None:
         raise mistake
-    return take_turn
+    return Timed(partial(ask, _timed), partial(ask, _counted))
 
 
-def _serve(connection: Connection, make: Callable[[], Subject], threads: int) -> None:
+def _serve(connection: Connection, make: Callable[[], Subject], threads: int, device: torch.device) -> None:
     torch.set_num_threads(threads)
     bound_compiled_products(threads)  # as nmt-translate does
     try:
@@ -238,12 +253,59 @@ def _serve(connection: Connection, make: Callable[[], Subject], threads: int) ->
     connection.send(None)
     while True:
         try:
-            work = connection.recv()
+            what, work = connection.recv()
         except EOFError:  # the benchmark has ended
             return
+        connection.send(what(subject, work, device))
+
+
+def _timed(subject: Subject, work: tuple[list[int], int, int], device: torch.device) -> Turn:
+    begun = time.perf_counter()
+    output = subject(*work)  # plain Python values, so that an accelerator has finished
+    return Turn(time.perf_counter() - begun, output, peak_mebibytes())
+
+
+def _counted(subject: Subject, work: tuple[list[int], int, int], device: torch.device) -> Reads | None:
+    """None on a CPU, whose caches may hold the weights from step to step, and for what is not ours."""
+    if device.type == "cpu":
+        return None
+    total, step = 0, DecoderState.step
+
+    def counting_step(state: DecoderState, tokens: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        logits = step(state, tokens)
+        total += step_reads(state)
+        return logits
+
+    with mock.patch.object(DecoderState, "step", counting_step):
+        subject(*work)
+    return Reads(total, copy_rate(device)) if total else None
+
+
+def step_reads(state: DecoderState) -> int:
+    """Bytes that a step reads at least: the weights that it uses, and all keys and values."""
+    model = state._model
+    weights = [
+        parameter
+        for name, parameter in [*model.decoder.named_parameters(), *model.decoder_norm.named_parameters()]
+        if "cross_attention.key_value" not in name  # the memory is projected once
+    ]
+    kept = [part for layer in (*state._memory, *state._caches) for part in layer]
+    return sum(tensor.nbytes for tensor in (*weights, model.output_weight, *kept))
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second that the device reads and writes in copying half a gibibyte, best of many."""
+    source = torch.zeros(1 << 29, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(20):
+        torch.cuda.synchronize(device)
         begun = time.perf_counter()
-        output = subject(*work)  # plain Python values, so that an accelerator has finished
-        connection.send(Turn(time.perf_counter() - begun, output, peak_mebibytes()))
+        target.copy_(source)
+        torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - begun)
+    return 2 * source.nbytes / best
 
 
 def throughput(
@@ -258,13 +320,14 @@ def throughput(
     """One row a subject: medians over the rounds."""
     numbers = range(sentences)
     turns: dict[str, list[Turn]] = {name: [] for name in subjects}
-    for take_turn in subjects.values():
-        take_turn(numbers[: max(1, sentences // 10)], beam, batch_tokens)  # warm
+    for subject in subjects.values():
+        subject.take_turn(numbers[: max(1, sentences // 10)], beam, batch_tokens)  # warm
     names = list(subjects)
     for round_number in range(rounds):
         turn = round_number % len(names)
         for name in names[turn:] + names[:turn]:  # none is always the one after another
-            turns[name].append(subjects[name](numbers, beam, batch_tokens))
+            turns[name].append(subjects[name].take_turn(numbers, beam, batch_tokens))
+    reads = {name: subject.count_reads(numbers, beam, batch_tokens) for name, subject in subjects.items()}
     seconds = {name: [turn.seconds for turn in taken] for name, taken in turns.items()}
     last = {name: taken[-1] for name, taken in turns.items()}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -278,6 +341,7 @@ def throughput(
             "sentences_per_second": round(sentences / median, 2),
             "tokens_per_second": round(last[name].output.tokens / median, 1),
             "ratio": round(ratios[name], 3), "rounds": [round(value, 4) for value in seconds[name]],
+            "memory_share": (of := reads[name]) and round(of.bytes / of.rate / median, 4),
             "bleu": score(last[name].output.lines, references, tokenizer="13a").bleu if references else None,
             **last[name].peaks,
         }
@@ -294,8 +358,8 @@ def latency(subjects: dict[str, Timed], sentences: int, *, beam: int, count: int
     taken: dict[str, list[float]] = {name: [] for name in subjects}
     for start in range(0, count, LATENCY_TURN):
         turn = range(start, min(start + LATENCY_TURN, count))
-        for name, take_turn in subjects.items():
-            times = [take_turn([n % sentences], beam, 1).seconds for n in (*turn[:2], *turn)]
+        for name, subject in subjects.items():
+            times = [subject.take_turn([n % sentences], beam, 1).seconds for n in (*turn[:2], *turn)]
             taken[name] += [1000 * seconds for seconds in times[len(turn[:2]) :]]
     return [
         {
@@ -352,13 +416,17 @@ def main() -> int:
         parser.error("--forced is for --run, without --reference and --ctranslate2")
     options.threads = options.threads or torch.get_num_threads()
     made, sentences = subjects_of(options)
-    subjects = {name: in_its_process(name, make, options.threads) for name, make in made.items()}
+    subjects = {name: in_its_process(name, make, options) for name, make in made.items()}
     report: dict[str, Any] = {
         "torch": torch.__version__, "threads": options.threads, "precision": options.precision,
         "device": str(choose_device(options.device)), "sentences": sentences, "throughput": [], "latency": [],
     }  # fmt: skip
     references = list(read_lines(options.reference))[:sentences] if options.run and options.reference else None
-    print(f"{'subject':<24}{'beam':>5}{'batch':>8}{'sent/s':>10}{'tokens/s':>11}{'ratio':>8}{'MiB':>8}{'BLEU':>8}")
+    print(
+        f"{'subject':<24}{'beam':>5}{'batch':>8}{'sent/s':>10}{'tokens/s':>11}{'ratio':>8}{'MiB':>8}"
+        + f"{'BLEU':>8}" * bool(references)
+        + f"{'readings':>10}" * (choose_device(options.device).type == "cuda")
+    )
     for beam in options.beams:
         for batch_tokens in options.batch_tokens:
             rows = throughput(
@@ -374,7 +442,8 @@ def main() -> int:
                 print(
                     f"{row['subject']:<24}{beam:>5}{batch_tokens:>8}{row['sentences_per_second']:>10.1f}"
                     f"{row['tokens_per_second']:>11.0f}{row['ratio']:>8.2f}{row['resident_mib']:>8.0f}"
-                    + (f"{row['bleu']:>8.2f}" if references else ""),
+                    + (f"{row['bleu']:>8.2f}" if references else "")
+                    + (f"{row['memory_share']:>10.0%}" if row["memory_share"] else ""),
                     flush=True,
                 )
     if options.single:

@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from bench_decode import step_reads
 from reproduction.experiment import KINDS, adopted_experiment
 from reproduction.journal import Journal
 from reproduction.report import write_report
 from reproduction.steps import speed_file
 
+from nmt_rela.data.vocabulary import BOS
+from nmt_rela.model.transformer import Transformer
 from tests.integration.small_run import write_run, write_text
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts/bench_decode.py"
@@ -33,6 +37,7 @@ def test_a_tiny_benchmark(tmp_path: Path) -> None:
     assert len(figures["latency"]) == 4
     assert "rela-g" in result.stdout
     assert all(row["resident_mib"] > 50 for row in figures["throughput"])
+    assert all(row["memory_share"] is None for row in figures["throughput"]) or torch.cuda.is_available()
 
 
 def test_runs_can_be_forced_to_a_length(tmp_path: Path) -> None:
@@ -44,6 +49,36 @@ def test_runs_can_be_forced_to_a_length(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     rows = json.loads(report.read_text(encoding="utf-8"))["throughput"]
     assert [row["tokens_per_second"] / row["sentences_per_second"] for row in rows] == pytest.approx([5, 5], rel=0.01)
+
+
+def test_a_step_reads_the_weights_and_all_keys_and_values_once() -> None:
+    dimension, inner, vocabulary, sentences, length, beams = 16, 24, 50, 3, 5, 2
+    model = Transformer(
+        vocabulary, vocabulary, attention="softmax", encoder_layers=1, decoder_layers=2, dimension=dimension,
+        feed_forward=inner, heads=4, tied_embeddings="all", norm="pre",
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        source = torch.full((sentences, length), 7)
+        state = model.start_decoding(model.encode(source), beams=beams, max_length=4)
+        state.step(torch.full((sentences, beams), BOS))
+    products = 6 * dimension * dimension + 2 * dimension * inner  # the keys and values of the source are there already
+    biases = 6 * dimension + inner + dimension
+    norms = 2 * dimension
+    slots = 4 * beams  # room for four positions
+    keys_and_values = 2 * sentences * (length + slots) * dimension
+    numbers = 2 * (products + biases + 3 * norms + keys_and_values) + norms + vocabulary * dimension
+    assert step_reads(state) == 4 * numbers
+
+
+@pytest.mark.gpu
+def test_the_share_of_readings_on_a_gpu(tmp_path: Path) -> None:
+    report = tmp_path / "figures.json"
+    command = [sys.executable, str(SCRIPT), "--device", "cuda", "--precision", "bf16", "--kinds", "softmax", "rela-g"]
+    command += ["--sentences", "64", "--rounds", "2", "--single", "0", "--beams", "4", "--json", str(report)]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = json.loads(report.read_text(encoding="utf-8"))["throughput"]
+    assert len(rows) == 2
+    assert all(0 < row["memory_share"] < 1 for row in rows)
 
 
 def test_a_mistake_in_a_process_of_its_own_is_one_line_here(tmp_path: Path) -> None:
