@@ -266,8 +266,8 @@ def _timed(subject: Subject, work: tuple[list[int], int, int], device: torch.dev
 
 
 def _counted(subject: Subject, work: tuple[list[int], int, int], device: torch.device) -> Reads | None:
-    """None on a CPU, whose caches may hold the weights from step to step, and for what is not ours."""
-    if device.type == "cpu":
+    """None without CUDA (the caches of a CPU may hold the weights from step to step), and for what is not ours."""
+    if device.type != "cuda":
         return None
     total, step = 0, DecoderState.step
 

@@ -24,7 +24,7 @@ class PlainUpdates:
     """Another library's model of the size that a configuration says, and updates of it as its users write them: whole
     logits, PyTorch's cross-entropy, clipping and fused Adam. Nothing in an update waits for the device.
 
-    Raises ConfigError where the model cannot be what the configuration says.
+    Raises ConfigError for fp16, which wants a scaled loss.
     """
 
     def __init__(
