@@ -29,9 +29,9 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
+from decoder_reads import Reads, reads_of
 
 from nmt_rela.attention.kinds import KINDS
 from nmt_rela.commands import console
@@ -45,7 +45,6 @@ from nmt_rela.inference.device import choose_device, for_inference
 from nmt_rela.inference.search import beam_search
 from nmt_rela.inference.threads import side_by_side
 from nmt_rela.inference.translator import DTYPES, Precision, Translator
-from nmt_rela.model.decoding import DecoderState
 from nmt_rela.model.transformer import Transformer
 from nmt_rela.storage.run_directory import RunDirectory
 from nmt_rela.text import read_lines, write_lines
@@ -71,13 +70,6 @@ class Turn(NamedTuple):
     seconds: float
     output: Output
     peaks: dict[str, float]
-
-
-class Reads(NamedTuple):
-    """Bytes that the steps of a translation read at least, and bytes a second that the device reads or writes."""
-
-    bytes: int
-    rate: float
 
 
 class Timed(NamedTuple):
@@ -269,43 +261,7 @@ def _counted(subject: Subject, work: tuple[list[int], int, int], device: torch.d
     """None without CUDA (the caches of a CPU may hold the weights from step to step), and for what is not ours."""
     if device.type != "cuda":
         return None
-    total, step = 0, DecoderState.step
-
-    def counting_step(state: DecoderState, tokens: torch.Tensor) -> torch.Tensor:
-        nonlocal total
-        logits = step(state, tokens)
-        total += step_reads(state)
-        return logits
-
-    with mock.patch.object(DecoderState, "step", counting_step):
-        subject(*work)
-    return Reads(total, copy_rate(device)) if total else None
-
-
-def step_reads(state: DecoderState) -> int:
-    """Bytes that a step reads at least: the weights that it uses, and all keys and values."""
-    model = state._model
-    weights = [
-        parameter
-        for name, parameter in [*model.decoder.named_parameters(), *model.decoder_norm.named_parameters()]
-        if "cross_attention.key_value" not in name  # the memory is projected once
-    ]
-    kept = [part for layer in (*state._memory, *state._caches) for part in layer]
-    return sum(tensor.nbytes for tensor in (*weights, model.output_weight, *kept))
-
-
-def copy_rate(device: torch.device) -> float:
-    """Bytes a second that the device reads and writes in copying half a gibibyte, best of many."""
-    source = torch.zeros(1 << 29, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(20):
-        torch.cuda.synchronize(device)
-        begun = time.perf_counter()
-        target.copy_(source)
-        torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - begun)
-    return 2 * source.nbytes / best
+    return reads_of(lambda: subject(*work), device)
 
 
 def throughput(

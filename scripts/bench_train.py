@@ -34,6 +34,7 @@ from nmt_rela.config.loader import load_config
 from nmt_rela.config.schema import AttentionKind, Config
 from nmt_rela.corpora.prepare import prepare
 from nmt_rela.data.loading import Batch, load_updates
+from nmt_rela.errors import ConfigError
 from nmt_rela.host_memory import bound_compiled_products, keep_host_memory
 from nmt_rela.storage.run_directory import RunDirectory
 from nmt_rela.text import write_lines
@@ -152,7 +153,7 @@ def measure(config: Config, kinds: list[str], others: list[str], *, updates: int
         batches = list(islice(epoch, updates * rounds))
         epoch.close()
         if len(batches) < updates * rounds:
-            raise SystemExit(f"the epoch has {len(batches)} updates; --updates times --rounds must not be more")
+            raise ConfigError(f"the epoch has {len(batches)} updates; --updates times --rounds must not be more")
         subjects = {kind: our_subject(trainer) for kind, trainer in trainers.items()}
         subjects |= {name: other_subject(name, config, any_trainer) for name in others}
         names = list(subjects)

@@ -22,7 +22,7 @@ OTHERS = ("torch.nn.Transformer", "transformers.Marian")
 
 class PlainUpdates:
     """Another library's model of the size that a configuration says, and updates of it as its users write them: whole
-    logits, PyTorch's cross-entropy, clipping and fused Adam. Nothing in an update waits for the device.
+    logits, PyTorch's cross-entropy, clipping and fused Adam. The loop itself never waits for the device.
 
     Raises ConfigError for fp16, which wants a scaled loss.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_decode import step_reads
+from decoder_reads import step_reads
 from reproduction.experiment import KINDS, adopted_experiment
 from reproduction.journal import Journal
 from reproduction.report import write_report

@@ -73,4 +73,7 @@ def test_a_tiny_benchmark(tmp_path: Path) -> None:
     assert all(0 < row["matrix_share"] < 1 for row in rows)
     for name in missing:
         assert f"{name.split('.')[0]} is not installed: left out" in result.stderr
+    too_many = subprocess.run([*command, "--rounds", "9999"], capture_output=True, text=True, check=False)
+    assert too_many.returncode == 2
+    assert "--updates times --rounds must not be more" in too_many.stderr.splitlines()[-1]
     assert [line.split()[0] for line in result.stdout.splitlines()[2:-1]] == [row["attention"] for row in rows]
