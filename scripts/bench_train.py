@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -142,7 +143,7 @@ def engine_share(config: Config, kind: str, folder: Path, *, updates: int) -> fl
 
 
 def measure(config: Config, kinds: list[str], others: list[str], *, updates: int, rounds: int) -> dict[str, Any]:
-    """Figures of every kind and of the other models, the rounds alternating."""
+    """Figures of every kind and of the other models, in each round in another order."""
     with tempfile.TemporaryDirectory() as folder:
         trainers = {kind: make_trainer(config, kind, Path(folder)) for kind in kinds}
         any_trainer = next(iter(trainers.values()))
@@ -166,13 +167,14 @@ def measure(config: Config, kinds: list[str], others: list[str], *, updates: int
         # The kinds need the same products, but the counter does not see those of kernels in Triton.
         flops |= dict.fromkeys(kinds, max(flops[kind] for kind in kinds))
         rates = []
+        order = random.Random(1)
         for round_number in range(rounds):
             first = round_number * updates
             part = batches[first : first + updates]
             tokens = sum(batch.target_tokens for micro_batches in part for batch in micro_batches)
             rates.append(matrix_rate(precision, device))
-            turn = round_number % len(names)
-            for name in names[turn:] + names[:turn]:  # none is always the first after the matrix product
+            # In any order: none is always the first after the matrix product, or has always the same one before it.
+            for name in order.sample(names, len(names)):
                 speeds[name].append(tokens / seconds_of(subjects[name], part, first, device))
         rate = statistics.median(rates)
         on_cpu = device.type == "cpu"
