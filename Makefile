@@ -47,7 +47,7 @@ $(BIN)/pip:
 FORCE:
 
 demo: $(INSTALLED) ## Train a small rela-g model on the embedded corpus, translate, score and draw it
-	@$(BIN)/python scripts/demo.py
+	@$(BIN)/python scripts/tools/demo.py
 
 test: $(INSTALLED) ## Run the fast test suite
 	$(BIN)/python -m pytest
@@ -65,12 +65,12 @@ format: $(INSTALLED) ## Rewrite the code in the common style
 	$(BIN)/ruff format .
 
 docs: $(INSTALLED) ## Generate docs/configuration.md from the schema
-	$(BIN)/python scripts/config_reference.py
+	$(BIN)/python scripts/tools/config_reference.py
 
-bench: $(INSTALLED) ## Measure speed (scripts/bench_*.py)
-	@set -e; for script in $(sort $(wildcard scripts/bench_*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(INSTALLED) ## Measure speed (scripts/benchmarks/bench_*.py)
+	@set -e; for script in $(sort $(wildcard scripts/benchmarks/bench_*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
-REPRODUCE = $(BIN)/python scripts/reproduce.py $(@:reproduce-%=%) $(if $(PLAN),--plan) $(if $(SCALE),--scale $(SCALE)) \
+REPRODUCE = $(BIN)/nmt-reproduce $(@:reproduce-%=%) $(if $(PLAN),--plan) $(if $(SCALE),--scale $(SCALE)) \
   $(if $(KINDS),--kinds "$(KINDS)") $(if $(SEEDS),--seeds "$(SEEDS)") $(OPTIONS)
 
 reproduce-wmt14: $(INSTALLED) ## The paper's WMT14 English-German table: all five attentions, end to end

@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmt_rela.attention import multi_head, paths
-from nmt_rela.attention.mask import CAUSAL, Mask, mask_from, padding_mask
-from nmt_rela.attention.multi_head import MultiHeadAttention
+from nmt_rela.attention import backends, multi_head_attention
+from nmt_rela.attention.mask import CAUSAL, Mask, attention_mask, key_padding_mask
+from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 
 
 def padding(lengths: list[int], keys: int) -> Mask:
-    return padding_mask(torch.arange(keys) < torch.tensor(lengths)[:, None], torch.float32)
+    return key_padding_mask(torch.arange(keys) < torch.tensor(lengths)[:, None], torch.float32)
 
 
 def history(sentences: int, beams: int, keys: int) -> Mask:
     """A mask of its own for each query, as beams have; one of them sees nothing."""
     visible = torch.rand(sentences, 1, beams, keys, generator=torch.Generator().manual_seed(1)) < 0.5
     visible[0, 0, 1] = False
-    return mask_from(visible, torch.float32)
+    return attention_mask(visible, torch.float32)
 
 
 #: Sentences, heads, queries, keys, width, mask.
@@ -76,5 +76,5 @@ def assert_zero_where_masked(output: Tensor, query_gradient: Tensor, *gradients:
 
 def take_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on the reference path is taken, on all devices, in attention, norm and loss."""
-    monkeypatch.setattr(paths, "FAST_DEVICES", set())
-    monkeypatch.setattr(multi_head, "fast_heads", lambda *_, **__: None)
+    monkeypatch.setattr(backends, "FUSED_DEVICE_TYPES", set())
+    monkeypatch.setattr(multi_head_attention, "fused_backend", lambda *_, **__: None)

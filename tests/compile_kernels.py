@@ -19,9 +19,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from nmt_rela.attention.kernels.fused import fused_attention
-from nmt_rela.attention.kernels.norm import gated_rms_norm
-from nmt_rela.training.loss_kernel import losses_of_logits
+from nmt_rela.kernels.triton.cross_entropy import cross_entropy_forward_backward
+from nmt_rela.kernels.triton.gated_rms_norm import gated_rms_norm
+from nmt_rela.kernels.triton.sparse_attention import fused_attention
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -65,7 +65,9 @@ def main() -> None:
     heads = torch.randn(4, 512, dtype=torch.bfloat16, requires_grad=True)
     gate = torch.ones(512, requires_grad=True)
     gated_rms_norm(heads, gate, epsilon=1e-8).sum().backward()
-    losses_of_logits(torch.randn(4, 32_000).bfloat16(), torch.arange(4), smoothing=0.1, with_gradient=True)
+    cross_entropy_forward_backward(
+        torch.randn(4, 32_000).bfloat16(), torch.arange(4), smoothing=0.1, with_gradient=True
+    )
 
 
 def report(kernel: Any, options: dict[str, Any]) -> None:

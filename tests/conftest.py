@@ -19,7 +19,10 @@ if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.append(str(REPOSITORY / "scripts"))  # where the parts of scripts/reproduce.py are
+sys.path += [str(REPOSITORY / "scripts" / "benchmarks"), str(REPOSITORY / "scripts")]
+    str(REPOSITORY / "scripts" / "benchmarks"),
+    str(REPOSITORY / "scripts"),
+)  # where the benchmarks find each other
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from nmt_rela.errors import ConfigError
-from nmt_rela.inference.translation import Translated, Translation
+from nmt_rela.generation.translation import Translated, Translation
+from nmt_rela.utils.errors import ConfigError
 
 
 class Echo:

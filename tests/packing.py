@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from nmt_rela.corpora.archives import ArchiveFiles
+from nmt_rela.preparation.sources.archives import ArchiveFiles
 
 COMPRESSORS = {
     "": bytes,

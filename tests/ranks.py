@@ -1,4 +1,4 @@
-"""Ranks as forked processes: what torchrun does for them without starting Python, and torch, anew each time."""
+"""Ranks as forked processes: what torchrun does for them, without starting Python and importing torch each time."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nmt_rela.data.vocabulary import BOS, EOS, PAD, UNK
+from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK
 
 
 def table(*, sentences: int, vocabulary: int, seed: int) -> Tensor:

@@ -10,13 +10,13 @@ from pathlib import Path
 import sentencepiece
 import torch
 
+from nmt_rela.checkpoints.checkpoint import step_name, write_checkpoint
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.config.schema import Config, DataConfig, DecodingConfig, ModelConfig, TrainingConfig
-from nmt_rela.data.vocabulary import EOS, Vocabularies, Vocabulary
-from nmt_rela.inference.translator import Translator
-from nmt_rela.model.transformer import Transformer
-from nmt_rela.storage.checkpoint import step_name, write_checkpoint
-from nmt_rela.storage.run_directory import RunDirectory
+from nmt_rela.data.tokenizer import EOS, TokenizerPair, Vocabulary
+from nmt_rela.generation.translator import Translator
+from nmt_rela.models.transformer import Transformer
 
 TEXT = """der die das ein eine kleine grosse alte neue Hund Katze Haus Baum Strasse Frau Mann Kind läuft schläft sieht
 findet kauft über unter neben auf mit ohne heute morgen gestern schnell langsam immer nie"""
@@ -36,7 +36,7 @@ def sentences(count: int, *, seed: int = 0, longest: int = 12) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def vocabularies() -> Vocabularies:
+def vocabularies() -> TokenizerPair:
     """One BPE model for both sides."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -44,7 +44,7 @@ def vocabularies() -> Vocabularies:
         pad_id=0, unk_id=1, eos_id=2, bos_id=3, minloglevel=2,
     )  # fmt: skip
     joint = Vocabulary(model.getvalue(), name="toy")
-    return Vocabularies(joint, joint)
+    return TokenizerPair(joint, joint)
 
 
 def _model_config(attention: str, layers: int) -> ModelConfig:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nmt_rela.errors import UserError
+from nmt_rela.utils.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

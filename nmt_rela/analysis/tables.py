@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nmt_rela.analysis.head_study import Head
-from nmt_rela.analysis.run_analysis import AnalysisText, RunAnalysis
+from nmt_rela.analysis.alignment import MODES, LayerAlignment, LinkCounts
+from nmt_rela.analysis.head_ablation import Head
+from nmt_rela.analysis.pipeline import AnalysisText, RunAnalysis
 from nmt_rela.analysis.statistics import pool
-from nmt_rela.analysis.word_links import MODES, LayerAlignment, LinkCounts
-from nmt_rela.text import atomic_file
+from nmt_rela.utils.text import atomic_write
 
 FORMAT = 1
 
@@ -137,7 +137,7 @@ def loss_changes(run: RunAnalysis) -> dict[Head, float]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Write indented JSON, whole or not at all."""
-    with atomic_file(path) as stream:
+    with atomic_write(path) as stream:
         stream.write((json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))
     return path
 
@@ -148,7 +148,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    with atomic_file(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(text.getvalue().encode("utf-8"))
     return path
 

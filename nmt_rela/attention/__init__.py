@@ -1,1 +1,1 @@
-"""Attention: scores, maps, norms, kernels."""
+"""Multi-head attention, its weight functions, norms, masks and backends."""

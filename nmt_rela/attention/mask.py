@@ -48,7 +48,7 @@ class Mask:
 CAUSAL = Mask(None, None, causal=True)
 
 
-def mask_from(valid: Tensor, dtype: torch.dtype) -> Mask:
+def attention_mask(valid: Tensor, dtype: torch.dtype) -> Mask:
     """The mask of a boolean tensor, true where a key may be seen: [batch or 1, 1, queries or 1, keys]."""
     dead = ~valid.any(dim=-1, keepdim=True)
     # On a GPU it would have to be waited for to know that there are none.
@@ -56,9 +56,9 @@ def mask_from(valid: Tensor, dtype: torch.dtype) -> Mask:
     return Mask(_bias(valid, dtype), None if known_alive else dead)
 
 
-def padding_mask(valid: Tensor, dtype: torch.dtype) -> Mask:
+def key_padding_mask(valid: Tensor, dtype: torch.dtype) -> Mask:
     """The mask of key validity [batch, keys]: every query of a sentence sees its valid keys."""
-    return mask_from(valid[:, None, None, :], dtype)
+    return attention_mask(valid[:, None, None, :], dtype)
 
 
 def _bias(valid: Tensor, dtype: torch.dtype) -> Tensor:

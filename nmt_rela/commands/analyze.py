@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 from nmt_rela.commands import console
 from nmt_rela.commands.model_options import override_decoding
-from nmt_rela.errors import DataError, did_you_mean
+from nmt_rela.utils.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from nmt_rela.alignment import GoldLinks
-    from nmt_rela.analysis.run_analysis import AnalysisText, RunAnalysis
+    from nmt_rela.analysis.pipeline import AnalysisText, RunAnalysis
     from nmt_rela.config.schema import Config
+    from nmt_rela.metrics.word_alignment import GoldAlignment
 
 log = logging.getLogger("nmt_rela.analysis")
 
@@ -78,14 +78,14 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     formats = _check(parser, options)
 
     from nmt_rela.analysis import plots
-    from nmt_rela.analysis.outputs import alignment_summary, plot_all, summary, write_all
-    from nmt_rela.analysis.run_analysis import analyze_run
-    from nmt_rela.inference.device import choose_device
-    from nmt_rela.storage.run_directory import RunDirectory
+    from nmt_rela.analysis.pipeline import analyze_run
+    from nmt_rela.analysis.writers import alignment_summary, plot_all, summary, write_all
+    from nmt_rela.checkpoints.run_directory import RunDirectory
+    from nmt_rela.generation.device import resolve_device
 
     if formats:
         plots.require_matplotlib()
-    device = choose_device(options.device)
+    device = resolve_device(options.device)
     directories = [RunDirectory(path) for path in options.model]
     configs = [directory.config() for directory in directories]
     decodings = [override_decoding(config, options.overrides) for config in configs]
@@ -140,10 +140,10 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list
 
 
 def _text(options: argparse.Namespace, config: Config) -> AnalysisText:
-    from nmt_rela.analysis.run_analysis import AnalysisText
-    from nmt_rela.corpora.cleaning import language_normaliser
-    from nmt_rela.corpora.prepare import locate
-    from nmt_rela.text import read_parallel
+    from nmt_rela.analysis.pipeline import AnalysisText
+    from nmt_rela.preparation.cleaning import normalization_for
+    from nmt_rela.preparation.pipeline import locate
+    from nmt_rela.utils.text import read_parallel
 
     gold, tokenizer = options.gold, "13a"
     if options.source is not None:
@@ -159,7 +159,7 @@ def _text(options: argparse.Namespace, config: Config) -> AnalysisText:
         name, source, target, tokenizer = chosen.name, chosen.source, chosen.target, chosen.bleu_tokenizer
         gold = gold or chosen.gold_alignments
     data = config.data
-    normalise = [language_normaliser(language, romanian=data.romanian) for language in (data.source, data.target)]
+    normalise = [normalization_for(language, romanian=data.romanian) for language in (data.source, data.target)]
     lines = [(normalise[0](left), normalise[1](right)) for left, right in read_parallel(source, target)]
     if not lines:
         raise DataError(f"{source}: no sentence pair to analyse")
@@ -170,8 +170,8 @@ def _text(options: argparse.Namespace, config: Config) -> AnalysisText:
     )
 
 
-def _gold(path: Path, sentences: int, *, reverse: bool) -> list[GoldLinks]:
-    from nmt_rela.alignment import GoldLinks, read_pharaoh
+def _gold(path: Path, sentences: int, *, reverse: bool) -> list[GoldAlignment]:
+    from nmt_rela.metrics.word_alignment import GoldAlignment, read_pharaoh
 
     links = read_pharaoh(path)
     if len(links) != sentences:
@@ -179,7 +179,9 @@ def _gold(path: Path, sentences: int, *, reverse: bool) -> list[GoldLinks]:
     if not reverse:
         return links
     return [
-        GoldLinks(sure=frozenset((j, i) for i, j in found.sure), possible=frozenset((j, i) for i, j in found.possible))
+        GoldAlignment(
+            sure=frozenset((j, i) for i, j in found.sure), possible=frozenset((j, i) for i, j in found.possible)
+        )
         for found in links
     ]
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 
 from nmt_rela.commands import console
-from nmt_rela.errors import CheckpointError
+from nmt_rela.utils.errors import CheckpointError
 
 log = logging.getLogger("nmt_rela")
 
@@ -29,12 +29,18 @@ def _average(arguments: Sequence[str] | None) -> None:
         if count is not None and count < 1:
             parser.error(f"--{name} {count}: accepted: a number from 1")
 
-    from nmt_rela.storage.checkpoint import average, list_steps, load_state, verify_checkpoint, write_checkpoint
-    from nmt_rela.storage.run_directory import AVERAGE, RunDirectory
+    from nmt_rela.checkpoints.checkpoint import (
+        average,
+        list_checkpoints,
+        load_state,
+        verify_checkpoint,
+        write_checkpoint,
+    )
+    from nmt_rela.checkpoints.run_directory import AVERAGE, RunDirectory
 
     run = RunDirectory(options.model)
     run.config()  # is it a run at all?
-    steps = ranked = list_steps(run.checkpoints)
+    steps = ranked = list_checkpoints(run.checkpoints)
     if options.best is not None:
         scores = {path: score for path in steps if (score := load_state(path).get("score")) is not None}
         ranked = sorted(scores, key=lambda path: (float(scores[path]), -steps.index(path)))

@@ -27,9 +27,9 @@ from typing import NoReturn
 from nmt_rela import __version__
 from nmt_rela.config.loader import config_to_yaml, load_config
 from nmt_rela.config.schema import Config
-from nmt_rela.errors import (
+from nmt_rela.utils.errors import (
     EXIT_DONE,
-    EXIT_FAULT,
+    EXIT_INTERNAL_ERROR,
     EXIT_INTERRUPTED,
     EXIT_USER_ERROR,
     UserError,
@@ -84,10 +84,10 @@ def run(
                 _silence_stdout()
             return _refuse(program, message)
         traceback.print_exc()
-        return EXIT_FAULT
+        return EXIT_INTERNAL_ERROR
     except Exception:
         traceback.print_exc()
-        return EXIT_FAULT
+        return EXIT_INTERNAL_ERROR
 
 
 def _status(command: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None) -> int:

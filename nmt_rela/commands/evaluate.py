@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from nmt_rela.commands import console
 from nmt_rela.commands.model_options import add_model_arguments, add_search_arguments, load_translator
-from nmt_rela.errors import ConfigError, did_you_mean
+from nmt_rela.utils.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from nmt_rela.inference.translator import Translator
+    from nmt_rela.generation.translator import Translator
 
 log = logging.getLogger("nmt_rela")
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: Sequence[str] | None) -> None:
-    from nmt_rela.evaluation import TOKENIZERS
+    from nmt_rela.metrics.bleu import TOKENIZERS
 
     parser = console.parser("nmt-evaluate", __doc__)
     add_model_arguments(parser)
@@ -56,9 +56,9 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     if (options.source is None) != (options.reference is None):
         parser.error("--source and --reference belong together")
 
-    from nmt_rela.storage.model_card import write_model_card
-    from nmt_rela.storage.run_directory import RunDirectory
-    from nmt_rela.text import write_lines
+    from nmt_rela.checkpoints.run_directory import RunDirectory
+    from nmt_rela.export.model_card import write_model_card
+    from nmt_rela.utils.text import write_lines
 
     sets = _named_sets(options) if options.source is None else [_given_set(options)]
     translator = load_translator(options)
@@ -82,10 +82,10 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
 def _evaluate_set(translator: Translator, test: _TestSet, directory: Path) -> dict[str, Any]:
     import time
 
-    from nmt_rela.corpora.progress import Progress
-    from nmt_rela.evaluation import score
-    from nmt_rela.inference.output import one_line
-    from nmt_rela.text import read_parallel, write_lines
+    from nmt_rela.generation.formatting import one_line
+    from nmt_rela.metrics.bleu import score
+    from nmt_rela.utils.progress import Progress
+    from nmt_rela.utils.text import read_parallel, write_lines
 
     pairs = list(read_parallel(test.source, test.reference))
     start = time.perf_counter()
@@ -103,8 +103,8 @@ def _evaluate_set(translator: Translator, test: _TestSet, directory: Path) -> di
 
 def _named_sets(options: argparse.Namespace) -> list[_TestSet]:
     """The test sets of the run's task."""
-    from nmt_rela.corpora.prepare import locate
-    from nmt_rela.storage.run_directory import RunDirectory
+    from nmt_rela.checkpoints.run_directory import RunDirectory
+    from nmt_rela.preparation.pipeline import locate
 
     data = locate(RunDirectory(options.model[0]).config().data)
     known = {text.name: text for text in (data.dev, *data.tests)}
@@ -125,7 +125,7 @@ def _given_set(options: argparse.Namespace) -> _TestSet:
 
 def _output_directory(options: argparse.Namespace) -> Path:
     """evaluation/<checkpoint> in the (first) run."""
-    from nmt_rela.storage.run_directory import RunDirectory
+    from nmt_rela.checkpoints.run_directory import RunDirectory
 
     run = RunDirectory(options.model[0])
     name = run.checkpoint(options.checkpoint).name if len(options.model) == 1 else "ensemble"

@@ -37,8 +37,8 @@ def _export(arguments: Sequence[str] | None) -> None:
     )  # fmt: skip
     options = console.parse(parser, arguments)
 
-    from nmt_rela.storage.export import export_run
-    from nmt_rela.storage.run_directory import RunDirectory
+    from nmt_rela.checkpoints.run_directory import RunDirectory
+    from nmt_rela.export.run_export import export_run
 
     export_run(
         RunDirectory(options.model), options.output,

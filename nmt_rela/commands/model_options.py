@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from nmt_rela.commands import console
-from nmt_rela.errors import ConfigError
+from nmt_rela.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from nmt_rela.config.schema import Config, DecodingConfig
-    from nmt_rela.inference.translator import Translator
+    from nmt_rela.generation.translator import Translator
 
 
 def add_model_arguments(to: argparse.ArgumentParser) -> None:
@@ -63,12 +63,12 @@ def load_translator(options: argparse.Namespace) -> Translator:
     """The translator that the options describe."""
     import torch
 
-    from nmt_rela.host_memory import bound_compiled_products
-    from nmt_rela.inference.translator import Translator
+    from nmt_rela.generation.translator import Translator
+    from nmt_rela.utils.memory import limit_onednn_cache
 
     if options.threads is not None:
         torch.set_num_threads(_checked_threads(options))
-    bound_compiled_products(torch.get_num_threads())
+    limit_onednn_cache(torch.get_num_threads())
     return Translator.load(
         options.model,
         checkpoint=options.checkpoint,
@@ -115,7 +115,7 @@ def override_decoding(config: Config, overrides: Sequence[str]) -> DecodingConfi
 
 def _decoding(options: argparse.Namespace) -> DecodingConfig:
     """The first run's decoding settings under the options and overrides."""
-    from nmt_rela.storage.run_directory import RunDirectory
+    from nmt_rela.checkpoints.run_directory import RunDirectory
 
     overrides = list(options.overrides)
     for name in ("beam", "length_penalty", "early_stopping"):

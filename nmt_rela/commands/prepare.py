@@ -30,8 +30,8 @@ def _prepare(arguments: Sequence[str] | None) -> None:
         parser.error(f"--workers {options.workers}: accepted: a number from 0")
     config = console.read_config(options)
 
-    from nmt_rela.corpora.accounts import account_lines
-    from nmt_rela.corpora.prepare import prepare
+    from nmt_rela.preparation.cleaning_stats import account_lines
+    from nmt_rela.preparation.pipeline import prepare
 
     prepared = prepare(config.data, workers=options.workers)
     if options.json:

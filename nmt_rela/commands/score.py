@@ -38,8 +38,8 @@ def _score(arguments: Sequence[str] | None) -> None:
     )
     options = console.parse(parser, arguments)
 
-    from nmt_rela.inference.output import json_score
-    from nmt_rela.text import read_parallel
+    from nmt_rela.generation.formatting import json_score
+    from nmt_rela.utils.text import read_parallel
 
     for _ in read_parallel(options.source, options.target):
         pass  # unequal files are refused before anything is printed

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from nmt_rela.commands import console
 from nmt_rela.config.schema import Config
-from nmt_rela.errors import EXIT_DONE, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR
+from nmt_rela.utils.errors import EXIT_DONE, EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR
 
 if TYPE_CHECKING:
-    from nmt_rela.storage.run_lock import RunLock
-    from nmt_rela.training.distributed import Ranks
+    from nmt_rela.checkpoints.run_lock import RunLock
+    from nmt_rela.training.distributed import DistributedContext
 
 log = logging.getLogger("nmt_rela.training")
 
@@ -41,45 +41,47 @@ def _train(arguments: Sequence[str] | None) -> int:
     gpus = 0 if "RANK" in os.environ else _visible_gpus(config)
     if gpus > 1:
         return _on_all_gpus(gpus, list(sys.argv[1:] if arguments is None else arguments))
-    # Ranks that torchrun has started again go on where they were.
+    # DistributedContext that torchrun has started again go on where they were.
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     return _on_this_rank(config, fresh=options.fresh and restarts == 0)
 
 
 def _on_this_rank(config: Config, *, fresh: bool) -> int:
-    from nmt_rela.host_memory import bound_compiled_products, keep_host_memory
-    from nmt_rela.storage.run_lock import RunLock
-    from nmt_rela.training.distributed import FailedElsewhere, RankLost, join
+    from nmt_rela.checkpoints.run_lock import RunLock
+    from nmt_rela.training.distributed import PeerLostError, RemoteRankError, join
+    from nmt_rela.utils.memory import disable_malloc_trimming, limit_onednn_cache
 
     if int(os.environ.get("RANK", 0)) > 0:
         logging.getLogger("nmt_rela").setLevel(logging.ERROR)
-    keep_host_memory()
-    bound_compiled_products(1)
+    disable_malloc_trimming()
+    limit_onednn_cache(1)
     lock = RunLock()
     try:
         ranks = join(config.training.device)
         status = _run(config, ranks, lock, fresh=fresh)
         ranks.leave()
-    except FailedElsewhere as failure:
-        return EXIT_USER_ERROR if failure.mistake else EXIT_FAULT
-    except RankLost as error:
+    except RemoteRankError as failure:
+        return EXIT_USER_ERROR if failure.mistake else EXIT_INTERNAL_ERROR
+    except PeerLostError as error:
         print(f"nmt-train: {error}", file=sys.stderr, flush=True)
-        os._exit(EXIT_FAULT)  # not by the usual way: what was sent to a GPU and never answered would be waited for
+        os._exit(
+            EXIT_INTERNAL_ERROR
+        )  # not by the usual way: what was sent to a GPU and never answered would be waited for
     finally:
         lock.release()
     return status
 
 
-def _run(config: Config, ranks: Ranks, lock: RunLock, *, fresh: bool) -> int:
-    from nmt_rela.corpora.prepare import prepare
-    from nmt_rela.storage.model_card import write_model_card
-    from nmt_rela.storage.run_directory import RunDirectory
-    from nmt_rela.training.session import open_run
+def _run(config: Config, ranks: DistributedContext, lock: RunLock, *, fresh: bool) -> int:
+    from nmt_rela.checkpoints.run_directory import RunDirectory
+    from nmt_rela.export.model_card import write_model_card
+    from nmt_rela.preparation.pipeline import prepare
+    from nmt_rela.training.run_setup import prepare_run_directory
     from nmt_rela.training.trainer import Trainer
 
     data = ranks.on_main(lambda: prepare(config.data))
-    resume = ranks.on_main(lambda: open_run(config, data, ranks, lock, fresh=fresh))
-    requests = StopRequests()
+    resume = ranks.on_main(lambda: prepare_run_directory(config, data, ranks, lock, fresh=fresh))
+    requests = GracefulStop()
     run = RunDirectory(config.run)
     trainer = ranks.together(lambda: Trainer(config, data=data, run=run, ranks=ranks, resume=resume))
     outcome = trainer.run(stop_requested=requests.any)
@@ -88,7 +90,7 @@ def _run(config: Config, ranks: Ranks, lock: RunLock, *, fresh: bool) -> int:
     return requests.exit_code
 
 
-class StopRequests:
+class GracefulStop:
     """SIGTERM, SIGINT and SIGUSR1 ask for a saved end after the present update; a second signal does not wait."""
 
     def __init__(self) -> None:
@@ -137,7 +139,7 @@ def _on_all_gpus(count: int, arguments: list[str]) -> int:
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
         known = (EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED)
-        return next((code for code in known if code in codes), EXIT_FAULT)
+        return next((code for code in known if code in codes), EXIT_INTERNAL_ERROR)
     except SignalException as end:
         return EXIT_INTERRUPTED if end.sigval == signal.SIGINT else EXIT_TERMINATED
     return EXIT_DONE

@@ -69,13 +69,13 @@ def _translate(arguments: Sequence[str] | None) -> None:
     draw.add_argument("--top-p", type=float, default=1.0, metavar="P", help="from those that hold this probability")
     options = console.parse(parser, arguments)
 
-    from nmt_rela.corpora.progress import Progress
-    from nmt_rela.inference.aligner import AlignmentChoice
-    from nmt_rela.inference.device import worker_devices
-    from nmt_rela.inference.output import json_lines, moses_lines, text_lines
-    from nmt_rela.inference.sampling import Sampling
-    from nmt_rela.inference.workers import translate_in_processes
-    from nmt_rela.text import decode_lines, read_lines
+    from nmt_rela.generation.alignment import AlignmentOptions
+    from nmt_rela.generation.device import worker_devices
+    from nmt_rela.generation.formatting import json_lines, moses_lines, text_lines
+    from nmt_rela.generation.multiprocess import translate_in_processes
+    from nmt_rela.generation.sampling import Sampling
+    from nmt_rela.utils.progress import Progress
+    from nmt_rela.utils.text import decode_lines, read_lines
 
     sampling = None
     if options.sample:
@@ -84,7 +84,7 @@ def _translate(arguments: Sequence[str] | None) -> None:
         )
     align = None
     if options.alignments:
-        align = AlignmentChoice(
+        align = AlignmentOptions(
             layer=options.alignment_layer, head=options.alignment_head, shifted=options.alignment_shifted
         )
     formatter = json_lines if options.format == "jsonl" else text_lines if options.n_best is None else moses_lines

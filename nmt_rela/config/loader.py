@@ -19,9 +19,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from nmt_rela.config.located_yaml import Mapping, Scalar, Tree, described, looks_like_number, merge, parse, printable
 from nmt_rela.config.schema import Config
-from nmt_rela.errors import ConfigError, did_you_mean
+from nmt_rela.config.yaml_nodes import Mapping, Scalar, Tree, described, looks_like_number, merge, parse, printable
+from nmt_rela.utils.errors import ConfigError, did_you_mean
 
 #: Whole numbers end up in 64 bits.
 _LARGEST = 2**63 - 1

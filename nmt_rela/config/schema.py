@@ -19,7 +19,7 @@ def accepts(*, low: float | None = None, high: float | None = None) -> Mapping[s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SiteAttention:
+class AttentionBySite:
     """One attention kind for each of the three sites."""
 
     #: Encoder self-attention.
@@ -75,7 +75,7 @@ class ModelConfig:
     """The Transformer. Field names are the arguments of ``model.transformer.Transformer``."""
 
     #: One kind for all three sites, or a mapping with the keys encoder, decoder, cross.
-    attention: AttentionKind | SiteAttention = "rela-g"
+    attention: AttentionKind | AttentionBySite = "rela-g"
     #: Encoder layers.
     encoder_layers: int = field(default=6, metadata=accepts(low=1))
     #: Decoder layers.

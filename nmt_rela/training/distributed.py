@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nmt_rela.errors import ConfigError, UserError
+from nmt_rela.utils.errors import ConfigError, UserError
 
 Result = TypeVar("Result")
 
@@ -31,11 +31,11 @@ PATIENCE = timedelta(days=7)
 _BUCKET_NUMBERS = 1 << 24
 
 
-class RankLost(RuntimeError):
+class PeerLostError(RuntimeError):
     """Another rank has died or hangs: this one ends too, and whoever started the ranks may start them again."""
 
 
-class FailedElsewhere(RuntimeError):
+class RemoteRankError(RuntimeError):
     """Another rank has failed and says why: this one ends without a word, with the same exit status.
 
     The same, because torchrun passes on the status of whichever rank it sees ended first.
@@ -47,7 +47,7 @@ class FailedElsewhere(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class DistributedContext:
     """This process among those of the run."""
 
     rank: int
@@ -97,7 +97,7 @@ class Ranks:
     def together(self, act: Callable[[], Result]) -> Result:
         """What ``act`` gives. When it fails on any rank, it fails on all.
 
-        The first of those ranks raises what it met, so that one mistake is told once; the others raise FailedElsewhere.
+        The first of those ranks raises what it met, so that one mistake is told once; the others raise RemoteRankError.
         ``act`` must not wait for other ranks.
         """
         if self.size == 1:
@@ -112,7 +112,7 @@ class Ranks:
         if failure is not None and first == self.rank:
             raise failure
         if first is not None:
-            raise FailedElsewhere(mistake=failed[first])
+            raise RemoteRankError(mistake=failed[first])
         return result
 
     def on_main(self, act: Callable[[], Result]) -> Result:
@@ -121,8 +121,8 @@ class Ranks:
         return self.gather(result)[0]
 
     def fail(self, error: Exception) -> NoReturn:
-        """Raise what all ranks have met: the main rank says it, the others raise FailedElsewhere."""
-        raise error if self.is_main else FailedElsewhere(mistake=isinstance(error, UserError))
+        """Raise what all ranks have met: the main rank says it, the others raise RemoteRankError."""
+        raise error if self.is_main else RemoteRankError(mistake=isinstance(error, UserError))
 
     def copy_from_main(self, model: nn.Module) -> None:
         """Give every rank the main rank's parameters."""
@@ -146,10 +146,10 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:  # what gloo and NCCL raise when a peer is gone or silent for too long
-            raise RankLost(f"rank {self.rank} of {self.size} lost touch with the others: {error}") from error
+            raise PeerLostError(f"rank {self.rank} of {self.size} lost touch with the others: {error}") from error
 
 
-def join(device: Literal["auto", "cpu", "cuda"]) -> Ranks:
+def join(device: Literal["auto", "cpu", "cuda"]) -> DistributedContext:
     """Join the ranks that torchrun has started, or be alone. Raises ConfigError when there is no such device."""
     on_gpu = device != "cpu" and torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -167,11 +167,11 @@ def join(device: Literal["auto", "cpu", "cuda"]) -> Ranks:
             torch.cuda.set_device(place)
 
     if "RANK" not in os.environ:
-        ranks = Ranks(0, 1, place)
+        ranks = DistributedContext(0, 1, place)
     else:
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT, **_own_store())
         messages = dist.new_group(backend="gloo", timeout=PATIENCE)
-        ranks = Ranks(dist.get_rank(), dist.get_world_size(), place, messages)
+        ranks = DistributedContext(dist.get_rank(), dist.get_world_size(), place, messages)
     ranks.together(check)
     return ranks
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from nmt_rela.attention.paths import has_kernels_for
+from nmt_rela.attention.backends import triton_is_available_for
 
 # Logits are made and used up in slices of about this many numbers: what suits a CPU's cache, and what fills a GPU.
 _SLICE_NUMBERS = 1 << 22
 _GPU_SLICE_NUMBERS = 1 << 27
 
 
-def smoothed_cross_entropy(
+def fused_linear_cross_entropy(
     states: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -95,10 +95,13 @@ def _of_logits(
 
     The logits, [rows, outputs], are used up.
     """
-    if has_kernels_for(logits):
-        from nmt_rela.training.loss_kernel import losses_of_logits
+    if triton_is_available_for(logits):
+        from nmt_rela.kernels.triton.cross_entropy import cross_entropy_forward_backward
 
-        return (*losses_of_logits(logits, targets, smoothing=smoothing, with_gradient=with_gradient), logits)
+        return (
+            *cross_entropy_forward_backward(logits, targets, smoothing=smoothing, with_gradient=with_gradient),
+            logits,
+        )
     outputs = logits.shape[1]
     spread = smoothing / (outputs - 1)
     gold = targets[:, None]

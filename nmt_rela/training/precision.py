@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nmt_rela.errors import ConfigError
+from nmt_rela.utils.errors import ConfigError
 
 
 def resolve_precision(setting: str, device: torch.device) -> torch.dtype:

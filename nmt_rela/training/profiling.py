@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from nmt_rela.storage.run_directory import RunDirectory
-from nmt_rela.training.distributed import Ranks
+from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.training.distributed import DistributedContext
 
 log = logging.getLogger("nmt_rela.training")
 
@@ -18,7 +18,7 @@ _SKIPPED = 3
 
 
 @contextmanager
-def profiled(run: RunDirectory, updates: int, *, first: int, ranks: Ranks) -> Iterator[Callable[[], None]]:
+def profiled(run: RunDirectory, updates: int, *, first: int, ranks: DistributedContext) -> Iterator[Callable[[], None]]:
     """Trace ``updates`` updates of what is done inside, a few after ``first``, each ended by calling what is yielded.
 
     Every rank writes ``profile/update_FIRST_rank_R.json``. None are traced with 0. What cannot be written is warned of.

@@ -14,33 +14,33 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from nmt_rela.checkpoints.checkpoint import load_state, load_tensors
+from nmt_rela.checkpoints.manager import CheckpointManager
+from nmt_rela.checkpoints.run_directory import RunDirectory, build_model, load_weights
 from nmt_rela.config.schema import Config
-from nmt_rela.corpora.prepare import PreparedData
-from nmt_rela.data.batching import EpochPlan, plan_epoch
-from nmt_rela.data.binary import BinaryCorpus
-from nmt_rela.data.loading import Batch, load_updates
-from nmt_rela.data.vocabulary import PAD, Vocabularies
-from nmt_rela.errors import CheckpointError, ConfigError, UserError
-from nmt_rela.host_memory import release_host_memory
-from nmt_rela.storage.checkpoint import load_state, load_tensors
-from nmt_rela.storage.run_directory import RunDirectory, build_model, load_weights
-from nmt_rela.training.distributed import Ranks
-from nmt_rela.training.keeper import Keeper
-from nmt_rela.training.loss import smoothed_cross_entropy
-from nmt_rela.training.monitor import Monitor, finite
+from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
+from nmt_rela.data.data_loader import Batch, iterate_updates
+from nmt_rela.data.indexed_dataset import ParallelDataset
+from nmt_rela.data.tokenizer import PAD, TokenizerPair
+from nmt_rela.preparation.pipeline import PreparedData
+from nmt_rela.training.distributed import DistributedContext
+from nmt_rela.training.loss import fused_linear_cross_entropy
+from nmt_rela.training.metric_logger import Monitor, finite
 from nmt_rela.training.optimizer import build_optimizer, learning_rate
 from nmt_rela.training.precision import resolve_precision
 from nmt_rela.training.profiling import profiled
-from nmt_rela.training.progress import Progress
+from nmt_rela.training.step_metrics import Window
+from nmt_rela.training.trainer_state import Progress
 from nmt_rela.training.validation import Validator
-from nmt_rela.training.window import Window
+from nmt_rela.utils.errors import CheckpointError, ConfigError, UserError
+from nmt_rela.utils.memory import trim_malloc
 
 log = logging.getLogger("nmt_rela.training")
 
 Outcome = Literal["finished", "stopped"]
 
 
-class NonFiniteTraining(UserError):
+class TrainingDivergedError(UserError):
     """Loss or gradients were not finite for too many updates in a row."""
 
 
@@ -48,7 +48,7 @@ class Trainer:
     """One run on one rank."""
 
     def __init__(
-        self, config: Config, *, data: PreparedData, run: RunDirectory, ranks: Ranks, resume: Path | None
+        self, config: Config, *, data: PreparedData, run: RunDirectory, ranks: DistributedContext, resume: Path | None
     ) -> None:
         """Make everything that ``run`` needs, without a word to other ranks; ``resume`` is a checkpoint to go on from.
 
@@ -62,8 +62,8 @@ class Trainer:
                 f"training.accumulate: {settings.accumulate} micro-batches cannot be shared by {ranks.size} ranks; "
                 f"accepted: a multiple of {ranks.size}"
             )
-        self.corpus = BinaryCorpus.open(data.train)
-        self.vocabularies = Vocabularies.load(data.tokenizer)
+        self.corpus = ParallelDataset.open(data.train)
+        self.vocabularies = TokenizerPair.load(data.tokenizer)
         torch.manual_seed(_mixed(settings.seed))
         self.model = build_model(config.model, self.vocabularies).to(ranks.device)
         self.parameters = list(self.model.parameters())
@@ -71,7 +71,7 @@ class Trainer:
         self.precision = resolve_precision(settings.precision, ranks.device)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision is torch.float16)
         self.progress = Progress()
-        self.keeper = Keeper(run, settings)
+        self.keeper = CheckpointManager(run, settings)
         self.window = Window(ranks.device, loss_average=settings.loss_average)
         self._nonfinite_in_a_row = torch.zeros((), device=ranks.device)
         # This rank's share of the latest update, and its loss.
@@ -88,7 +88,7 @@ class Trainer:
     def run(self, *, stop_requested: Callable[[], bool]) -> Outcome:
         """Train to the end, or until somebody asks to stop; either way the last update is saved.
 
-        Raises NonFiniteTraining; CheckpointError when the last update cannot be saved.
+        Raises TrainingDivergedError; CheckpointError when the last update cannot be saved.
         """
         settings, progress = self.config.training, self.progress
         deadline = time.monotonic() + settings.max_hours * 3600 if settings.max_hours else math.inf
@@ -123,7 +123,7 @@ class Trainer:
         ) as end_of_update:
             while not stopping and not self._complete():
                 plan = self._plan()
-                updates = load_updates(
+                updates = iterate_updates(
                     self.corpus,
                     plan,
                     accumulate=settings.accumulate,
@@ -143,7 +143,7 @@ class Trainer:
                 updates.close()
                 self._close_epoch(plan)
 
-    def step(self, batches: list[Batch], plan: EpochPlan) -> None:
+    def step(self, batches: list[Batch], plan: BatchPlan) -> None:
         """One update from this rank's micro-batches; nothing in it waits for the device."""
         settings, progress = self.config.training, self.progress
         self.model.train()
@@ -200,7 +200,7 @@ class Trainer:
         batch, positions = batch.to(self.ranks.device), self._send(positions)
         with self._autocast():
             states = self.model(batch.source, self.model.shift(batch.target))  # [sentences, length, dimension]
-            return smoothed_cross_entropy(
+            return fused_linear_cross_entropy(
                 states.flatten(0, 1)[positions],
                 self.model.output_weight,
                 batch.target.flatten()[positions],
@@ -217,7 +217,7 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.ranks.device.type, dtype=self.precision, enabled=self.precision is not torch.float32)
 
-    def _plan(self) -> EpochPlan:
+    def _plan(self) -> BatchPlan:
         settings = self.config.training
         return plan_epoch(
             self.corpus.source_lengths,
@@ -228,11 +228,11 @@ class Trainer:
             epoch=self.progress.epoch,
         )
 
-    def _close_epoch(self, plan: EpochPlan) -> None:
+    def _close_epoch(self, plan: BatchPlan) -> None:
         if self.progress.cursor == plan.updates:
             self.progress.epoch, self.progress.cursor = self.progress.epoch + 1, 0
 
-    def _update_size(self, plan: EpochPlan) -> tuple[int, int]:
+    def _update_size(self, plan: BatchPlan) -> tuple[int, int]:
         """Target tokens and sentences of the coming update on all ranks: every rank knows the whole plan."""
         first = self.progress.cursor * plan.accumulate
         pairs = plan.order[plan.starts[first] : plan.starts[first + plan.accumulate]]
@@ -259,7 +259,7 @@ class Trainer:
         is_best = self._validate() if validate else False
         if save or is_best:
             self._save()
-            release_host_memory()
+            trim_malloc()
         if validate:
             self.window.restart_clock()
 
@@ -305,7 +305,7 @@ class Trainer:
         found = self.ranks.gather((bool(loss.isfinite()), pairs))
         places = [f"rank {rank} (training pairs {pairs} …)" for rank, (sound, pairs) in enumerate(found) if not sound]
         self.ranks.fail(
-            NonFiniteTraining(
+            TrainingDivergedError(
                 f"update {self.progress.update}, {', '.join(places) or 'all ranks'}: loss or gradients were not finite "
                 f"for {in_a_row} updates in a row (training.max_nonfinite); lower training.learning_rate, lengthen "
                 "training.warmup, or set training.clip_norm"

@@ -10,20 +10,20 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from nmt_rela import evaluation
 from nmt_rela.config.schema import Config
-from nmt_rela.corpora.prepare import PreparedData
-from nmt_rela.data.batching import plan_epoch
-from nmt_rela.data.binary import BinaryCorpus
-from nmt_rela.data.loading import collate
-from nmt_rela.data.vocabulary import PAD, Vocabularies
-from nmt_rela.errors import CheckpointError
-from nmt_rela.inference.translator import Translator
-from nmt_rela.model.transformer import Transformer
-from nmt_rela.text import read_parallel
-from nmt_rela.training.attention_rates import attention_rates
-from nmt_rela.training.distributed import Ranks
-from nmt_rela.training.loss import smoothed_cross_entropy
+from nmt_rela.data.batch_plan import plan_epoch
+from nmt_rela.data.data_loader import collate
+from nmt_rela.data.indexed_dataset import ParallelDataset
+from nmt_rela.data.tokenizer import PAD, TokenizerPair
+from nmt_rela.generation.translator import Translator
+from nmt_rela.metrics import bleu
+from nmt_rela.metrics.attention_sparsity import attention_sparsity
+from nmt_rela.models.transformer import Transformer
+from nmt_rela.preparation.pipeline import PreparedData
+from nmt_rela.training.distributed import DistributedContext
+from nmt_rela.training.loss import fused_linear_cross_entropy
+from nmt_rela.utils.errors import CheckpointError
+from nmt_rela.utils.text import read_parallel
 
 log = logging.getLogger("nmt_rela.training")
 
@@ -42,7 +42,7 @@ class Validation:
     chrf: float | None
     #: Words of the translations over words of the references.
     length_ratio: float | None
-    #: How sparse each attention site is, as ``attention_rates`` names it.
+    #: How sparse each attention site is, as ``attention_sparsity`` names it.
     attention: dict[str, float]
     #: A few sources, outputs and references.
     samples: tuple[list[str], list[str], list[str]]
@@ -66,9 +66,11 @@ class Validation:
 class Validator:
     """Measures a model on the development set, of which every rank takes a share."""
 
-    def __init__(self, config: Config, data: PreparedData, vocabularies: Vocabularies, ranks: Ranks) -> None:
+    def __init__(
+        self, config: Config, data: PreparedData, vocabularies: TokenizerPair, ranks: DistributedContext
+    ) -> None:
         self._config, self._ranks, self._vocabularies = config, ranks, vocabularies
-        self._corpus = BinaryCorpus.open(data.dev_binary)
+        self._corpus = ParallelDataset.open(data.dev_binary)
         limit = config.training.validate_sentences
         pairs = read_parallel(data.dev.source, data.dev.target)
         self._pairs = list(islice(pairs, None if limit < 0 else limit))
@@ -88,14 +90,14 @@ class Validator:
         loss, likelihood = self._losses(model)
         sources, references = [s for s, _ in self._pairs], [t for _, t in self._pairs]
         outputs = self._translate(model, sources)
-        scores = evaluation.score(outputs, references, tokenizer=self._tokenizer) if outputs else None
+        scores = bleu.score(outputs, references, tokenizer=self._tokenizer) if outputs else None
         return Validation(
             loss=loss,
             perplexity=math.exp(min(likelihood, 100.0)),
             bleu=None if scores is None else scores.bleu,
             chrf=None if scores is None else scores.chrf,
             length_ratio=None if scores is None else scores.length_ratio,
-            attention=attention_rates(model, collate(self._corpus, self._plan.batch(0)).to(self._ranks.device)),
+            attention=attention_sparsity(model, collate(self._corpus, self._plan.batch(0)).to(self._ranks.device)),
             samples=(sources[:_SAMPLES], outputs[:_SAMPLES], references[:_SAMPLES]) if outputs else ([], [], []),
         )
 
@@ -130,7 +132,7 @@ class Validator:
             batch = collate(self._corpus, self._plan.batch(index)).to(self._ranks.device)
             states = model(batch.source, model.shift(batch.target))
             present: Tensor = batch.target != PAD
-            loss, likelihood = smoothed_cross_entropy(
+            loss, likelihood = fused_linear_cross_entropy(
                 states[present],
                 model.output_weight,
                 batch.target[present],

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from nmt_rela.attention.kinds import KINDS
+from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.commands import train, translate
-from nmt_rela.model.transformer import Transformer
+from nmt_rela.models.transformer import Transformer
 from tests.digits import write_digits
 
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 @torch.no_grad()
 def test_the_decoder_states_are_those_of_the_cpu(kind: str) -> None:
     torch.manual_seed(1)
@@ -28,7 +28,7 @@ def test_the_decoder_states_are_those_of_the_cpu(kind: str) -> None:
     torch.testing.assert_close(actual.cpu(), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_copying_is_learned(kind: str, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_digits(tmp_path, reverse=False, kind=kind)

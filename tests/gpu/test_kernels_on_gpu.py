@@ -5,22 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nmt_rela.attention.kinds import KINDS
+from nmt_rela.attention.backends import fused_backend
 from nmt_rela.attention.mask import CAUSAL
-from nmt_rela.attention.paths import fast_heads
-from nmt_rela.model.transformer import Transformer
-from nmt_rela.training.loss import smoothed_cross_entropy
+from nmt_rela.attention.variants import ATTENTION_VARIANTS
+from nmt_rela.models.transformer import Transformer
+from nmt_rela.training.loss import fused_linear_cross_entropy
 
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 def test_memory_is_linear_in_length(kind: str) -> None:
     def peak(length: int) -> int:
         given = [torch.randn(1, 8, length, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in "qkv"]
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        heads = fast_heads(kind, *given, CAUSAL, dropout=0.1)
+        heads = fused_backend(kind, *given, CAUSAL, dropout=0.1)
         assert heads is not None
         torch.autograd.grad(heads.sum(), given)
         return torch.cuda.max_memory_allocated() - before
@@ -29,7 +29,7 @@ def test_memory_is_linear_in_length(kind: str) -> None:
     assert peak(8192) < 2.2 * peak(4096)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 def test_an_update_never_waits_for_the_device(kind: str) -> None:
     model = Transformer(100, 100, attention=kind, encoder_layers=1, decoder_layers=1, dimension=64, heads=2).cuda()
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
@@ -39,7 +39,7 @@ def test_an_update_never_waits_for_the_device(kind: str) -> None:
     def update() -> None:
         with torch.autocast("cuda", dtype=torch.bfloat16):
             states = model(source, model.shift(target)).flatten(0, 1)
-            loss, _ = smoothed_cross_entropy(states, model.output_weight, target.flatten(), smoothing=0.1)
+            loss, _ = fused_linear_cross_entropy(states, model.output_weight, target.flatten(), smoothing=0.1)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -53,7 +53,7 @@ def test_an_update_never_waits_for_the_device(kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rela-i"])
+@pytest.mark.parametrize("kind", [kind for kind in ATTENTION_VARIANTS if kind != "rela-i"])
 def test_long_rows_err_at_most_twice_as_much_as_the_plain_path(kind: str, dtype: torch.dtype) -> None:
     """Lengths and batches that fill many tiles and a whole GPU."""
     torch.manual_seed(0)
@@ -63,11 +63,11 @@ def test_long_rows_err_at_most_twice_as_much_as_the_plain_path(kind: str, dtype:
     def run(number_type: torch.dtype, fast: bool) -> list[torch.Tensor]:
         given = [x.to(dtype).to(number_type).requires_grad_() for x in (query, key, value)]
         if fast:
-            heads = fast_heads(kind, *given, CAUSAL, dropout=0.0)
+            heads = fused_backend(kind, *given, CAUSAL, dropout=0.0)
         else:
             scores = given[0] @ given[1].transpose(-2, -1) * 64**-0.5
             scores = scores + CAUSAL.bias_for(scores)
-            heads = (KINDS[kind].mapping(scores) @ given[2]).transpose(1, 2)
+            heads = (ATTENTION_VARIANTS[kind].mapping(scores) @ given[2]).transpose(1, 2)
         assert heads is not None
         return [heads, *torch.autograd.grad(heads, given, upstream.to(dtype).to(number_type))]
 

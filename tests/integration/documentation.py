@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 from nmt_rela.config.loader import key_paths
-from nmt_rela.corpora.demo_corpus import write_demo_corpus
+from nmt_rela.preparation.demo_corpus import write_demo_corpus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -6,9 +6,9 @@ import gzip
 from pathlib import Path
 
 from nmt_rela.config.schema import DataConfig
-from nmt_rela.corpora.prepare import PreparedData
-from nmt_rela.data.binary import BinaryCorpus
-from nmt_rela.data.vocabulary import Vocabularies
+from nmt_rela.data.indexed_dataset import ParallelDataset
+from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.preparation.pipeline import PreparedData
 
 WORDS = ("ein haus am see", "der hund", "die katze schläft im garten", "wir gehen heute", "es regnet", "gute nacht")
 
@@ -57,7 +57,7 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 
 def decoded(prepared: PreparedData) -> list[tuple[str, str]]:
-    corpus, vocabularies = BinaryCorpus.open(prepared.train), Vocabularies.load(prepared.tokenizer)
+    corpus, vocabularies = ParallelDataset.open(prepared.train), TokenizerPair.load(prepared.tokenizer)
     assert corpus.vocabulary_fingerprint == vocabularies.fingerprint
     sides = (
         vocabularies.source.decode([corpus.source(index)[:-1].tolist() for index in range(len(corpus))]),

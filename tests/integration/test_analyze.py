@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from small_run import write_run, write_text
 
-from nmt_rela.alignment import aer, read_pharaoh
-from nmt_rela.analysis.run_analysis import RunAnalysis, analyze_run
+from nmt_rela.analysis.pipeline import RunAnalysis, analyze_run
 from nmt_rela.commands.analyze import main
 from nmt_rela.config.schema import DecodingConfig
+from nmt_rela.metrics.word_alignment import aer, read_pharaoh
 
 HEADS = 4
 MANUAL = Path(__file__).resolve().parents[2] / "docs" / "analysis.md"
@@ -206,7 +206,7 @@ def test_the_study_judges_by_the_decoding_that_is_asked_for(
         asked.append(decoding)
         return analyze_run(*arguments, decoding=decoding, **options)
 
-    monkeypatch.setattr("nmt_rela.analysis.run_analysis.analyze_run", spy)
+    monkeypatch.setattr("nmt_rela.analysis.pipeline.analyze_run", spy)
     models = ["--model", str(place / "rela"), "--model", str(place / "soft")]
     options = [*models, *text_options(place), "--no-plots", "--output", str(tmp_path)]
     assert main([*options, "decoding.beam=2", "decoding.extra_length=7"]) == 0

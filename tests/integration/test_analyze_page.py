@@ -10,7 +10,7 @@ import pytest
 import torch
 from chromium import Chromium, find_chromium
 
-from nmt_rela.analysis.report import PageRun, PageSentence, pack_weights, write_page
+from nmt_rela.analysis.html_page import PageRun, PageSentence, pack_weights, write_page
 from nmt_rela.analysis.statistics import SITES, AttentionStatistics
 
 SOURCE = ("▁The", "▁old", "▁house", "▁sta", "nds", "</s>")

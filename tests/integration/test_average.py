@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from nmt_rela.checkpoints import run_directory
+from nmt_rela.checkpoints.checkpoint import load_state, load_tensors, step_name, write_checkpoint
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import average
-from nmt_rela.storage import run_directory
-from nmt_rela.storage.checkpoint import load_state, load_tensors, step_name, write_checkpoint
-from nmt_rela.storage.run_directory import RunDirectory
 from tests.integration.small_run import write_run
 
 

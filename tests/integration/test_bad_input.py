@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nmt_rela.checkpoints.checkpoint import load_tensors
 from nmt_rela.commands import average, evaluate, train, translate
-from nmt_rela.storage.checkpoint import load_tensors
 from tests.digits import write_digits
 from tests.integration.small_run import write_run
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nmt_rela.attention.kinds import KINDS
+from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.commands import train, translate
 from tests.digits import write_digits
 
@@ -29,7 +29,8 @@ def share_right(
 
 #: One kind without and one with a sum of 1 in the fast suite, all of them in the slow one.
 KINDS_BY_COST = [
-    kind if kind in ("rela-g", "entmax15") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS
+    kind if kind in ("rela-g", "entmax15") else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in ATTENTION_VARIANTS
 ]
 
 
@@ -39,6 +40,6 @@ def test_copying(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 def test_reversing(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert share_right(tmp_path, reverse=True, kind=kind, updates=1_500, capsys=capsys) > 0.99

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from nmt_rela import Translator
-from nmt_rela.storage.checkpoint import load_state, load_tensors
-from nmt_rela.storage.run_directory import RunDirectory
+from nmt_rela.checkpoints.checkpoint import load_state, load_tensors
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.training.optimizer import build_optimizer
-from nmt_rela.training.progress import Progress
+from nmt_rela.training.trainer_state import Progress
 
 #: A copier of digits (softmax, rela-i and rela-g attention), trained for 1,500 updates.
 RUN = Path(__file__).resolve().parent.parent / "frozen" / "format_1"

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmt_rela.attention import paths
-from nmt_rela.attention.kinds import KINDS
-from nmt_rela.model.transformer import Transformer
-from nmt_rela.training.loss import smoothed_cross_entropy
+from nmt_rela.attention import backends
+from nmt_rela.attention.variants import ATTENTION_VARIANTS
+from nmt_rela.models.transformer import Transformer
+from nmt_rela.training.loss import fused_linear_cross_entropy
 from tests.attention_sites import take_reference
 from tests.triton_interpreter import mend_bfloat16
 
@@ -35,7 +35,7 @@ def losses(
         source[: sentences // 2, 5] = 0  # padding
         with torch.autocast(DEVICE, dtype=precision, enabled=precision != torch.float32):
             states = model(source.to(DEVICE), model.shift(target)).flatten(0, 1)
-            loss, _ = smoothed_cross_entropy(states, model.output_weight, target.flatten(), smoothing=0.1)
+            loss, _ = fused_linear_cross_entropy(states, model.output_weight, target.flatten(), smoothing=0.1)
         (loss / target.numel()).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -58,11 +58,11 @@ def test_bfloat16_and_float32(kind: str) -> None:
 
 # Softmax's fast path is PyTorch's and runs anywhere; the kernels of the others are slow when interpreted.
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind == "softmax" else pytest.mark.gpu) for kind in KINDS]
+    "kind", [pytest.param(kind, marks=[] if kind == "softmax" else pytest.mark.gpu) for kind in ATTENTION_VARIANTS]
 )
 def test_fast_path_and_reference_over_200_updates(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "FAST_DEVICES", {DEVICE})
-    monkeypatch.setattr(paths, "_has_triton", lambda: DEVICE == "cuda")  # the loss has a kernel too
+    monkeypatch.setattr(backends, "FUSED_DEVICE_TYPES", {DEVICE})
+    monkeypatch.setattr(backends, "_has_triton", lambda: DEVICE == "cuda")  # the loss has a kernel too
     fast = losses(kind, updates=200)
     take_reference(monkeypatch)
     assert_coinciding(fast, losses(kind, updates=200))
@@ -85,7 +85,7 @@ def test_rectified_heads_and_reference_over_200_updates(
 def test_interpreted_kernels_and_reference_over_200_updates(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
     mend_bfloat16(monkeypatch)
-    monkeypatch.setattr(paths, "FAST_DEVICES", {DEVICE})
+    monkeypatch.setattr(backends, "FUSED_DEVICE_TYPES", {DEVICE})
     fast = losses(kind, updates=200, sentences=2)
     take_reference(monkeypatch)
     assert_coinciding(fast, losses(kind, updates=200, sentences=2))
@@ -96,7 +96,7 @@ def test_fast_path_and_reference_over_a_few_updates(kind: str, monkeypatch: pyte
     pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
     if DEVICE == "cpu":
         mend_bfloat16(monkeypatch)
-    monkeypatch.setattr(paths, "FAST_DEVICES", {DEVICE})
+    monkeypatch.setattr(backends, "FUSED_DEVICE_TYPES", {DEVICE})
     fast = losses(kind, updates=2, sentences=2, dropout=0.0)
     take_reference(monkeypatch)
     torch.testing.assert_close(fast, losses(kind, updates=2, sentences=2, dropout=0.0), atol=1e-4, rtol=1e-4)

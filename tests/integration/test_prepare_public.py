@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from own_text import settings
 
-from nmt_rela.corpora.accounts import read_accounts
-from nmt_rela.corpora.building import clean_text
-from nmt_rela.corpora.prepare import prepare
-from nmt_rela.corpora.store import ArchiveStore
-from nmt_rela.corpora.task_files import load_task
-from nmt_rela.data.binary import BinaryCorpus
-from nmt_rela.data.vocabulary import Vocabularies
-from nmt_rela.text import read_lines
+from nmt_rela.data.indexed_dataset import ParallelDataset
+from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.preparation.cleaning_stats import read_accounts
+from nmt_rela.preparation.pipeline import prepare
+from nmt_rela.preparation.sources.archive_cache import ArchiveCache
+from nmt_rela.preparation.sources.task_parser import load_task
+from nmt_rela.preparation.steps import clean_text
+from nmt_rela.utils.text import read_lines
 
 #: Task, languages, lines of the development and test set, and the entries of the mirror's list of planted blemishes
 #: that belong to each source.
@@ -90,7 +90,7 @@ def check_public(
         found = dropped["duplicate"] + dropped["overlong"] + sum(mended.values())
         assert found >= sum(planted[key] for key in others)
         assert account["read"] - account["kept"] + sum(mended.values()) >= sum(planted.values())
-    corpus = BinaryCorpus.open(prepared.train)
+    corpus = ParallelDataset.open(prepared.train)
     corpus.verify()
     assert len(corpus) == prepared.counts["total"]["kept"]
     assert np.all(corpus.source_lengths >= 2)
@@ -143,7 +143,7 @@ def by_hand(sides: list[list[bytes]], seen: set[tuple[str, str]]) -> Counter[str
 def test_the_account_is_that_made_by_hand(mirror: Path, tmp_path: Path) -> None:
     task = load_task("wmt16-ro-en")
     wanted = [archive for source in task.train for archive in source.archives("ro", "en")]
-    fetched = ArchiveStore(tmp_path / "archives", mirror=str(mirror)).fetch(wanted)
+    fetched = ArchiveCache(tmp_path / "archives", mirror=str(mirror)).fetch(wanted)
     files = {name: files for name, (files, _) in fetched.items()}
     clean_text(tmp_path, settings("wmt16-ro-en", tmp_path, source="ro", target="en"), task.train, files)
     accounts = read_accounts(tmp_path / "accounts.json")
@@ -174,7 +174,7 @@ def test_multi30k(mirror: Path, tmp_path: Path, target: str) -> None:
 def test_chinese_text_comes_back_as_it_was(mirror: Path, tmp_path: Path) -> None:
     data = settings("wmt18-zh-en", tmp_path, source="zh", target="en", vocabulary_size=8000, joint_vocabulary=False)
     prepared = prepare(dataclasses.replace(data, max_pairs=500), mirror=str(mirror))
-    vocabulary = Vocabularies.load(prepared.tokenizer).source
+    vocabulary = TokenizerPair.load(prepared.tokenizer).source
     text = "他说：“ＡＢＣ１２３，ABC123！”（全角）"
     (cleaned,) = prepared.directory.glob("text-*/train.zh")
     known = [" ".join(line.split()) for line in list(read_lines(cleaned))[:500]]

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_tensors
+from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.checkpoints.run_lock import RunLock
 from nmt_rela.commands import train
-from nmt_rela.storage.checkpoint import list_steps, load_tensors
-from nmt_rela.storage.run_directory import RunDirectory
-from nmt_rela.storage.run_lock import RunLock
 from nmt_rela.training import distributed, trainer, validation
 from tests.digits import TINY, write_digits
 from tests.ranks import ForkedRanks
@@ -40,7 +40,7 @@ def launched(arguments: list[str], *options: str) -> subprocess.Popen[str]:
 
 
 def newest(run: Path, stem: str) -> dict[str, Any]:
-    found: dict[str, Any] = load_tensors(list_steps(RunDirectory(run).checkpoints)[-1], stem)
+    found: dict[str, Any] = load_tensors(list_checkpoints(RunDirectory(run).checkpoints)[-1], stem)
     return found
 
 
@@ -104,7 +104,7 @@ def test_a_signal_to_one_rank_stops_all_and_stopping_changes_no_bit(tmp_path: Pa
         stopping = settings(config, "halting", *common)
         ranks = ForkedRanks(stopping, tmp_path, prepare=lambda rank, update=update: signal_after(update, rank))  # type: ignore[misc]
         assert ranks.statuses() == [0, 143]
-        assert list_steps(RunDirectory(tmp_path / "halting").checkpoints)[-1].name.endswith(str(update))
+        assert list_checkpoints(RunDirectory(tmp_path / "halting").checkpoints)[-1].name.endswith(str(update))
     assert ForkedRanks(settings(config, "halting", *common), tmp_path).statuses() == [0, 0]
     straight, halting = (newest(tmp_path / name, "model") for name in ("straight", "halting"))
     assert all(torch.equal(straight[name], halting[name]) for name in straight)
@@ -207,7 +207,7 @@ def test_nmt_train_on_two_devices_passes_signals_on(tmp_path: Path, number: sign
     rest = process.communicate(timeout=300)[1]
     assert process.returncode == (130 if number == signal.SIGINT else 143)
     assert "stopped at update" in rest
-    assert list_steps(tmp_path / "run" / "checkpoints")
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")
 
 
 @pytest.mark.slow

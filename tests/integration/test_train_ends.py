@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.utils.tensorboard
 
+from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_tensors
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import train
-from nmt_rela.storage.checkpoint import list_steps, load_tensors
-from nmt_rela.storage.run_directory import RunDirectory
 from nmt_rela.training import trainer
 from tests.digits import write_digits
 
@@ -26,7 +26,7 @@ def config(tmp_path: Path) -> Path:
 def updates_done(config: Path, *settings: str, status: int = 0) -> int:
     fast = ["training.validate_sentences=0", "training.best_by=loss", "training.batch_tokens=256", "--quiet"]
     assert train.main(["--config", str(config), *fast, *settings]) == status
-    return int(list_steps(config.parent / "run" / "checkpoints")[-1].name.removeprefix("step_"))
+    return int(list_checkpoints(config.parent / "run" / "checkpoints")[-1].name.removeprefix("step_"))
 
 
 def test_max_epochs_counts_passes_over_the_corpus(config: Path) -> None:
@@ -120,7 +120,7 @@ def test_too_many_in_a_row_end_the_run_and_leave_sound_weights(
 
 
 def spoil_losses(monkeypatch: pytest.MonkeyPatch, *, until: int) -> None:
-    calls, real = 0, trainer.smoothed_cross_entropy
+    calls, real = 0, trainer.fused_linear_cross_entropy
 
     def spoilt(*inputs: Any, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
         nonlocal calls
@@ -128,7 +128,7 @@ def spoil_losses(monkeypatch: pytest.MonkeyPatch, *, until: int) -> None:
         loss, likelihood = real(*inputs, **settings)
         return (loss * float("nan") if calls <= until else loss), likelihood
 
-    monkeypatch.setattr(trainer, "smoothed_cross_entropy", spoilt)
+    monkeypatch.setattr(trainer, "fused_linear_cross_entropy", spoilt)
 
 
 def test_a_log_that_cannot_be_written_ends_nothing(

@@ -14,11 +14,11 @@ from toy_translator import toy_run
 from translating import LINES, Translate
 
 from nmt_rela import Translator
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import evaluate, score
 from nmt_rela.config.loader import config_to_yaml
-from nmt_rela.corpora import prepare
-from nmt_rela.corpora.prepare import PreparedData, TextSet
-from nmt_rela.storage.run_directory import RunDirectory
+from nmt_rela.preparation import pipeline
+from nmt_rela.preparation.pipeline import PreparedData, TextSet
 
 AWKWARD = "der Hund\r\n\n  \nein\u2028Haus\u0085neu\nHund Katze 🎉🎉\x0b\x0c\x00".encode()
 
@@ -261,7 +261,7 @@ def test_a_test_set_may_have_the_name_of_the_development_set(
         directory=tmp_path, train=tmp_path, dev_binary=tmp_path, dev=text_set("news", "dev", LINES[:1]),
         tests=(text_set("news", "test", LINES[:3]),), tokenizer=tmp_path, counts={},
     )  # fmt: skip
-    monkeypatch.setattr(prepare, "locate", lambda _: data)
+    monkeypatch.setattr(pipeline, "locate", lambda _: data)
     for options, expected in (([], 3), (["--set", "news"], 3), (["--set", "dev"], 1)):
         assert evaluate.main(["--model", str(run), "--device", "cpu", "--json", *options]) == 0
         assert [found["sentences"] for found in json.loads(capsys.readouterr().out)] == [expected]

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nmt_rela.attention.kinds import KINDS
-from nmt_rela.attention.mask import CAUSAL, mask_from
-from nmt_rela.attention.multi_head import MultiHeadAttention
+from nmt_rela.attention.mask import CAUSAL, attention_mask
+from nmt_rela.attention.multi_head_attention import MultiHeadAttention
+from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from tests.oracles import attention_weights
 
-EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
+EVERY_KIND = pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 
 
 @st.composite
@@ -35,7 +35,7 @@ def weights_of(kind: str, scores: torch.Tensor, visible: torch.Tensor) -> torch.
     rows = scores.shape[0]
     query = torch.ones(rows, 1, 1, 1, dtype=scores.dtype)  # [batch, heads, queries, width]
     key = scores[:, None, :, None]
-    return attention.weights(query, key, mask_from(visible[:, None, None], scores.dtype))[:, 0, 0]
+    return attention.weights(query, key, attention_mask(visible[:, None, None], scores.dtype))[:, 0, 0]
 
 
 @EVERY_KIND
@@ -70,7 +70,7 @@ def test_rows_sum_to_one_or_are_rectified(kind: str, case: tuple[torch.Tensor, t
     scores, visible = case
     weights = weights_of(kind, scores.float(), visible)
     assert (weights >= 0).all()
-    if KINDS[kind].normalised:
+    if ATTENTION_VARIANTS[kind].normalised:
         expected = visible.any(dim=-1).float()
         torch.testing.assert_close(weights.sum(dim=-1), expected, atol=1e-5, rtol=0)
 
@@ -83,14 +83,14 @@ def test_more_masked_keys_and_permuted_keys_change_nothing(kind: str, seed: int,
     attention = MultiHeadAttention(8, 2, kind=kind, dropout=0.1, cross=True).double().eval()
     query, key, value = (torch.randn(3, 2, n, 4, generator=random, dtype=torch.float64) * 3 for n in (5, 7, 7))
     visible = torch.rand(3, 1, 1, 7, generator=random) < 0.6
-    expected = attention.attend(query, key, value, mask_from(visible, torch.float64))
+    expected = attention.attend(query, key, value, attention_mask(visible, torch.float64))
     junk = torch.randn(3, 2, extra, 4, generator=random, dtype=torch.float64) * 100
     order = torch.randperm(7 + extra, generator=random)
     actual = attention.attend(
         query,
         torch.cat([key, junk], dim=2)[:, :, order],
         torch.cat([value, junk], dim=2)[:, :, order],
-        mask_from(
+        attention_mask(
             torch.cat([visible, torch.zeros(3, 1, 1, extra, dtype=torch.bool)], dim=-1)[..., order], torch.float64
         ),
     )
@@ -102,7 +102,7 @@ def test_gradients_of_the_map_are_right_in_float64(kind: str) -> None:
     # Random scores keep clear of the kinks, where a map has no derivative.
     torch.manual_seed(3)
     scores = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(KINDS[kind].mapping, (scores,), eps=1e-7)
+    assert torch.autograd.gradcheck(ATTENTION_VARIANTS[kind].mapping, (scores,), eps=1e-7)
 
 
 @EVERY_KIND
@@ -123,7 +123,7 @@ def test_a_row_that_sees_nothing_gives_only_the_output_bias(kind: str) -> None:
     torch.nn.init.normal_(attention.output.bias)
     states = torch.randn(2, 3, 8, requires_grad=True)
     memory = torch.randn(2, 5, 8, requires_grad=True)
-    nothing = mask_from(torch.zeros(2, 1, 1, 5, dtype=torch.bool), torch.float32)
+    nothing = attention_mask(torch.zeros(2, 1, 1, 5, dtype=torch.bool), torch.float32)
     output = attention.attend(attention.project_query(states), *attention.project_memory(memory), nothing)
     torch.testing.assert_close(output, attention.output.bias.expand_as(output))
     gradients = torch.autograd.grad(output.square().sum(), [states, memory, *attention.parameters()], allow_unused=True)
@@ -137,7 +137,7 @@ def test_a_row_that_sees_nothing_has_finite_gradients_in_half_precision(kind: st
     attention = MultiHeadAttention(8, 2, kind=kind, dropout=0.0, cross=True)
     states = torch.randn(2, 3, 8, requires_grad=True)
     memory = torch.randn(2, 5, 8, requires_grad=True)
-    nothing = mask_from(torch.zeros(2, 1, 1, 5, dtype=torch.bool), torch.float32)
+    nothing = attention_mask(torch.zeros(2, 1, 1, 5, dtype=torch.bool), torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = attention.attend(attention.project_query(states), *attention.project_memory(memory), nothing)
     gradients = torch.autograd.grad(output.float().square().sum(), [states, memory])
@@ -152,7 +152,7 @@ def test_the_sparse_maps_agree_with_the_published_library(kind: str) -> None:
     scores = (scores * torch.logspace(-4, 3, 500, dtype=torch.float64)[:, None]).requires_grad_()
     upstream = torch.randn(500, 37, generator=random, dtype=torch.float64)
     results = []
-    for function in (KINDS[kind].mapping, getattr(entmax, kind)):
+    for function in (ATTENTION_VARIANTS[kind].mapping, getattr(entmax, kind)):
         weights = function(scores)
         (gradient,) = torch.autograd.grad((weights * upstream).sum(), scores)
         results.append((weights.detach(), gradient))
@@ -164,8 +164,8 @@ def test_the_sparse_maps_agree_with_the_published_library(kind: str) -> None:
 def test_maps_work_in_float32_under_autocast_and_return_the_inputs_dtype(kind: str) -> None:
     scores = (torch.randn(16, 12) * 4).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        weights = KINDS[kind].mapping(scores)
+        weights = ATTENTION_VARIANTS[kind].mapping(scores)
     assert weights.dtype == torch.bfloat16
-    exact = KINDS[kind].mapping(scores.double())
+    exact = ATTENTION_VARIANTS[kind].mapping(scores.double())
     # Rounded once, at the end: half a unit in the last place of bfloat16.
     torch.testing.assert_close(weights.double(), exact, atol=1e-6, rtol=2**-8)

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nmt_rela.data.batching import EpochPlan, plan_epoch
-from nmt_rela.data.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
-from nmt_rela.errors import DataError
+from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
+from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, Vocabulary
+from nmt_rela.utils.errors import DataError
 
 Lengths = NDArray[np.int32]
 
@@ -51,11 +51,11 @@ PLANS = {
 }
 
 
-def make(lengths: tuple[Lengths, Lengths], **settings: int) -> EpochPlan:
+def make(lengths: tuple[Lengths, Lengths], **settings: int) -> BatchPlan:
     return plan_epoch(lengths[0], lengths[1], **settings)
 
 
-def contents(plan: EpochPlan) -> list[list[int]]:
+def contents(plan: BatchPlan) -> list[list[int]]:
     return [plan.batch(index).tolist() for index in range(plan.batches)]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nmt_rela.data.binary import BinaryCorpus, BinaryCorpusWriter
-from nmt_rela.data.vocabulary import EOS, PAD
+from nmt_rela.data.indexed_dataset import ParallelDataset, ParallelDatasetWriter
+from nmt_rela.data.tokenizer import EOS, PAD
 
 SIZE = 70_000
 SENTENCES = st.lists(st.integers(4, SIZE - 1), max_size=8)
@@ -23,12 +23,12 @@ def test_what_is_written_is_read(pieces: list[list[tuple[list[int], list[int]]]]
     pairs = [pair for piece in pieces for pair in piece]
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "corpus"
-        with BinaryCorpusWriter(
+        with ParallelDatasetWriter(
             directory, source_vocabulary_size=SIZE, target_vocabulary_size=SIZE, vocabulary_fingerprint="f"
         ) as writer:
             for piece in pieces:
                 writer.append([source for source, _ in piece], [target for _, target in piece])
-        corpus = BinaryCorpus.open(directory)
+        corpus = ParallelDataset.open(directory)
         corpus.verify()
         assert [(corpus.source(i).tolist(), corpus.target(i).tolist()) for i in range(len(corpus))] == [
             ([*source, EOS], [*target, EOS]) for source, target in pairs

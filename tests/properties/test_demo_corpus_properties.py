@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nmt_rela.corpora.demo_corpus import generate
-from nmt_rela.corpora.demo_grammar import Clause, english_clause, german_clause
-from nmt_rela.corpora.demo_lexicon import ADJECTIVES, NOUNS, VERBS, Noun
-from nmt_rela.corpora.demo_paradigms import MODALS, PRONOUNS, Case
-from nmt_rela.corpora.demo_phrases import NounPhrase, Pronoun, links, written
+from nmt_rela.preparation.demo_corpus import generate
+from nmt_rela.preparation.demo_grammar import Clause, english_clause, german_clause
+from nmt_rela.preparation.demo_lexicon import ADJECTIVES, NOUNS, VERBS, Noun
+from nmt_rela.preparation.demo_paradigms import MODALS, PRONOUNS, Case
+from nmt_rela.preparation.demo_phrases import NounPhrase, Pronoun, links, written
 
 SEEDS = st.integers(min_value=0, max_value=2**63)
 COUNTABLE = [noun for noun in NOUNS if noun.plural]

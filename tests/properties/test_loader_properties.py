@@ -18,7 +18,7 @@ from nmt_rela.config.loader import (
     override_config,
 )
 from nmt_rela.config.schema import Config
-from nmt_rela.errors import ConfigError
+from nmt_rela.utils.errors import ConfigError
 
 TRAPS = [
     "no",

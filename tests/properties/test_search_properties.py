@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_search import TableState, best_by_trying, found_by_the_book, score_of, table
 
-from nmt_rela.alignment import NO_WORD, format_pharaoh, parse_pharaoh, word_groups
-from nmt_rela.data.vocabulary import EOS
-from nmt_rela.inference.hypothesis import Hypothesis, length_penalty_of
-from nmt_rela.inference.search import beam_search
-from nmt_rela.inference.splitting import split_pieces
+from nmt_rela.data.tokenizer import EOS
+from nmt_rela.generation.beam_search import beam_search
+from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
+from nmt_rela.generation.splitting import split_tokens
+from nmt_rela.metrics.word_alignment import NO_WORD, format_pharaoh, parse_pharaoh, word_ids
 
 seeds = st.integers(0, 2**20)
 exponents = st.sampled_from([0.0, 0.3, 0.6, 1.0, 1.7, 3.0])
@@ -127,7 +127,9 @@ def test_every_hypothesis_is_well_formed(seed: int, exponent: float, beams: int,
             assert not hypothesis.finished or len(tokens) - 1 >= max(1, minimum)
             gains = score_of(tables[sentence], tokens)
             assert hypothesis.token_log_probabilities == pytest.approx(gains, abs=1e-5)
-            assert hypothesis.score == pytest.approx(sum(gains) / length_penalty_of(len(tokens), exponent), abs=1e-4)
+            assert hypothesis.score == pytest.approx(
+                sum(gains) / length_penalty_factor(len(tokens), exponent), abs=1e-4
+            )
 
 
 pieces = st.lists(st.sampled_from(["▁a", "b", "▁", ".", "▁c.", "。", "”", "▁“", "!"]), max_size=60)
@@ -135,7 +137,7 @@ pieces = st.lists(st.sampled_from(["▁a", "b", "▁", ".", "▁c.", "。", "”
 
 @given(pieces=pieces, limit=st.integers(1, 20))
 def test_cutting_keeps_every_piece(pieces: list[str], limit: int) -> None:
-    parts = [pieces[part] for part in split_pieces(pieces, limit)]
+    parts = [pieces[part] for part in split_tokens(pieces, limit)]
     assert list(itertools.chain(*parts)) == pieces
     assert all(len(part) <= limit for part in parts)
     assert all(parts) or parts == [[]]
@@ -143,7 +145,7 @@ def test_cutting_keeps_every_piece(pieces: list[str], limit: int) -> None:
 
 @given(pieces=pieces)
 def test_words_are_those_that_white_space_shows(pieces: list[str]) -> None:
-    groups = word_groups(pieces)
+    groups = word_ids(pieces)
     assert 1 + max(groups, default=NO_WORD) == len("".join(pieces).replace("▁", " ").split())
     words = [group for group in groups if group != NO_WORD]
     assert words == sorted(words)

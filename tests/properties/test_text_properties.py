@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing import archive, packed, tar_bytes
 
-from nmt_rela.corpora.accounts import DROP_REASONS, Account
-from nmt_rela.corpora.archives import natural_order, open_member
-from nmt_rela.corpora.cleaning import Cleaner, mend
-from nmt_rela.corpora.readers import read_pairs
-from nmt_rela.corpora.task_files import load_task
-from nmt_rela.corpora.tasks import ARCHIVE_KINDS, FORMATS, Archive, Location, Side, Source
-from nmt_rela.errors import ConfigError, DataError
-from nmt_rela.text import decode_lines, raw_lines, read_lines, write_lines
+from nmt_rela.preparation.cleaning import Cleaner, mend
+from nmt_rela.preparation.cleaning_stats import DROP_REASONS, Account
+from nmt_rela.preparation.sources.archives import natural_order, open_member
+from nmt_rela.preparation.sources.readers import read_pairs
+from nmt_rela.preparation.sources.task import ARCHIVE_KINDS, FORMATS, Archive, Location, Side, Source
+from nmt_rela.preparation.sources.task_parser import load_task
+from nmt_rela.utils.errors import ConfigError, DataError
+from nmt_rela.utils.text import decode_lines, raw_lines, read_lines, write_lines
 
 AWKWARD = "\u2028\u2029\u0085\x0b\x0c\x1c\x00\ufeff\r\t &<>;|\u3000"
 line_text = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\n") | st.sampled_from(AWKWARD))

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from nmt_rela.checkpoints import checkpoint as module
+from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_tensors, verify_checkpoint
+from nmt_rela.checkpoints.manager import CheckpointManager
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import train
-from nmt_rela.storage import checkpoint as module
-from nmt_rela.storage.checkpoint import list_steps, load_tensors, verify_checkpoint
-from nmt_rela.storage.run_directory import RunDirectory
-from nmt_rela.training.keeper import Keeper
 from tests.digits import TINY, write_digits
 
 SETTINGS = ["training.max_updates=6", "training.save_every=2", "training.validate_every=6", "training.batch_tokens=512"]
@@ -37,7 +37,7 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, update: int, failing: int) -> None:
         self._is_saving, self._writes, self._failing = False, 0, failing
-        real_save, real_sync, keeper_save = torch.save, os.fsync, Keeper.save
+        real_save, real_sync, keeper_save = torch.save, os.fsync, CheckpointManager.save
 
         def fail_if_full() -> None:
             self._writes += self._is_saving
@@ -52,7 +52,7 @@ class FullDisk:
             fail_if_full()
             real_sync(descriptor)
 
-        def watch(keeper: Keeper, **what: Any) -> bool:
+        def watch(keeper: CheckpointManager, **what: Any) -> bool:
             self._is_saving = what["update"] == update
             is_saved = keeper_save(keeper, **what)
             self._is_saving = False
@@ -60,7 +60,7 @@ class FullDisk:
 
         monkeypatch.setattr(module.torch, "save", save)
         monkeypatch.setattr(module.os, "fsync", sync)
-        monkeypatch.setattr(Keeper, "save", watch)
+        monkeypatch.setattr(CheckpointManager, "save", watch)
 
 
 @pytest.mark.parametrize("failing", range(1, 7))
@@ -73,7 +73,7 @@ def test_training_goes_on_and_ends_as_it_would_have(
         hindered = run(tmp_path / "hindered")
     assert "checkpoint of update 4 could not be written" in caplog.text
     assert [p.name for p in hindered.checkpoints.iterdir() if p.name.endswith("4")] == []
-    assert [p.name[-1] for p in list_steps(hindered.checkpoints)] == ["2", "6"]
+    assert [p.name[-1] for p in list_checkpoints(hindered.checkpoints)] == ["2", "6"]
     weights = [load_tensors(r.checkpoint("last"), "model") for r in (hindered, free)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

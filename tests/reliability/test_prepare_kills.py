@@ -20,8 +20,11 @@ DRIVER = textwrap.dedent(
     import itertools, os, shutil, signal, sys
     from pathlib import Path
     from nmt_rela.config.schema import DataConfig
-    from nmt_rela.corpora import building, cleaning, encoding, prepare as module
-    from nmt_rela.corpora.prepare import prepare
+    from nmt_rela.preparation import steps
+    from nmt_rela.preparation import cleaning
+    from nmt_rela.preparation import binarize
+    from nmt_rela.preparation import pipeline as module
+    from nmt_rela.preparation.pipeline import prepare
 
     root = Path(sys.argv[1])
     data = dict(task=str(root / "mine.yaml"), source="de", target="en", vocabulary_size=90)
@@ -52,8 +55,8 @@ DRIVER = textwrap.dedent(
     assert run(root / "whole") == 0
     expected = tree(root / "whole")
     killed = 0
-    points = [(building, "write_parallel"), (cleaning, "blake2b"), (building, "write_accounts"),
-              (building, "learn_vocabulary"), (encoding, "encode_block"), (os, "replace"), (os, "fsync")]
+    points = [(steps, "write_parallel"), (cleaning, "blake2b"), (steps, "write_accounts"),
+              (steps, "train_sentencepiece"), (binarize, "encode_block"), (os, "replace"), (os, "fsync")]
     for module, name in points:
         for count in itertools.count(1, 2 if name == "replace" else 9 if name == "fsync" else 100):
             shutil.rmtree(root / "out", ignore_errors=True)
@@ -103,7 +106,7 @@ PREPARE = textwrap.dedent(
     """
     import sys
     from nmt_rela.config.schema import DataConfig
-    from nmt_rela.corpora.prepare import prepare
+    from nmt_rela.preparation.pipeline import prepare
     if __name__ == "__main__":
         root, workers = sys.argv[1], int(sys.argv[2])
         data = DataConfig(task=f"{root}/mine.yaml", source="de", target="en", directory=f"{root}/out",
@@ -123,8 +126,8 @@ def test_a_kill_while_threads_encode_changes_nothing(tmp_path: Path) -> None:
     own_task(tmp_path, 51_000)
     process = start(tmp_path, workers=3)
     deadline = time.monotonic() + 300
-    encoding = "out/mine-de-en/train-*.partial/corpus.partial/source.tokens"
-    while not any(tmp_path.glob(encoding)) and process.poll() is None:
+    pattern = "out/mine-de-en/train-*.partial/corpus.partial/source.tokens"
+    while not any(tmp_path.glob(pattern)) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts/reproduce.py"
+COMMAND = "nmt_rela.commands.reproduce"
 COMMAND = [
-    sys.executable, str(SCRIPT), "demo", "--scale", "smoke", "--kinds", "softmax,rela-g", "--skip", "speed",
+    sys.executable, "-m", COMMAND, "demo", "--scale", "smoke", "--kinds", "softmax,rela-g", "--skip", "speed",
     "--output", "out", "data.max_pairs=300", "data.vocabulary_size=200", "training.max_updates=10",
     "training.save_every=2", "training.validate_every=5",
 ]  # fmt: skip

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_tensors
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import train
-from nmt_rela.storage.checkpoint import list_steps, load_tensors
-from nmt_rela.storage.run_directory import RunDirectory
 from nmt_rela.training.trainer import Trainer
 from tests.digits import TINY, write_digits
 from tests.ranks import ForkedRanks
@@ -51,7 +51,7 @@ def prepare(folder: Path) -> Path:
 
 
 def contents(run: RunDirectory) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    newest = list_steps(run.checkpoints)[-1]
+    newest = list_checkpoints(run.checkpoints)[-1]
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     untimed = [{k: v for k, v in record.items() if not k.endswith(TIMED)} for record in records]
     return load_tensors(newest, "model"), load_tensors(newest, "training"), untimed
@@ -126,7 +126,7 @@ def test_stopping_after_every_single_update_changes_no_bit(
         number, status = kinds[update % 3]
         stopping.at[update] = number
         run = run_to(config, UPDATES, status=status)
-        assert list_steps(run.checkpoints)[-1].name.endswith(f"{update:03d}")
+        assert list_checkpoints(run.checkpoints)[-1].name.endswith(f"{update:03d}")
     assert_same(straight, run_to(config, UPDATES))
 
 
@@ -165,7 +165,7 @@ def kill_after(config: Path, *, records: int, seconds: float, settings: tuple[st
 def test_a_damaged_newest_checkpoint_is_passed_over(
     straight: RunDirectory, ended: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    damaged = list_steps(ended.checkpoints)[-1] / "model.pt"
+    damaged = list_checkpoints(ended.checkpoints)[-1] / "model.pt"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
@@ -186,8 +186,8 @@ def test_a_changed_setting_that_matters_is_refused_and_named(
 
 def test_fresh_moves_the_old_run_aside(ended: RunDirectory, straight: RunDirectory) -> None:
     go_on(ended, straight, 3, "--fresh")
-    assert [p.name for p in list_steps(ended.checkpoints)] == ["step_00000003"]
-    assert list_steps(ended.path.with_name("ended.old-1") / "checkpoints")
+    assert [p.name for p in list_checkpoints(ended.checkpoints)] == ["step_00000003"]
+    assert list_checkpoints(ended.path.with_name("ended.old-1") / "checkpoints")
 
 
 @pytest.mark.slow

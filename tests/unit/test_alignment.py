@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nmt_rela.alignment import (
-    GoldLinks,
+from nmt_rela.metrics.word_alignment import (
+    GoldAlignment,
     aer,
     format_pharaoh,
     link,
     merge_pieces,
     parse_pharaoh,
     read_pharaoh,
-    word_groups,
+    word_ids,
 )
-from nmt_rela.errors import DataError
+from nmt_rela.utils.errors import DataError
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ from nmt_rela.errors import DataError
     ],
 )
 def test_word_groups(pieces: list[str], groups: tuple[int, ...]) -> None:
-    assert word_groups(pieces) == groups
+    assert word_ids(pieces) == groups
 
 
 SOURCE = (0, 0, 1, -1)  # two words, the first of two pieces, and the end of sentence
@@ -68,7 +68,9 @@ def test_null_rows_and_the_end_of_sentence_give_no_link() -> None:
 
 def test_pharaoh_lines() -> None:
     gold = parse_pharaoh("0-0 1p2 3?4\t10-1")
-    assert gold == GoldLinks(sure=frozenset({(0, 0), (10, 1)}), possible=frozenset({(0, 0), (1, 2), (3, 4), (10, 1)}))
+    assert gold == GoldAlignment(
+        sure=frozenset({(0, 0), (10, 1)}), possible=frozenset({(0, 0), (1, 2), (3, 4), (10, 1)})
+    )
     assert parse_pharaoh("").possible == frozenset()
     assert format_pharaoh({(10, 1), (2, 0), (2, 11)}) == "2-0 2-11 10-1"
     assert parse_pharaoh(format_pharaoh(gold.sure)).sure == gold.sure

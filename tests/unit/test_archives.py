@@ -10,10 +10,16 @@ from pathlib import Path
 import pytest
 from packing import COMPRESSORS, archive, packed, tar_bytes, zip_bytes
 
-from nmt_rela.corpora import archives
-from nmt_rela.corpora.archives import ArchiveFiles, DamagedArchive, list_members, natural_order, open_member
-from nmt_rela.corpora.tasks import ARCHIVE_KINDS
-from nmt_rela.errors import DataError
+from nmt_rela.preparation.sources import archives
+from nmt_rela.preparation.sources.archives import (
+    ArchiveFiles,
+    CorruptArchiveError,
+    list_members,
+    natural_order,
+    open_member,
+)
+from nmt_rela.preparation.sources.task import ARCHIVE_KINDS
+from nmt_rela.utils.errors import DataError
 
 TEXT = "eins\nzwei\u2028\ndrei".encode()
 
@@ -156,7 +162,7 @@ def test_xz_that_wants_much_memory_is_refused(tmp_path: Path, kind: str, monkeyp
     files = archive(tmp_path / "greedy", kind, packed(kind, {"text": TEXT}))
     with pytest.raises(DataError, match=r"takes more than 1 MiB of memory; refused") as caught:
         content(files, "" if kind == "xz" else "text")
-    assert not isinstance(caught.value, DamagedArchive), "another copy would be no better"
+    assert not isinstance(caught.value, CorruptArchiveError), "another copy would be no better"
     info = zipfile.ZipInfo("text")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as zipped:
@@ -171,7 +177,7 @@ def test_xz_streams_are_joined_over_their_padding(tmp_path: Path) -> None:
         content(archive(tmp_path / "a", "xz", one + bytes(4) + one + bytes(1 << 21) + one + bytes(8)), "") == 3 * TEXT
     )
     for damaged in (one + b"no stream", one + one[:-1], b"", one[:-1]):
-        with pytest.raises(DamagedArchive):
+        with pytest.raises(CorruptArchiveError):
             content(archive(tmp_path / "a", "xz", damaged), "")
 
 
@@ -185,7 +191,7 @@ def test_truncated_and_corrupt_archives_name_themselves(tmp_path: Path, kind: st
     truncated = [whole[: len(whole) // 2], whole[: len(whole) // 4], whole[:1]]
     for damaged in truncated if kind == "tar" else [*truncated, whole[: len(whole) * 9 // 10], bytes(corrupt)]:
         files = archive(tmp_path / "damaged", kind, damaged)
-        with pytest.raises(DamagedArchive, match=r"archive 'damaged' is truncated or damaged \(") as caught:
+        with pytest.raises(CorruptArchiveError, match=r"archive 'damaged' is truncated or damaged \(") as caught:
             content(files, "" if ARCHIVE_KINDS[kind][0] == "file" else "text")
         assert caught.value.archive == files
         assert "\n" not in str(caught.value)
@@ -194,5 +200,5 @@ def test_truncated_and_corrupt_archives_name_themselves(tmp_path: Path, kind: st
 def test_a_page_instead_of_an_archive_is_damage(tmp_path: Path) -> None:
     page = b"<html><body>Please log in</body></html>" * 50
     for kind in ("gz", "xz", "bz2", "tgz", "zip", "tar"):
-        with pytest.raises(DamagedArchive):
+        with pytest.raises(CorruptArchiveError):
             content(archive(tmp_path / "page", kind, page), "" if ARCHIVE_KINDS[kind][0] == "file" else "text")

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from nmt_rela.attention.dot_products import dot_products
-from nmt_rela.attention.dropout import dropout
-from nmt_rela.attention.kinds import KINDS
-from nmt_rela.attention.mask import CAUSAL, padding_mask
-from nmt_rela.attention.multi_head import MultiHeadAttention
-from nmt_rela.attention.output_norm import RectifiedOutputNorm
+from nmt_rela.attention.mask import CAUSAL, key_padding_mask
+from nmt_rela.attention.multi_head_attention import MultiHeadAttention
+from nmt_rela.attention.rela_norm import GatedRMSNorm
+from nmt_rela.attention.variants import ATTENTION_VARIANTS
+from nmt_rela.kernels.cpu.dropout import dropout
 
 
 def written_out(
@@ -56,12 +56,12 @@ def test_rela_is_the_papers_equations(kind: str) -> None:
     valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=torch.bool)
     with torch.no_grad():
         actual = attention.attend(
-            attention.project_query(states), *attention.project_memory(memory), padding_mask(valid, torch.float64)
+            attention.project_query(states), *attention.project_memory(memory), key_padding_mask(valid, torch.float64)
         )
         torch.testing.assert_close(actual, written_out(attention, states, memory, valid))
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(ATTENTION_VARIANTS))
 @pytest.mark.parametrize("keys", [1, 5, 15, 16, 17])
 def test_the_same_numbers_come_whether_or_not_gradients_are_wanted(kind: str, keys: int) -> None:
     torch.manual_seed(1)
@@ -72,7 +72,9 @@ def test_the_same_numbers_come_whether_or_not_gradients_are_wanted(kind: str, ke
         without = attention.attend(attention.project_query(states), *attention.project_memory(memory), None)
     assert with_gradients.requires_grad
     # ReLA's paths differ in where they scale.
-    torch.testing.assert_close(without, with_gradients, **({"atol": 0, "rtol": 0} if KINDS[kind].normalised else {}))
+    torch.testing.assert_close(
+        without, with_gradients, **({"atol": 0, "rtol": 0} if ATTENTION_VARIANTS[kind].normalised else {})
+    )
 
 
 def test_a_causal_mask_first_asked_for_by_inference_serves_training_too() -> None:
@@ -94,7 +96,7 @@ def test_every_query_times_every_key(queries: int, keys: int, dtype: torch.dtype
 
 def test_rela_i_draws_its_gain_and_rela_g_its_gate() -> None:
     bound = math.sqrt(3 / 4096)
-    plain, gated = (RectifiedOutputNorm(4096, gated=g) for g in (False, True))
+    plain, gated = (GatedRMSNorm(4096, gated=g) for g in (False, True))
     assert plain.gate is None
     assert (gated.gain == 1).all()
     for drawn in (plain.gain.detach(), gated.gate.detach()):
@@ -106,7 +108,7 @@ def test_rela_i_draws_its_gain_and_rela_g_its_gate() -> None:
 
 @pytest.mark.parametrize("kind", ["softmax", "sparsemax", "entmax15"])
 def test_the_other_kinds_have_no_output_norm(kind: str) -> None:
-    assert not list(KINDS[kind].output_norm(8).parameters())
+    assert not list(ATTENTION_VARIANTS[kind].output_norm(8).parameters())
 
 
 def test_initial_weights_are_xavier_uniform_fused_in_self_attention_and_apart_in_cross() -> None:
@@ -120,7 +122,7 @@ def test_initial_weights_are_xavier_uniform_fused_in_self_attention_and_apart_in
         assert bound * 0.98 < weight.abs().max().item() <= bound
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 def test_dropout_acts_on_weights_without_renormalising(kind: str) -> None:
     torch.manual_seed(0)
     attention = MultiHeadAttention(8, 1, kind=kind, dropout=0.5, cross=True)

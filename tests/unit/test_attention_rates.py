@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from nmt_rela.data.loading import Batch
-from nmt_rela.model.transformer import SITES, Transformer
-from nmt_rela.training.attention_rates import attention_rates
+from nmt_rela.data.data_loader import Batch
+from nmt_rela.metrics.attention_sparsity import attention_sparsity
+from nmt_rela.models.transformer import SITES, Transformer
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sparsemax", "rela-g"])
@@ -21,7 +21,7 @@ def test_rates_are_counts_over_valid_positions(kind: str) -> None:
     source = torch.tensor([[4, 5, 6, 2], [7, 2, 0, 0]])
     target = torch.tensor([[8, 9, 2], [8, 2, 0]])
     batch = Batch(source=source, target=target, indices=np.arange(2), source_tokens=6, target_tokens=5)
-    actual = attention_rates(model, batch)
+    actual = attention_sparsity(model, batch)
 
     seen: dict[str, list[torch.Tensor]] = {site: [] for site in SITES}
     for (site, _), module in model.attention_modules().items():

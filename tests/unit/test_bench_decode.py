@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from decoder_reads import step_reads
-from reproduction.experiment import KINDS, adopted_experiment
-from reproduction.journal import Journal
-from reproduction.report import write_report
-from reproduction.steps import speed_file
+from memory_bandwidth import step_reads
 
-from nmt_rela.data.vocabulary import BOS
-from nmt_rela.model.transformer import Transformer
+from nmt_rela.data.tokenizer import BOS
+from nmt_rela.models.transformer import Transformer
+from nmt_rela.reproduction.experiment import ATTENTION_VARIANTS, adopted_experiment
+from nmt_rela.reproduction.report import write_report
+from nmt_rela.reproduction.step_state import Journal
+from nmt_rela.reproduction.steps import speed_file
 from tests.integration.small_run import write_run, write_text
 
-SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts/bench_decode.py"
+SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts/benchmarks/bench_decode.py"
 
 
 def test_a_tiny_benchmark(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_mistake_in_a_process_of_its_own_is_one_line_here(tmp_path: Path) -> N
 
 def test_the_report_has_the_speed_of_its_runs(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / kind, attention=kind) for kind in ("softmax", "rela-g")]
-    found = adopted_experiment("demo", tmp_path, kinds=KINDS, seeds=[], output=tmp_path / "report")
+    found = adopted_experiment("demo", tmp_path, kinds=ATTENTION_VARIANTS, seeds=[], output=tmp_path / "report")
     output = speed_file(found, "decoding")
     output.parent.mkdir(parents=True)
     lines, _, _ = write_text(tmp_path)

@@ -11,24 +11,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from other_models import OTHERS, PlainUpdates, installed
+from baselines import OTHERS, PlainUpdates, installed
 
 from nmt_rela.config.loader import config_from_yaml
-from nmt_rela.data.loading import Batch
-from nmt_rela.data.vocabulary import EOS, PAD, Vocabularies
+from nmt_rela.data.data_loader import Batch
+from nmt_rela.data.tokenizer import EOS, PAD, TokenizerPair
 from tests.integration.own_text import own_task
 from tests.integration.small_run import write_run
 
-SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts/bench_train.py"
+SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts/benchmarks/bench_train.py"
 SMALL = "model: {attention: softmax, encoder_layers: 1, decoder_layers: 1, dimension: 32, feed_forward: 48, heads: 4"
 
 
 @pytest.fixture(scope="module")
-def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> Vocabularies:
+def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> TokenizerPair:
     return write_run(tmp_path_factory.mktemp("runs") / "small").vocabularies()
 
 
-def a_batch(vocabularies: Vocabularies) -> Batch:
+def a_batch(vocabularies: TokenizerPair) -> Batch:
     """Sentences of several lengths to be copied."""
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(4, vocabularies.target.size, (12, 7), generator=generator)
@@ -40,7 +40,7 @@ def a_batch(vocabularies: Vocabularies) -> Batch:
 
 @pytest.mark.parametrize("tied", ["all", "target", "none"])
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_models_learn(name: str, tied: str, vocabularies: Vocabularies) -> None:
+def test_other_models_learn(name: str, tied: str, vocabularies: TokenizerPair) -> None:
     if not installed(name):
         pytest.skip(f"the library of {name} is not installed")
     config = config_from_yaml(

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nmt_rela.data.binary import BinaryCorpus, BinaryCorpusWriter
-from nmt_rela.data.vocabulary import EOS
-from nmt_rela.errors import DataError
+from nmt_rela.data.indexed_dataset import ParallelDataset, ParallelDatasetWriter
+from nmt_rela.data.tokenizer import EOS
+from nmt_rela.utils.errors import DataError
 
 SOURCE = [[5, 6, 7], [], [9]]
 TARGET = [[8], [4, 4], []]
 FILES = ["header.json", "source.offsets", "source.tokens", "target.offsets", "target.tokens"]
 
 
-def writer(directory: Path, *, source_size: int = 100, target_size: int = 100) -> BinaryCorpusWriter:
-    return BinaryCorpusWriter(
+def writer(directory: Path, *, source_size: int = 100, target_size: int = 100) -> ParallelDatasetWriter:
+    return ParallelDatasetWriter(
         directory,
         source_vocabulary_size=source_size,
         target_vocabulary_size=target_size,
@@ -35,7 +35,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_pairs_come_back_with_end_of_sentence(directory: Path) -> None:
-    corpus = BinaryCorpus.open(directory)
+    corpus = ParallelDataset.open(directory)
     corpus.verify()
     assert len(corpus) == 3
     assert [corpus.source(i).tolist() for i in range(3)] == [[*ids, EOS] for ids in SOURCE]
@@ -65,7 +65,7 @@ def test_documented_layout_can_be_read_without_us(directory: Path) -> None:
 def test_large_vocabularies_use_wider_tokens(tmp_path: Path) -> None:
     with writer(tmp_path / "corpus", source_size=65_536, target_size=65_537) as corpus:
         corpus.append([[65_535]], [[65_536]])
-    opened = BinaryCorpus.open(tmp_path / "corpus")
+    opened = ParallelDataset.open(tmp_path / "corpus")
     assert (opened.source(0).tolist(), opened.target(0).tolist()) == ([65_535, EOS], [65_536, EOS])
     assert (opened.source(0).itemsize, opened.target(0).itemsize) == (2, 4)
 
@@ -77,26 +77,26 @@ def test_same_pairs_same_bytes_however_they_arrive(directory: Path, tmp_path: Pa
             corpus.append([], [])
     for name in FILES:
         assert (tmp_path / "singly" / name).read_bytes() == (directory / name).read_bytes()
-    assert BinaryCorpus.open(tmp_path / "singly").fingerprint == BinaryCorpus.open(directory).fingerprint
+    assert ParallelDataset.open(tmp_path / "singly").fingerprint == ParallelDataset.open(directory).fingerprint
 
 
 def test_other_pairs_other_fingerprint(directory: Path, tmp_path: Path) -> None:
     with writer(tmp_path / "other") as corpus:
         corpus.append([[5, 6, 7], [], [8]], TARGET)
-    assert BinaryCorpus.open(tmp_path / "other").fingerprint != BinaryCorpus.open(directory).fingerprint
+    assert ParallelDataset.open(tmp_path / "other").fingerprint != ParallelDataset.open(directory).fingerprint
 
 
 def test_empty_corpus_can_be_opened(tmp_path: Path) -> None:
     with writer(tmp_path / "corpus"):
         pass
-    corpus = BinaryCorpus.open(tmp_path / "corpus")
+    corpus = ParallelDataset.open(tmp_path / "corpus")
     corpus.verify()
     assert len(corpus) == 0
     assert len(corpus.source_lengths) == 0
 
 
 def test_failed_block_leaves_the_old_corpus(directory: Path) -> None:
-    before = BinaryCorpus.open(directory).fingerprint
+    before = ParallelDataset.open(directory).fingerprint
 
     def fail() -> None:
         with writer(directory) as corpus:
@@ -106,7 +106,7 @@ def test_failed_block_leaves_the_old_corpus(directory: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         fail()
     assert [path.name for path in directory.parent.iterdir()] == ["corpus"]
-    assert BinaryCorpus.open(directory).fingerprint == before
+    assert ParallelDataset.open(directory).fingerprint == before
 
 
 def test_remains_of_a_kill_are_replaced(directory: Path) -> None:
@@ -116,7 +116,7 @@ def test_remains_of_a_kill_are_replaced(directory: Path) -> None:
         (remains / "source.tokens").write_bytes(b"half")
     with writer(directory) as corpus:
         corpus.append([[4]], [[4]])
-    assert len(BinaryCorpus.open(directory)) == 1
+    assert len(ParallelDataset.open(directory)) == 1
     assert [path.name for path in directory.parent.iterdir()] == ["corpus"]
 
 
@@ -135,7 +135,7 @@ def test_unequal_sides_are_our_fault(tmp_path: Path) -> None:
 
 def test_missing_corpus(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing: not a binary corpus \(header\.json: No such file"):
-        BinaryCorpus.open(tmp_path / "nothing")
+        ParallelDataset.open(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("name", FILES[1:])
@@ -143,10 +143,10 @@ def test_missing_and_cut_files_are_found_at_opening(directory: Path, name: str) 
     path = directory / name
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match=rf"{name}: .* bytes were written: prepare the data again"):
-        BinaryCorpus.open(directory)
+        ParallelDataset.open(directory)
     path.unlink()
     with pytest.raises(DataError, match=rf"{name}: missing"):
-        BinaryCorpus.open(directory)
+        ParallelDataset.open(directory)
 
 
 @pytest.mark.parametrize("name", FILES[1:])
@@ -156,7 +156,7 @@ def test_flipped_bit_in_data_is_found_by_verify(directory: Path, name: str) -> N
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(DataError, match=rf"{name}: damaged"):
-        BinaryCorpus.open(directory).verify()
+        ParallelDataset.open(directory).verify()
 
 
 def test_any_flipped_bit_in_the_header_is_found_or_harmless(directory: Path) -> None:
@@ -168,7 +168,7 @@ def test_any_flipped_bit_in_the_header_is_found_or_harmless(directory: Path) -> 
         with path.open("r+b") as file:  # In place: emptying the file first makes some file systems wait for the disk.
             file.write(data)
         try:
-            corpus = BinaryCorpus.open(directory)
+            corpus = ParallelDataset.open(directory)
         except DataError:
             continue
         # What remains is white space turned into other white space.
@@ -180,11 +180,11 @@ def test_other_version_is_named(directory: Path) -> None:
     path = directory / "header.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"version": 1', '"version": 7'), encoding="utf-8")
     with pytest.raises(DataError, match=r"header\.json: found format 'nmt_rela binary corpus' version 7; accepted"):
-        BinaryCorpus.open(directory)
+        ParallelDataset.open(directory)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"format": 1, "version": 2}', "\x00", "1e999"])
 def test_header_of_another_kind(directory: Path, text: str) -> None:
     (directory / "header.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match="damaged header"):
-        BinaryCorpus.open(directory)
+        ParallelDataset.open(directory)

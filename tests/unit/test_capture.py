@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nmt_rela.analysis.capture import capture_attention, observe_attention
-from nmt_rela.model.transformer import Transformer
+from nmt_rela.models.transformer import Transformer
 
 
 def small_model(attention: str = "rela-g") -> Transformer:

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import torch
 
-from nmt_rela.errors import CheckpointError
-from nmt_rela.storage import checkpoint as module
-from nmt_rela.storage.checkpoint import (
+from nmt_rela.checkpoints import checkpoint as module
+from nmt_rela.checkpoints.checkpoint import (
     average,
-    list_steps,
+    list_checkpoints,
     load_state,
     load_tensors,
     step_name,
     verify_checkpoint,
     write_checkpoint,
 )
+from nmt_rela.utils.errors import CheckpointError
 
 
 def write(path: Path, value: float = 1.0, *, shape: tuple[int, ...] = (3, 2), name: str = "w") -> Path:
@@ -128,8 +128,8 @@ def test_a_failure_at_any_sync_keeps_the_old_checkpoint_and_leaves_nothing_else(
 def test_steps_are_listed_oldest_first_without_leftovers(tmp_path: Path) -> None:
     for name in (step_name(200), step_name(1_000_000_000), step_name(30), "step_5.tmp", "other"):
         (tmp_path / name).mkdir()
-    assert [p.name for p in list_steps(tmp_path)] == [step_name(30), step_name(200), step_name(1_000_000_000)]
-    assert list_steps(tmp_path / "nowhere") == []
+    assert [p.name for p in list_checkpoints(tmp_path)] == [step_name(30), step_name(200), step_name(1_000_000_000)]
+    assert list_checkpoints(tmp_path / "nowhere") == []
 
 
 def test_the_average_is_the_arithmetic_mean_and_keeps_tied_parameters_tied(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nmt_rela.corpora import cleaning
-from nmt_rela.corpora.accounts import Account, account_lines, read_accounts, write_accounts
-from nmt_rela.corpora.cleaning import MAX_CHARACTERS, Cleaner, SeenHashes, mend, normalise_romanian, word_counter
-from nmt_rela.corpora.readers import Pair
+from nmt_rela.preparation import cleaning
+from nmt_rela.preparation.cleaning import MAX_CHARACTERS, Cleaner, HashSet64, mend, normalise_romanian, word_counter
+from nmt_rela.preparation.cleaning_stats import Account, account_lines, read_accounts, write_accounts
+from nmt_rela.preparation.sources.readers import Pair
 
 
 def clean(
@@ -140,7 +140,7 @@ def test_romanian_letters_may_be_written_in_two_characters() -> None:
 
 def test_hashes_are_remembered_in_any_order() -> None:
     generator = np.random.default_rng(1)
-    seen, known = SeenHashes(), set()
+    seen, known = HashSet64(), set()
     for size in (5, 1, 300, 2, 1000, 0, 40, 40, 40, 7000):
         hashes = generator.integers(0, 6000, size=size).astype(np.uint64)
         new = seen.add(hashes)

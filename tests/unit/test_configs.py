@@ -10,7 +10,7 @@ import torch
 
 from nmt_rela.config.loader import load_config
 from nmt_rela.config.schema import Config
-from nmt_rela.model.transformer import Transformer
+from nmt_rela.models.transformer import Transformer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 #: What one gives oneself.

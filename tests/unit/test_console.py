@@ -15,7 +15,7 @@ import pytest
 
 from nmt_rela.commands import console, prepare
 from nmt_rela.config.loader import config_from_yaml, load_config
-from nmt_rela.errors import DataError
+from nmt_rela.utils.errors import DataError
 
 CONFIG = "run: runs/x\ndata: {task: demo, source: en, target: de}\n"
 

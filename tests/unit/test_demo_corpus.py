@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from german_nouns import CASES, GENDER
 
-from nmt_rela.corpora.demo_corpus import KINDS, Pair, generate, write_demo_corpus
-from nmt_rela.corpora.demo_lexicon import BE, HAVE, NAMES, NOUNS, VERBS
-from nmt_rela.corpora.demo_meaning import Draw
-from nmt_rela.corpora.demo_paradigms import MODALS
-from nmt_rela.corpora.demo_phrases import links, written
+from nmt_rela.preparation.demo_corpus import ATTENTION_VARIANTS, Pair, generate, write_demo_corpus
+from nmt_rela.preparation.demo_lexicon import BE, HAVE, NAMES, NOUNS, VERBS
+from nmt_rela.preparation.demo_meaning import Draw
+from nmt_rela.preparation.demo_paradigms import MODALS
+from nmt_rela.preparation.demo_phrases import links, written
 
 Parts = dict[str, list[Pair]]
 
@@ -262,7 +262,7 @@ def test_a_source_has_one_translation_and_one_alignment() -> None:
     draw = Draw(12)
     translations: dict[str, tuple[str, tuple[tuple[int, int], ...]]] = {}
     for _ in range(10000):
-        english, german, end = draw.weighted(KINDS)(draw)
+        english, german, end = draw.weighted(ATTENTION_VARIANTS)(draw)
         source, source_ideas = written(english, end)
         target, target_ideas = written(german, end)
         found = (" ".join(target), links(source_ideas, target_ideas))
@@ -276,7 +276,7 @@ def test_bytes_do_not_depend_on_the_process(corpus: Path, tmp_path: Path) -> Non
             content.update(file.name.encode() + file.read_bytes())
         return content.hexdigest()
 
-    program = "import sys, pathlib; from nmt_rela.corpora.demo_corpus import write_demo_corpus as write"
+    program = "import sys, pathlib; from nmt_rela.preparation.demo_corpus import write_demo_corpus as write"
     program += "; write(pathlib.Path(sys.argv[1]))"
     digests = {digest(corpus)}
     for seed in ("1", "99"):
@@ -288,7 +288,7 @@ def test_bytes_do_not_depend_on_the_process(corpus: Path, tmp_path: Path) -> Non
 
 
 def test_writing_needs_no_heavy_module() -> None:
-    program = "import sys, nmt_rela.corpora.demo_corpus; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    program = "import sys, nmt_rela.preparation.demo_corpus; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

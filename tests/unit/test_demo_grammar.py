@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from german_nouns import CASES, GENDER
 
-from nmt_rela.corpora.demo_grammar import Clause, english_clause, german_clause
-from nmt_rela.corpora.demo_lexicon import ADJECTIVES, BE, HAVE, NAMES, NOUNS, VERBS, Noun
-from nmt_rela.corpora.demo_meaning import noun_named
-from nmt_rela.corpora.demo_paradigms import IT, MODALS, PRONOUNS, Person
-from nmt_rela.corpora.demo_phrases import NounPhrase, Pronoun, Word, fixed, links, prepositional, written
+from nmt_rela.preparation.demo_grammar import Clause, english_clause, german_clause
+from nmt_rela.preparation.demo_lexicon import ADJECTIVES, BE, HAVE, NAMES, NOUNS, VERBS, Noun
+from nmt_rela.preparation.demo_meaning import noun_named
+from nmt_rela.preparation.demo_paradigms import IT, MODALS, PRONOUNS, Person
+from nmt_rela.preparation.demo_phrases import NounPhrase, Pronoun, Word, fixed, links, prepositional, written
 
 PERSONS: tuple[Person, ...] = ("1", "2", "3", "p")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmt_rela.training.distributed import Ranks
+from nmt_rela.training.distributed import DistributedContext
 
 
 @pytest.mark.parametrize(
@@ -27,11 +27,11 @@ def test_every_rank_takes_part_in_the_comparison(
 ) -> None:
     reductions = []
 
-    def with_the_other(self: Ranks, tensor: Tensor) -> Tensor:
+    def with_the_other(self: DistributedContext, tensor: Tensor) -> Tensor:
         reductions.append(tensor)
         theirs = other if math.isfinite(other) else math.inf
         return torch.maximum(tensor, torch.tensor([theirs, -theirs], dtype=tensor.dtype))
 
-    monkeypatch.setattr(Ranks, "_maximum", with_the_other)
-    assert Ranks(0, 2, torch.device("cpu")).differ(mine) is differ
+    monkeypatch.setattr(DistributedContext, "_maximum", with_the_other)
+    assert DistributedContext(0, 2, torch.device("cpu")).differ(mine) is differ
     assert len(reductions) == 1

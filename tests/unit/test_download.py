@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from file_server import CONTENT, Answer, FileServer
 
-from nmt_rela.corpora import download as transfers
-from nmt_rela.corpora.download import FetchError, Patience, download
-from nmt_rela.corpora.progress import Progress
+from nmt_rela.preparation.sources import download as transfers
+from nmt_rela.preparation.sources.download import DownloadError, Patience, download
+from nmt_rela.utils.progress import Progress
 
 QUICK = Patience(attempts=3, timeout=5.0, pause=0.01)
 
@@ -44,7 +44,7 @@ def test_a_cut_connection_is_resumed_where_it_stopped(server: FileServer, tmp_pa
 
 def test_a_server_that_keeps_failing_is_given_up(server: FileServer, tmp_path: Path) -> None:
     url = server.serve("/a", CONTENT, Answer(cut=70_000), *[Answer(cut=0)] * 9)
-    with pytest.raises(FetchError, match=r"cut at 70,000 of 200,000 bytes \(3 times in a row\)"):
+    with pytest.raises(DownloadError, match=r"cut at 70,000 of 200,000 bytes \(3 times in a row\)"):
         get(url, tmp_path / "a")
     assert set(os.listdir(tmp_path)) == {"a.part", "a.part.json"}
 
@@ -57,7 +57,7 @@ def test_a_server_without_ranges_sends_all_again(server: FileServer, tmp_path: P
 
 def test_a_beginning_of_another_version_is_not_completed(server: FileServer, tmp_path: Path) -> None:
     url = server.serve("/a", CONTENT, Answer(cut=70_000), *[Answer(cut=0)] * 9)
-    with pytest.raises(FetchError):
+    with pytest.raises(DownloadError):
         get(url, tmp_path / "a")
     newer = bytes(reversed(CONTENT))
     server.serve("/a", newer, tag='"2"')
@@ -69,7 +69,7 @@ def test_a_kill_before_the_first_byte_of_another_version_leaves_none_of_the_old(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = server.serve("/a", CONTENT, Answer(cut=70_000), Answer(cut=0))
-    with pytest.raises(FetchError):
+    with pytest.raises(DownloadError):
         get(url, tmp_path / "a", patience=Patience(attempts=1, timeout=5.0, pause=0.01))
     server.serve("/a", CONTENT[::-1], tag='"2"')
     write_note = transfers._Transfer._write_note
@@ -122,7 +122,7 @@ def test_the_server_may_ask_for_a_pause(server: FileServer, tmp_path: Path, capl
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
 def test_a_plain_no_is_not_asked_twice(server: FileServer, tmp_path: Path, status: int) -> None:
     url = server.serve("/a", CONTENT, Answer(status=status))
-    with pytest.raises(FetchError, match=f"HTTP {status}"):
+    with pytest.raises(DownloadError, match=f"HTTP {status}"):
         get(url, tmp_path / "a")
     assert len(server.requests) == 1
 
@@ -139,7 +139,7 @@ def test_redirects_are_followed_with_the_range(server: FileServer, tmp_path: Pat
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/x", "/a", "http://["])
 def test_redirects_elsewhere_and_in_circles_are_refused(server: FileServer, tmp_path: Path, location: str) -> None:
     url = server.serve("/a", CONTENT, *[Answer(status=302, headers={"Location": location})] * 99)
-    with pytest.raises(FetchError):
+    with pytest.raises(DownloadError):
         get(url, tmp_path / "a")
 
 
@@ -147,12 +147,12 @@ def test_a_slow_server_is_waited_for_and_a_dead_one_is_not(server: FileServer, t
     slow = Answer(pause=0.02, block=20_000)
     get(server.serve("/slow", CONTENT, slow), tmp_path / "slow", patience=Patience(attempts=1, timeout=0.3))
     url = server.serve("/dead", CONTENT, Answer(wait=1.0))
-    with pytest.raises(FetchError, match="no answer in time"):
+    with pytest.raises(DownloadError, match="no answer in time"):
         get(url, tmp_path / "dead", patience=Patience(attempts=1, timeout=0.1))
 
 
 def test_unreachable_hosts_are_named(tmp_path: Path, server: FileServer) -> None:
-    with pytest.raises(FetchError, match="refused"):
+    with pytest.raises(DownloadError, match="refused"):
         get("http://127.0.0.1:9/x", tmp_path / "a", patience=Patience(attempts=1))
 
 
@@ -171,8 +171,8 @@ def test_a_killed_download_goes_on_where_it_was(server: FileServer, tmp_path: Pa
     url = server.serve("/a", CONTENT, Answer(pause=0.05, block=10_000))
     program = (
         "import sys, threading, pathlib\n"
-        "from nmt_rela.corpora.download import Patience, download\n"
-        "from nmt_rela.corpora.progress import Progress\n"
+        "from nmt_rela.preparation.sources.download import Patience, download\n"
+        "from nmt_rela.utils.progress import Progress\n"
         "download(sys.argv[1], pathlib.Path(sys.argv[2]), trusted=False, patience=Patience(),"
         " progress=Progress('x', unit='B'), stop=threading.Event())\n"
     )

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from nmt_rela.corpora import encoding
-from nmt_rela.corpora.encoding import LengthRule, binarise
-from nmt_rela.corpora.subwords import learn_vocabulary
-from nmt_rela.data.binary import BinaryCorpus
-from nmt_rela.data.vocabulary import EOS, Vocabularies
+from nmt_rela.data.indexed_dataset import ParallelDataset
+from nmt_rela.data.tokenizer import EOS, TokenizerPair
+from nmt_rela.preparation import binarize
+from nmt_rela.preparation.binarize import LengthFilter, binarise
+from nmt_rela.preparation.tokenizer_training import train_sentencepiece
 
 LINES = [f"zeile {number} mit {'wort ' * (number % 9)}und ende" for number in range(240)]
 ODD = ["a\u2028b", "\x0c", "\x00", "ﬁ ＡＢ", "x" * 900]
@@ -19,10 +19,10 @@ ODD = ["a\u2028b", "\x0c", "\x00", "ﬁ ＡＢ", "x" * 900]
 @pytest.fixture(scope="module")
 def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("subwords")
-    vocabulary = learn_vocabulary(
+    vocabulary = train_sentencepiece(
         iter(LINES), algorithm="bpe", size=60, character_coverage=1.0, normalisation="nmt_nfkc"
     )
-    Vocabularies(vocabulary, vocabulary).save(directory)
+    TokenizerPair(vocabulary, vocabulary).save(directory)
     return directory
 
 
@@ -31,17 +31,17 @@ def corpus_of(
     vocabularies: Path,
     pairs: list[tuple[str, str]],
     *,
-    rule: LengthRule,
+    rule: LengthFilter,
     workers: int,
     ends: list[int],
-) -> tuple[BinaryCorpus, dict[str, list[int]]]:
+) -> tuple[ParallelDataset, dict[str, list[int]]]:
     for name, lines in zip("st", zip(*pairs, strict=True), strict=True):
         (directory / name).write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
     fates = binarise(
         *(directory / "s", directory / "t", vocabularies, directory / "corpus"),
         rule=rule, ends=ends, workers=workers, title="encoding",
     )  # fmt: skip
-    return BinaryCorpus.open(directory / "corpus"), {name: counts.tolist() for name, counts in fates.items()}
+    return ParallelDataset.open(directory / "corpus"), {name: counts.tolist() for name, counts in fates.items()}
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -49,12 +49,12 @@ def corpus_of(
 def test_ids_are_those_of_the_lines_one_by_one(
     tmp_path: Path, vocabularies: Path, monkeypatch: pytest.MonkeyPatch, workers: int, block: int
 ) -> None:
-    monkeypatch.setattr(encoding, "_BLOCK", block)
+    monkeypatch.setattr(binarize, "_BLOCK", block)
     lines = [*LINES[:100], *ODD, *LINES[100:]]
     pairs = list(zip(lines, reversed(lines), strict=True))
-    rule = LengthRule(max_length=0, overlong="keep")
+    rule = LengthFilter(max_length=0, overlong="keep")
     corpus, _ = corpus_of(tmp_path, vocabularies, pairs, rule=rule, workers=workers, ends=[len(lines)])
-    vocabulary = Vocabularies.load(vocabularies).source
+    vocabulary = TokenizerPair.load(vocabularies).source
     assert len(corpus) == len(lines)
     for index, line in enumerate(lines):
         (ids,) = vocabulary.encode([line])
@@ -66,14 +66,14 @@ def test_ids_are_those_of_the_lines_one_by_one(
 def test_fates_are_counted_by_source(
     tmp_path: Path, vocabularies: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(encoding, "_BLOCK", 60)
+    monkeypatch.setattr(binarize, "_BLOCK", 60)
     short, long = ("kurz", "wort"), "wort " * 40
     first = [*[short] * 10, (long, "kurz")]
     third = [*[short] * 5, ("\x0c", "kurz"), ("kurz", long), short]
     for way, fate, pairs in (("drop", "overlong", 16), ("cut", "cut", 18)):
         corpus, fates = corpus_of(
             *(tmp_path, vocabularies, first + third),
-            rule=LengthRule(max_length=20, overlong=way),  # type: ignore[arg-type]
+            rule=LengthFilter(max_length=20, overlong=way),  # type: ignore[arg-type]
             workers=workers,
             ends=[11, 11, 19],
         )

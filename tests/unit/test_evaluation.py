@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from nmt_rela.errors import ConfigError, DataError
-from nmt_rela.evaluation import TOKENIZERS, score
+from nmt_rela.metrics.bleu import TOKENIZERS, score
+from nmt_rela.utils.errors import ConfigError, DataError
 
 
 def test_scores_come_with_signatures() -> None:

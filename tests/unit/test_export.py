@@ -14,14 +14,14 @@ import torch
 from toy_translator import sentences, toy_run, vocabularies
 
 from nmt_rela import Translator
+from nmt_rela.checkpoints.checkpoint import step_name, write_checkpoint
+from nmt_rela.checkpoints.run_directory import RunDirectory, build_model
 from nmt_rela.commands import export
 from nmt_rela.config.loader import config_to_yaml
-from nmt_rela.config.schema import ModelConfig, SiteAttention
-from nmt_rela.data.vocabulary import BOS, EOS, PAD, UNK
-from nmt_rela.errors import CheckpointError
-from nmt_rela.storage.checkpoint import step_name, write_checkpoint
-from nmt_rela.storage.ctranslate2_model import obstacles
-from nmt_rela.storage.run_directory import RunDirectory, build_model
+from nmt_rela.config.schema import AttentionBySite, ModelConfig
+from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK
+from nmt_rela.export.ctranslate2 import obstacles
+from nmt_rela.utils.errors import CheckpointError
 
 PIECES = {piece: i for i, piece in enumerate(vocabularies().target.pieces(range(vocabularies().target.size)))}
 LINES = sentences(30, seed=12, longest=9)
@@ -147,7 +147,7 @@ def test_the_readme_of_an_export_works(
 
 def test_every_obstacle_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert obstacles(ModelConfig(attention="softmax", embedding_bias=True, start="zero")) == []
-    mixed = SiteAttention(encoder="softmax", decoder="sparsemax", cross="rela-i")
+    mixed = AttentionBySite(encoder="softmax", decoder="sparsemax", cross="rela-i")
     assert [reason.split(" turns")[0].split(" has")[0] for reason in obstacles(ModelConfig(attention=mixed))] == [
         "self-attention of the decoder", "cross-attention", "cross-attention",
     ]  # fmt: skip

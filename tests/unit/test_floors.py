@@ -13,15 +13,20 @@ PACKAGE = Path(__file__).resolve().parents[2] / "nmt_rela"
 #: From the top down. Rooms of one floor do not know each other.
 FLOORS = (
     {"commands"},
-    {"training", "analysis"},
-    {"inference"},
-    {"storage"},
-    {"corpora"},
-    {"data", "model", "alignment", "evaluation"},
+    {"reproduction"},
+    {"training"},
+    {"export"},
+    {"analysis"},
+    {"generation"},
+    {"checkpoints"},
+    {"metrics"},
+    {"preparation"},
+    {"models"},
     {"attention"},
+    {"data"},
     {"config"},
-    {"text", "host_memory"},
-    {"errors"},
+    {"kernels"},
+    {"utils"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(PACKAGE.rglob("*.py"))

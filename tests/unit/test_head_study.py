@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from nmt_rela.analysis.capture import capture_attention
-from nmt_rela.analysis.forced import Pair, StatisticsListener, batches, forced_pass
-from nmt_rela.analysis.head_study import (
+from nmt_rela.analysis.head_ablation import (
     heads_switched_off,
     loss_of,
     mean_ranks,
@@ -19,7 +18,8 @@ from nmt_rela.analysis.head_study import (
     spearman,
     study_heads,
 )
-from nmt_rela.model.transformer import Transformer
+from nmt_rela.analysis.teacher_forcing import Pair, StatisticsListener, batches, forced_pass
+from nmt_rela.models.transformer import Transformer
 
 PAIRS = [
     Pair(0, (4, 5, 6, 2), (5, 6, 2)),

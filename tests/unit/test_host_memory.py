@@ -12,12 +12,12 @@ import sys
 
 import pytest
 
-from nmt_rela.host_memory import bound_compiled_products
+from nmt_rela.utils.memory import limit_onednn_cache
 
 _PROGRAM = """
 import ctypes, json, resource, sys
 from pathlib import Path
-from nmt_rela.host_memory import keep_host_memory, release_host_memory
+from nmt_rela.utils.memory import disable_malloc_trimming, trim_malloc
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
@@ -37,11 +37,11 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 found = {"pages": 4 * (24 << 20) // resource.getpagesize(), "before": faults(3)}
-keep_host_memory()
+disable_malloc_trimming()
 faults(1)  # the pages are fetched once more
 found["kept"] = faults(3)
 found["resident"] = resident()
-release_host_memory()
+trim_malloc()
 found["released"] = resident()
 print(json.dumps(found))
 """
@@ -59,6 +59,6 @@ def test_freed_memory_is_kept_until_it_is_released() -> None:
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LRU_CACHE_CAPACITY", "500")
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
-    bound_compiled_products(2)
+    limit_onednn_cache(2)
     assert os.environ["LRU_CACHE_CAPACITY"] == "500"
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "32"

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from nmt_rela.checkpoints import manager as keeper_module
+from nmt_rela.checkpoints.checkpoint import list_checkpoints
+from nmt_rela.checkpoints.manager import CheckpointManager
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import TrainingConfig
-from nmt_rela.errors import CheckpointError
-from nmt_rela.storage.checkpoint import list_steps
-from nmt_rela.storage.run_directory import RunDirectory
-from nmt_rela.training import keeper as keeper_module
-from nmt_rela.training.keeper import Keeper
+from nmt_rela.utils.errors import CheckpointError
 
 
 def save_all(run: RunDirectory, settings: TrainingConfig, scores: dict[int, float | None]) -> None:
-    keeper = Keeper(run, settings)
+    keeper = CheckpointManager(run, settings)
     for update, score in scores.items():
         assert keeper.save(update=update, score=score, tensors={"model": {}}, state={"update": update})
 
@@ -37,7 +37,7 @@ def test_the_newest_and_the_best_stay(tmp_path: Path, last: int, best: int, kept
     scores = {1: 20.0, 2: None, 3: 30.0, 4: None, 5: 10.0, 6: None, 7: None}
     run = RunDirectory(tmp_path)
     save_all(run, settings, scores)
-    assert [int(path.name[-1]) for path in list_steps(run.checkpoints)] == kept
+    assert [int(path.name[-1]) for path in list_checkpoints(run.checkpoints)] == kept
     assert run.checkpoint("last").resolve().name == "step_00000007"
     assert run.checkpoint("best").resolve().name == "step_00000003" if best else "best" not in run.names()
 
@@ -46,7 +46,7 @@ def test_the_newest_intact_checkpoint_is_found_and_none_is_an_error(tmp_path: Pa
     run = RunDirectory(tmp_path)
     save_all(run, TrainingConfig(), {1: None, 2: None})
     (run.checkpoints / "step_00000002" / "state.json").write_text("{}")
-    keeper = Keeper(run, TrainingConfig())
+    keeper = CheckpointManager(run, TrainingConfig())
     assert name(keeper.newest()) == name(run.checkpoint("last")) == "step_00000001"
     (run.checkpoints / "step_00000001" / "state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="none of 2 checkpoints is intact"):
@@ -64,11 +64,11 @@ def test_a_damaged_checkpoint_that_was_passed_over_does_not_push_out_a_new_one(t
     save_all(run, settings, {1: None, 5: None})
     (run.checkpoints / "step_00000005" / "state.json").write_text("{}")
     settings = replace(settings, keep_last=1)
-    keeper = Keeper(run, settings)
+    keeper = CheckpointManager(run, settings)
     assert name(keeper.newest()) == "step_00000001"
     keeper.save(update=3, score=None, tensors={"model": {}}, state={"update": 3})
     assert run.checkpoint("last").resolve().name == "step_00000003"
-    assert name(Keeper(run, settings).newest()) == "step_00000003"
+    assert name(CheckpointManager(run, settings).newest()) == "step_00000003"
 
 
 def test_a_run_whose_links_were_copied_as_directories_goes_on(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_what_a_kill_inside_a_save_has_left_is_cleared_up(tmp_path: Path) -> Non
     (run.checkpoints / "step_00000004.tmp" / "model.pt").write_text("half")
     (run.checkpoints / "step_00000003").rename(run.checkpoints / "step_00000003.old.tmp")
     shutil.copytree(run.checkpoints / "step_00000002", run.checkpoints / "step_00000002.old.tmp")
-    assert name(Keeper(run, TrainingConfig()).newest()) == "step_00000003"
+    assert name(CheckpointManager(run, TrainingConfig()).newest()) == "step_00000003"
     assert sorted(path.name for path in run.checkpoints.iterdir()) == [f"step_0000000{n}" for n in (1, 2, 3)]
     assert name(run.checkpoint("last")) == "step_00000003"
     assert name(run.checkpoint("best")) == "step_00000002"
@@ -107,7 +107,7 @@ def test_a_best_that_could_not_be_written_is_not_named(tmp_path: Path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(keeper_module, "write_checkpoint", full)
-        assert not Keeper(run, settings).save(update=2, score=9.0, tensors={"model": {}}, state={})
+        assert not CheckpointManager(run, settings).save(update=2, score=9.0, tensors={"model": {}}, state={})
     save_all(run, settings, {3: 4.0, 4: None})
     assert name(run.checkpoint("best")) == "step_00000001"
 
@@ -117,4 +117,4 @@ def test_no_best_is_named_where_none_is_kept(tmp_path: Path) -> None:
     save_all(run, replace(TrainingConfig(), keep_last=1, keep_best=1), {1: 5.0, 2: 1.0})
     save_all(run, replace(TrainingConfig(), keep_last=1, keep_best=0), {3: 9.0, 4: 8.0})
     assert not (tmp_path / "best").is_symlink()
-    assert [path.name for path in list_steps(run.checkpoints)] == ["step_00000004"]
+    assert [path.name for path in list_checkpoints(run.checkpoints)] == ["step_00000004"]

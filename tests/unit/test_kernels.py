@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from nmt_rela.attention import paths
-from nmt_rela.attention.kinds import KINDS
+from nmt_rela.attention import backends
 from nmt_rela.attention.mask import CAUSAL, Mask
-from nmt_rela.attention.multi_head import MultiHeadAttention
-from nmt_rela.attention.output_norm import EPSILON, RectifiedOutputNorm
+from nmt_rela.attention.multi_head_attention import MultiHeadAttention
+from nmt_rela.attention.rela_norm import EPSILON, GatedRMSNorm
+from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.training.loss import _of_logits
 from tests.attention_sites import (
     SITES,
@@ -27,9 +27,9 @@ from tests.attention_sites import (
 from tests.triton_interpreter import mend_bfloat16
 
 pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
-from nmt_rela.attention.kernels.fused import fused_attention
-from nmt_rela.attention.kernels.norm import gated_rms_norm
-from nmt_rela.training.loss_kernel import losses_of_logits
+from nmt_rela.kernels.triton.cross_entropy import cross_entropy_forward_backward
+from nmt_rela.kernels.triton.gated_rms_norm import gated_rms_norm
+from nmt_rela.kernels.triton.sparse_attention import fused_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FUSED_KINDS = ["rela-g", "sparsemax", "entmax15"]  # rela-i differs in its norm only
@@ -147,7 +147,7 @@ def test_dropout_has_the_right_rate_and_no_pattern() -> None:
 @pytest.mark.parametrize("path", ["kernel", "without"])
 def test_the_norm_agrees_with_the_equation(path: str, gated: bool, width: int, dtype: torch.dtype) -> None:
     torch.manual_seed(width)
-    norm = RectifiedOutputNorm(width, gated=gated).double()
+    norm = GatedRMSNorm(width, gated=gated).double()
     heads, upstream = torch.randn(2, 3, 2, width, dtype=torch.float64).unbind()
     heads[1, 1] = 0  # a row of null attention
     if path == "kernel":  # nothing but its output is rounded; otherwise, no more than what comes in is already
@@ -187,9 +187,9 @@ def test_the_loss_agrees_with_the_plain_one(outputs: int, dtype: torch.dtype) ->
     settings = {"smoothing": 0.1, "with_gradient": True}
     losses, likelihoods, gradient = _of_logits(logits.float().clone(), targets, **settings)
     actual = logits.to(DEVICE)
-    found = losses_of_logits(actual, targets.to(DEVICE), smoothing=0.1, with_gradient=False)
+    found = cross_entropy_forward_backward(actual, targets.to(DEVICE), smoothing=0.1, with_gradient=False)
     assert torch.equal(actual.cpu(), logits)
-    found_again = losses_of_logits(actual, targets.to(DEVICE), **settings)
+    found_again = cross_entropy_forward_backward(actual, targets.to(DEVICE), **settings)
     for values in (found, found_again):
         torch.testing.assert_close(values[0].cpu(), losses, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(values[1].cpu(), likelihoods, atol=1e-5, rtol=1e-5)
@@ -201,11 +201,11 @@ def test_the_loss_agrees_with_the_plain_one(outputs: int, dtype: torch.dtype) ->
 @pytest.fixture
 def fast_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fast paths also where the tests run."""
-    monkeypatch.setattr(paths, "FAST_DEVICES", {"cuda", "cpu"})
+    monkeypatch.setattr(backends, "FUSED_DEVICE_TYPES", {"cuda", "cpu"})
 
 
 @pytest.mark.usefixtures("fast_here")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 @pytest.mark.parametrize("site", ["encoder", "decoder"])
 def test_attention_is_the_same_on_either_path(kind: str, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
@@ -230,7 +230,7 @@ def test_attention_is_the_same_on_either_path(kind: str, site: str, monkeypatch:
 def test_only_what_a_kernel_serves_goes_to_a_kernel() -> None:
     def served(kind: str, width: int, dtype: torch.dtype, keys: int = 5) -> bool:
         query, key, value, _ = inputs(1, 1, 3, keys, width, dtype, DEVICE)
-        return paths.fast_heads(kind, query, key, value, None, dropout=0.0) is not None
+        return backends.fused_backend(kind, query, key, value, None, dropout=0.0) is not None
 
     assert served("rela-g", 16, torch.float32)
     assert not served("rela-g", 24, torch.float32)
@@ -240,7 +240,7 @@ def test_only_what_a_kernel_serves_goes_to_a_kernel() -> None:
 
 
 @pytest.mark.usefixtures("fast_here")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 def test_an_observer_brings_the_reference_back(kind: str) -> None:
     attention = MultiHeadAttention(16, 1, kind=kind, dropout=0.0, cross=False).to(DEVICE)
     seen: list[Tensor] = []
@@ -254,5 +254,5 @@ def test_softmax_drops_at_the_right_rate() -> None:
     torch.manual_seed(0)
     query, key = torch.zeros(1, 1, 64, 64, device=DEVICE), torch.zeros(1, 1, 64, 64, device=DEVICE)
     value = torch.eye(64, device=DEVICE)[None, None]
-    heads = paths.fast_heads("softmax", query, key, value, None, dropout=0.25)
+    heads = backends.fused_backend("softmax", query, key, value, None, dropout=0.25)
     assert (heads == 0).float().mean().item() == pytest.approx(0.25, abs=0.04)

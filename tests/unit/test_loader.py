@@ -18,8 +18,8 @@ from nmt_rela.config.loader import (
     load_config,
     override_config,
 )
-from nmt_rela.config.schema import Config, DataConfig, SiteAttention, TrainingConfig
-from nmt_rela.errors import ConfigError
+from nmt_rela.config.schema import AttentionBySite, Config, DataConfig, TrainingConfig
+from nmt_rela.utils.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MINIMAL = "run: runs/x\ndata:\n  task: demo\n  source: en\n  target: de\n"
@@ -72,7 +72,7 @@ def test_text_stays_the_text_that_was_written(language: str) -> None:
 def test_attention_is_one_kind_or_one_for_each_site() -> None:
     assert read("model: {attention: entmax15}").model.attention == "entmax15"
     sites = read("model:\n  attention:\n    encoder: softmax\n    decoder: rela-i\n    cross: rela-g\n").model.attention
-    assert sites == SiteAttention(encoder="softmax", decoder="rela-i", cross="rela-g")
+    assert sites == AttentionBySite(encoder="softmax", decoder="rela-i", cross="rela-g")
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_harmless(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_differences_name_the_path_and_both_values() -> None:
     new = override_config(
         old, ["model.heads=4", "run=runs/y", "model.attention={encoder: softmax, decoder: softmax, cross: rela-g}"]
     )
-    sites = SiteAttention(encoder="softmax", decoder="softmax", cross="rela-g")
+    sites = AttentionBySite(encoder="softmax", decoder="softmax", cross="rela-g")
     assert differences(old, new) == [
         Difference(path="run", old="runs/x", new="runs/y"),
         Difference(path="model.attention", old="rela-g", new=sites),

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from nmt_rela.attention.kinds import KINDS
-from nmt_rela.model.embedding import Embedding, sinusoids
-from nmt_rela.model.transformer import Transformer
+from nmt_rela.attention.variants import ATTENTION_VARIANTS
+from nmt_rela.models.embedding import Embedding, sinusoidal_positions
+from nmt_rela.models.transformer import Transformer
 
 SMALL: dict[str, Any] = {"encoder_layers": 2, "decoder_layers": 2, "dimension": 16, "feed_forward": 32, "heads": 4}
 PAD, BOS = 0, 3
@@ -27,7 +27,7 @@ def sentences(rows: int, length: int, vocabulary: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
 @pytest.mark.parametrize("start", ["bos", "zero"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 @torch.no_grad()
 def test_step_by_step_gives_the_logits_of_the_whole_target(kind: str, norm: str, start: str) -> None:
     model = small_model(attention=kind, norm=norm, start=start, embedding_bias=True)
@@ -67,7 +67,7 @@ def test_beams_reorder_and_sentences_leave_as_if_decoded_from_scratch() -> None:
             prefixes, order = prefixes[1:], order[1:]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 @torch.no_grad()
 def test_padding_of_either_side_changes_nothing(kind: str) -> None:
     model = small_model(attention=kind)
@@ -121,16 +121,16 @@ def test_embedding_is_scaled_positioned_and_grows() -> None:
     weight = torch.nn.Parameter(torch.randn(10, 8))
     embedding = Embedding(weight, bias=None, dropout=0.0)
     tokens = torch.tensor([[4, 5, 6]])
-    expected = weight[4:7] * math.sqrt(8) + sinusoids(1003, 8)[1000:]
+    expected = weight[4:7] * math.sqrt(8) + sinusoidal_positions(1003, 8)[1000:]
     torch.testing.assert_close(embedding(tokens, offset=1000)[0], expected)
     zeroed = embedding(tokens, zero_first=True)[0]
-    torch.testing.assert_close(zeroed[0], sinusoids(1, 8)[0])
+    torch.testing.assert_close(zeroed[0], sinusoidal_positions(1, 8)[0])
 
 
 def test_sinusoids_are_half_sine_half_cosine_from_wavelength_2pi_to_10000_times_that() -> None:
-    signal = sinusoids(50, 6)
+    signal = sinusoidal_positions(50, 6)
     for position in (0, 1, 49):
         rates = [1.0, 10_000**-0.5, 1e-4]
         expected = [math.sin(position * r) for r in rates] + [math.cos(position * r) for r in rates]
         torch.testing.assert_close(signal[position], torch.tensor(expected))
-    assert sinusoids(3, 5).shape == (3, 5)
+    assert sinusoidal_positions(3, 5).shape == (3, 5)

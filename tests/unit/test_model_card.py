@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml
-from nmt_rela.storage.model_card import CARD, write_model_card
-from nmt_rela.storage.run_directory import RunDirectory
+from nmt_rela.export.model_card import CARD, write_model_card
 from tests.integration.small_run import write_run
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nmt_rela.storage.run_directory import RunDirectory
-from nmt_rela.training.monitor import Monitor
+from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.training.metric_logger import Monitor
 
 
 def test_a_continued_run_forgets_later_records_and_lines_cut_off(tmp_path: Path) -> None:

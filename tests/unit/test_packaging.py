@@ -132,13 +132,13 @@ def test_make_help_lists_every_target() -> None:
 
 
 def test_make_passes_scale_kinds_seeds_and_options_on() -> None:
-    words = ["SCALE=smoke", "KINDS=softmax rela-g", "SEEDS=1 2", "PLAN=1", "OPTIONS=model.heads=4"]
+    words = ["SCALE=smoke", "ATTENTION_VARIANTS=softmax rela-g", "SEEDS=1 2", "PLAN=1", "OPTIONS=model.heads=4"]
     done = subprocess.run(
         [*MAKE, "-n", "reproduce-wmt18-zh-en", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     line = done.stdout.splitlines()[-1]
     wanted = 'wmt18-zh-en --plan --scale smoke --kinds "softmax rela-g" --seeds "1 2" model.heads=4'
-    assert line.endswith(f"scripts/reproduce.py {wanted}")
+    assert line.endswith(f"nmt-reproduce {wanted}")
 
 
 def test_clean_spares_what_cannot_be_made_again() -> None:
@@ -160,7 +160,7 @@ def test_every_dependency_is_pinned() -> None:
 
 
 def test_the_configuration_reference_is_up_to_date() -> None:
-    page = runpy.run_path(str(REPOSITORY / "scripts/config_reference.py"))["render"]()
+    page = runpy.run_path(str(REPOSITORY / "scripts/tools/config_reference.py"))["render"]()
     shown = (REPOSITORY / "docs/configuration.md").read_text(encoding="utf-8")
     assert shown == page, "docs/configuration.md is out of date: make docs"
     for row in page.splitlines():

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from toy_translator import sentences, toy_model, toy_run
 
-from nmt_rela.attention.kinds import KINDS
-from nmt_rela.errors import ConfigError
-from nmt_rela.inference.aligner import AlignmentChoice
-from nmt_rela.inference.device import for_inference
-from nmt_rela.inference.translator import Translator
-from nmt_rela.model.packing import Int8Linear, has_packed, pack
+from nmt_rela.attention.variants import ATTENTION_VARIANTS
+from nmt_rela.generation.alignment import AlignmentOptions
+from nmt_rela.generation.device import prepare_for_inference
+from nmt_rela.generation.translator import Translator
+from nmt_rela.kernels.cpu.packed_linear import DynamicInt8Linear, has_packed, pack
+from nmt_rela.utils.errors import ConfigError
 
 needs_packed = pytest.mark.skipif(not has_packed(torch.float32), reason="PyTorch without oneDNN")
 needs_bf16 = pytest.mark.skipif(not has_packed(torch.bfloat16), reason="no bf16 products on this CPU")
@@ -27,7 +27,7 @@ def numbers(*shape: int, seed: int = 1) -> Tensor:
 
 
 @needs_packed
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 @torch.no_grad()
 def test_a_packed_model_gives_the_same_logits(kind: str) -> None:
     model = toy_model(attention=kind)
@@ -58,7 +58,7 @@ def test_int8_is_the_product_of_rounded_numbers() -> None:
         numbers(24, seed=2),
         numbers(5, 16, seed=3) * torch.tensor([[1e-3, 1, 9, 0, 40]]).T,
     )
-    found = Int8Linear(weight, bias)(x)
+    found = DynamicInt8Linear(weight, bias)(x)
     rows = [(127 * row / largest).round() * largest / 127 for row in weight.double() for largest in [row.abs().max()]]
     exact = nn.functional.linear(x.double(), weight.double(), bias.double())
     for row, result, wanted in zip(x.double(), found, exact, strict=True):
@@ -77,7 +77,7 @@ def test_int8_is_the_product_of_rounded_numbers() -> None:
 @needs_int8
 @torch.no_grad()
 def test_int8_rows_do_not_depend_on_one_another() -> None:
-    layer, x = Int8Linear(numbers(40, 16), None), numbers(3, 7, 16, seed=4)
+    layer, x = DynamicInt8Linear(numbers(40, 16), None), numbers(3, 7, 16, seed=4)
     whole = layer(x)
     for row in range(3):
         assert torch.equal(layer(x[row : row + 1]), whole[row : row + 1])
@@ -98,9 +98,9 @@ def test_a_translator_in_int8(tmp_path: Path) -> None:
     lines = sentences(9, seed=5)
     together = translator.translate(lines)
     assert [translator.translate([line])[0].text for line in lines] == [one.text for one in together]
-    assert translator.translate(lines[:2], align=AlignmentChoice())[0].hypotheses[0].alignment is not None
+    assert translator.translate(lines[:2], align=AlignmentOptions())[0].hypotheses[0].alignment is not None
 
 
 def test_int8_is_refused_where_there_is_none() -> None:
     with pytest.raises(ConfigError, match=r"precision: found 'int8'.*--device cpu"):
-        for_inference(toy_model(), torch.int8, torch.device("cuda"))
+        prepare_for_inference(toy_model(), torch.int8, torch.device("cuda"))

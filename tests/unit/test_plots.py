@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nmt_rela.analysis import plots
-from nmt_rela.errors import UserError
+from nmt_rela.utils.errors import UserError
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra 'analysis')")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from packing import archive, packed, tar_bytes
 
-from nmt_rela.corpora.readers import MAX_LINE, Pair, read_pairs
-from nmt_rela.corpora.tasks import Archive, Location, Side, Source
-from nmt_rela.errors import DataError
+from nmt_rela.preparation.sources.readers import MAX_LINE, Pair, read_pairs
+from nmt_rela.preparation.sources.task import Archive, Location, Side, Source
+from nmt_rela.utils.errors import DataError
 
 LANGUAGES = ("en", "de")
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmt_rela.attention import paths
-from nmt_rela.attention.dropout import draw_kept
-from nmt_rela.attention.kinds import KINDS
+from nmt_rela.attention import backends
 from nmt_rela.attention.mask import CAUSAL, Mask
-from nmt_rela.attention.multi_head import MultiHeadAttention
-from nmt_rela.attention.rectified import rectified_heads
+from nmt_rela.attention.multi_head_attention import MultiHeadAttention
+from nmt_rela.attention.variants import ATTENTION_VARIANTS
+from nmt_rela.kernels.cpu.dropout import dropout_mask
+from nmt_rela.kernels.cpu.rela_attention import relu_attention_cpu
 from tests.attention_sites import (
     SITES,
     assert_zero_where_masked,
@@ -26,7 +26,7 @@ EVERY_SITE = pytest.mark.parametrize("site", SITES)
 
 
 def rectified(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:
-    return rectified_heads(query, key, value, mask, dropout=0.0)
+    return relu_attention_cpu(query, key, value, mask, dropout=0.0)
 
 
 @EVERY_SITE
@@ -73,20 +73,22 @@ def test_dropout_is_that_of_the_reference_forward_and_backward(site: str) -> Non
     *shape, mask = SITES[site]
     given = inputs(*shape, torch.float32)
     torch.manual_seed(5)
-    actual = with_gradients(lambda *x: rectified_heads(*x, mask, dropout=0.4), *given)
+    actual = with_gradients(lambda *x: relu_attention_cpu(*x, mask, dropout=0.4), *given)
     torch.manual_seed(5)
-    kept, scale = draw_kept(torch.empty(*shape[:4]), 0.4)
+    kept, scale = dropout_mask(torch.empty(*shape[:4]), 0.4)
     expected = with_gradients(lambda *x: reference("rela-g", *x, mask, kept * scale), *given)
     for found, wanted in zip(actual, expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 def test_on_a_cpu_rela_takes_this_path_and_the_other_kinds_the_reference(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = inputs(1, 2, 3, 5, 8, torch.float32)[:3]
-    assert (paths.fast_heads(kind, *given, None, dropout=0.0) is not None) == (not KINDS[kind].normalised)
+    assert (backends.fused_backend(kind, *given, None, dropout=0.0) is not None) == (
+        not ATTENTION_VARIANTS[kind].normalised
+    )
     torch.manual_seed(0)
     attention = MultiHeadAttention(16, 2, kind=kind, dropout=0.1, cross=False)
     attention.head_mask = torch.tensor([1.0, 0.5])

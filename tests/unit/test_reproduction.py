@@ -8,19 +8,26 @@ import re
 from pathlib import Path
 
 import pytest
-import reproduce
-from reproduction import calibration, plan, published, runner
-from reproduction.document import Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
-from reproduction.experiment import KINDS, SCALES, TASKS, Experiment, adopted_experiment, new_experiment
-from reproduction.journal import Journal
-from reproduction.report import write_report
-from reproduction.runner import expected_seconds
-from reproduction.steps import steps_of
 
-from nmt_rela.attention.kinds import KINDS as ATTENTIONS
+from nmt_rela.attention.variants import ATTENTION_VARIANTS as ATTENTIONS
+from nmt_rela.checkpoints.checkpoint import write_checkpoint
+from nmt_rela.commands import reproduce
 from nmt_rela.config.loader import config_to_yaml
-from nmt_rela.errors import ConfigError
-from nmt_rela.storage.checkpoint import write_checkpoint
+from nmt_rela.reproduction import cost_estimate, paper_results, runner, speed_probe
+from nmt_rela.reproduction.experiment import (
+    ATTENTION_VARIANTS,
+    SCALES,
+    TASKS,
+    Experiment,
+    adopted_experiment,
+    new_experiment,
+)
+from nmt_rela.reproduction.markdown import Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
+from nmt_rela.reproduction.report import write_report
+from nmt_rela.reproduction.runner import expected_seconds
+from nmt_rela.reproduction.step_state import Journal
+from nmt_rela.reproduction.steps import steps_of
+from nmt_rela.utils.errors import ConfigError
 from tests.integration.small_run import write_run
 
 
@@ -28,7 +35,7 @@ def experiment(
     task: str = "wmt14",
     *,
     scale: str = "paper",
-    kinds: tuple[str, ...] = KINDS,
+    kinds: tuple[str, ...] = ATTENTION_VARIANTS,
     seeds: tuple[int, ...] = (),
     overrides: tuple[str, ...] = (),
     output: Path | None = None,
@@ -40,21 +47,26 @@ def experiment(
 
 
 def test_the_kinds_are_those_there_are() -> None:
-    assert set(KINDS) == set(ATTENTIONS)
-    assert KINDS == reproduce._KINDS
+    assert set(ATTENTION_VARIANTS) == set(ATTENTIONS)
+    assert ATTENTION_VARIANTS == reproduce._KINDS
     assert set(SCALES) == set(reproduce._SCALES)
-    figures = (*published.BLEU.values(), published.TRAINING_SPEED, published.DECODING_SPEED, *published.AER.values())
-    assert all(set(figure) <= set(KINDS) for figure in figures)
-    assert all(len(layers) == 6 for row in published.AER.values() for layers in row.values())
-    assert set(published.BLEU) <= set(TASKS)
+    figures = (
+        *paper_results.BLEU.values(),
+        paper_results.TRAINING_SPEED,
+        paper_results.DECODING_SPEED,
+        *paper_results.AER.values(),
+    )
+    assert all(set(figure) <= set(ATTENTION_VARIANTS) for figure in figures)
+    assert all(len(layers) == 6 for row in paper_results.AER.values() for layers in row.values())
+    assert set(paper_results.BLEU) <= set(TASKS)
 
 
 @pytest.mark.parametrize("task", sorted(set(TASKS.values())))
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_task_loads_at_every_scale(task: str, scale: str) -> None:
     found = experiment(task, scale=scale)
-    assert [run.kind for run in found.runs] == list(KINDS)
-    assert {run.config.model.attention for run in found.runs} == set(KINDS)
+    assert [run.kind for run in found.runs] == list(ATTENTION_VARIANTS)
+    assert {run.config.model.attention for run in found.runs} == set(ATTENTION_VARIANTS)
     assert len({run.path for run in found.runs}) == 5
 
 
@@ -101,7 +113,9 @@ def test_what_is_not_wanted_is_left_out() -> None:
 
 def test_a_step_is_done_again_when_what_it_reads_changes(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs" / "one")
-    found = adopted_experiment("demo", tmp_path / "runs", kinds=KINDS, seeds=[], output=tmp_path / "report")
+    found = adopted_experiment(
+        "demo", tmp_path / "runs", kinds=ATTENTION_VARIANTS, seeds=[], output=tmp_path / "report"
+    )
     step = next(step for step in steps_of(found) if step.group == "average")
     recorded = step.fingerprint()
     assert not step.stands(recorded), "its output is not there"
@@ -142,18 +156,18 @@ def test_only_runs_of_the_task_are_adopted(tmp_path: Path) -> None:
     text = other.config_file.read_text("utf-8").replace("source: en", "source: de").replace("target: de", "target: en")
     other.config_file.write_text(text, "utf-8")
     (tmp_path / "notes").mkdir()
-    found = adopted_experiment("demo", tmp_path, kinds=KINDS, seeds=[], output=None)
+    found = adopted_experiment("demo", tmp_path, kinds=ATTENTION_VARIANTS, seeds=[], output=None)
     assert [(run.name, run.kind) for run in found.runs] == [("b", "softmax"), ("a", "rela-g")]
     assert not any(step.group == "train" for step in steps_of(found))
     assert found.output == tmp_path / "report"
     with pytest.raises(ConfigError, match="no run of multi30k, en to de"):
-        adopted_experiment("multi30k", tmp_path, kinds=KINDS, seeds=[], output=None)
+        adopted_experiment("multi30k", tmp_path, kinds=ATTENTION_VARIANTS, seeds=[], output=None)
 
 
 def test_a_report_on_next_to_nothing(tmp_path: Path) -> None:
     """It can be asked for at any moment: what is not known is said to be missing, and no figure is made up."""
     write_run(tmp_path / "one", attention="rela-g")
-    found = adopted_experiment("demo", tmp_path, kinds=KINDS, seeds=[], output=tmp_path / "report")
+    found = adopted_experiment("demo", tmp_path, kinds=ATTENTION_VARIANTS, seeds=[], output=tmp_path / "report")
     write_report(found, Journal(tmp_path / "steps"))
     text = (tmp_path / "report" / "report.md").read_text("utf-8")
     assert "| rela-g | 1 | 1 | – | – | – | – | – | – |" in text
@@ -166,10 +180,10 @@ def test_a_report_on_next_to_nothing(tmp_path: Path) -> None:
 
 
 def test_the_plan_knows_what_is_to_be_fetched() -> None:
-    size = plan.archive_size(experiment())
+    size = cost_estimate.archive_size(experiment())
     assert (size.archives, size.unknown) == (5, 2)
     assert size.known_bytes == 658_092_427 + 918_734_483 + 80_462_375
-    assert plan.archive_size(experiment("demo")).archives == 0
+    assert cost_estimate.archive_size(experiment("demo")).archives == 0
 
 
 def test_a_document_in_both_forms(tmp_path: Path) -> None:
@@ -210,7 +224,7 @@ def test_a_mistake_is_one_line(arguments: list[str], message: str, capsys: pytes
 
 def test_an_average_of_adopted_runs_is_kept_while_it_is_the_newest(tmp_path: Path) -> None:
     run = write_run(tmp_path / "one")
-    found = adopted_experiment("demo", tmp_path, kinds=KINDS, seeds=[], output=None)
+    found = adopted_experiment("demo", tmp_path, kinds=ATTENTION_VARIANTS, seeds=[], output=None)
     assert "average one" in [step.name for step in steps_of(found)]
     write_checkpoint(run.path / "average", tensors={}, state={"averaged": ["step_0", "step_1"]})
     assert "average one" not in [step.name for step in steps_of(found)]
@@ -240,11 +254,11 @@ def test_what_runs_says_when_it_will_end(
 
 
 def test_the_plan_measures_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_ENOUGH", 0.0)
+    monkeypatch.setattr(speed_probe, "_ENOUGH", 0.0)
     monkeypatch.chdir(tmp_path)
     found = experiment("demo", scale="smoke", kinds=("softmax", "rela-g"))
     journal = Journal(found.output / "steps")
-    lines = list(plan.plan_lines(found, list(steps_of(found)), journal))
+    lines = list(cost_estimate.plan_lines(found, list(steps_of(found)), journal))
     assert list(tmp_path.iterdir()) == []
     text = "\n".join(lines)
     assert re.search(r"softmax +[\d,]+ tokens/s in training, [\d.]+ s an update", text)
@@ -255,15 +269,16 @@ def test_the_plan_measures_and_changes_nothing(tmp_path: Path, monkeypatch: pyte
 
 def test_the_paper_scale_takes_what_its_updates_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a second an update, 300,000 updates are 83 hours and a little for validation; two GPUs need half."""
-    speed = calibration.Speed(
+    speed = speed_probe.Speed(
         device="x", precision="bf16", parameters=77_000_000, seconds_per_update=1.0, training_tokens=25_000.0,
         decoding_tokens=50_000.0,
     )  # fmt: skip
     found = experiment(kinds=("softmax",))
-    size = plan.archive_size(found)
+    size = cost_estimate.archive_size(found)
     (train,) = (step for step in steps_of(found) if step.group == "train")
     one, two = (
-        plan._estimator(found, {"softmax": speed}, size, gpus=gpus, data_is_there=True)(train) for gpus in (1, 2)
+        cost_estimate._estimator(found, {"softmax": speed}, size, gpus=gpus, data_is_there=True)(train)
+        for gpus in (1, 2)
     )
     assert 300_000 < one < 301_000
     assert one - two == pytest.approx(150_000)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nmt_rela.errors import ConfigError
-from nmt_rela.storage.run_lock import RunLock
+from nmt_rela.checkpoints.run_lock import RunLock
+from nmt_rela.utils.errors import ConfigError
 
 
 def test_the_second_is_refused_and_told_who_is_there(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from toy_search import TableState, best_by_trying, score_of, table
 
-from nmt_rela.data.vocabulary import BOS, EOS, PAD, UNK
-from nmt_rela.errors import ConfigError
-from nmt_rela.inference.candidates import FORBIDDEN, best_continuations, log_probabilities_of
-from nmt_rela.inference.ensemble import EnsembleState
-from nmt_rela.inference.hypothesis import Hypothesis, length_penalty_of
-from nmt_rela.inference.sampling import Sampling, sample
-from nmt_rela.inference.search import CHECK_EVERY, beam_search, greedy
+from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK
+from nmt_rela.generation.beam_candidates import FORBIDDEN, constrained_log_softmax, top_candidates
+from nmt_rela.generation.beam_search import CHECK_EVERY, beam_search, greedy
+from nmt_rela.generation.ensemble import EnsembleState
+from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
+from nmt_rela.generation.sampling import Sampling, sample
+from nmt_rela.utils.errors import ConfigError
 
 
 def search(
@@ -59,7 +59,7 @@ def test_scores_are_those_of_forced_decoding() -> None:
             gains = score_of(tables[sentence], hypothesis.tokens)
             assert hypothesis.token_log_probabilities == pytest.approx(gains, abs=1e-5)
             assert hypothesis.log_probability == pytest.approx(sum(gains), abs=1e-5)
-            assert hypothesis.score == pytest.approx(sum(gains) / length_penalty_of(len(gains), 0.6), abs=1e-5)
+            assert hypothesis.score == pytest.approx(sum(gains) / length_penalty_factor(len(gains), 0.6), abs=1e-5)
 
 
 def test_beam_of_one_is_greedy() -> None:
@@ -184,7 +184,7 @@ def test_best_continuations_are_those_of_a_full_sort(vocabulary: int) -> None:
     scores[0, 1] = -torch.inf  # a beam that is dead
     log_probabilities = torch.randn(5, 2, vocabulary, generator=random).mul(8).round().div(8)  # with ties
     log_probabilities[:, :, :4] = -torch.inf
-    totals, parents, tokens, gains = best_continuations(scores, log_probabilities, 6)
+    totals, parents, tokens, gains = top_candidates(scores, log_probabilities, 6)
     every = (scores.unsqueeze(2) + log_probabilities).flatten(1)
     assert torch.equal(totals, every.sort(dim=1, descending=True).values[:, :6])
     assert torch.equal(gains, log_probabilities[torch.arange(5).unsqueeze(1), parents, tokens])
@@ -199,7 +199,7 @@ def test_a_forced_token_is_all_that_is_left_and_keeps_its_probability() -> None:
     logits = torch.randn(3, 2, 10, generator=torch.Generator().manual_seed(1))
     expected = logits.log_softmax(2)
     forced = (torch.tensor([True, False, True]), torch.tensor([UNK, 0, 7]))
-    found = log_probabilities_of(logits, torch.tensor(FORBIDDEN), end_allowed=False, forced=forced)
+    found = constrained_log_softmax(logits, torch.tensor(FORBIDDEN), end_allowed=False, forced=forced)
     for sentence, token in ((0, UNK), (2, 7)):
         assert torch.equal(found[sentence, :, token], expected[sentence, :, token])
         assert (found[sentence].isfinite().sum(dim=1) == 1).all()

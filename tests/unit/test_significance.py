@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import significance
+from tools import significance
 
-from nmt_rela.evaluation import score
+from nmt_rela.metrics.bleu import score
 
 REFERENCE = [
     f"the {colour} cat number {number} sleeps near the house ." for number in range(20) for colour in ("old", "red")

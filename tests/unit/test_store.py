@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from file_server import CONTENT, Answer, FileServer
 
-from nmt_rela.corpora.download import Patience
-from nmt_rela.corpora.store import ArchiveStore
-from nmt_rela.corpora.tasks import Archive, Location, Part
-from nmt_rela.errors import DataError
+from nmt_rela.preparation.sources.archive_cache import ArchiveCache
+from nmt_rela.preparation.sources.download import Patience
+from nmt_rela.preparation.sources.task import Archive, Location, Part
+from nmt_rela.utils.errors import DataError
 
 QUICK = Patience(attempts=3, timeout=5.0, pause=0.01)
 
@@ -28,8 +28,8 @@ def archive(*locations: Part | Location, kind: str = "plain") -> Archive:
     )
 
 
-def store(directory: Path, *, mirror: str = "") -> ArchiveStore:
-    return ArchiveStore(directory / "archives", mirror=mirror, patience=QUICK)
+def store(directory: Path, *, mirror: str = "") -> ArchiveCache:
+    return ArchiveCache(directory / "archives", mirror=mirror, patience=QUICK)
 
 
 def sha256(data: bytes) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nmt_rela.corpora.task_files import load_task
-from nmt_rela.corpora.tasks import Task, kind_of
-from nmt_rela.errors import ConfigError
+from nmt_rela.preparation.sources.task import Task, kind_of
+from nmt_rela.preparation.sources.task_parser import load_task
+from nmt_rela.utils.errors import ConfigError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "data" / "tasks").glob("*.yaml"))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nmt_rela.errors import DataError
-from nmt_rela.text import decode_lines, read_lines, read_parallel, write_lines
+from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.text import decode_lines, read_lines, read_parallel, write_lines
 
 
 def lines_of(data: bytes, *, replace: bool = False) -> list[str]:

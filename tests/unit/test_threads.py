@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_translator import sentences, toy_translator
 
-from nmt_rela.inference.threads import side_by_side
+from nmt_rela.generation.thread_pool import map_in_threads
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_results_come_in_the_order_of_the_jobs(two_threads: None) -> None:
         time.sleep(0.02 if job == 0 else 0.0)
         return job * job, torch.get_num_threads()
 
-    assert list(side_by_side(work, range(5), threads=2)) == [(job, (job * job, 1)) for job in range(5)]
+    assert list(map_in_threads(work, range(5), threads=2)) == [(job, (job * job, 1)) for job in range(5)]
     assert torch.get_num_threads() == 2
 
 
@@ -39,7 +39,7 @@ def test_an_error_ends_the_work(two_threads: None) -> None:
         done.append(job)
 
     with pytest.raises(ValueError, match="job 0"):
-        list(side_by_side(work, range(100), threads=2))
+        list(map_in_threads(work, range(100), threads=2))
     assert len(done) < 90
     assert torch.get_num_threads() == 2
 
@@ -48,13 +48,13 @@ def test_threads_work_in_the_precision_of_the_one_that_waits(two_threads: None) 
     def work(_: int) -> torch.dtype:
         return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
 
-    assert {dtype for _, dtype in side_by_side(work, range(3), threads=2)} == {torch.float32}
+    assert {dtype for _, dtype in map_in_threads(work, range(3), threads=2)} == {torch.float32}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert {dtype for _, dtype in side_by_side(work, range(3), threads=2)} == {torch.bfloat16}
+        assert {dtype for _, dtype in map_in_threads(work, range(3), threads=2)} == {torch.bfloat16}
 
 
 def test_one_job_has_all_threads(two_threads: None) -> None:
-    assert list(side_by_side(lambda _: torch.get_num_threads(), [0], threads=2)) == [(0, 2)]
+    assert list(map_in_threads(lambda _: torch.get_num_threads(), [0], threads=2)) == [(0, 2)]
 
 
 def test_translations_do_not_depend_on_the_number_of_threads(two_threads: None) -> None:

@@ -16,18 +16,18 @@ import torch
 from toy_translator import sentences, toy_model, toy_translator, vocabularies
 
 from nmt_rela.config.schema import DecodingConfig
-from nmt_rela.data.vocabulary import EOS, PAD
-from nmt_rela.errors import CheckpointError, ConfigError
-from nmt_rela.inference.aligner import AlignmentChoice
-from nmt_rela.inference.device import choose_device
-from nmt_rela.inference.output import json_lines, moses_lines, one_line, text_lines
-from nmt_rela.inference.sampling import Sampling
-from nmt_rela.inference.splitting import split_pieces
-from nmt_rela.inference.translation import Translated, Translation
-from nmt_rela.inference.translator import Translator
-from nmt_rela.inference.window import windows
+from nmt_rela.data.tokenizer import EOS, PAD
+from nmt_rela.generation.alignment import AlignmentOptions
+from nmt_rela.generation.device import resolve_device
+from nmt_rela.generation.formatting import json_lines, moses_lines, one_line, text_lines
+from nmt_rela.generation.sampling import Sampling
+from nmt_rela.generation.splitting import split_tokens
+from nmt_rela.generation.streaming import windows
+from nmt_rela.generation.translation import Translated, Translation
+from nmt_rela.generation.translator import Translator
+from nmt_rela.utils.errors import CheckpointError, ConfigError
 
-KINDS = ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
+ATTENTION_VARIANTS = ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
 LINES = sentences(14, seed=5, longest=9)
 PIECES = {piece: i for i, piece in enumerate(vocabularies().target.pieces(range(vocabularies().target.size)))}
 
@@ -40,7 +40,7 @@ def assert_same(left: list[Translation], right: list[Translation]) -> None:
         assert [h.score for h in a.hypotheses] == pytest.approx([h.score for h in b.hypotheses], abs=1e-5)
 
 
-@pytest.mark.parametrize("attention", KINDS)
+@pytest.mark.parametrize("attention", ATTENTION_VARIANTS)
 @pytest.mark.parametrize("beam", [1, 4])
 def test_one_by_one_is_any_batch_in_any_order(attention: str, beam: int) -> None:
     translator = toy_translator(attention=attention)
@@ -53,7 +53,7 @@ def test_one_by_one_is_any_batch_in_any_order(attention: str, beam: int) -> None
     assert_same([turned[order.index(i)] for i in range(len(LINES))], together)
 
 
-@pytest.mark.parametrize("attention", KINDS)
+@pytest.mark.parametrize("attention", ATTENTION_VARIANTS)
 def test_caches_give_what_recomputing_gives(attention: str) -> None:
     """The search's token scores, made step by step from caches, are those of the whole target at once (``score``)."""
     translator = toy_translator(attention=attention)
@@ -113,7 +113,7 @@ def test_hostile_lines_keep_their_places() -> None:
     translator = toy_translator(max_source_length=32)
     ordinary = sentences(len(HOSTILE), seed=9, longest=5)
     mixed = [line for pair in zip(HOSTILE, ordinary, strict=True) for line in pair]
-    translations = translator.translate(mixed, beam=2, align=AlignmentChoice())
+    translations = translator.translate(mixed, beam=2, align=AlignmentOptions())
     assert [translation.source for translation in translations] == mixed
     assert_same(translations[1::2], translator.translate(ordinary, beam=2))
     assert [translation.text for translation in translations[0:12:2]] == [""] * 6
@@ -123,7 +123,7 @@ def test_hostile_lines_keep_their_places() -> None:
 def test_a_blank_line_does_not_touch_the_model() -> None:
     translator = Translator(toy_model(), vocabularies())
     translator.models[0].encode = None  # type: ignore[assignment, method-assign]
-    for translation in translator.translate(["", " ", "\u3000\t"], n_best=3, align=AlignmentChoice()):
+    for translation in translator.translate(["", " ", "\u3000\t"], n_best=3, align=AlignmentOptions()):
         assert translation.text == ""
         assert translation.score == 0.0
         assert len(translation.hypotheses) == 1
@@ -134,7 +134,7 @@ def test_long_lines_are_translated_in_parts(caplog: pytest.LogCaptureFixture) ->
     translator = toy_translator(max_source_length=40, extra_length=0)
     line = " ".join(sentences(12, seed=3))
     with caplog.at_level(logging.WARNING):
-        short, long = translator.translate(["ein Hund", line], n_best=2, align=AlignmentChoice())
+        short, long = translator.translate(["ein Hund", line], n_best=2, align=AlignmentOptions())
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("line 2: ")
     best = long.hypotheses[0]
@@ -150,7 +150,7 @@ def test_where_long_lines_are_cut() -> None:
     pieces = ["▁der", "▁Hund", ".", "▁die", "▁Kat", "ze", "▁läuft", ".", "”", "▁und", "▁weg"]
 
     def parts(limit: int) -> list[list[str]]:
-        return [pieces[part] for part in split_pieces(pieces, limit)]
+        return [pieces[part] for part in split_tokens(pieces, limit)]
 
     assert parts(11) == [pieces]
     assert parts(10) == [pieces[:9], pieces[9:]]
@@ -158,9 +158,9 @@ def test_where_long_lines_are_cut() -> None:
         parts(5) == [pieces[:3], pieces[3:6], pieces[6:9], pieces[9:]][:0] or list(itertools.chain(*parts(5))) == pieces
     )
     assert parts(5)[0] == pieces[:3]
-    assert split_pieces(["a"] * 7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
-    assert split_pieces(["▁我", "来", "。", "你", "去", "吗"], 4)[0] == slice(0, 3)
-    assert split_pieces([], 4) == [slice(0, 0)]
+    assert split_tokens(["a"] * 7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert split_tokens(["▁我", "来", "。", "你", "去", "吗"], 4)[0] == slice(0, 3)
+    assert split_tokens([], 4) == [slice(0, 0)]
     for limit in range(1, 12):
         assert all(0 < len(part) <= limit for part in parts(limit))
         assert list(itertools.chain(*parts(limit))) == pieces
@@ -190,7 +190,7 @@ def test_ensembles() -> None:
     decoding = DecodingConfig(extra_length=5)
 
     def translated(*models: object) -> list[Translation]:
-        return Translator(list(models), vocabularies(), decoding=decoding).translate(LINES, align=AlignmentChoice())  # type: ignore[arg-type]
+        return Translator(list(models), vocabularies(), decoding=decoding).translate(LINES, align=AlignmentOptions())  # type: ignore[arg-type]
 
     assert_same(translated(first), translated(first, first))
     assert [t.text for t in translated(first, second)] != [t.text for t in translated(first)]
@@ -204,7 +204,7 @@ def test_ensembles() -> None:
 @pytest.mark.parametrize("choice", [{}, {"layer": 0}, {"head": 2}, {"layer": 1, "head": 0, "shifted": True}])
 def test_word_links_point_at_words(choice: dict[str, int]) -> None:
     translator = toy_translator(attention="rela-g")
-    for translation in translator.translate(LINES, n_best=2, align=AlignmentChoice(**choice)):  # type: ignore[arg-type]
+    for translation in translator.translate(LINES, n_best=2, align=AlignmentOptions(**choice)):  # type: ignore[arg-type]
         for hypothesis in translation.hypotheses:
             assert hypothesis.alignment is not None
             targets = [target for _, target in hypothesis.alignment]
@@ -220,13 +220,13 @@ def test_settings_out_of_range() -> None:
         with pytest.raises(ConfigError, match="accepted"):
             translator.translate(LINES, **wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="layer: found 2; accepted: 0 to 1"):
-        translator.translate(LINES, align=AlignmentChoice(layer=2))
+        translator.translate(LINES, align=AlignmentOptions(layer=2))
     with pytest.raises(ConfigError, match="head: found 4; accepted: 0 to 3"):
-        translator.translate(LINES, align=AlignmentChoice(head=4))
+        translator.translate(LINES, align=AlignmentOptions(head=4))
     with pytest.raises(ConfigError, match="accepted: auto, cpu"):
-        choose_device("gpu")
+        resolve_device("gpu")
     with pytest.raises(ConfigError, match="CUDA devices are visible"):
-        choose_device("cuda:99")
+        resolve_device("cuda:99")
 
 
 @pytest.mark.parametrize("beam", [1, 4])
@@ -294,11 +294,11 @@ def test_threads_share_a_translator() -> None:
     translator = toy_translator(attention="rela-g")
     requests: list[Callable[[], list[Translation]]] = [
         lambda: translator.translate(LINES),
-        lambda: translator.translate(LINES, align=AlignmentChoice()),
+        lambda: translator.translate(LINES, align=AlignmentOptions()),
         lambda: translator.translate(LINES, beam=1),
         lambda: translator.translate(LINES, n_best=2, sampling=Sampling(seed=4)),
         lambda: list(translator.translate_stream(LINES, beam=2, n_best=2, length_penalty=1.0)),
-        lambda: translator.translate(LINES, prefixes=["die Katze"] * len(LINES), align=AlignmentChoice(layer=0)),
+        lambda: translator.translate(LINES, prefixes=["die Katze"] * len(LINES), align=AlignmentOptions(layer=0)),
     ]
     expected = [request() for request in requests]
     with ThreadPoolExecutor(len(requests)) as pool:

@@ -1,4 +1,4 @@
-"""Vocabularies: what is encoded comes back, and models that cannot serve are refused by name."""
+"""TokenizerPair: what is encoded comes back, and models that cannot serve are refused by name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from nmt_rela.data.vocabulary import BOS, EOS, PAD, UNK, Vocabularies, Vocabulary
-from nmt_rela.errors import DataError
+from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, TokenizerPair, Vocabulary
+from nmt_rela.utils.errors import DataError
 
 LINES = [
     "the old baker gives the small child a red apple",
@@ -126,12 +126,12 @@ def test_other_special_ids_are_refused() -> None:
 
 
 def test_joint_and_separate_vocabularies_come_back(vocabulary: Vocabulary, other: Vocabulary, tmp_path: Path) -> None:
-    joint, separate = Vocabularies(vocabulary, vocabulary), Vocabularies(vocabulary, other)
+    joint, separate = TokenizerPair(vocabulary, vocabulary), TokenizerPair(vocabulary, other)
     assert joint.joint
     assert not separate.joint
     for name, vocabularies in (("joint", joint), ("separate", separate)):
         vocabularies.save(tmp_path / name)
-        loaded = Vocabularies.load(tmp_path / name)
+        loaded = TokenizerPair.load(tmp_path / name)
         assert loaded.joint == vocabularies.joint
         assert loaded.fingerprint == vocabularies.fingerprint
         assert loaded.target.fingerprint == vocabularies.target.fingerprint
@@ -140,12 +140,12 @@ def test_joint_and_separate_vocabularies_come_back(vocabulary: Vocabulary, other
 
 def test_fingerprint_tells_sides_apart(vocabulary: Vocabulary, other: Vocabulary) -> None:
     pairs = [(vocabulary, vocabulary), (vocabulary, other), (other, vocabulary), (other, other)]
-    assert len({Vocabularies(*pair).fingerprint for pair in pairs}) == 4
+    assert len({TokenizerPair(*pair).fingerprint for pair in pairs}) == 4
 
 
 def test_missing_vocabularies_say_what_is_wanted(vocabulary: Vocabulary, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no vocabulary; accepted: joint\.model, or source\.model and target\.model"):
-        Vocabularies.load(tmp_path)
+        TokenizerPair.load(tmp_path)
     vocabulary.save(tmp_path / "source.model")
     with pytest.raises(DataError, match=r"target\.model: cannot read"):
-        Vocabularies.load(tmp_path)
+        TokenizerPair.load(tmp_path)

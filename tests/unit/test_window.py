@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from nmt_rela.data.loading import Batch
-from nmt_rela.training.distributed import Ranks
-from nmt_rela.training.window import Window
+from nmt_rela.data.data_loader import Batch
+from nmt_rela.training.distributed import DistributedContext
+from nmt_rela.training.step_metrics import Window
 
 
 @pytest.mark.parametrize(("average", "loss"), [("token", 6.0 / 10), ("sentence", 6.0 / 4)])
@@ -20,7 +20,7 @@ def test_the_loss_is_per_what_it_is_averaged_over(average: Literal["token", "sen
         batch = Batch(torch.ones(2, 3), torch.ones(2, 4), np.arange(2), source_tokens=4, target_tokens=5)
         window.add(torch.tensor(3.0), torch.tensor(5.0, dtype=torch.float64), batch)
     window.close_update(torch.tensor(1.0), torch.tensor(0.0))
-    values = window.read(Ranks(0, 1, torch.device("cpu")))
+    values = window.read(DistributedContext(0, 1, torch.device("cpu")))
     assert values["loss"] == loss
     assert values["perplexity"] == pytest.approx(np.e)
     assert values["sentences"] == 4

@@ -5,22 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nmt_rela.alignment import GoldLinks, aer, parse_pharaoh, word_groups
-from nmt_rela.analysis.forced import ForcedBatch, Pair
-from nmt_rela.analysis.word_links import AVERAGE, LinkCounts, LinkListener
+from nmt_rela.analysis.alignment import AVERAGE, LinkCounts, LinkListener
+from nmt_rela.analysis.teacher_forcing import Pair, TeacherForcedBatch
+from nmt_rela.metrics.word_alignment import GoldAlignment, aer, parse_pharaoh, word_ids
 
 # Two words on either side, the second in two sub-words; EOS last.
 SOURCE, TARGET = ("▁the", "▁hou", "se", "</s>"), ("▁das", "▁Ha", "us", "</s>")
 GOLD = [parse_pharaoh("0-0 1-1"), parse_pharaoh("0-0 1p1")]
 
 
-def batch_of(pairs: int) -> ForcedBatch:
+def batch_of(pairs: int) -> TeacherForcedBatch:
     members = [Pair(index, (4, 5, 6, 2), (4, 5, 6, 2)) for index in range(pairs)]
-    return ForcedBatch(members, torch.full((pairs, 4), 4), torch.full((pairs, 4), 4))
+    return TeacherForcedBatch(members, torch.full((pairs, 4), 4), torch.full((pairs, 4), 4))
 
 
-def listen(weights: torch.Tensor, gold: list[GoldLinks] | None, *, known: int = 2) -> LinkListener:
-    words = {index: (word_groups(SOURCE), word_groups(TARGET)) for index in range(known)}
+def listen(weights: torch.Tensor, gold: list[GoldAlignment] | None, *, known: int = 2) -> LinkListener:
+    words = {index: (word_ids(SOURCE), word_ids(TARGET)) for index in range(known)}
     listener = LinkListener(words, gold)
     listener(batch_of(len(weights)), "cross", 0, weights)
     listener(batch_of(len(weights)), "encoder", 0, weights)

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from echo_translator import load
 
-from nmt_rela.errors import ConfigError
-from nmt_rela.inference.device import worker_devices
-from nmt_rela.inference.workers import cut_evenly, translate_in_processes
+from nmt_rela.generation.device import worker_devices
+from nmt_rela.generation.multiprocess import cut_evenly, translate_in_processes
+from nmt_rela.utils.errors import ConfigError
 
 
 def children() -> list[Any]:
@@ -114,7 +114,7 @@ def test_closing_ends_processes_at_work() -> None:
 SCRIPT = """
 import sys
 from nmt_rela.commands import console
-from nmt_rela.inference.workers import translate_in_processes
+from nmt_rela.generation.multiprocess import translate_in_processes
 from echo_translator import load
 
 def command(arguments):

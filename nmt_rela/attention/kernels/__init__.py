@@ -1,1 +1,0 @@
-"""Triton kernels. They are imported where they are first used: the package works without Triton."""

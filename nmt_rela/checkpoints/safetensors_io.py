@@ -1,0 +1,46 @@
+"""Weights as one safetensors file, which other programs read without running any code of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nmt_rela.models.transformer import Transformer
+from nmt_rela.utils.errors import CheckpointError, UserError
+
+_FORMAT = "nmt_rela 1"
+
+
+def require_safetensors() -> None:
+    """Raises UserError, naming the command that installs it, where the package is absent."""
+    try:
+        import safetensors.torch  # noqa: F401
+    except ImportError as error:
+        raise UserError("safetensors files need safetensors; run: pip install 'nmt_rela[export]'") from error
+
+
+def write_weights(path: Path, model: Transformer, *, vocabulary: str) -> None:
+    """Write the weights; tied ones once. ``vocabulary`` is the fingerprint of the vocabularies they belong to."""
+    from safetensors.torch import save_model
+
+    save_model(model, str(path), metadata={"format": _FORMAT, "vocabulary": vocabulary})
+
+
+def read_weights(path: Path, model: Transformer, *, vocabulary: str) -> None:
+    """Load what ``write_weights`` wrote into a model of the same configuration.
+
+    Raises CheckpointError for a file that is damaged, or belongs to another vocabulary or configuration.
+    """
+    require_safetensors()
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_model
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        if metadata.get("vocabulary") != vocabulary:
+            raise CheckpointError(f"{path}: made with another vocabulary than {path.parent / 'tokenizer'}")
+        load_model(model, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
+    except RuntimeError as error:  # the names and shapes that do not fit
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,173 @@
+"""YAML as a tree of plain text that remembers where each value stands.
+
+Types are not guessed here: whether ``no`` is a language or a switch, and ``1e-8`` a number or a word, is known only
+to the reader of the field. Accepted is the plain core of YAML: mappings, lists and scalars of one document, without
+tags, anchors and aliases (nothing is executed, nothing expands), and no key twice.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import yaml
+
+from nmt_rela.utils.errors import ConfigError
+
+_NUMBER = re.compile(r"[-+]?((\d[\d_]*)?(\.\d*)?([eE][-+]?\d+)?|0[xob][\da-fA-F_]+)", re.ASCII)
+_WHOLE = re.compile(r"[-+]?(0|[1-9]\d*(_\d+)*)", re.ASCII)
+_DECIMAL = re.compile(r"[-+]?(\d+(_\d+)*(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+_TRUE = frozenset({"true", "yes", "on"})
+_FALSE = frozenset({"false", "no", "off"})
+_NULL = frozenset({"", "~", "null", "Null", "NULL"})
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A value as it was written; quoted ones are text whatever they look like."""
+
+    place: str
+    text: str
+    quoted: bool = False
+
+    @property
+    def is_null(self) -> bool:
+        return not self.quoted and self.text in _NULL
+
+    def as_bool(self) -> bool | None:
+        """true/false (yes/no, on/off), or None where it is something else."""
+        word = "" if self.quoted else self.text.lower()
+        return True if word in _TRUE else False if word in _FALSE else None
+
+    def as_int(self) -> int | None:
+        """A whole number in decimal digits (``32_000`` too; ``010`` is no number), or None."""
+        short = len(self.text) <= 40  # Python itself refuses to read several thousand digits
+        return int(self.text) if short and not self.quoted and _WHOLE.fullmatch(self.text) else None
+
+    def as_float(self) -> float | None:
+        """A finite number (``1e-8`` too, which YAML 1.1 takes for a word), or None."""
+        if self.quoted or not _DECIMAL.fullmatch(self.text):
+            return None
+        number = float(self.text)
+        return number if abs(number) != float("inf") else None
+
+    def as_text(self) -> str | None:
+        """Text (``no`` and ``on`` too), or None where it looks like a number, ``true``, ``false`` or nothing."""
+        if self.quoted:
+            return self.text
+        if self.is_null or self.text.lower() in ("true", "false") or looks_like_number(self.text):
+            return None
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """A list, with the place of its beginning."""
+
+    place: str
+    items: list[Tree] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A mapping, with the place of its beginning and of each key."""
+
+    place: str
+    entries: dict[str, Tree] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+
+
+Tree: TypeAlias = "Scalar | List | Mapping"
+
+
+def looks_like_number(text: str) -> bool:
+    """Whether unquoted text would be read as a number by this or another YAML reader."""
+    return any(character.isdigit() for character in text) and _NUMBER.fullmatch(text) is not None
+
+
+def parse(text: str, name: str, *, fixed_place: bool = False) -> Tree:
+    """Read one YAML document. Places are ``name:line``, or just ``name`` with ``fixed_place``. Raises ConfigError."""
+
+    def place(mark: Any) -> str:
+        return name if fixed_place or mark is None else f"{name}:{mark.line + 1}"
+
+    loader = None
+    try:
+        loader = _Composer(text.removeprefix("\ufeff"))
+        node = loader.get_single_node()
+        return Scalar(name, "") if node is None else _tree(node, place)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        where = name if fixed_place else f"{name}:{line}"
+        raise ConfigError(f"{where}: malformed YAML: the character U+{error.character:04X} is not allowed") from None
+    except yaml.MarkedYAMLError as error:
+        problem = error.problem or error.context or "cannot be read"
+        raise ConfigError(f"{place(error.problem_mark or error.context_mark)}: malformed YAML: {problem}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: malformed YAML: nested too deeply") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+class _Composer(yaml.SafeLoader):
+    """PyYAML up to its node tree, where aliases could still multiply and tags still ask for objects."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            problem = "anchors (&) and aliases (*) are not accepted; quote the value if it is text"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        if event.tag is not None:
+            problem = f"the tag {event.tag!r} is not accepted; quote the value if it is text"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def _tree(node: Any, place: Any) -> Tree:
+    here = place(node.start_mark)
+    if isinstance(node, yaml.ScalarNode):
+        return Scalar(here, node.value, quoted=node.style is not None)
+    if isinstance(node, yaml.SequenceNode):
+        return List(here, [_tree(item, place) for item in node.value])
+    mapping = Mapping(here)
+    for key, value in node.value:
+        where = place(key.start_mark)
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError(f"{where}: a key must be a plain word")
+        if key.value in mapping.entries:
+            raise ConfigError(f"{where}: {printable(key.value)}: given twice, first at {mapping.places[key.value]}")
+        mapping.entries[key.value] = _tree(value, place)
+        mapping.places[key.value] = where
+    return mapping
+
+
+def merge(below: Tree, above: Tree) -> Tree:
+    """Mappings are merged key by key, and an empty one (``model:``) changes nothing; others replace what is below."""
+    if isinstance(below, Mapping) and isinstance(above, Scalar) and above.is_null:
+        return below
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    entries = dict(below.entries)
+    for key, value in above.entries.items():
+        entries[key] = merge(entries[key], value) if key in entries else value
+    return Mapping(above.place, entries, {**below.places, **above.places})
+
+
+def printable(text: str) -> str:
+    """Text for a one-line message: cut when long, escaped when it holds control characters."""
+    cut = text if len(text) <= 60 else text[:57] + "..."
+    return cut if cut.isprintable() else repr(cut)[1:-1]
+
+
+def described(tree: Tree) -> str:
+    """What was found, for an error message."""
+    if isinstance(tree, Mapping):
+        return "a mapping"
+    if isinstance(tree, List):
+        return "a list"
+    if tree.is_null:
+        return "nothing"
+    bare = not tree.quoted and (looks_like_number(tree.text) or tree.text.lower() in ("true", "false"))
+    return printable(tree.text) if bare else f"the text '{printable(tree.text)}'"

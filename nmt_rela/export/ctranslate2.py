@@ -1,0 +1,129 @@
+"""A model in the form that CTranslate2 runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from nmt_rela.config.schema import ModelConfig
+from nmt_rela.data.tokenizer import BOS, EOS, UNK, TokenizerPair, Vocabulary
+from nmt_rela.models.embedding import Embedding, sinusoidal_positions
+from nmt_rela.models.layers import NORM_EPSILON, FeedForward, Residual
+from nmt_rela.models.transformer import Transformer
+
+if TYPE_CHECKING:
+    from ctranslate2.specs import TransformerSpec
+
+#: Sub-words of the longest sentence that an exported model takes: the rows of its table of positions.
+POSITIONS = 2048
+_SITES = {
+    "encoder": "self-attention of the encoder",
+    "decoder": "self-attention of the decoder",
+    "cross": "cross-attention",
+}
+
+
+def obstacles(config: ModelConfig) -> list[str]:
+    """Every reason why CTranslate2 cannot run a model; none for one whose attention is softmax everywhere.
+
+    What else the settings allow has an exact counterpart there: either norm, any tying, positions and embedding bias as
+    a table, a zero start.
+    """
+    kinds = {
+        site: config.attention if isinstance(config.attention, str) else getattr(config.attention, site)
+        for site in _SITES
+    }
+    reasons = []
+    for site, name in _SITES.items():
+        if kinds[site] != "softmax":
+            reasons.append(f"{name} turns scores into weights by {kinds[site]}, where CTranslate2 has softmax only")
+        if kinds[site].startswith("rela"):
+            reasons.append(f"{name} has a norm before its output projection, which CTranslate2 has no place for")
+    return reasons
+
+
+def transformer_spec(model: Transformer, vocabularies: TokenizerPair) -> TransformerSpec:
+    """The model as CTranslate2's own description of a Transformer, with its vocabularies, validated.
+
+    ``model`` is one that ``obstacles`` has nothing against. Raises ImportError where ctranslate2 is absent.
+    """
+    from ctranslate2.specs import TransformerSpec
+
+    cross = model.attention_modules()["cross", 0]
+    spec = TransformerSpec.from_config(
+        (len(model.encoder), len(model.decoder)),
+        cross.heads,
+        pre_norm=isinstance(model.decoder_norm, nn.LayerNorm),
+        # Where nmt-translate reads word links by default: the mean of all heads at five sixths of the depth.
+        alignment_layer=max(round(len(model.decoder) * 5 / 6) - 1, 0),
+        alignment_heads=cross.heads,
+    )
+    _set_embedding(spec.encoder, spec.encoder.embeddings[0], model.source_embedding, zero_start=False)
+    _set_embedding(spec.decoder, spec.decoder.embeddings, model.target_embedding, zero_start=model.zero_start)
+    spec.decoder.start_from_zero_embedding = model.zero_start
+    encoder: Any = model.encoder  # ModuleList forgets its element type
+    for to, layer in zip(spec.encoder.layer, encoder, strict=True):
+        own = layer.self_attention
+        _set_attention(to.self_attention, [own.query_key_value, own.output], layer.self_residual)
+        _set_feed_forward(to.ffn, layer.feed_forward, layer.feed_forward_residual)
+    decoder: Any = model.decoder
+    for to, layer in zip(spec.decoder.layer, decoder, strict=True):
+        own, memory = layer.self_attention, layer.cross_attention
+        _set_attention(to.self_attention, [own.query_key_value, own.output], layer.self_residual)
+        _set_attention(to.attention, [memory.query, memory.key_value, memory.output], layer.cross_residual)
+        _set_feed_forward(to.ffn, layer.feed_forward, layer.feed_forward_residual)
+    for to, norm in ((spec.encoder, model.encoder_norm), (spec.decoder, model.decoder_norm)):
+        if isinstance(norm, nn.LayerNorm):
+            _set_norm(to.layer_norm, norm)
+    spec.decoder.projection.weight = _values(model.output_weight)
+    spec.register_source_vocabulary(_tokens(vocabularies.source))
+    target = _tokens(vocabularies.target)
+    spec.register_target_vocabulary(target)
+    spec.config.unk_token, spec.config.eos_token, spec.config.bos_token = target[UNK], target[EOS], target[BOS]
+    spec.config.decoder_start_token = target[BOS]
+    spec.config.add_source_eos = True
+    spec.config.layer_norm_epsilon = NORM_EPSILON
+    spec.validate()
+    return spec
+
+
+def _set_embedding(stack: Any, spec: Any, embedding: Embedding, *, zero_start: bool) -> None:
+    """Embeddings scaled by √d, and the table of what is added to them at each position."""
+    spec.weight = _values(embedding.weight)
+    spec.multiply_by_sqrt_depth = True
+    table = sinusoidal_positions(POSITIONS, embedding.weight.shape[1])
+    if embedding.bias is not None:
+        bias = embedding.bias.detach().float().cpu()
+        table[int(zero_start) :] += bias  # a zero start has no bias either
+    stack.position_encodings.encodings = table.numpy()
+
+
+def _set_attention(spec: Any, linears: Sequence[nn.Linear], residual: Residual) -> None:
+    # Ours are fused as theirs: query, key, value one under the other.
+    for to, linear in zip(spec.linear, linears, strict=True):
+        _set_linear(to, linear)
+    _set_norm(spec.layer_norm, residual.layer_norm)
+
+
+def _set_feed_forward(spec: Any, feed_forward: FeedForward, residual: Residual) -> None:
+    _set_linear(spec.linear_0, feed_forward.inner)
+    _set_linear(spec.linear_1, feed_forward.output)
+    _set_norm(spec.layer_norm, residual.layer_norm)
+
+
+def _set_linear(spec: Any, linear: nn.Linear) -> None:
+    spec.weight, spec.bias = _values(linear.weight), _values(linear.bias)
+
+
+def _set_norm(spec: Any, norm: nn.LayerNorm) -> None:
+    spec.gamma, spec.beta = _values(norm.weight), _values(norm.bias)
+
+
+def _values(tensor: Tensor) -> Any:
+    return tensor.detach().float().cpu().numpy()
+
+
+def _tokens(vocabulary: Vocabulary) -> list[str]:
+    return vocabulary.pieces(range(vocabulary.size))

@@ -1,0 +1,149 @@
+"""A run's model card: what it is, what it was trained on, how good it is, how it is used; ``README.md`` in the run.
+
+It is written anew where a run ends and where it is evaluated, from what the run directory holds. What only the machine
+that trained it knows (the account of the data) is left out elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nmt_rela import __version__
+from nmt_rela.checkpoints.checkpoint import load_state
+from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.config.schema import AttentionBySite, Config
+from nmt_rela.preparation.pipeline import locate
+from nmt_rela.preparation.sources.task_parser import load_task
+from nmt_rela.utils.errors import UserError
+from nmt_rela.utils.text import atomic_write
+
+log = logging.getLogger("nmt_rela")
+
+CARD = "README.md"
+
+
+def write_model_card(run: RunDirectory) -> None:
+    """Write the card of a run. What cannot be written is warned of: a card never costs a run."""
+    try:
+        text = "\n".join(_card_lines(run)) + "\n"
+        with atomic_write(run.path / CARD) as stream:
+            stream.write(text.encode("utf-8"))
+    except (OSError, UserError) as error:
+        log.warning("%s: the model card could not be written: %s", run.path / CARD, error)
+
+
+def _card_lines(run: RunDirectory) -> Iterator[str]:
+    config = run.config()
+    data, model, training = config.data, config.model, config.training
+    title, licence = _title_and_licence(config)
+    yield from ("---", f"language: [{json.dumps(data.source)}, {json.dumps(data.target)}]")
+    yield from ("pipeline_tag: translation", "library_name: nmt_rela", "metrics: [bleu, chrf]", "---", "")
+    yield from (f"# {title}, {data.source} to {data.target}, {_attention(config)}", "")
+    yield (
+        f"An encoder-decoder Transformer that translates {data.source} into {data.target}, made by nmt_rela "
+        f"{__version__}."
+    )
+    yield from ("", "## Use", "", "```sh", f"nmt-translate --model {run.path.name} < text.{data.source}", "```", "")
+    yield "```python"
+    yield from ("from nmt_rela import Translator", "")
+    yield f'translator = Translator.load("{run.path.name}")'
+    yield from ('print(translator.translate(["A sentence."])[0].text)', "```", "")
+    yield (
+        f"Text is plain and detokenised, one sentence a line of at most {data.max_length} sub-words. The model has "
+        f"seen text like its training data's; what else it is given, it translates less well."
+    )
+    yield from ("", "## Model", "", "| | |", "| --- | --- |")
+    yield _row("attention", _attention(config))
+    yield _row("layers", f"{model.encoder_layers} + {model.decoder_layers}, {model.norm}-norm")
+    yield _row("width", f"{model.dimension}, feed-forward {model.feed_forward:,}, {model.heads} heads")
+    vocabularies = run.vocabularies()
+    sizes = [vocabularies.source.size, vocabularies.target.size]
+    yield _row("sub-words", f"{sizes[0]:,}, joint" if vocabularies.joint else f"{sizes[0]:,} and {sizes[1]:,}")
+    yield from ("", "## Training", "", "| | |", "| --- | --- |")
+    state = _state(run)
+    progress = state.get("progress", {})
+    if progress:
+        yield _row("updates", f"{progress['update']:,} of {training.max_updates:,}")
+        yield _row("passes over the data", f"{progress['epoch']:,}")
+        yield _row("target tokens seen", f"{progress['target_tokens']:,}")
+    yield _row("an update", f"{training.accumulate} x {training.batch_tokens:,} padded tokens")
+    yield _row("schedule", f"{training.schedule}, {training.learning_rate}, warm-up {training.warmup:,}")
+    yield _row("seed", str(training.seed))
+    environment = _read(run.environment) or {}
+    if environment:
+        yield _row(
+            "made on", f"{environment.get('ranks')} x {environment.get('device')}, torch {environment.get('torch')}"
+        )
+    yield "\nEvery setting is in `config.yaml`, the learning curve in `metrics.jsonl`."
+    yield from ("", "## Data", "", "| | |", "| --- | --- |")
+    yield _row("task", f"{title} (`{Path(data.task).name}`)")
+    yield _row("licence of the text", licence)
+    yield from _account(config)
+    yield _row("fingerprint of the vocabulary", f"`{vocabularies.fingerprint}`")
+    if "corpus" in state:
+        yield _row("fingerprint of the training pairs", f"`{state['corpus']}`")
+    yield "\nWhether a model may be passed on is also a question of what the licence of its training text says."
+    yield from ("", "## Scores", "")
+    yield from _scores(run)
+
+
+def _row(name: str, value: str) -> str:
+    return f"| {name} | {value.replace('|', chr(92) + '|')} |"
+
+
+def _attention(config: Config) -> str:
+    attention = config.model.attention
+    if isinstance(attention, AttentionBySite):
+        return f"{attention.encoder} (encoder), {attention.decoder} (decoder), {attention.cross} (cross)"
+    return attention
+
+
+def _title_and_licence(config: Config) -> tuple[str, str]:
+    try:
+        task = load_task(config.data.task)
+    except UserError:  # the run was copied to a machine that has not the task
+        return Path(config.data.task).stem, "see the task's own description"
+    return task.title or task.name, task.licence or "not stated by the task file"
+
+
+def _account(config: Config) -> Iterator[str]:
+    """What became of the training text, where it is still prepared."""
+    try:
+        counts = locate(config.data).counts
+    except UserError:
+        return
+    yield _row("pairs", f"{counts['total']['read']:,} read, {counts['total']['kept']:,} kept")
+
+
+def _state(run: RunDirectory) -> dict[str, Any]:
+    """Of the newest checkpoint."""
+    try:
+        return load_state(run.checkpoint("last"))
+    except UserError:
+        return {}
+
+
+def _scores(run: RunDirectory) -> Iterator[str]:
+    """Everything nmt-evaluate has left in the run."""
+    found = sorted(run.path.glob("evaluation/*/scores.json"))
+    rows = [(path.parent.name, score) for path in found for score in _read(path) or []]
+    if not rows:
+        yield f"None yet: `nmt-evaluate --model {run.path.name}`."
+        return
+    yield from ("| test set | weights | sentences | BLEU | chrF2 |", "| --- | --- | ---: | ---: | ---: |")
+    for weights, score in rows:
+        name, sentences = score["name"], f"{score['sentences']:,}"
+        yield f"| {name} | {weights} | {sentences} | {score['bleu']:.2f} | {score['chrf']:.2f} |"
+    signatures = dict.fromkeys(score[key] for _, score in rows for key in ("bleu_signature", "chrf_signature"))
+    yield "\n" + ", ".join(f"`{signature}`" for signature in signatures)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,51 @@
+"""The devices that translation runs on, and models made ready for them."""
+
+from __future__ import annotations
+
+import torch
+
+from nmt_rela.kernels.cpu.packed_linear import has_packed, pack
+from nmt_rela.models.transformer import Transformer
+from nmt_rela.utils.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name; auto is the GPU where there is one. Raises ConfigError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: found '{name}'; accepted: auto, cpu, cuda, cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: found '{name}', but {torch.cuda.device_count()} CUDA devices are visible")
+    return device
+
+
+def worker_devices(name: str, workers: int | None) -> list[str]:
+    """The device of each of so many translating processes; by default one process on the CPU, or one on every GPU that
+    ``name`` means (auto and cuda mean all that are visible). Raises ConfigError.
+    """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers: found {workers}; accepted: 1 or more")
+    device = resolve_device(name)
+    names = [str(device)]
+    if device.type == "cuda" and ":" not in str(device):
+        names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [names[worker % len(names)] for worker in range(workers or len(names))]
+
+
+def prepare_for_inference(model: Transformer, dtype: torch.dtype, device: torch.device) -> Transformer:
+    """The model, changed for good: in a dtype and without gradients; on the CPU with packed weights.
+
+    int8 stands for linear layers in 8 bits and the rest in float32. Raises ConfigError where the machine has no int8.
+    """
+    if dtype == torch.int8 and (device.type != "cpu" or not has_packed(dtype)):
+        raise ConfigError(
+            "precision: found 'int8', which needs --device cpu on an x86 machine with AVX2; "
+            "accepted here: float32, bf16, fp16"
+        )
+    model = model.to(torch.float32 if dtype == torch.int8 else dtype).requires_grad_(False)
+    if device.type == "cpu" and has_packed(dtype):
+        pack(model, dtype)
+    return model

@@ -1,0 +1,1 @@
+"""What a processor likes better than the equations: fused, packed and vectorised forms."""

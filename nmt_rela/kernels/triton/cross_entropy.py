@@ -1,0 +1,63 @@
+"""Label-smoothed cross-entropy of a slice of logits in Triton: they are read twice and written once."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+def cross_entropy_forward_backward(
+    logits: Tensor, targets: Tensor, *, smoothing: float, with_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Loss (its entropy not taken off) and −log p(gold) of each row, in float32; logits become their gradients.
+
+    ``logits`` is [tokens, outputs], contiguous, of any floating dtype; ``targets`` [tokens]. Without ``with_gradient``
+    the logits stay.
+    """
+    tokens, outputs = logits.shape
+    losses, likelihoods = logits.new_empty(2, tokens, dtype=torch.float32).unbind()
+    with torch.cuda.device_of(logits):
+        _kernel[(tokens,)](
+            logits, targets, losses, likelihoods, outputs, smoothing / (outputs - 1), smoothing,
+            GRADIENT=with_gradient, BLOCK=min(triton.next_power_of_2(outputs), 4096), num_warps=8,
+        )  # fmt: skip
+    return losses, likelihoods
+
+
+@triton.jit
+def _kernel(
+    Logits, Targets, Losses, Likelihoods, outputs, spread, smoothing, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
+):
+    """One row."""
+    row = tl.program_id(0).to(tl.int64)
+    Logits += row * outputs
+    columns = tl.arange(0, BLOCK)
+    largest = tl.full([BLOCK], float("-inf"), tl.float32)
+    powers = tl.zeros([BLOCK], tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, outputs, BLOCK):
+        inside = start + columns < outputs
+        logits = tl.load(Logits + start + columns, mask=inside, other=0.0).to(tl.float32)
+        total += logits
+        grown = tl.maximum(largest, tl.where(inside, logits, largest))
+        # A place that has seen nothing yet has −∞ on both sides of the first difference.
+        powers = tl.where(powers > 0.0, powers * tl.exp(largest - grown), 0.0)
+        powers += tl.where(inside, tl.exp(logits - grown), 0.0)
+        largest = grown
+    maximum = tl.max(largest, axis=0)
+    normaliser = maximum + tl.log(tl.sum(powers * tl.exp(largest - maximum), axis=0))
+    target = tl.load(Targets + row)
+    gold = tl.load(Logits + target).to(tl.float32) - normaliser  # log p(gold)
+    tl.store(Likelihoods + row, -gold)
+    # −Σ_v q_v log p_v with q = 1 − ε at the gold token, spread elsewhere
+    rest = tl.sum(total, axis=0) - outputs * normaliser
+    tl.store(Losses + row, -(1.0 - smoothing - spread) * gold - spread * rest)
+    if GRADIENT:
+        for start in range(0, outputs, BLOCK):
+            inside = start + columns < outputs
+            logits = tl.load(Logits + start + columns, mask=inside, other=0.0).to(tl.float32)
+            wanted = tl.where(start + columns == target, 1.0 - smoothing, spread)
+            gradient = tl.exp(logits - normaliser) - wanted
+            tl.store(Logits + start + columns, gradient.to(Logits.dtype.element_ty), mask=inside)

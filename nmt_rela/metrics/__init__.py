@@ -1,0 +1,1 @@
+"""BLEU and its kin, word alignment, attention sparsity."""

@@ -1,0 +1,72 @@
+"""sacreBLEU and chrF of a translated text, with the signatures that make the figures comparable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
+
+#: sacreBLEU's tokenizers that need neither a download nor another package.
+TOKENIZERS = ("13a", "char", "intl", "none", "zh")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """Corpus scores of one text; BLEU and chrF in percent."""
+
+    bleu: float
+    #: 1- to 4-gram precisions, in percent.
+    bleu_precisions: tuple[float, ...]
+    brevity_penalty: float
+    #: Words of the translations over words of the references, as BLEU counts them: the penalty is blind above 1.
+    length_ratio: float
+    bleu_signature: str
+    chrf: float
+    chrf_signature: str
+    sentences: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The two lines that a paper can quote."""
+        precisions = "/".join(f"{precision:.1f}" for precision in self.bleu_precisions)
+        lengths = f"BP {self.brevity_penalty:.3f}, length {self.length_ratio:.3f}"
+        return [
+            f"{self.bleu_signature} = {self.bleu:.2f} {precisions} ({lengths})",
+            f"{self.chrf_signature} = {self.chrf:.2f}",
+        ]
+
+
+def score(hypotheses: Sequence[str], references: Sequence[str], *, tokenizer: str = "13a") -> Scores:
+    """Cased corpus BLEU (Post 2018) and chrF2 (Popović 2015) of plain, detokenised text against one reference.
+
+    ``tokenizer`` is what BLEU splits words with; chrF needs none. Raises DataError when the texts differ in length or
+    are empty, ConfigError for an unknown tokenizer.
+    """
+    if tokenizer not in TOKENIZERS:
+        raise ConfigError(f"BLEU tokenizer: unknown '{tokenizer}'; {did_you_mean(tokenizer, TOKENIZERS)}")
+    if len(hypotheses) != len(references):
+        raise DataError(f"{len(hypotheses)} translations for {len(references)} references; they must be equally many")
+    if not references:
+        raise DataError("nothing to score: the reference has no line")
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    bleu = BLEU(tokenize=tokenizer)
+    bleu_score = bleu.corpus_score(hypotheses, [references])
+    chrf = CHRF()
+    chrf_score = chrf.corpus_score(hypotheses, [references])
+    return Scores(
+        bleu=bleu_score.score,
+        bleu_precisions=tuple(bleu_score.precisions),
+        brevity_penalty=bleu_score.bp,
+        length_ratio=bleu_score.sys_len / max(1, bleu_score.ref_len),
+        bleu_signature=f"BLEU|{bleu.get_signature()}",
+        chrf=chrf_score.score,
+        chrf_signature=f"chrF2|{chrf.get_signature()}",
+        sentences=len(references),
+    )

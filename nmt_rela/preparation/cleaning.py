@@ -1,0 +1,203 @@
+"""Cleaning of training text: which pairs are kept, mended or dropped, and the account of it.
+
+A pair is dropped as a whole, never one side of it, and counted under the first reason that is true of it. Text that
+translations are scored against is not cleaned.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmt_rela.preparation.cleaning_stats import Account
+from nmt_rela.preparation.sources.task import primary_language
+
+Romanian = Literal["none", "cedilla", "remove"]
+
+#: No sentence has so many characters, whatever the writing system.
+MAX_CHARACTERS = 65_536
+#: Pairs up to this many words on either side may have any length ratio; copies of fewer than this many words stay.
+RATIO_FREE_WORDS = 5
+COPY_WORDS = 3
+
+#: A chunk has so many pairs, or characters, whichever comes first.
+_CHUNK = 1 << 16
+_CHUNK_CHARACTERS = 1 << 24
+_SUSPECT = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029&]")
+_SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
+_CONTROLS = re.compile("[\x00-\x08\x0a\x0d-\x1b\x1f\x7f-\x84\x86-\x9f]+")
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+
+#: Languages written without spaces: each of these characters counts as a word.
+_UNSPACED = {"zh", "ja", "th", "lo", "km", "my", "bo"}
+_UNSPACED_WORD = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+    "|[^\\s\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]+"
+)
+
+_COMBINING = re.compile("[\u0300-\u036f]")
+_CEDILLA = str.maketrans("ŞşŢţ", "ȘșȚț")
+_DIACRITICS = str.maketrans("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi")
+
+
+def normalise_romanian(text: str, mode: Romanian) -> str:
+    """Romanian letters in one form: ``cedilla`` writes ş ţ with a comma below; ``remove`` takes all diacritics off.
+
+    Letters written as a base and combining marks are composed first (NFC).
+    """
+    if mode == "none":
+        return text
+    if _COMBINING.search(text):
+        text = unicodedata.normalize("NFC", text)
+    return text.translate(_CEDILLA if mode == "cedilla" else _DIACRITICS)
+
+
+def normalization_for(language: str, *, romanian: Romanian) -> Callable[[str], str]:
+    """What is done to all text of a language, also to what is to be translated and to references."""
+    if primary_language(language) == "ro" and romanian != "none":
+        return lambda text: normalise_romanian(text, romanian)
+    return lambda text: text
+
+
+def word_counter(language: str) -> Callable[[str], int]:
+    """A function that counts words: between spaces, or by characters in a language written without them."""
+    if primary_language(language) in _UNSPACED:
+        return lambda text: len(_UNSPACED_WORD.findall(text))
+    return lambda text: len(text.split())
+
+
+def mend(text: str) -> tuple[str, str]:
+    """Text with entities resolved and control characters and separators made spaces, and the first reason, or ""."""
+    if not _SUSPECT.search(text):
+        return text, ""
+    reason = ""
+    resolved = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
+    if resolved != text:
+        reason = "entities"
+    spaced = _SEPARATORS.sub(" ", resolved)
+    if spaced != resolved:
+        reason = "separators"
+    plain = _CONTROLS.sub(" ", spaced)
+    if plain != spaced:
+        reason = "control characters"
+    return plain, reason
+
+
+class HashSet64:
+    """A set of 64-bit hashes in sorted arrays: 8 bytes an entry (16 while two arrays are merged)."""
+
+    def __init__(self) -> None:
+        self._runs: list[NDArray[np.uint64]] = []
+
+    def add(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Add hashes; which of them are new, the first of equal ones only."""
+        unique, first = np.unique(hashes, return_index=True)
+        known = np.zeros(len(unique), dtype=np.bool_)
+        for run in self._runs:
+            places = np.searchsorted(run, unique)
+            places[places == len(run)] = 0
+            known |= run[places] == unique
+        new = np.zeros(len(hashes), dtype=np.bool_)
+        new[first[~known]] = True
+        self._insert(unique[~known])
+        return new
+
+    def _insert(self, run: NDArray[np.uint64]) -> None:
+        """Runs of similar size are merged, so that there are few: a logarithm of the entries."""
+        while self._runs and len(self._runs[-1]) <= 2 * len(run):
+            run = np.concatenate((self._runs.pop(), run))
+            run.sort(kind="stable")
+        if len(run):
+            self._runs.append(run)
+
+
+class Cleaner:
+    """Cleans one source after another; duplicates are known across all of them."""
+
+    def __init__(
+        self,
+        *,
+        source_language: str,
+        target_language: str,
+        romanian: Romanian = "none",
+        max_length_ratio: float = 9.0,
+        drop_duplicates: bool = True,
+        drop_copies: bool = True,
+    ) -> None:
+        self._normalisers = [normalization_for(code, romanian=romanian) for code in (source_language, target_language)]
+        self._counters = [word_counter(code) for code in (source_language, target_language)]
+        self._max_ratio = max_length_ratio
+        self._drop_copies = drop_copies
+        self._seen = HashSet64() if drop_duplicates else None
+
+    def clean(
+        self, pairs: Iterable[tuple[str | None, str | None]], account: Account
+    ) -> Iterator[list[tuple[str, str]]]:
+        """The pairs that stay, in their order and in chunks; the account grows with what was read and decided."""
+        chunk: list[tuple[str, str]] = []
+        reasons: list[str] = []
+        characters = 0
+        for pair in pairs:
+            account.read += 1
+            kept = self._keep(pair, account, reasons)
+            if kept:
+                chunk.append(kept)
+                characters += len(kept[0]) + len(kept[1])
+            if len(chunk) == _CHUNK or characters > _CHUNK_CHARACTERS:
+                yield self._distinct(chunk, reasons, account)
+                chunk, reasons, characters = [], [], 0
+        yield self._distinct(chunk, reasons, account)
+
+    def _keep(
+        self, pair: tuple[str | None, str | None], account: Account, reasons: list[str]
+    ) -> tuple[str, str] | None:
+        """The mended pair, with the reason of the mending appended; or None, counted."""
+        left, right = pair
+        if left is None or right is None:
+            account.drop("undecodable")
+            return None
+        left, mended_left = mend(left)
+        right, mended_right = mend(right)
+        left, right = self._normalisers[0](left.strip()), self._normalisers[1](right.strip())
+        if not left or not right:
+            account.drop("empty")
+            return None
+        if len(left) > MAX_CHARACTERS or len(right) > MAX_CHARACTERS:
+            account.drop("overlong")
+            return None
+        shorter, longer = sorted((self._counters[0](left), self._counters[1](right)))
+        if self._drop_copies and left == right and longer >= COPY_WORDS:
+            account.drop("copy")
+            return None
+        if longer > RATIO_FREE_WORDS and longer > self._max_ratio * shorter:
+            account.drop("ratio")
+            return None
+        reasons.append(mended_left or mended_right)
+        return left, right
+
+    def _distinct(self, chunk: list[tuple[str, str]], reasons: list[str], account: Account) -> list[tuple[str, str]]:
+        new = [True] * len(chunk)
+        if self._seen is not None:
+            new = self._seen.add(np.fromiter(map(_hash, chunk), dtype=np.uint64, count=len(chunk))).tolist()
+        kept = []
+        for pair, reason, is_new in zip(chunk, reasons, new, strict=True):
+            if is_new:
+                kept.append(pair)
+                if reason:
+                    account.mended[reason] += 1
+        account.kept += len(kept)
+        account.drop("duplicate", len(chunk) - len(kept))
+        return kept
+
+
+def _hash(pair: tuple[str, str]) -> int:
+    """64 bits; among 40 million pairs the chance that any two different ones agree is 1 in 20,000."""
+    return int.from_bytes(blake2b("\n".join(pair).encode("utf-8"), digest_size=8).digest(), "little")

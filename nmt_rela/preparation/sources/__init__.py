@@ -1,0 +1,1 @@
+"""Where text comes from: task files, downloads, archives, readers."""

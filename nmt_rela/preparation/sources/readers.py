@@ -1,0 +1,266 @@
+"""Parallel text in its usual formats, as a stream of pairs.
+
+A pair holds a source and a target, either of which is None where its bytes are not UTF-8. Pairs keep the order of the
+files, and nothing is dropped here: an empty line is an empty string, so that two files stay aligned.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import html
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice, zip_longest
+from typing import BinaryIO
+
+from nmt_rela.preparation.sources.archives import ArchiveFiles, is_pattern, list_members, open_member
+from nmt_rela.preparation.sources.task import Side, Source, primary_language
+from nmt_rela.utils.errors import DataError
+
+LOG = logging.getLogger(__name__)
+
+Pair = tuple[str | None, str | None]
+
+#: A longer line is cut there: no sentence, but it must not fill the memory, nor move the lines after it.
+MAX_LINE = 1 << 20
+#: Where so many lines from the first lack a field that ``columns`` names, the task file is mistaken.
+_FIELD_TRIAL = 100
+#: SGM sets are documents of a few megabytes; they are read whole.
+MAX_DOCUMENT = 256 << 20
+
+_UNDECODABLE = re.compile("[\ud800-\udfff]")
+
+
+def read_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]) -> Iterator[Pair]:
+    """The pairs of a parallel text.
+
+    Args:
+        source: which members hold it, and in what format.
+        files: the archives it names, by name.
+        languages: source and target language.
+
+    Raises:
+        DataError: a member is missing, or the two sides cannot be paired; the message names the source.
+    """
+    try:
+        yield from _READERS[source.format](source, files, languages)
+    except DataError as error:
+        error.args = (f"source '{source.name}': {error}",)
+        raise
+
+
+def _text_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]) -> Iterator[Pair]:
+    for members in _paired_members(source, files, languages):
+        with contextlib.ExitStack() as stack:
+            streams = [
+                stack.enter_context(open_member(files[source.sides[language].archive.name], member))
+                for language, member in zip(languages, members, strict=True)
+            ]
+            left_lines, right_lines = (map(_decoded, _lines(stream)) for stream in streams)
+            end = object()
+            for number, (left, right) in enumerate(zip_longest(left_lines, right_lines, fillvalue=end)):
+                if left is end or right is end:
+                    longest = number + 1 + sum(1 for _ in (left_lines if right is end else right_lines))
+                    counts = (longest, number) if right is end else (number, longest)
+                    raise DataError(
+                        f"{languages[0]} has {counts[0]:,} lines and {languages[1]} {counts[1]:,}"
+                        f"{f' in {members[0]}' if members[0] else ''}; accepted: as many on both sides"
+                    )
+                yield left, right  # type: ignore[misc]  # neither is the end mark
+
+
+def _paired_members(
+    source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]
+) -> Iterator[tuple[str, str]]:
+    """The members of both sides that belong together: one each, or those of two globs in natural order."""
+    left, right = (_members(source.sides[language], files) for language in languages)
+    if len(left) != len(right):
+        raise DataError(
+            f"'{source.sides[languages[0]].member}' matches {len(left)} members and "
+            f"'{source.sides[languages[1]].member}' {len(right)}; accepted: as many on both sides"
+        )
+    return zip(left, right, strict=True)
+
+
+def _members(side: Side, files: Mapping[str, ArchiveFiles]) -> list[str]:
+    return list_members(files[side.archive.name], side.member) if is_pattern(side.member) else [side.member]
+
+
+def _field_pairs(
+    separator: bytes, shown: str
+) -> Callable[[Source, Mapping[str, ArchiveFiles], tuple[str, str]], Iterator[Pair]]:
+    def pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]) -> Iterator[Pair]:
+        places = [source.columns.index(language) for language in languages]
+        for stream in _streams(source.sides[languages[0]], files):
+            lines = _lines(stream)
+            first = list(islice(lines, _FIELD_TRIAL))
+            if first and all(line.count(separator) < max(places) for line in first):
+                raise DataError(
+                    f"'columns' wants {max(places) + 1} fields, but line 1 has {first[0].count(separator) + 1}, and "
+                    f"no line after it enough; accepted: fields with {shown} between them"
+                )
+            for line in chain(first, lines):
+                fields = line.split(separator)
+                left, right = (_decoded(fields[place]) if place < len(fields) else "" for place in places)
+                yield left and left.strip(), right and right.strip()
+
+    return pairs
+
+
+def _streams(side: Side, files: Mapping[str, ArchiveFiles]) -> Iterator[BinaryIO]:
+    for member in _members(side, files):
+        with open_member(files[side.archive.name], member) as stream:
+            yield stream
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines without their ends (``\\n``, or ``\\r\\n``); of a line beyond all measure only the beginning."""
+    first = True
+    while line := stream.readline(MAX_LINE):
+        if not line.endswith(b"\n") and len(line) == MAX_LINE:
+            while (rest := stream.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                pass
+            line = line[: codecs.utf_8_decode(line, "replace", False)[1]]  # the cut may have gone through a character
+        if first:
+            line, first = line.removeprefix(codecs.BOM_UTF8), False
+        yield line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def _decoded(line: bytes) -> str | None:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+# NIST SGM. Read with regular expressions: not every published file is well-formed.
+
+_SGM = re.compile(
+    r"<doc\b(?P<document>[^>]*)>"
+    r"|<seg\b(?P<segment>[^>]*)>(?P<text>.*?)(?:</seg\s*>|(?=<seg\b|</p\s*>|</hl\s*>|</?doc\b)|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
+_DOCUMENT_ID = re.compile(r"""docid\s*=\s*["']?([^"'\s>]+)""", re.IGNORECASE)
+_SEGMENT_ID = re.compile(r"""\bid\s*=\s*["']?([^"'\s>]+)""", re.IGNORECASE)
+
+_Segments = list[tuple[tuple[str, str], str | None]]
+
+
+def _sgm_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]) -> Iterator[Pair]:
+    for members in _paired_members(source, files, languages):
+        sides, names = [], []
+        for language, member in zip(languages, members, strict=True):
+            archive = files[source.sides[language].archive.name]
+            names.append(member or str(archive))
+            with open_member(archive, member) as stream:
+                sides.append(_segments(stream, names[-1]))
+        left, right = sides
+        if [key for key, _ in left] != [key for key, _ in right]:
+            right = _reordered(left, right, names)
+        yield from ((one, other) for (_, one), (_, other) in zip(left, right, strict=True))
+
+
+def _segments(stream: BinaryIO, name: str) -> _Segments:
+    """Document and segment identifier, and text, of each segment."""
+    data = stream.read(MAX_DOCUMENT + 1)
+    if len(data) > MAX_DOCUMENT:
+        raise DataError(f"{name}: over {MAX_DOCUMENT:,} bytes; accepted: SGM sets up to that size")
+    document, segments = "", []
+    for found in _SGM.finditer(data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")):
+        if found["segment"] is None:
+            named = _DOCUMENT_ID.search(found["document"])
+            document = named[1] if named else ""
+        else:
+            numbered = _SEGMENT_ID.search(found["segment"])
+            segments.append(((document, numbered[1] if numbered else ""), _plain(found["text"])))
+    return segments
+
+
+def _reordered(left: _Segments, right: _Segments, names: Sequence[str]) -> _Segments:
+    """The right side in the order of the left: by identifiers, or by place where the two name everything differently.
+
+    A set that lacks a segment is another set, so that nothing is left out of it.
+    """
+    left_by_key, right_by_key = dict(left), dict(right)
+    unique = len(left_by_key) == len(left) and len(right_by_key) == len(right)
+    if unique and left_by_key.keys() & right_by_key.keys():
+        for here, there, lacking in (
+            (*names, [key for key, _ in left if key not in right_by_key]),
+            (*reversed(names), [key for key, _ in right if key not in left_by_key]),
+        ):
+            if lacking:
+                document, segment = lacking[0]
+                raise DataError(
+                    f"{len(lacking):,} segments of {here} are not in {there}, the first in document '{document}' with "
+                    f"id '{segment}'; accepted: the same segments on both sides"
+                )
+        return [(key, right_by_key[key]) for key in left_by_key]
+    if len(left) != len(right):
+        raise DataError(
+            f"{names[0]} has {len(left):,} segments and {names[1]} {len(right):,}; accepted: as many on both sides"
+        )
+    LOG.warning("%s and %s name their segments differently, which are therefore paired one after another", *names)
+    return right
+
+
+def _plain(markup: str) -> str | None:
+    """Text of an element: entities resolved, line ends and runs of spaces made one space."""
+    if _UNDECODABLE.search(markup):
+        return None
+    return re.sub(r"[ \t\r\n]+", " ", html.unescape(markup)).strip(" ")
+
+
+# TMX. Units are taken out of the stream one by one; nothing is declared, included or expanded.
+
+_UNIT_START = re.compile(r"<tu(?=[\s>])", re.IGNORECASE)
+_UNIT_END = re.compile(r"</tu\s*>", re.IGNORECASE)
+_VARIANT = re.compile(r"<tuv\b([^>]*)>(.*?)(?=<tuv\b|\Z)", re.DOTALL | re.IGNORECASE)
+_LANGUAGE = re.compile(r"""\blang\s*=\s*["']?([A-Za-z]+)""", re.IGNORECASE)
+_SEGMENT = re.compile(r"<seg\b[^>]*(?<!/)>(.*?)</seg\s*>", re.DOTALL | re.IGNORECASE)
+_VERBATIM = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
+_CODE = re.compile(r"<(bpt|ept|ph|it|ut)\b[^>]*(?<!/)>.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_ENCODINGS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+
+
+def _tmx_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]) -> Iterator[Pair]:
+    left, right = map(primary_language, languages)
+    for stream in _streams(source.sides[languages[0]], files):
+        for unit in _units(stream):
+            texts: dict[str, str | None] = {}
+            for attributes, content in _VARIANT.findall(unit):
+                language = _LANGUAGE.search(attributes)
+                segment = _SEGMENT.search(content)
+                if language and segment:
+                    verbatim = _VERBATIM.sub(lambda found: html.escape(found[1]), segment[1])
+                    texts.setdefault(language[1].lower(), _plain(_CODE.sub("", verbatim)))
+            yield texts.get(left, ""), texts.get(right, "")
+
+
+def _units(stream: BinaryIO) -> Iterator[str]:
+    """The markup of each ``<tu>`` element; one beyond all measure is left out."""
+    block = stream.read(MAX_LINE)
+    decoder = codecs.getincrementaldecoder(_ENCODINGS.get(block[:2], "utf-8"))("surrogateescape")
+    waiting = ""
+    while block:
+        waiting += decoder.decode(block)
+        start = 0
+        for end in _UNIT_END.finditer(waiting):
+            begin = _UNIT_START.search(waiting, start, end.start())
+            if begin:
+                yield waiting[begin.end() : end.start()]
+            start = end.end()
+        waiting = waiting[start:]
+        if len(waiting) > 16 * MAX_LINE:
+            waiting = ""
+        block = stream.read(MAX_LINE)
+
+
+_READERS: dict[str, Callable[[Source, Mapping[str, ArchiveFiles], tuple[str, str]], Iterator[Pair]]] = {
+    "text": _text_pairs,
+    "sgm": _sgm_pairs,
+    "tab": _field_pairs(b"\t", "tabs"),
+    "bars": _field_pairs(b"|||", "|||"),
+    "tmx": _tmx_pairs,
+}

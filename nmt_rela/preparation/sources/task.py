@@ -1,0 +1,151 @@
+"""Translation tasks: which corpora make up a task, where they are, and how they are read. ``task_files`` reads them.
+
+A task holds text in two or more languages; which of them is translated into which is the choice of a configuration.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nmt_rela.utils.errors import ConfigError, did_you_mean
+
+#: How an archive is packed: its container and the compression around it.
+ARCHIVE_KINDS: dict[str, tuple[str, str]] = {
+    "tar": ("tar", ""),
+    "tgz": ("tar", "gz"),
+    "tar.gz": ("tar", "gz"),
+    "tar.xz": ("tar", "xz"),
+    "tar.bz2": ("tar", "bz2"),
+    "zip": ("zip", ""),
+    "gz": ("file", "gz"),
+    "xz": ("file", "xz"),
+    "bz2": ("file", "bz2"),
+    "plain": ("file", ""),
+}
+
+#: The formats of parallel text, and whether each language has a file of its own.
+#: text: line by line · sgm: NIST segments · tab, bars: fields between tabs or ``|||``, as ``columns`` says · tmx.
+FORMATS: dict[str, bool] = {"text": True, "sgm": True, "tab": False, "bars": False, "tmx": False}
+
+#: Stands in ``columns`` for a field that is not text of the task.
+SKIPPED_COLUMN = "-"
+
+#: sacreBLEU's tokenisation by target language, where it is not 13a.
+BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One file to fetch. Checksums are lower-case hexadecimal; "" and 0 stand for unknown."""
+
+    url: str
+    sha256: str = ""
+    md5: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Location:
+    """One place an archive can be had from: parts to be joined in order, or a path on this machine."""
+
+    kind: str
+    parts: tuple[Part, ...] = ()
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.path else self.parts[0].url
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Archive:
+    """Something to fetch, with its locations in order of preference."""
+
+    name: str
+    locations: tuple[Location, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """Where the text of one language is: a member (path or glob) of an archive, or "" where the archive is the file."""
+
+    archive: Archive
+    member: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One parallel text. In a format with one file for all languages they all have the same side."""
+
+    name: str
+    format: str
+    sides: Mapping[str, Side]
+    #: Language of each field, for the formats that have fields.
+    columns: tuple[str, ...] = ()
+    #: Lines it is known to have (0: unknown); another count is an error.
+    lines: int = 0
+    #: Pharaoh file of gold word alignments, one line a pair, and the languages of the two numbers of a link.
+    alignments: Path | None = None
+    alignment_order: tuple[str, ...] = ()
+
+    def archives(self, *languages: str) -> list[Archive]:
+        """The archives that hold these languages, each once."""
+        return list({side.archive.name: side.archive for side in map(self.sides.__getitem__, languages)}.values())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A translation task, in any direction between its languages."""
+
+    name: str
+    path: Path
+    title: str
+    licence: str
+    languages: tuple[str, ...]
+    #: Name of the generator whose files the sources name, or "".
+    generated: str
+    bleu_tokenizers: Mapping[str, str]
+    train: tuple[Source, ...]
+    dev: tuple[Source, ...]
+    tests: tuple[Source, ...]
+
+    def bleu_tokenizer(self, language: str) -> str:
+        """sacreBLEU's tokenisation for translations into this language."""
+        return self.bleu_tokenizers.get(language) or BLEU_TOKENIZERS.get(primary_language(language), "13a")
+
+
+def find_task(name_or_path: str, *, relative_to: Path | None = None) -> Path:
+    """The file of a task: a path (relative to ``relative_to``, or to the working directory), or a shipped task's name.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        path = (relative_to or Path()) / Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"data.task: {path}: no such task file")
+        return path.absolute()  # so are the paths of local text, which are relative to it
+    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))  # where pip puts data files
+    shared = [Path(sysconfig.get_path("data", scheme)) / "share" / "nmt_rela" / "tasks" for scheme in schemes]
+    shelves = [Path(__file__).parents[3] / "data" / "tasks", *shared]
+    for shelf in shelves:
+        if (shelf / f"{name_or_path}.yaml").is_file():
+            return shelf / f"{name_or_path}.yaml"
+    own = (relative_to or Path()) / f"{name_or_path}.yaml"
+    if own.is_file():
+        raise ConfigError(f"data.task: unknown task '{name_or_path}'; for the file write {own.name}")
+    names = {path.stem for shelf in shelves for path in shelf.glob("*.yaml")}
+    raise ConfigError(f"data.task: unknown task '{name_or_path}'; {did_you_mean(name_or_path, names)}")
+
+
+def primary_language(code: str) -> str:
+    """The language of a code, without region or script: ``zh`` of ``zh-Hant`` and ``ZH_tw``."""
+    return code.lower().replace("_", "-").split("-")[0]
+
+
+def kind_of(file_name: str) -> str:
+    """The archive kind that a file name tells; ``plain`` where it tells nothing."""
+    kinds = [kind for kind in ARCHIVE_KINDS if file_name.endswith(f".{kind}")]
+    return max(kinds, key=len, default="plain")

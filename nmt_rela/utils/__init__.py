@@ -1,0 +1,1 @@
+"""Files, text, progress, memory, errors: what every room may use."""

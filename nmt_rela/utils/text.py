@@ -1,0 +1,122 @@
+"""Text files, exactly: UTF-8, one sentence a line, and a line ends at ``\\n`` only.
+
+A carriage return before the line end and a byte-order mark at the start of a file belong to the encoding, not to the
+text, and are taken off. Every other character stays where it is: U+2028, U+0085, vertical tab, form feed and NUL do not
+end a line here, as they would with :meth:`str.splitlines`, which would misalign a parallel corpus.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import BinaryIO
+
+from nmt_rela.utils.errors import DataError
+
+LOG = logging.getLogger(__name__)
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def raw_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines of a binary stream without their line ends (and without a byte-order mark on the first)."""
+    for number, line in enumerate(stream):
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        yield line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line
+
+
+def decode_lines(stream: BinaryIO, name: str, *, replace: bool = False) -> Iterator[str]:
+    """The lines of a binary stream as text; ``name`` stands for the stream in messages.
+
+    Raises:
+        DataError: a line is not UTF-8. With ``replace``, U+FFFD stands for the bad bytes instead, and one warning a
+            stream names the first such line.
+    """
+    warned = False
+    for number, line in enumerate(raw_lines(stream), start=1):
+        fault = _fault(line)
+        if fault and not replace:
+            raise DataError(f"{name}:{number}: {fault}; accepted: UTF-8 text")
+        if fault and not warned:
+            LOG.warning("%s:%d: %s; U+FFFD is put for such bytes, here and further on", name, number, fault)
+            warned = True
+        yield line.decode("utf-8", errors="replace")
+
+
+def _fault(line: bytes) -> str:
+    """What is wrong with a line that is not UTF-8; "" for one that is."""
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"invalid UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1})"
+    return ""
+
+
+def read_lines(source: Path | str | BinaryIO) -> Iterator[str]:
+    """The lines of a file (by path) or of a binary stream.
+
+    Raises:
+        DataError: the file cannot be opened, or a line is not UTF-8.
+    """
+    if not isinstance(source, (str, Path)):
+        yield from decode_lines(source, str(getattr(source, "name", "<stream>")))
+        return
+    with _opened(source) as stream:
+        yield from decode_lines(stream, str(source))
+
+
+def _opened(path: Path | str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def read_parallel(source: Path | str, target: Path | str) -> Iterator[tuple[str, str]]:
+    """Line pairs of two files.
+
+    Raises:
+        DataError: one of the files cannot be read, or their line counts differ (known at the end of the shorter).
+    """
+    source_lines, target_lines = read_lines(source), read_lines(target)
+    for number, (left, right) in enumerate(zip_longest(source_lines, target_lines)):
+        if left is None or right is None:
+            longest = number + 1 + sum(1 for _ in (target_lines if left is None else source_lines))
+            counts = (number, longest) if left is None else (longest, number)
+            raise DataError(
+                f"{source}: {counts[0]:,} lines, but {target}: {counts[1]:,} lines; accepted: as many in both files"
+            )
+        yield left, right
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A binary file under a temporary name, synced and renamed to ``path`` when the block ends without an exception.
+
+    The temporary name is always the same, so that a kill leaves one at most; two writers at once need a lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> int:
+    """Write one line each, ``\\n`` after every line, atomically; the number of lines."""
+    count = 0
+    with atomic_write(Path(path)) as stream:
+        for line in lines:
+            assert "\n" not in line, "a line holds no line end"
+            stream.write(line.encode("utf-8") + b"\n")
+            count += 1
+    return count

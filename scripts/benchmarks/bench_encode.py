@@ -1,0 +1,164 @@
+"""How fast text becomes a binary corpus, against nothing but SentencePiece on the same cores.
+
+    python scripts/benchmarks/bench_encode.py --pairs 300000 --json encode.json
+
+makes a corpus of short lines, learns a vocabulary of it, and then measures by turns (medians are shown)
+
+* plain: SentencePiece encodes both sides from memory, with its own threads;
+* ours: two text files are read, encoded and written as a binary corpus (what nmt-prepare does).
+
+    python scripts/benchmarks/bench_encode.py --write CORPUS --pairs 40000000
+
+only writes such a corpus, with a task file, for a trial of nmt-prepare at full size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.preparation.binarize import LengthFilter, available_cores, binarise
+from nmt_rela.preparation.tokenizer_training import sample_evenly, train_sentencepiece
+
+_CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
+
+
+def vocabulary_of(generator: random.Random, words: int) -> list[str]:
+    """Invented words, frequent ones short."""
+    return [
+        "".join(
+            generator.choice(_CONSONANTS) + generator.choice(_VOWELS)
+            for _ in range(1 + min(index.bit_length() // 4, 4))
+        )
+        for index in range(1, words + 1)
+    ]
+
+
+def lines(pairs: int, *, seed: int, words: float, vocabulary: int = 30_000) -> Iterator[str]:
+    """Lines of invented words, drawn as natural text draws them (Zipf), ``words`` in one on average."""
+    generator = random.Random(seed)
+    known = vocabulary_of(generator, vocabulary)
+    weights = [1 / (rank + 2) for rank in range(vocabulary)]
+    pool = generator.choices(known, weights, k=1 << 20)
+    for _ in range(pairs):
+        length = max(int(generator.expovariate(1 / words)) + 1, 2)
+        start = generator.randrange(len(pool) - 100)
+        yield " ".join(pool[start : start + min(length, 100)])
+
+
+def write_corpus(directory: Path, pairs: int, words: float) -> None:
+    """Two aligned files of that many pairs, small sets, and a task file."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for seed, language in enumerate(("xx", "yy")):
+        for name, count in (("train", pairs), ("dev", 1000), ("test", 1000)):
+            with open(directory / f"{name}.{language}", "w", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines(count, seed=seed, words=words))
+    entries = [
+        f"{split}: [{{name: {name}, files: {{xx: {name}.xx, yy: {name}.yy}}}}]\n"
+        for split, name in (("train", "train"), ("dev", "dev"), ("tests", "test"))
+    ]
+    (directory / "generated.yaml").write_text("languages: [xx, yy]\n" + "".join(entries), "utf-8")
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds on the clock, and of all processors together (a fairer measure where others use them too)."""
+    start, cpu = time.perf_counter(), processor_seconds()
+    work()
+    return time.perf_counter() - start, processor_seconds() - cpu
+
+
+def processor_seconds() -> float:
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def measure(directory: Path, *, pairs: int, cores: int, rounds: int, vocabulary_size: int) -> dict[str, Any]:
+    """Sentences (of both sides) a second, plain and ours, by turns."""
+    source, target = directory / "train.xx", directory / "train.yy"
+    sample = (line for file in (source, target) for line in sample_evenly(file, lines=pairs, sample=100_000))
+    vocabulary = train_sentencepiece(
+        sample, algorithm="bpe", size=vocabulary_size, character_coverage=1.0, normalisation="nmt_nfkc"
+    )
+    subwords = directory / "subwords"
+    TokenizerPair(vocabulary, vocabulary).save(subwords)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(subwords / "joint.model"))
+    texts = [file.read_text("utf-8").split("\n")[:pairs] for file in (source, target)]
+    rule = LengthFilter(max_length=256, overlong="drop")
+
+    def plain() -> None:
+        for text in texts:
+            for start in range(0, pairs, 1 << 16):  # whole lists of ids would fill the memory
+                processor.encode(text[start : start + (1 << 16)], out_type=int, num_threads=cores)
+
+    def ours() -> None:
+        binarise(
+            source, target, subwords, directory / "corpus", rule=rule, ends=[pairs], workers=cores, title="encoding"
+        )
+
+    ways = {"plain": plain, "ours": ours}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, work in ways.items():
+            seconds[name].append(timed(work))
+    rates, cpu_rates = (
+        {name: 2 * pairs / statistics.median(pair[clock] for pair in times) for name, times in seconds.items()}
+        for clock in (0, 1)
+    )
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {
+        "pairs": pairs,
+        "cores": cores,
+        "rounds": rounds,
+        "sentences_per_second": {name: round(rate) for name, rate in rates.items()},
+        "ratio": round(rates["ours"] / rates["plain"], 3),
+        "sentences_per_processor_second": {name: round(rate) for name, rate in cpu_rates.items()},
+        "processor_ratio": round(cpu_rates["ours"] / cpu_rates["plain"], 3),
+        "largest_process_mib": peak // 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=300_000, help="pairs of the corpus")
+    parser.add_argument("--words", type=float, default=18.0, help="words in a line, on average")
+    parser.add_argument("--cores", type=int, default=available_cores(), help="threads of either way")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of either way")
+    parser.add_argument("--vocabulary", type=int, default=32_000, help="sub-words")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--write", type=Path, metavar="DIRECTORY", help="only write a corpus")
+    options = parser.parse_args()
+    if options.write:
+        write_corpus(options.write, options.pairs, options.words)
+        print(f"{options.write}/generated.yaml: {options.pairs:,} pairs")
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        write_corpus(Path(directory), options.pairs, options.words)
+        figures = measure(
+            Path(directory),
+            pairs=options.pairs,
+            cores=options.cores,
+            rounds=options.rounds,
+            vocabulary_size=options.vocabulary,
+        )
+    wall, cpu = figures["sentences_per_second"], figures["sentences_per_processor_second"]
+    print(f"{'':24}{'sentences/s':>14}{'and a processor':>18}")
+    for name, title in (("plain", "SentencePiece alone"), ("ours", "read, encode, binarise")):
+        print(f"{title:24}{wall[name]:>14,}{cpu[name]:>18,}")
+    print(f"{'ratio':24}{figures['ratio']:>14}{figures['processor_ratio']:>18}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Plan and iterate one epoch of a large corpus: seconds and peak memory.
+
+Writes a corpus of random short lines (40 million pairs by default, about 2.7 GB, in a temporary directory that is
+removed), then, in the same process: opens it, plans an epoch, and iterates it twice, once over the plan alone and once
+with every pair read from the files and put into padded tensors. Prints a table; ``--json`` also writes it to a file.
+The exit status is 1 when planning plus walking the plan, or the peak memory, misses its bar. The peak counts the mapped
+pages of the corpus too, which the system takes back when memory is short; planning itself reads only the offsets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
+from nmt_rela.data.data_loader import iterate_updates
+from nmt_rela.data.indexed_dataset import ParallelDataset, ParallelDatasetWriter
+
+SECONDS, GIBIBYTES = 60.0, 4.0
+VOCABULARY = 32_000
+CHUNK = 1 << 20
+
+
+def peak_gibibytes() -> float:
+    """The largest resident set this process has had: its own memory and the mapped files."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)
+
+
+def write_corpus(directory: Path, *, pairs: int, mean_length: float) -> None:
+    """Random ids; source lengths log-normal, target lengths within about a third of them."""
+    random = np.random.default_rng(1)
+    with ParallelDatasetWriter(
+        directory, source_vocabulary_size=VOCABULARY, target_vocabulary_size=VOCABULARY, vocabulary_fingerprint="bench"
+    ) as writer:
+        for start in range(0, pairs, CHUNK):
+            count = min(CHUNK, pairs - start)
+            wanted = mean_length * np.exp(0.5 * random.standard_normal(count) - 0.125)
+            source = np.clip(wanted, 1, 255).astype(np.int32)
+            target = np.clip(wanted * random.uniform(0.7, 1.3, count), 1, 255).astype(np.int32)
+            ids = [random.integers(4, VOCABULARY, int(lengths.sum()), dtype=np.uint16) for lengths in (source, target)]
+            writer.append_flat(ids[0], source, ids[1], target)
+
+
+def walk(plan: BatchPlan) -> int:
+    """Visit every micro-batch of the plan; the number of pairs seen."""
+    return sum(len(plan.batch(index)) for index in range(plan.batches))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Plan and iterate one epoch of a large corpus: seconds and memory.")
+    parser.add_argument("--pairs", type=int, default=40_000_000)
+    parser.add_argument("--mean-length", type=float, default=12.0, help="mean sub-words a side")
+    parser.add_argument("--batch-tokens", type=int, default=6_250)
+    parser.add_argument("--accumulate", type=int, default=4)
+    parser.add_argument("--directory", type=Path, help="where the temporary corpus goes (about 70 bytes a pair)")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    options = parser.parse_args()
+    pairs: int = options.pairs
+
+    figures: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], int]) -> int:
+        begun = time.perf_counter()
+        result = work()
+        figures[f"{name}_seconds"] = round(time.perf_counter() - begun, 2)
+        figures[f"{name}_peak_gib"] = round(peak_gibibytes(), 2)
+        print(f"{name:<28}{figures[f'{name}_seconds']:>10.1f} s{figures[f'{name}_peak_gib']:>10.2f} GiB", flush=True)
+        return result
+
+    print(f"{'stage':<28}{'time':>12}{'peak so far':>14}")
+    with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
+        path = Path(scratch) / "corpus"
+
+        def write() -> int:
+            write_corpus(path, pairs=pairs, mean_length=options.mean_length)
+            return pairs
+
+        timed("write", write)
+        corpus = ParallelDataset.open(path)
+        timed("lengths", lambda: len(corpus.source_lengths) + len(corpus.target_lengths))
+        plans: list[BatchPlan] = []
+
+        def make_plan() -> int:
+            plans.append(
+                plan_epoch(
+                    corpus.source_lengths,
+                    corpus.target_lengths,
+                    batch_tokens=options.batch_tokens,
+                    accumulate=options.accumulate,
+                    seed=1,
+                    epoch=0,
+                )
+            )
+            return plans[0].batches
+
+        figures["batches"] = timed("plan", make_plan)
+        plan = plans[0]
+        if timed("walk", lambda: walk(plan)) != pairs:
+            raise RuntimeError("the plan lost pairs")
+
+        def load() -> int:
+            updates = iterate_updates(corpus, plan, accumulate=options.accumulate)
+            return sum(batch.source.size(0) for update in updates for batch in update)
+
+        if timed("load", load) != pairs:
+            raise RuntimeError("the loader lost pairs")
+        figures["pairs"] = pairs
+        figures["padding_share"] = round(plan.padding_share(corpus.source_lengths, corpus.target_lengths), 4)
+
+    seconds = figures["lengths_seconds"] + figures["plan_seconds"] + figures["walk_seconds"]
+    peak = peak_gibibytes()
+    kept = seconds <= SECONDS and peak <= GIBIBYTES
+    figures |= {"plan_and_walk_seconds": round(seconds, 2), "peak_gib": round(peak, 2)}
+    print(f"{figures['batches']:,} batches, {figures['padding_share']:.2%} padding")
+    print(f"lengths + plan + walk {seconds:.1f} s (bar {SECONDS:.0f} s), peak {peak:.2f} GiB (bar {GIBIBYTES:.0f} GiB)")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""The demonstration: train on the embedded corpus, score, show translations, look into the attention.
+
+    scripts/tools/demo.py                                                        rela-g, in runs/demo
+    scripts/tools/demo.py model.attention=softmax run=runs/demo-softmax          another kind
+
+Each step is a command of the package, printed before it runs, so it can be repeated by hand. What is done is re-used.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.commands import console
+from nmt_rela.config.loader import load_config
+from nmt_rela.config.schema import Config
+from nmt_rela.preparation.pipeline import locate
+from nmt_rela.utils.text import read_lines
+
+CONFIG = "configs/demo.yaml"
+EXAMPLES = 5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The script; returns the exit status."""
+    return console.run("demo", _demonstrate, arguments)
+
+
+def _demonstrate(arguments: Sequence[str] | None) -> int:
+    parser = console.parser("demo", __doc__)
+    console.add_overrides(parser)
+    options = console.parse(parser, arguments)
+    config = load_config(CONFIG, options.overrides)
+    start = time.monotonic()
+    for command in (
+        ["nmt-train", "--config", CONFIG, *options.overrides],
+        ["nmt-average", "--model", config.run, "--last", "5"],
+        ["nmt-evaluate", "--model", config.run],
+    ):
+        status = _step(command)
+        if status:
+            return status
+    _show_examples(config)
+    status = _step(["nmt-analyze", "--model", config.run])
+    if not status:
+        minutes, seconds = divmod(round(time.monotonic() - start), 60)
+        print(f"\nThe demo took {minutes} min {seconds} s. Your own text: nmt-translate --model {config.run} < FILE")
+    return status
+
+
+def _step(command: Sequence[str]) -> int:
+    """Say and run one command of the package; its exit status."""
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    program = Path(sys.executable).with_name(command[0])
+    return subprocess.run([program, *command[1:]], check=False).returncode
+
+
+def _show_examples(config: Config) -> None:
+    """A few test sentences spread over the set, with reference and translation."""
+    test = locate(config.data).tests[0]
+    directory = Path(config.run) / "evaluation" / RunDirectory(config.run).checkpoint().name
+    columns = [list(read_lines(path)) for path in (test.source, test.target, directory / f"{test.name}.txt")]
+    print(f"\nExamples from {test.name}:")
+    for number in range(0, len(columns[0]), max(1, len(columns[0]) // EXAMPLES)):
+        for label, lines in zip(("source", "reference", "translation"), columns, strict=True):
+            print(f"  {label:<12}{lines[number]}")
+        print(flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
