@@ -20,9 +20,6 @@ if not Path("/dev/nvidiactl").exists():
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path += [str(REPOSITORY / "scripts" / "benchmarks"), str(REPOSITORY / "scripts")]
-    str(REPOSITORY / "scripts" / "benchmarks"),
-    str(REPOSITORY / "scripts"),
-)  # where the benchmarks find each other
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

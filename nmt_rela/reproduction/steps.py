@@ -296,7 +296,8 @@ def _decoding_speed(experiment: Experiment) -> Step:
 
     def command() -> list[str]:
         test = prepared_data(runs[0]).tests[0]
-        words = [
+        words = [_script("benchmarks/bench_decode.py"), "--lines", str(test.source)]
+        words += ["--sentences", str(effort.sentences)]
             _script("benchmarks/bench_decode.py"),
             "--lines",
             str(test.source),
