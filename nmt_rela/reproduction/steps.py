@@ -298,12 +298,6 @@ def _decoding_speed(experiment: Experiment) -> Step:
         test = prepared_data(runs[0]).tests[0]
         words = [_script("benchmarks/bench_decode.py"), "--lines", str(test.source)]
         words += ["--sentences", str(effort.sentences)]
-            _script("benchmarks/bench_decode.py"),
-            "--lines",
-            str(test.source),
-            "--sentences",
-            str(effort.sentences),
-        ]
         for run in runs:
             words += ["--run", str(run.path)]
         words += ["--beams", str(runs[0].config.decoding.beam), "--batch-tokens"]
