@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nmt_rela.preparation.demo_paradigms import Case
+from tools.demo_corpus.paradigms import Case
 
 CASES: tuple[Case, ...] = ("nominative", "accusative", "dative", "genitive")
 

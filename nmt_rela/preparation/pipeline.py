@@ -30,7 +30,6 @@ from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.preparation.binarize import available_cores
 from nmt_rela.preparation.cleaning_stats import Account, read_accounts
-from nmt_rela.preparation.demo_corpus import write_demo_corpus
 from nmt_rela.preparation.sources.archive_cache import MIRROR_VARIABLE, ArchiveCache
 from nmt_rela.preparation.sources.archives import ArchiveFiles, CorruptArchiveError
 from nmt_rela.preparation.sources.task import Archive, Source, Task, primary_language
@@ -130,8 +129,7 @@ class _Preparation:
         root = Path(data.directory)
         self.directory = root / f"{self.task.name}-{data.source}-{data.target}"
         self.mirror = mirror
-        self.generated = root / "archives" / f"generated-{_generator_version()}" if self.task.generated else None
-        self.store = ArchiveCache(root / "archives", mirror=mirror, generated=self.generated)
+        self.store = ArchiveCache(root / "archives", mirror=mirror)
         self.files: dict[str, ArchiveFiles] = {}  # by name: what was verified in this run
         self.digests: dict[str, str] = {}  # by name: of all archives, also of those that are not needed any more
 
@@ -154,8 +152,6 @@ class _Preparation:
 
     def finished(self) -> PreparedData | None:
         """As ``load``, but None where it was made of other archives than there are now."""
-        if self.generated and not is_complete(self.generated):
-            return None
         prepared = self.load()
         if prepared is None or self.recall_digests():
             return None
@@ -180,8 +176,6 @@ class _Preparation:
         self.log.info("preparing %s (licence: %s): %s to %s", self.task.title, self.task.licence, *self.languages)
         try:
             self.clear_up()
-            if self.generated:
-                self.generate(self.generated)
             self.fetch(self.recall_digests())
             stages = {
                 name: self.complete(name, make)
@@ -209,12 +203,6 @@ class _Preparation:
         """Delete what a killed run left half made; only one process is here at a time."""
         for path in self.directory.glob("*.partial"):
             shutil.rmtree(path, ignore_errors=True)
-
-    def generate(self, directory: Path) -> None:
-        with exclusive(directory.parent / ".lock", work="generates the corpus"):
-            if not is_complete(directory):
-                with stage(directory, {}) as partial:
-                    write_demo_corpus(partial)
 
     def fetch(self, archives: list[Archive]) -> None:
         """Have archives on this machine, verified in this run."""
@@ -298,10 +286,9 @@ class _Preparation:
         """The gold alignments of a source, where they are between our languages."""
         if source.alignments is None or set(source.alignment_order) != set(self.languages):
             return None
-        path = (self.generated or Path()) / source.alignments
-        if not path.is_file():
-            raise DataError(f"source '{source.name}': {path}: no such file")
-        return path
+        if not source.alignments.is_file():
+            raise DataError(f"source '{source.name}': {source.alignments}: no such file")
+        return source.alignments
 
     def archives(self, sources: Sequence[Source]) -> list[Archive]:
         found = {archive.name: archive for source in sources for archive in source.archives(*self.languages)}
@@ -356,14 +343,6 @@ def _usable(task: Task, key: str, sources: Sequence[Source], languages: tuple[st
     if not usable:
         raise ConfigError(f"{task.path}: {key}: no source has both {' and '.join(languages)}")
     return usable
-
-
-def _generator_version() -> str:
-    """Changes when the code of the generated corpus does."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("demo_*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _counts(stages: Mapping[str, Path]) -> dict[str, Any]:

@@ -82,15 +82,15 @@ def plan_lines(experiment: Experiment, steps: Sequence[Step], journal: Journal) 
 
 
 def archive_size(experiment: Experiment) -> Size:
-    """How much is to be fetched, by the task file. Text that is there, or generated, counts as nothing."""
+    """How much is to be fetched, by the task file. Local text counts as nothing."""
     data = experiment.runs[0].config.data
     task = load_task(data.task)
-    if task.generated:
-        return Size(archives=0, known_bytes=0, unknown=0)
     archives: dict[str, Archive] = {}
     for source in (*task.train, *task.dev, *task.tests):
         if {data.source, data.target} <= set(source.sides):
-            archives |= {archive.name: archive for archive in source.archives(data.source, data.target)}
+            for archive in source.archives(data.source, data.target):
+                if not any(location.path for location in archive.locations):
+                    archives[archive.name] = archive
     found = [max(map(_location_bytes, archive.locations)) for archive in archives.values()]
     return Size(archives=len(found), known_bytes=sum(found), unknown=found.count(0))
 

@@ -13,6 +13,7 @@ A block without a mark is parsed.
 from __future__ import annotations
 
 import functools
+import gzip
 import os
 import re
 import shlex
@@ -21,13 +22,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from nmt_rela.config.loader import key_paths
-from nmt_rela.preparation.demo_corpus import write_demo_corpus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -140,13 +141,10 @@ class Sandbox:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        write_demo_corpus(folder)
-        for name, count in (("train", 300), ("dev", 5), ("test", 8)):
-            for suffix in ("en", "de", "align"):
-                file = folder / f"{name}.{suffix}"
-                if file.is_file():
-                    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)[:count]
-                    file.write_text("".join(lines), encoding="utf-8")
+        for file in (REPOSITORY / "data" / "demo").iterdir():
+            with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
+                lines = list(islice(stream, {"train": 300, "dev": 5, "test": 8}[file.name.split(".")[0]]))
+            (folder / file.name.removesuffix(".gz")).write_bytes(b"".join(lines))
         (folder / "configs").mkdir()
         for path in (REPOSITORY / "configs").glob("*.yaml"):
             self.write(f"configs/{path.name}", path.read_text(encoding="utf-8"))

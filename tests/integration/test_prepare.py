@@ -1,4 +1,4 @@
-"""From a task file to batches, by the command and by the function: a user's own text, and the generated corpus."""
+"""From a task file to batches, by the command and by the function: a user's own text, and the demo corpus."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_bad_settings_are_one_line(tmp_path: Path) -> None:
         prepare(settings("wmt16-ro-en", tmp_path, source="en", target="ro", romanian="remove"))
 
 
-def test_the_generated_corpus(tmp_path: Path) -> None:
+def test_the_demo_corpus(tmp_path: Path) -> None:
     data = settings("demo", tmp_path, source="en", target="de", vocabulary_size=600)
     prepared = prepare(data)
     counts = prepared.counts

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from nmt_rela.preparation.demo_corpus import generate
-from nmt_rela.preparation.demo_grammar import Clause, english_clause, german_clause
-from nmt_rela.preparation.demo_lexicon import ADJECTIVES, NOUNS, VERBS, Noun
-from nmt_rela.preparation.demo_paradigms import MODALS, PRONOUNS, Case
-from nmt_rela.preparation.demo_phrases import NounPhrase, Pronoun, links, written
+from tools.demo_corpus.corpus import generate
+from tools.demo_corpus.grammar import Clause, english_clause, german_clause
+from tools.demo_corpus.lexicon import ADJECTIVES, NOUNS, VERBS, Noun
+from tools.demo_corpus.paradigms import MODALS, PRONOUNS, Case
+from tools.demo_corpus.phrases import NounPhrase, Pronoun, links, written
 
 SEEDS = st.integers(min_value=0, max_value=2**63)
 COUNTABLE = [noun for noun in NOUNS if noun.plural]

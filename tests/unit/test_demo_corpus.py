@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
@@ -13,17 +14,41 @@ from pathlib import Path
 
 import pytest
 from german_nouns import CASES, GENDER
-
-from nmt_rela.preparation.demo_corpus import ATTENTION_VARIANTS, Pair, generate, write_demo_corpus
-from nmt_rela.preparation.demo_lexicon import BE, HAVE, NAMES, NOUNS, VERBS
-from nmt_rela.preparation.demo_meaning import Draw
-from nmt_rela.preparation.demo_paradigms import MODALS
-from nmt_rela.preparation.demo_phrases import links, written
+from tools.demo_corpus.corpus import CONSTRUCTIONS, Pair, generate, write_demo_corpus
+from tools.demo_corpus.lexicon import BE, HAVE, NAMES, NOUNS, VERBS
+from tools.demo_corpus.meaning import Draw
+from tools.demo_corpus.paradigms import MODALS
+from tools.demo_corpus.phrases import links, written
 
 Parts = dict[str, list[Pair]]
 
 
 # The corpus as a whole
+
+COMMITTED = Path(__file__).parents[2] / "data" / "demo"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+#: SHA-256 over the names and bytes of the nine uncompressed files, in the order of their names.
+DIGEST = "b66146cf6fe66efd4ceedb85d9073e6a3d64b4e989e6846b70c1dccaa13cf0ef"
+
+
+def text(directory: Path) -> dict[str, bytes]:
+    """The uncompressed files of a corpus, by name without ``.gz``."""
+    return {
+        path.name.removesuffix(".gz"): gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        for path in sorted(directory.iterdir())
+    }
+
+
+def digest(directory: Path) -> str:
+    content = hashlib.sha256()
+    for name, data in text(directory).items():
+        content.update(name.encode() + data)
+    return content.hexdigest()
+
+
+def test_the_generator_reproduces_the_committed_files(corpus: Path) -> None:
+    assert text(corpus) == text(COMMITTED)
+    assert digest(COMMITTED) == DIGEST
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +61,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def parts(corpus: Path) -> Parts:
     def read(name: str) -> list[str]:
-        data = (corpus / name).read_bytes().decode()
+        data = text(corpus)[name].decode()
         assert data.endswith("\n")
         assert "\r" not in data
         return data[:-1].split("\n")
@@ -262,7 +287,7 @@ def test_a_source_has_one_translation_and_one_alignment() -> None:
     draw = Draw(12)
     translations: dict[str, tuple[str, tuple[tuple[int, int], ...]]] = {}
     for _ in range(10000):
-        english, german, end = draw.weighted(ATTENTION_VARIANTS)(draw)
+        english, german, end = draw.weighted(CONSTRUCTIONS)(draw)
         source, source_ideas = written(english, end)
         target, target_ideas = written(german, end)
         found = (" ".join(target), links(source_ideas, target_ideas))
@@ -270,26 +295,19 @@ def test_a_source_has_one_translation_and_one_alignment() -> None:
 
 
 def test_bytes_do_not_depend_on_the_process(corpus: Path, tmp_path: Path) -> None:
-    def digest(directory: Path) -> str:
-        content = hashlib.sha256()
-        for file in sorted(directory.iterdir()):
-            content.update(file.name.encode() + file.read_bytes())
-        return content.hexdigest()
-
-    program = "import sys, pathlib; from nmt_rela.preparation.demo_corpus import write_demo_corpus as write"
-    program += "; write(pathlib.Path(sys.argv[1]))"
     digests = {digest(corpus)}
     for seed in ("1", "99"):
         directory = tmp_path / seed
         environment = {**os.environ, "PYTHONHASHSEED": seed}
-        subprocess.run([sys.executable, "-c", program, str(directory)], check=True, env=environment)
+        command = [sys.executable, "-m", "tools.demo_corpus", str(directory)]
+        subprocess.run(command, check=True, env=environment, cwd=SCRIPTS)
         digests.add(digest(directory))
     assert len(digests) == 1
 
 
 def test_writing_needs_no_heavy_module() -> None:
-    program = "import sys, nmt_rela.preparation.demo_corpus; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    program = "import sys, tools.demo_corpus.corpus; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, cwd=SCRIPTS).returncode == 0
 
 
 def test_generate_gives_distinct_pairs_of_the_seed() -> None:

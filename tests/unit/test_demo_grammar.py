@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import pytest
 from german_nouns import CASES, GENDER
-
-from nmt_rela.preparation.demo_grammar import Clause, english_clause, german_clause
-from nmt_rela.preparation.demo_lexicon import ADJECTIVES, BE, HAVE, NAMES, NOUNS, VERBS, Noun
-from nmt_rela.preparation.demo_meaning import noun_named
-from nmt_rela.preparation.demo_paradigms import IT, MODALS, PRONOUNS, Person
-from nmt_rela.preparation.demo_phrases import NounPhrase, Pronoun, Word, fixed, links, prepositional, written
+from tools.demo_corpus.grammar import Clause, english_clause, german_clause
+from tools.demo_corpus.lexicon import ADJECTIVES, BE, HAVE, NAMES, NOUNS, VERBS, Noun
+from tools.demo_corpus.meaning import noun_named
+from tools.demo_corpus.paradigms import IT, MODALS, PRONOUNS, Person
+from tools.demo_corpus.phrases import NounPhrase, Pronoun, Word, fixed, links, prepositional, written
 
 PERSONS: tuple[Person, ...] = ("1", "2", "3", "p")
 

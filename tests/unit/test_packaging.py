@@ -112,7 +112,7 @@ def test_a_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     files = {str(file.relative_to(REPOSITORY)) for file in tracked_files()}
     assert {name for name in files if name.startswith("nmt_rela/")} <= packed
     shared = {name.split("/data/share/nmt_rela/")[-1] for name in packed}
-    assert {name.removeprefix("data/") for name in files if name.startswith("data/tasks/")} <= shared
+    assert {name.removeprefix("data/") for name in files if name.startswith(("data/tasks/", "data/demo/"))} <= shared
     assert {name for name in files if name.startswith("configs/")} <= shared
 
 

@@ -78,12 +78,8 @@ class ArchiveCache:
     the same URL has to agree with it.
     """
 
-    def __init__(
-        self, directory: Path, *, mirror: str = "", generated: Path | None = None, patience: Patience | None = None
-    ) -> None:
-        """Archives with relative paths lie in ``generated``."""
+    def __init__(self, directory: Path, *, mirror: str = "", patience: Patience | None = None) -> None:
         self.directory = directory
-        self._generated = generated
         self._patience = patience or Patience()
         self._mirror = Mirror(mirror, patience=self._patience) if mirror else None
         self._stop = threading.Event()
@@ -99,7 +95,7 @@ class ArchiveCache:
         records = self._records()
         for location in self._preferred(archive):
             if location.path:
-                found = [self._recorded_file(self._local(location.path), records)]
+                found = [self._recorded_file(location.path, records)]
             else:
                 found = [self._recorded_part(part, records) for part in location.parts]
             if all(found):
@@ -169,7 +165,7 @@ class ArchiveCache:
         """The locations, those that are here already first."""
 
         def absent(location: Location) -> bool:
-            paths = [self._local(location.path)] if location.path else [self._place(p.url)[0] for p in location.parts]
+            paths = [location.path] if location.path else [self._place(p.url)[0] for p in location.parts]
             return not all(path.is_file() for path in paths)
 
         return sorted(archive.locations, key=absent)
@@ -243,14 +239,7 @@ class ArchiveCache:
         own = self._mirror.sha256(part.url) if self._mirror else ""
         return replace(part, sha256=own, md5="", size=0) if own else part
 
-    def _local(self, path: Path) -> Path:
-        if path.is_absolute():
-            return path
-        assert self._generated is not None, "only generated files have relative paths"
-        return self._generated / path
-
     def _local_file(self, path: Path) -> tuple[Path, str]:
-        path = self._local(path)
         if not path.is_file():
             raise DownloadError("no such file")
         return path, self._local_sha256(path)

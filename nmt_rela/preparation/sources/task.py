@@ -104,8 +104,6 @@ class Task:
     title: str
     licence: str
     languages: tuple[str, ...]
-    #: Name of the generator whose files the sources name, or "".
-    generated: str
     bleu_tokenizers: Mapping[str, str]
     train: tuple[Source, ...]
     dev: tuple[Source, ...]

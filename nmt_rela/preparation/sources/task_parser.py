@@ -21,6 +21,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -43,8 +44,7 @@ from nmt_rela.preparation.sources.task import (
 )
 from nmt_rela.utils.errors import ConfigError, did_you_mean
 
-_GENERATORS = ("demo",)
-_TASK = ("title", "licence", "languages", "generated", "bleu_tokenizers", "archives", "train", "dev", "tests")
+_TASK = ("title", "licence", "languages", "bleu_tokenizers", "archives", "train", "dev", "tests")
 _SOURCE = ("name", "format", "archive", "members", "member", "files", "file", "columns", "lines", "alignments")
 _LOCATION = ("url", "sha256", "md5", "bytes", "parts", "path", "kind")
 _PART = ("url", "sha256", "md5", "bytes")
@@ -134,7 +134,6 @@ class _TaskReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.generated = ""
         self.languages: tuple[str, ...] = ()
         self.archives: dict[str, Archive] = {}
 
@@ -152,7 +151,6 @@ class _TaskReader:
         for language, item in zip(self.languages, top["languages"].items(), strict=True):
             if not re.fullmatch(r"\w[\w-]*", language):  # it becomes part of file names
                 raise item.error(f"found '{language}'; accepted: letters, digits, _ and -, such as pt-BR")
-        self.generated = top["generated"].choice(_GENERATORS, "generator") if "generated" in top else ""
         if "archives" in top:
             self.archives = {
                 name: Archive(name=name, locations=tuple(self.location(item) for item in node.items()))
@@ -165,7 +163,6 @@ class _TaskReader:
             title=top["title"].text() if "title" in top else self.path.stem,
             licence=top["licence"].text() if "licence" in top else "not stated",
             languages=self.languages,
-            generated=self.generated,
             bleu_tokenizers={language: node.text() for language, node in tokenizers.items()},
             train=self.sources(top["train"]),
             dev=self.sources(top["dev"]),
@@ -278,9 +275,8 @@ class _TaskReader:
         return Archive(name=str(path), locations=(Location(path=path, kind=kind),))
 
     def local_path(self, node: _Node) -> Path:
-        """Generated files keep the names their generator knows; others are relative to the task file."""
-        text = node.text()
-        return Path(text) if self.generated else self.path.parent / Path(text).expanduser()
+        """A path of the task file, which starts from its folder."""
+        return Path(os.path.normpath(self.path.parent / Path(node.text()).expanduser()))
 
     def alignments(self, node: _Node) -> tuple[Path, tuple[str, ...]]:
         entry = node.mapping(("file", "order"))

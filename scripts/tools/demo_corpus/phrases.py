@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from nmt_rela.preparation.demo_lexicon import Adjective, Noun
-from nmt_rela.preparation.demo_paradigms import (
+from .lexicon import Adjective, Noun
+from .paradigms import (
     ADJECTIVE_ENDINGS,
     DEFINITE,
     INDEFINITE_ENDINGS,

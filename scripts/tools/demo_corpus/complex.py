@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nmt_rela.preparation.demo_grammar import Clause, Tense, english_clause, german_clause, subordinate
-from nmt_rela.preparation.demo_lexicon import KNOW_THAT, VERBS
-from nmt_rela.preparation.demo_meaning import (
+from .grammar import Clause, Tense, english_clause, german_clause, subordinate
+from .lexicon import KNOW_THAT, VERBS
+from .meaning import (
     ACTIONS,
     DEEDS,
     FITTING,
@@ -21,8 +21,8 @@ from nmt_rela.preparation.demo_meaning import (
     tell,
     with_tag,
 )
-from nmt_rela.preparation.demo_paradigms import IT, MODALS, NUMERALS, PersonalPronoun
-from nmt_rela.preparation.demo_phrases import (
+from .paradigms import IT, MODALS, NUMERALS, PersonalPronoun
+from .phrases import (
     COMMA,
     Adverbial,
     NounPhrase,
@@ -32,7 +32,7 @@ from nmt_rela.preparation.demo_phrases import (
     linked,
     prepositional,
 )
-from nmt_rela.preparation.demo_sentences import Sentence, anything, finished, joined, state, weather
+from .sentences import Sentence, anything, finished, joined, state, weather
 
 # A state: what it makes people do; "not" before what it keeps them from, which they do although they are in it.
 STATES = {

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, TypeVar
 
-from nmt_rela.preparation.demo_grammar import Clause, Tense
-from nmt_rela.preparation.demo_lexicon import ADJECTIVES, HAVE, NAMES, NOUNS, VERBS, Noun
-from nmt_rela.preparation.demo_paradigms import IT, MODALS, NUMERALS, PRONOUNS, Case, PersonalPronoun
-from nmt_rela.preparation.demo_phrases import Adverbial, NounPhrase, Phrase, Pronoun, fixed, linked, prepositional
+from .grammar import Clause, Tense
+from .lexicon import ADJECTIVES, HAVE, NAMES, NOUNS, VERBS, Noun
+from .paradigms import IT, MODALS, NUMERALS, PRONOUNS, Case, PersonalPronoun
+from .phrases import Adverbial, NounPhrase, Phrase, Pronoun, fixed, linked, prepositional
 
 Item = TypeVar("Item")
 

@@ -1,20 +1,22 @@
-"""The embedded demo corpus: a controlled English–German language with exact word alignments, made from one seed.
+"""The demo corpus: a controlled English–German language with exact word alignments, made from one seed.
 
 It has what makes translating into German interesting (verb-final clauses, verb-second inversion, separable verbs, the
 perfect, case and gender agreement, pronouns with the gender of their noun), and it is a function: one English sentence
-has one translation. Nothing is read from disk or from the network, and the bytes are the same on every machine.
+has one translation. Nothing is read from disk or from the network, and the text is the same on every machine.
 """
 
 from __future__ import annotations
 
+import gzip
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nmt_rela.preparation import demo_complex, demo_sentences
-from nmt_rela.preparation.demo_meaning import Draw
-from nmt_rela.preparation.demo_phrases import links, written
+from . import complex as complex_sentences
+from . import sentences
+from .meaning import Draw
+from .phrases import links, written
 
 SEED = 20211107
 """The seed of the files that :func:`write_demo_corpus` writes."""
@@ -25,26 +27,26 @@ FREQUENT = 10
 """Every word form of dev and test occurs so often in train: the demo is about structure, not about rare words."""
 
 
-# How often each kind of sentence is drawn.
-ATTENTION_VARIANTS: dict[Callable[[Draw], demo_sentences.Sentence], int] = {
-    demo_sentences.statement: 30,
-    demo_sentences.question: 13,
-    demo_sentences.order: 3,
-    demo_sentences.description: 5,
-    demo_sentences.comparison: 2,
-    demo_sentences.liking: 4,
-    demo_sentences.existence: 2,
-    demo_complex.reason: 11,
-    demo_complex.quality: 5,
-    demo_complex.meanwhile: 4,
-    demo_complex.beforehand: 3,
-    demo_complex.reported: 12,
-    demo_complex.relative_subject: 6,
-    demo_complex.relative_object: 4,
-    demo_complex.purpose: 7,
-    demo_complex.sequel: 4,
-    demo_complex.contrast: 2,
-    demo_complex.pair_of_actions: 2,
+#: How often each construction is drawn.
+CONSTRUCTIONS: dict[Callable[[Draw], sentences.Sentence], int] = {
+    sentences.statement: 30,
+    sentences.question: 13,
+    sentences.order: 3,
+    sentences.description: 5,
+    sentences.comparison: 2,
+    sentences.liking: 4,
+    sentences.existence: 2,
+    complex_sentences.reason: 11,
+    complex_sentences.quality: 5,
+    complex_sentences.meanwhile: 4,
+    complex_sentences.beforehand: 3,
+    complex_sentences.reported: 12,
+    complex_sentences.relative_subject: 6,
+    complex_sentences.relative_object: 4,
+    complex_sentences.purpose: 7,
+    complex_sentences.sequel: 4,
+    complex_sentences.contrast: 2,
+    complex_sentences.pair_of_actions: 2,
 }
 
 
@@ -69,7 +71,7 @@ def generate(count: int, *, seed: int) -> list[Pair]:
     targets: set[str] = set()
     pairs: list[Pair] = []
     while len(pairs) < count:
-        english, german, end = draw.weighted(ATTENTION_VARIANTS)(draw)
+        english, german, end = draw.weighted(CONSTRUCTIONS)(draw)
         source, source_ideas = written(english, end)
         target, target_ideas = written(german, end)
         if not all(SHORTEST <= len(side) <= LONGEST for side in (source, target)):
@@ -106,9 +108,15 @@ def split(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
 
 
 def write_demo_corpus(directory: Path) -> None:
-    """Write ``train``, ``dev`` and ``test`` ``.en``, ``.de`` and ``.align`` (Pharaoh ``i-j``, English first)."""
+    """Write ``train``, ``dev`` and ``test`` ``.en``, ``.de`` and ``.align`` (Pharaoh ``i-j``, English first).
+
+    The training files are gzip-compressed, with no time in their headers: the same sentences give the same bytes.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for part, pairs in split(generate(TRAIN_PAIRS + DEV_PAIRS + TEST_PAIRS, seed=SEED)).items():
         for extension, field in (("en", "source"), ("de", "target"), ("align", "pharaoh")):
-            text = "".join(getattr(pair, field) + "\n" for pair in pairs)
-            (directory / f"{part}.{extension}").write_bytes(text.encode())
+            content = "".join(getattr(pair, field) + "\n" for pair in pairs).encode()
+            if part == "train":
+                (directory / f"{part}.{extension}.gz").write_bytes(gzip.compress(content, mtime=0))
+            else:
+                (directory / f"{part}.{extension}").write_bytes(content)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from nmt_rela.preparation.demo_lexicon import BE, HAVE, IMPERATIVES, Verb
-from nmt_rela.preparation.demo_paradigms import BE_PAST, BE_PRESENT, WERDEN, Modal
-from nmt_rela.preparation.demo_phrases import (
+from .lexicon import BE, HAVE, IMPERATIVES, Verb
+from .paradigms import BE_PAST, BE_PRESENT, WERDEN, Modal
+from .phrases import (
     COMMA,
     Adverbial,
     Interrogative,

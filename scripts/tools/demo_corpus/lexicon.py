@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nmt_rela.preparation.demo_paradigms import Case, Forms, Gender, person_forms
+from .paradigms import Case, Forms, Gender, person_forms
 
 
 @dataclass(frozen=True, slots=True)

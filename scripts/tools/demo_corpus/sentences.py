@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from nmt_rela.preparation.demo_grammar import Clause, english_clause, german_clause
-from nmt_rela.preparation.demo_lexicon import ADJECTIVES, BE, IMPERATIVES, VERBS
-from nmt_rela.preparation.demo_meaning import (
+from .grammar import Clause, english_clause, german_clause
+from .lexicon import ADJECTIVES, BE, IMPERATIVES, VERBS
+from .meaning import (
     ACTIONS,
     FITTING,
     Draw,
@@ -22,8 +22,8 @@ from nmt_rela.preparation.demo_meaning import (
     thing,
     with_tag,
 )
-from nmt_rela.preparation.demo_paradigms import PRONOUNS, PersonalPronoun
-from nmt_rela.preparation.demo_phrases import (
+from .paradigms import PRONOUNS, PersonalPronoun
+from .phrases import (
     Adverbial,
     Interrogative,
     NounPhrase,
