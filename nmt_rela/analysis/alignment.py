@@ -10,44 +10,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from nmt_rela.analysis.teacher_forcing import TeacherForcedBatch
-from nmt_rela.metrics.word_alignment import GoldAlignment, Link, format_pharaoh, link
+from nmt_rela.metrics.word_alignment import AlignmentCounts, GoldAlignment, extract_alignment, format_pharaoh
 
 #: In place of a head's number: the matrix averaged over the heads of the layer.
 AVERAGE = -1
 MODES = ("normal", "shifted")
-
-
-@dataclass(slots=True)
-class LinkCounts:
-    """The four sums that the alignment error rate is made of."""
-
-    links: int = 0
-    sure: int = 0
-    in_sure: int = 0
-    in_possible: int = 0
-
-    def add(self, found: frozenset[Link], gold: GoldAlignment) -> None:
-        """Count one sentence."""
-        self.links += len(found)
-        self.sure += len(gold.sure)
-        self.in_sure += len(found & gold.sure)
-        self.in_possible += len(found & gold.possible)
-
-    @property
-    def error_rate(self) -> float:
-        """AER = 1 − (|A∩S| + |A∩P|) / (|A| + |S|) (Och & Ney 2003); 1 when there is no link on either side."""
-        total = self.links + self.sure
-        return 1.0 - (self.in_sure + self.in_possible) / total if total else 1.0
-
-    @property
-    def precision(self) -> float:
-        """Share of the links that are possible; 0 without links."""
-        return self.in_possible / self.links if self.links else 0.0
-
-    @property
-    def recall(self) -> float:
-        """Share of the sure gold links that were found."""
-        return self.in_sure / self.sure if self.sure else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +23,8 @@ class LayerAlignment:
 
     layer: int
     mode: str
-    heads: tuple[LinkCounts, ...]
-    average: LinkCounts
+    heads: tuple[AlignmentCounts, ...]
+    average: AlignmentCounts
 
     @property
     def best_head(self) -> int:
@@ -65,7 +32,7 @@ class LayerAlignment:
         return min(range(len(self.heads)), key=lambda head: self.heads[head].error_rate)
 
     @property
-    def best(self) -> LinkCounts:
+    def best(self) -> AlignmentCounts:
         """The counts of that head."""
         return self.heads[self.best_head]
 
@@ -74,7 +41,7 @@ class LayerAlignment:
 class _Channel:
     """One layer, one head (or the average), one mode."""
 
-    counts: LinkCounts = field(default_factory=LinkCounts)
+    counts: AlignmentCounts = field(default_factory=AlignmentCounts)
     lines: dict[int, str] = field(default_factory=dict)
 
 
@@ -82,7 +49,7 @@ class _Channel:
 Words = tuple[Sequence[int], Sequence[int]]
 
 
-class LinkListener:
+class AlignmentConsumer:
     """Reads word links off cross-attention.
 
     ``words`` gives the word of each sub-word (``alignment.word_ids``) of the pairs, by index. A pair that is not
@@ -111,7 +78,7 @@ class LinkListener:
 
     def _add(self, index: int, layer: int, head: int, matrix: npt.NDArray[np.float32], words: Words) -> None:
         for mode in MODES:
-            found = link(matrix, *words, shifted=mode == "shifted")
+            found = extract_alignment(matrix, *words, shifted=mode == "shifted")
             channel = self._channels.setdefault((layer, head, mode), _Channel())
             channel.lines[index] = format_pharaoh(found)
             if self._gold is not None:

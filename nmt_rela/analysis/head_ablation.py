@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 
 from nmt_rela.analysis.statistics import LayerStatistics
-from nmt_rela.analysis.teacher_forcing import Pair, Progress, forced_pass
+from nmt_rela.analysis.teacher_forcing import Pair, Progress, teacher_forced_pass
 from nmt_rela.models.transformer import Transformer
 
 #: Steps in which heads are switched off together.
-REMOVAL_STEPS = 8
+ABLATION_STEPS = 8
 #: (site, layer, head), layer and head counted from 0.
 Head = tuple[str, int, int]
 
@@ -37,7 +37,7 @@ class HeadEffect:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Removal:
+class AblationStep:
     """The model with the first ``heads_off`` heads of a ranking switched off together."""
 
     heads_off: int
@@ -47,19 +47,19 @@ class Removal:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HeadStudy:
-    """What ``study_heads`` found."""
+class HeadAblation:
+    """What ``measure_heads`` found."""
 
     sentences: int
     loss: float
     #: All heads, in the order of ``rank_heads``: the idlest first.
     effects: tuple[HeadEffect, ...]
     #: Heads switched off together in that order.
-    removals: tuple[Removal, ...]
+    steps: tuple[AblationStep, ...]
 
 
 @contextmanager
-def heads_switched_off(model: Transformer, heads: Iterable[Head]) -> Iterator[None]:
+def ablate_heads(model: Transformer, heads: Iterable[Head]) -> Iterator[None]:
     """Silence some heads inside the block. Masks that were set before are combined, and come back afterwards.
 
     Raises ValueError for a head that the model does not have.
@@ -93,19 +93,19 @@ def rank_heads(layers: Iterable[LayerStatistics]) -> list[Head]:
 
 def loss_of(model: Transformer, pairs: Sequence[Pair]) -> float:
     """Negative log-likelihood in nats a target sub-word (end of sentence included), without label smoothing."""
-    return float(-forced_pass(model, pairs).sum() / sum(len(pair.target) for pair in pairs))
+    return float(-teacher_forced_pass(model, pairs).sum() / sum(len(pair.target) for pair in pairs))
 
 
-def study_heads(
+def measure_heads(
     model: Transformer,
     pairs: Sequence[Pair],
     layers: Sequence[LayerStatistics],
     *,
-    steps: int = REMOVAL_STEPS,
+    num_steps: int = ABLATION_STEPS,
     bleu: Callable[[], float] | None = None,
     progress: Progress | None = None,
-) -> HeadStudy:
-    """Switch every head off by itself, then the idlest together, in ``steps`` steps of equal size up to all of them.
+) -> HeadAblation:
+    """Switch off every head by itself, then more and more heads at once, up to all of them in ``num_steps`` steps.
 
     ``layers`` are the statistics that the ranking goes by. ``bleu`` translates with the model as it stands and returns
     a score; it is called once a step, and once before.
@@ -115,7 +115,7 @@ def study_heads(
     baseline = loss_of(model, pairs)
     effects = []
     for site, layer, head in ranking:
-        with heads_switched_off(model, [(site, layer, head)]):
+        with ablate_heads(model, [(site, layer, head)]):
             loss = loss_of(model, pairs)
         found = rates[site, layer]
         effects.append(
@@ -130,13 +130,13 @@ def study_heads(
         )
         if progress is not None:
             progress.update(1)
-    removals = []
-    for off in sorted({round(step * len(ranking) / steps) for step in range(steps + 1)}):
-        with heads_switched_off(model, ranking[:off]):
-            removals.append(Removal(heads_off=off, loss=loss_of(model, pairs), bleu=bleu() if bleu else None))
+    steps = []
+    for off in sorted({round(step * len(ranking) / num_steps) for step in range(num_steps + 1)}):
+        with ablate_heads(model, ranking[:off]):
+            steps.append(AblationStep(heads_off=off, loss=loss_of(model, pairs), bleu=bleu() if bleu else None))
         if progress is not None:
             progress.update(1)
-    return HeadStudy(sentences=len(pairs), loss=baseline, effects=tuple(effects), removals=tuple(removals))
+    return HeadAblation(sentences=len(pairs), loss=baseline, effects=tuple(effects), steps=tuple(steps))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +193,7 @@ def mean_ranks(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return ranks
 
 
-def separation(matched: npt.ArrayLike, mismatched: npt.ArrayLike) -> float:
+def auc(matched: npt.ArrayLike, mismatched: npt.ArrayLike) -> float:
     """How often a mismatched pair has the higher value (area under the ROC curve); 0.5 is chance, ties count half."""
     a, b = (np.asarray(values, dtype=np.float64) for values in (matched, mismatched))
     ranks = mean_ranks(np.concatenate([a, b]))[len(a) :]

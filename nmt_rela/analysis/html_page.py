@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nmt_rela.analysis.statistics import SITES, LayerStatistics
+from nmt_rela.analysis.statistics import LayerStatistics
+from nmt_rela.models.transformer import SITES
 from nmt_rela.utils.text import atomic_write
 
 MOST_RUNS = 5

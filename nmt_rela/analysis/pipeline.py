@@ -11,31 +11,31 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from nmt_rela.analysis.alignment import LayerAlignment, LinkListener, Words
+from nmt_rela.analysis.alignment import AlignmentConsumer, LayerAlignment, Words
 from nmt_rela.analysis.head_ablation import (
-    REMOVAL_STEPS,
+    ABLATION_STEPS,
     Correlation,
-    HeadStudy,
+    HeadAblation,
+    auc,
+    measure_heads,
     null_rate_correlations,
-    separation,
-    study_heads,
 )
 from nmt_rela.analysis.html_page import PageSentence, pack_weights
-from nmt_rela.analysis.statistics import SITES, LayerStatistics
+from nmt_rela.analysis.statistics import LayerStatistics
 from nmt_rela.analysis.teacher_forcing import (
     Pair,
     Progress,
-    StatisticsListener,
+    StatisticsConsumer,
     TeacherForcedBatch,
     encode_pairs,
-    forced_pass,
+    teacher_forced_pass,
 )
 from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.generation.translator import Translator
-from nmt_rela.metrics.bleu import score
+from nmt_rela.metrics.bleu import compute_scores
 from nmt_rela.metrics.word_alignment import GoldAlignment, word_ids
-from nmt_rela.models.transformer import Transformer
+from nmt_rela.models.transformer import SITES, Transformer
 from nmt_rela.utils.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ _PAGE_LENGTH = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AnalysisText:
+class AnalysisData:
     """Sentence pairs to look at."""
 
     name: str
@@ -89,8 +89,8 @@ class RunAnalysis:
     #: Pharaoh lines by (layer, head or AVERAGE, mode).
     pharaoh: Mapping[tuple[int, int, str], Sequence[str]]
     #: Null rate with each sentence's mean log-probability of the reference.
-    likelihood_correlations: Sequence[Correlation]
-    study: HeadStudy | None
+    log_probability_correlations: Sequence[Correlation]
+    ablation: HeadAblation | None
     quality: QualityStudy | None
     page: Sequence[PageSentence | None]
     #: Weights [layers, heads, queries, keys] by site, of the sentence that was asked for.
@@ -131,22 +131,22 @@ class _Recorder:
 def analyze_run(
     model: Transformer,
     vocabularies: TokenizerPair,
-    text: AnalysisText,
+    text: AnalysisData,
     *,
     name: str,
     max_length: int = 256,
     page_sentences: int = 100,
     picture: int = 0,
-    study_sentences: int = 0,
+    ablation_sentences: int = 0,
     decoding: DecodingConfig | None = None,
     progress: Callable[[str, int], Progress] | None = None,
 ) -> RunAnalysis:
     """Analyse a model in evaluation mode on a text.
 
-    ``page_sentences`` of the first sentences are kept for the page, sentence ``picture`` (from 0) for the heat-map.
-    ``study_sentences`` of the first are used to switch heads off and to look at quality (0: neither). ``max_length`` is
-    in sub-words of either side. ``progress(what, steps)`` makes progress displays. Raises DataError when no pair is
-    left.
+    ``page_sentences`` of the first sentences are kept for the page, sentence ``picture`` (from 0) for the heatmap.
+    ``ablation_sentences`` of the first are used to switch heads off and to look at quality (0: neither).
+    ``max_length`` is in sub-words per side. ``progress(what, steps)`` makes progress displays.
+    Raises DataError when no pair is left.
     """
     if text.gold is not None and len(text.gold) != len(text.lines):
         raise DataError(f"{text.name}: {len(text.gold)} gold alignments for {len(text.lines)} sentence pairs")
@@ -159,27 +159,27 @@ def analyze_run(
         log.warning(
             "%s: %d pairs of more than %d sub-words left out", text.name, len(everything) - len(pairs), max_length
         )
-    statistics = StatisticsListener()
+    statistics = StatisticsConsumer()
     words = {pair.index: known for pair in pairs if (known := _words(text, vocabularies, pair)) is not None}
-    links = LinkListener(words, text.gold)
+    links = AlignmentConsumer(words, text.gold)
     on_page = {pair.index for pair in pairs if pair.index < page_sentences and pair.longest <= _PAGE_LENGTH}
     recorder = _Recorder(on_page, picture, len(model.attention_modules()))
-    found = forced_pass(model, pairs, [statistics, links, recorder], progress=show("read", len(pairs)))
+    found = teacher_forced_pass(model, pairs, [statistics, links, recorder], progress=show("read", len(pairs)))
     layers = statistics.statistics.layers()
     lengths = np.array([len(pair.target) for pair in pairs])
-    study, quality = None, None
-    if study_sentences:
-        studied = [pair for pair in pairs if pair.index < study_sentences] or pairs[:study_sentences]
+    ablation, quality = None, None
+    if ablation_sentences:
+        studied = [pair for pair in pairs if pair.index < ablation_sentences] or pairs[:ablation_sentences]
         translator = Translator(
             model, vocabularies, decoding=decoding, device=next(model.parameters()).device, max_source_length=max_length
         )
         heads = sum(layer.heads for layer in layers)
-        study = study_heads(
+        ablation = measure_heads(
             model,
             studied,
             layers,
             bleu=partial(_bleu, translator, text, studied),
-            progress=show("heads off", heads + REMOVAL_STEPS + 1),
+            progress=show("heads off", heads + ABLATION_STEPS + 1),
         )
         quality = study_quality(model, translator, vocabularies, text, studied)
     by_index = {pair.index: (pair, float(value)) for pair, value in zip(pairs, found, strict=True)}
@@ -196,8 +196,8 @@ def analyze_run(
         alignment=links.scores(),
         alignment_left_out=len(pairs) - len(words),
         pharaoh=links.pharaoh(len(text.lines)),
-        likelihood_correlations=null_rate_correlations(statistics.null_rates(pairs), found / lengths),
-        study=study,
+        log_probability_correlations=null_rate_correlations(statistics.null_rates(pairs), found / lengths),
+        ablation=ablation,
         quality=quality,
         page=[
             PageSentence(
@@ -219,7 +219,7 @@ def study_quality(
     model: Transformer,
     translator: Translator,
     vocabularies: TokenizerPair,
-    text: AnalysisText,
+    text: AnalysisData,
     pairs: Sequence[Pair],
 ) -> QualityStudy:
     """Does the null rate go with quality?
@@ -245,16 +245,14 @@ def study_quality(
     return QualityStudy(
         sentences=len(pairs),
         translation_chrf=tuple(null_rate_correlations(_null_rates(model, own), qualities)),
-        mismatch_separation={
-            site: separation(_site_mean(matched, site), _site_mean(mismatched, site)) for site in SITES
-        },
+        mismatch_separation={site: auc(_site_mean(matched, site), _site_mean(mismatched, site)) for site in SITES},
     )
 
 
 def _null_rates(model: Transformer, pairs: Sequence[Pair]) -> dict[tuple[str, int], npt.NDArray[np.float32]]:
-    listener = StatisticsListener()
-    forced_pass(model, pairs, [listener])
-    return listener.null_rates(pairs)
+    consumer = StatisticsConsumer()
+    teacher_forced_pass(model, pairs, [consumer])
+    return consumer.null_rates(pairs)
 
 
 def _site_mean(rates: Mapping[tuple[str, int], npt.NDArray[np.float32]], site: str) -> npt.NDArray[np.float32]:
@@ -264,21 +262,21 @@ def _site_mean(rates: Mapping[tuple[str, int], npt.NDArray[np.float32]], site: s
     return mean
 
 
-def _translate(translator: Translator, text: AnalysisText, pairs: Sequence[Pair]) -> list[str]:
+def _translate(translator: Translator, text: AnalysisData, pairs: Sequence[Pair]) -> list[str]:
     translations = translator.translate([text.lines[pair.index][0] for pair in pairs], beam=1)
     return [translation.hypotheses[0].text for translation in translations]
 
 
-def _bleu(translator: Translator, text: AnalysisText, pairs: Sequence[Pair]) -> float:
+def _bleu(translator: Translator, text: AnalysisData, pairs: Sequence[Pair]) -> float:
     references = [text.lines[pair.index][1] for pair in pairs]
-    return score(_translate(translator, text, pairs), references, tokenizer=text.bleu_tokenizer).bleu
+    return compute_scores(_translate(translator, text, pairs), references, tokenizer=text.bleu_tokenizer).bleu
 
 
 def _pieces(vocabularies: TokenizerPair, pair: Pair) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(vocabularies.source.pieces(pair.source)), tuple(vocabularies.target.pieces(pair.target))
 
 
-def _words(text: AnalysisText, vocabularies: TokenizerPair, pair: Pair) -> Words | None:
+def _words(text: AnalysisData, vocabularies: TokenizerPair, pair: Pair) -> Words | None:
     """The word of each sub-word, or None where they are not the words of the line."""
     source, target = (word_ids(pieces) for pieces in _pieces(vocabularies, pair))
     counts = [max(groups, default=-1) + 1 for groups in (source, target)]

@@ -48,7 +48,7 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png",)) -> list[
     return paths
 
 
-def heat_map(
+def heatmap(
     queries: Sequence[str],
     keys: Sequence[str],
     weights: npt.ArrayLike,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SITES = ("encoder", "decoder", "cross")
+from nmt_rela.metrics.attention_sparsity import SparsityCounts
+from nmt_rela.models.transformer import SITES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,24 +71,6 @@ class SiteStatistics:
     diversity: float | None
 
 
-def valid_positions(site: str, source_valid: Tensor, target_valid: Tensor) -> Tensor:
-    """Where attention at ``site`` may look: bool [B, Q, K].
-
-    ``source_valid`` [B, S] and ``target_valid`` [B, T] are False at padding. The decoder is causal: a query sees
-    itself and what lies before it.
-    """
-    queries = source_valid if site == "encoder" else target_valid
-    keys = target_valid if site == "decoder" else source_valid
-    valid = queries[:, :, None] & keys[:, None, :]
-    return valid.tril() if site == "decoder" else valid
-
-
-def null_rows(weights: Tensor, valid: Tensor) -> Tensor:
-    """Which valid queries have an all-zero row: bool [B, H, Q] from ``weights`` [B, H, Q, K], ``valid`` [B, Q, K]."""
-    nothing = (weights == 0).logical_or_(~valid[:, None]).all(-1)
-    return nothing & valid.any(-1)[:, None]
-
-
 def _entropy(rows: Tensor) -> Tensor:
     terms: Tensor = torch.special.entr(rows)
     return terms.sum(-1)
@@ -108,51 +91,45 @@ def divergence(rows: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _LayerSums:
-    """The running sums of one layer, in float64 on the CPU."""
+    """The running sums of one layer, in float64."""
 
-    def __init__(self, heads: int) -> None:
-        self.queries = self.positions = self.diversity_queries = self.softmax_queries = 0
-        self.zeros, self.null, self.mass, self.entropy = (torch.zeros(heads, dtype=torch.float64) for _ in range(4))
+    def __init__(self, heads: int, device: torch.device) -> None:
+        self.counts = SparsityCounts(heads, device)
+        self.mass, self.entropy = (torch.zeros(heads, dtype=torch.float64, device=device) for _ in range(2))
         self.diversity = self.diversity_softmax = 0.0
+        self.diversity_queries = self.softmax_queries = 0
 
     def add(self, weights: Tensor, valid: Tensor) -> None:
-        real = valid.any(-1)
-        null = null_rows(weights, valid)
-        present = real[:, None] & ~null
+        null = self.counts.add(weights, valid)  # [batch, heads, queries]
+        valid_queries = valid.any(-1)[:, None]
+        present = valid_queries & ~null
         mass = weights.sum(-1)
         rows = weights / mass.masked_fill(~present, 1)[..., None]
-        self.queries += int(real.sum())
-        self.positions += int(valid.sum())
-        self.zeros += ((weights == 0) & valid[:, None]).sum((0, 2, 3)).double().cpu()
-        self.null += null.sum((0, 2)).double().cpu()
-        self.mass += (mass * real[:, None]).double().sum((0, 2)).cpu()
-        self.entropy += (_entropy(rows) * present).double().sum((0, 2)).cpu()
+        self.mass += (mass * valid_queries).double().sum((0, 2))
+        self.entropy += (_entropy(rows) * present).double().sum((0, 2))
         value, defined = divergence(rows, present)
         self.diversity += float((value * defined).double().sum())
         self.diversity_queries += int(defined.sum())
         soft = weights.masked_fill(~valid[:, None], -math.inf).softmax(-1).nan_to_num(0.0)
-        value, defined = divergence(soft, real[:, None].expand_as(null))
+        value, defined = divergence(soft, valid_queries.expand_as(null))
         self.diversity_softmax += float((value * defined).double().sum())
         self.softmax_queries += int(defined.sum())
 
     def result(self, site: str, layer: int) -> LayerStatistics:
-        def per_head(sums: Tensor, count: int) -> tuple[float, ...]:
-            return tuple((sums / max(count, 1)).tolist())
-
-        rows = (self.queries - self.null).tolist()
-        entropy = zip(self.entropy.tolist(), rows, strict=True)
+        queries, null = int(self.counts.queries), self.counts.null_rows.tolist()
+        rows = [queries - int(count) for count in null]
         return LayerStatistics(
             site=site,
             layer=layer,
-            queries=self.queries,
-            positions=self.positions,
-            sparsity=per_head(self.zeros, self.positions),
-            null_rate=per_head(self.null, self.queries),
-            mass=per_head(self.mass, self.queries),
-            entropy=tuple(total / count if count else None for total, count in entropy),
+            queries=queries,
+            positions=int(self.counts.positions),
+            sparsity=tuple(self.counts.sparsity().tolist()),
+            null_rate=tuple(self.counts.null_rate().tolist()),
+            mass=tuple((self.mass / max(queries, 1)).tolist()),
+            entropy=tuple(e / n if n else None for e, n in zip(self.entropy.tolist(), rows, strict=True)),
             diversity=self.diversity / self.diversity_queries if self.diversity_queries else None,
             diversity_queries=self.diversity_queries,
-            diversity_null_rows=int(self.null.sum()),
+            diversity_null_rows=int(sum(null)),
             diversity_softmax=self.diversity_softmax / self.softmax_queries if self.softmax_queries else None,
         )
 
@@ -167,7 +144,7 @@ class AttentionStatistics:
         """Count one batch: ``weights`` [B, H, Q, K] (0 at keys that are not valid), ``valid`` bool [B, Q, K]."""
         key = (site, layer)
         if key not in self._sums:
-            self._sums[key] = _LayerSums(weights.shape[1])
+            self._sums[key] = _LayerSums(weights.shape[1], weights.device)
         self._sums[key].add(weights.detach().float(), valid)
 
     def layers(self) -> list[LayerStatistics]:
@@ -176,7 +153,7 @@ class AttentionStatistics:
         return [self._sums[key].result(*key) for key in ordered]
 
 
-def pool(layers: Iterable[LayerStatistics]) -> list[SiteStatistics]:
+def pool_layers(layers: Iterable[LayerStatistics]) -> list[SiteStatistics]:
     """One line a site: its layers together."""
     by_site: dict[str, list[LayerStatistics]] = {}
     for layer in layers:

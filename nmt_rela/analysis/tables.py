@@ -10,16 +10,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nmt_rela.analysis.alignment import MODES, LayerAlignment, LinkCounts
+from nmt_rela.analysis.alignment import MODES, LayerAlignment
 from nmt_rela.analysis.head_ablation import Head
-from nmt_rela.analysis.pipeline import AnalysisText, RunAnalysis
-from nmt_rela.analysis.statistics import pool
+from nmt_rela.analysis.pipeline import AnalysisData, RunAnalysis
+from nmt_rela.analysis.statistics import pool_layers
+from nmt_rela.metrics.word_alignment import AlignmentCounts
 from nmt_rela.utils.text import atomic_write
 
 FORMAT = 1
 
 
-def as_json(text: AnalysisText, runs: Sequence[RunAnalysis]) -> dict[str, Any]:
+def as_json(text: AnalysisData, runs: Sequence[RunAnalysis]) -> dict[str, Any]:
     """The whole analysis as plain values."""
     return {
         "format": FORMAT,
@@ -37,12 +38,12 @@ def _run(run: RunAnalysis) -> dict[str, Any]:
         "source_subwords": run.source_subwords,
         "target_subwords": run.target_subwords,
         "loss": run.loss,
-        "sites": [asdict(site) for site in pool(run.layers)],
+        "sites": [asdict(site) for site in pool_layers(run.layers)],
         "layers": [asdict(layer) for layer in run.layers],
         "alignment": [_alignment(layer) for layer in run.alignment],
         "alignment_left_out": run.alignment_left_out,
-        "likelihood_correlations": [asdict(found) for found in run.likelihood_correlations],
-        "head_study": None if run.study is None else asdict(run.study),
+        "log_probability_correlations": [asdict(found) for found in run.log_probability_correlations],
+        "head_ablation": None if run.ablation is None else asdict(run.ablation),
         "quality": None if run.quality is None else asdict(run.quality),
     }
 
@@ -57,7 +58,7 @@ def _alignment(layer: LayerAlignment) -> dict[str, Any]:
     }
 
 
-def _counts(counts: LinkCounts) -> dict[str, Any]:
+def _counts(counts: AlignmentCounts) -> dict[str, Any]:
     return {
         "aer": counts.error_rate,
         "precision": counts.precision,
@@ -132,7 +133,7 @@ def error_rates(run: RunAnalysis) -> dict[str, dict[Head, float]]:
 
 def loss_changes(run: RunAnalysis) -> dict[Head, float]:
     """What switching each head off costs; empty without a head study."""
-    return {(e.site, e.layer, e.head): e.loss_change for e in run.study.effects} if run.study else {}
+    return {(e.site, e.layer, e.head): e.loss_change for e in run.ablation.effects} if run.ablation else {}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:

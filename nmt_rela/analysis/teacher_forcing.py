@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from nmt_rela.analysis.capture import observe_attention
-from nmt_rela.analysis.statistics import AttentionStatistics, null_rows, valid_positions
+from nmt_rela.analysis.statistics import AttentionStatistics
 from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import EOS, PAD, TokenizerPair
+from nmt_rela.metrics.attention_sparsity import null_rows, valid_positions
 from nmt_rela.models.transformer import Transformer
 
 # Weights of one head at one site in a batch: with 8 heads a tensor of 8 MiB, and the statistics need a few of them.
@@ -54,7 +55,7 @@ class TeacherForcedBatch:
 
 
 #: Gets the weights [B, H, Q, K] of one layer, float32, 0 at keys that are not valid.
-Listener = Callable[[TeacherForcedBatch, str, int, Tensor], None]
+AttentionConsumer = Callable[[TeacherForcedBatch, str, int, Tensor], None]
 
 
 class Progress(Protocol):
@@ -101,10 +102,10 @@ def target_log_probabilities(model: Transformer, states: Tensor, target: Tensor)
 
 
 @torch.inference_mode()
-def forced_pass(
+def teacher_forced_pass(
     model: Transformer,
     pairs: Sequence[Pair],
-    listeners: Sequence[Listener] = (),
+    consumers: Sequence[AttentionConsumer] = (),
     *,
     progress: Progress | None = None,
 ) -> npt.NDArray[np.float64]:
@@ -123,8 +124,8 @@ def forced_pass(
             pad_sequences([pair.target for pair in members]).to(device),
         )
 
-        if listeners:
-            with observe_attention(model, partial(_tell, listeners, batch)):
+        if consumers:
+            with observe_attention(model, partial(_tell, consumers, batch)):
                 states = model(batch.source, model.shift(batch.target))
         else:
             states = model(batch.source, model.shift(batch.target))
@@ -135,12 +136,14 @@ def forced_pass(
     return found
 
 
-def _tell(listeners: Sequence[Listener], batch: TeacherForcedBatch, site: str, layer: int, weights: Tensor) -> None:
-    for listener in listeners:
-        listener(batch, site, layer, weights)
+def _tell(
+    consumers: Sequence[AttentionConsumer], batch: TeacherForcedBatch, site: str, layer: int, weights: Tensor
+) -> None:
+    for consumer in consumers:
+        consumer(batch, site, layer, weights)
 
 
-class StatisticsListener:
+class StatisticsConsumer:
     """Streams the weights into ``AttentionStatistics``, and keeps the null rate of every sentence and head."""
 
     def __init__(self) -> None:

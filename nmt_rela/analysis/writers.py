@@ -13,8 +13,8 @@ from nmt_rela.analysis import plots
 from nmt_rela.analysis.alignment import AVERAGE, MODES, LayerAlignment
 from nmt_rela.analysis.head_ablation import Head
 from nmt_rela.analysis.html_page import PageRun, write_page
-from nmt_rela.analysis.pipeline import AnalysisText, RunAnalysis
-from nmt_rela.analysis.statistics import SITES, LayerStatistics, pool
+from nmt_rela.analysis.pipeline import AnalysisData, RunAnalysis
+from nmt_rela.analysis.statistics import LayerStatistics, pool_layers
 from nmt_rela.analysis.tables import (
     as_json,
     error_rates,
@@ -25,6 +25,7 @@ from nmt_rela.analysis.tables import (
     write_csv,
     write_json,
 )
+from nmt_rela.models.transformer import SITES
 from nmt_rela.utils.text import write_lines
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def summary(runs: Sequence[RunAnalysis]) -> str:
     rows = []
     for run in runs:
         name = [run.name] if len(runs) > 1 else []
-        for site in pool(run.layers):
+        for site in pool_layers(run.layers):
             kind = run.attention[site.site]
             numbers = [_percent(site.sparsity), _percent(site.null_rate), _number(site.diversity)]
             rows.append([*name, f"{site.site} ({kind})", "all", *numbers])
@@ -85,7 +86,7 @@ def _alignment_cells(found: LayerAlignment) -> list[str]:
     return [_percent(found.best.error_rate), str(found.best_head), _percent(found.average.error_rate)]
 
 
-def write_all(directory: Path, text: AnalysisText, runs: Sequence[RunAnalysis]) -> list[Path]:
+def write_all(directory: Path, text: AnalysisData, runs: Sequence[RunAnalysis]) -> list[Path]:
     """Everything but the plots; the paths that matter."""
     directory.mkdir(parents=True, exist_ok=True)
     written = [
@@ -122,7 +123,7 @@ def _page_run(run: RunAnalysis) -> PageRun:
             measures[f"AER {mode}"] = {"cross": _head_matrix(run, rates[mode], "cross")}
             best = [found.best.error_rate for found in run.alignment if found.mode == mode]
             layer_measures[f"AER {mode}"] = {"cross": best}
-    if run.study is not None:
+    if run.ablation is not None:
         changes = loss_changes(run)
         measures["Loss without"] = {site: _head_matrix(run, changes, site) for site in SITES}
     return PageRun(
@@ -144,7 +145,7 @@ def _head_matrix(run: RunAnalysis, values: dict[Head, float], site: str) -> list
 def plot_all(
     directory: Path, runs: Sequence[RunAnalysis], *, layer: int | None = None, formats: Sequence[str] = ("png",)
 ) -> list[Path]:
-    """Every plot there is something for. ``layer`` is the cross-attention layer of the heat-map."""
+    """Every plot there is something for. ``layer`` is the cross-attention layer of the heatmap."""
     written = []
     titles = plots.SITE_TITLES
     for name, ylabel in _RATES.items():
@@ -174,15 +175,15 @@ def plot_all(
     if any(run.alignment for run in runs):
         written += plots.save(_aer_figure(runs), directory / "aer_by_layer", formats)
     for run in runs:
-        if run.study is not None:
+        if run.ablation is not None:
             changes = loss_changes(run)
             figure = plots.head_grid(
                 {titles[site]: np.array(_head_matrix(run, changes, site), dtype=float) for site in SITES},
                 label=f"{run.name}: rise of the loss without a head (nats a sub-word)",
             )
-            written += plots.save(figure, directory / f"head_study.{_file_name(run.name)}", formats)
+            written += plots.save(figure, directory / f"head_ablation.{_file_name(run.name)}", formats)
         if run.picture:
-            written += plots.save(_heat_map(run, layer), directory / f"heat_map.{_file_name(run.name)}", formats)
+            written += plots.save(_heat_map(run, layer), directory / f"heatmap.{_file_name(run.name)}", formats)
     return written
 
 
@@ -214,7 +215,7 @@ def _heat_map(run: RunAnalysis, layer: int | None) -> Figure:
         layer = len(weights) - 1 if best is None else best.layer
     layer = min(layer, len(weights) - 1)
     source, target = run.picture_tokens
-    return plots.heat_map(
+    return plots.heatmap(
         plots.readable(target),
         plots.readable(source),
         weights[layer],

@@ -21,7 +21,7 @@ from nmt_rela.commands.model_options import override_decoding
 from nmt_rela.utils.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from nmt_rela.analysis.pipeline import AnalysisText, RunAnalysis
+    from nmt_rela.analysis.pipeline import AnalysisData, RunAnalysis
     from nmt_rela.config.schema import Config
     from nmt_rela.metrics.word_alignment import GoldAlignment
 
@@ -44,20 +44,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="where files go (default: RUN/analysis of the first run)"
     )
-    parser.add_argument("--set", default="test", metavar="NAME", help="test (default), dev, or the name of a test set")
+    parser.add_argument(
+        "--test-set", default="test", metavar="NAME", help="test (default), dev, or the name of a test set"
+    )
     parser.add_argument("--source", type=Path, metavar="FILE", help="a text of your own, with --target")
     parser.add_argument("--target", type=Path, metavar="FILE", help="its reference translation, line by line")
     parser.add_argument("--gold", type=Path, metavar="FILE", help="gold word links, Pharaoh, source word first, from 0")
     parser.add_argument("--gold-reversed", action="store_true", help="the gold file has the target word first")
     parser.add_argument("--sentences", type=int, default=0, metavar="N", help="only the first N pairs (default: all)")
     parser.add_argument(
-        "--study", type=int, default=0, metavar="N", help="switch heads off, and look at quality, on N pairs"
+        "--ablate-heads", type=int, default=0, metavar="N", help="switch heads off, and look at quality, on N pairs"
     )
     parser.add_argument(
         "--page-sentences", type=int, default=100, metavar="N", help="sentences on the page (default: 100)"
     )
     parser.add_argument(
-        "--sentence", type=int, metavar="LINE", help="the line drawn as a heat-map (default: a short one)"
+        "--sentence", type=int, metavar="LINE", help="the line drawn as a heatmap (default: a short one)"
     )
     parser.add_argument(
         "--layer",
@@ -68,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plots", default="png", metavar="LIST", help="png (default), svg or pdf, or several: png,svg")
     parser.add_argument("--no-plots", action="store_true", help="draw nothing (matplotlib is then not needed)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    console.add_overrides(parser)  # of the decoding that --study judges by
+    console.add_overrides(parser)  # of the decoding that --ablate-heads judges by
     return parser
 
 
@@ -104,7 +106,7 @@ def _analyze(arguments: Sequence[str] | None) -> None:
                     max_length=config.data.max_length,
                     page_sentences=options.page_sentences,
                     picture=picture,
-                    study_sentences=options.study,
+                    ablation_sentences=options.ablate_heads,
                     decoding=decoding,
                     progress=progress,
                 )
@@ -126,7 +128,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list
     """Refuse what does not fit together; the formats of the plots."""
     if (options.source is None) != (options.target is None):
         parser.error("--source and --target go together")
-    for name, low in (("sentences", 0), ("study", 0), ("page_sentences", 0), ("sentence", 1), ("layer", 0)):
+    for name, low in (("sentences", 0), ("ablate_heads", 0), ("page_sentences", 0), ("sentence", 1), ("layer", 0)):
         value = getattr(options, name)
         if value is not None and value < low:
             parser.error(f"--{name.replace('_', '-')} {value}: accepted: a number from {low}")
@@ -139,8 +141,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list
     return formats
 
 
-def _text(options: argparse.Namespace, config: Config) -> AnalysisText:
-    from nmt_rela.analysis.pipeline import AnalysisText
+def _text(options: argparse.Namespace, config: Config) -> AnalysisData:
+    from nmt_rela.analysis.pipeline import AnalysisData
     from nmt_rela.preparation.cleaning import normalization_for
     from nmt_rela.preparation.pipeline import locate
     from nmt_rela.utils.text import read_parallel
@@ -153,9 +155,9 @@ def _text(options: argparse.Namespace, config: Config) -> AnalysisText:
         sets = {"dev": prepared.dev} | {found.name: found for found in prepared.tests}
         if prepared.tests:
             sets.setdefault("test", prepared.tests[0])
-        if options.set not in sets:
-            raise DataError(f"--set {options.set}: {did_you_mean(options.set, sets)}")
-        chosen = sets[options.set]
+        if options.test_set not in sets:
+            raise DataError(f"--test-set {options.test_set}: {did_you_mean(options.test_set, sets)}")
+        chosen = sets[options.test_set]
         name, source, target, tokenizer = chosen.name, chosen.source, chosen.target, chosen.bleu_tokenizer
         gold = gold or chosen.gold_alignments
     data = config.data
@@ -165,7 +167,7 @@ def _text(options: argparse.Namespace, config: Config) -> AnalysisText:
         raise DataError(f"{source}: no sentence pair to analyse")
     links = None if gold is None else _gold(gold, len(lines), reverse=options.gold_reversed)
     count = options.sentences or len(lines)
-    return AnalysisText(
+    return AnalysisData(
         name=name, lines=lines[:count], gold=None if links is None else links[:count], bleu_tokenizer=tokenizer
     )
 
@@ -186,7 +188,7 @@ def _gold(path: Path, sentences: int, *, reverse: bool) -> list[GoldAlignment]:
     ]
 
 
-def _picture(options: argparse.Namespace, text: AnalysisText) -> int:
+def _picture(options: argparse.Namespace, text: AnalysisData) -> int:
     """The place of the sentence to draw: the one asked for, or the first of a length that makes a good picture."""
     if options.sentence is None:
         words = [max(len(side.split()) for side in pair) for pair in text.lines]

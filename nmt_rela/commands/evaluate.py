@@ -83,7 +83,7 @@ def _evaluate_set(translator: Translator, test: _TestSet, directory: Path) -> di
     import time
 
     from nmt_rela.generation.formatting import one_line
-    from nmt_rela.metrics.bleu import score
+    from nmt_rela.metrics.bleu import compute_scores
     from nmt_rela.utils.progress import Progress
     from nmt_rela.utils.text import read_parallel, write_lines
 
@@ -96,7 +96,7 @@ def _evaluate_set(translator: Translator, test: _TestSet, directory: Path) -> di
     write_lines(directory / f"{test.name}.txt", hypotheses)
     # Prepared sets are normalised already; text given by --reference is scored like them.
     references = [translator.normalise_target(reference) for _, reference in pairs]
-    scores = score(hypotheses, references, tokenizer=test.tokenizer)
+    scores = compute_scores(hypotheses, references, tokenizer=test.tokenizer)
     log.info("%s: %.1f s, %.1f sentences/s", test.name, seconds, len(pairs) / max(seconds, 1e-9))
     return {"name": test.name, "seconds": round(seconds, 3), **scores.as_dict(), "lines": scores.lines()}
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import Vocabulary
 from nmt_rela.generation.hypothesis import Hypothesis
-from nmt_rela.metrics.word_alignment import Link, link, word_ids
+from nmt_rela.metrics.word_alignment import Link, extract_alignment, word_ids
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError
 
@@ -69,7 +69,7 @@ class WordAligner:
             matrices = [_attention(model, source, target, choice) for model in self._observed_models()]
         weights = torch.stack(matrices).mean(dim=0).cpu().numpy()
         links = iter(
-            link(
+            extract_alignment(
                 weights[row, : len(hypothesis.tokens), : len(ids)],
                 groups,
                 word_ids(self._target.pieces(hypothesis.tokens)),

@@ -1,1 +1,1 @@
-"""BLEU and its kin, word alignment, attention sparsity."""
+"""Measures of translations and of attention: BLEU and chrF, word alignment, attention sparsity, log-probabilities."""

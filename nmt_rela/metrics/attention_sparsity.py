@@ -1,4 +1,9 @@
-"""How sparse each attention site is on one batch, for the records of a run. ``analysis`` looks closer."""
+"""Sparsity rate and null rate of attention weights: the one definition, for validation and for the analysis.
+
+*Valid* positions are those a query may attend to: neither padding nor, in the decoder, the future. The sparsity rate is
+the fraction of valid weights that are exactly 0. A row is *null* when all its weights are 0; the null rate is the
+fraction of valid queries whose row is null.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +17,71 @@ from nmt_rela.data.tokenizer import PAD
 from nmt_rela.models.transformer import SITES, Transformer
 
 
+def valid_positions(site: str, source_valid: Tensor, target_valid: Tensor) -> Tensor:
+    """Where attention at ``site`` may look: bool [batch, queries, keys].
+
+    ``source_valid`` [batch, source] and ``target_valid`` [batch, target] are False at padding. Decoder self-attention
+    is causal: a query sees itself and what precedes it.
+    """
+    queries = source_valid if site == "encoder" else target_valid
+    keys = target_valid if site == "decoder" else source_valid
+    valid = queries[:, :, None] & keys[:, None, :]
+    return valid.tril() if site == "decoder" else valid
+
+
+def null_rows(weights: Tensor, valid: Tensor) -> Tensor:
+    """Which valid queries have an all-zero row, bool [batch, heads, queries].
+
+    ``weights`` is [batch, heads, queries, keys], ``valid`` bool [batch, queries, keys].
+    """
+    all_zero = (weights == 0).logical_or_(~valid[:, None]).all(-1)
+    return all_zero & valid.any(-1)[:, None]
+
+
+class SparsityCounts:
+    """Sums from which the rates of each head of one layer or site follow. They stay on the device of the weights."""
+
+    def __init__(self, heads: int, device: torch.device | str = "cpu") -> None:
+        self.zeros, self.null_rows = (torch.zeros(heads, dtype=torch.float64, device=device) for _ in range(2))
+        #: Valid weights and valid queries of one head.
+        self.positions, self.queries = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
+
+    def add(self, weights: Tensor, valid: Tensor) -> Tensor:
+        """Count ``weights`` [batch, heads, queries, keys] where ``valid`` [batch, queries, keys]; the null rows."""
+        null = null_rows(weights, valid)
+        self.zeros += ((weights == 0) & valid[:, None]).sum((0, 2, 3))
+        self.null_rows += null.sum((0, 2))
+        self.positions += valid.sum()
+        self.queries += valid.any(-1).sum()
+        return null
+
+    def sparsity(self) -> Tensor:
+        """Sparsity rate of every head; 0 where nothing was counted."""
+        return self.zeros / self.positions.clamp(min=1)
+
+    def null_rate(self) -> Tensor:
+        """Null rate of every head; 0 where nothing was counted."""
+        return self.null_rows / self.queries.clamp(min=1)
+
+
 @torch.no_grad()
 def attention_sparsity(model: Transformer, batch: Batch) -> dict[str, float]:
-    """``sparsity_SITE``: the share of weights that are exactly 0 among those a valid query may see, over all layers and
-    heads; ``null_SITE``: the share of valid queries whose row is all 0. The batch lies on the model's device.
+    """``sparsity_SITE`` and ``null_SITE`` of one batch, for each site over all its layers and heads.
+
+    The batch must be on the model's device.
     """
-    source, target = batch.source != PAD, batch.target != PAD
-    causal = torch.ones(target.shape[1], target.shape[1], dtype=torch.bool, device=target.device).tril()
-    queries = {"encoder": source, "decoder": target, "cross": target}  # [sentences, queries]
-    keys = {"encoder": source[:, None], "decoder": target[:, None] & causal, "cross": source[:, None]}
-    visible = {site: queries[site][:, :, None] & keys[site] for site in SITES}  # [sentences, queries, keys]
-    counts = {site: torch.zeros(4, dtype=torch.float64, device=source.device) for site in SITES}
+    source_valid, target_valid = batch.source != PAD, batch.target != PAD
+    valid = {site: valid_positions(site, source_valid, target_valid) for site in SITES}
+    modules = model.attention_modules()
+    heads = next(iter(modules.values())).heads
+    counts = {site: SparsityCounts(heads, batch.source.device) for site in SITES}
 
     def observe(site: str) -> Callable[[Tensor], None]:
-        def count(weights: Tensor) -> None:  # [sentences, heads, queries, keys]
-            seen, heads = visible[site][:, None], weights.shape[1]
-            is_zero = (weights == 0) & seen
-            null_rows = (is_zero | ~seen).all(dim=-1) & queries[site][:, None]
-            numbers = [is_zero.sum(), seen.sum() * heads, null_rows.sum(), queries[site].sum() * heads]
-            counts[site] += torch.stack(numbers)
+        def count(weights: Tensor) -> None:
+            counts[site].add(weights, valid[site])
 
         return count
 
-    modules = model.attention_modules()
     try:
         for (site, _), module in modules.items():
             module.observer = observe(site)
@@ -42,9 +89,8 @@ def attention_sparsity(model: Transformer, batch: Batch) -> dict[str, float]:
     finally:
         for module in modules.values():
             module.observer = None
-    rates = {}
+    rates: dict[str, float] = {}
     for site in SITES:
-        zeros, weights, nulls, rows = counts[site].tolist()
-        rates[f"sparsity_{site}"] = zeros / max(weights, 1.0)
-        rates[f"null_{site}"] = nulls / max(rows, 1.0)
+        rates[f"sparsity_{site}"] = float(counts[site].sparsity().mean())
+        rates[f"null_{site}"] = float(counts[site].null_rate().mean())
     return rates

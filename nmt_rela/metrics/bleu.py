@@ -1,4 +1,4 @@
-"""sacreBLEU and chrF of a translated text, with the signatures that make the figures comparable."""
+"""BLEU and chrF of a translated text by sacreBLEU, with the signatures that make the scores comparable."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
 
-#: sacreBLEU's tokenizers that need neither a download nor another package.
+#: sacreBLEU tokenizers that need neither a download nor another package.
 TOKENIZERS = ("13a", "char", "intl", "none", "zh")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scores:
-    """Corpus scores of one text; BLEU and chrF in percent."""
+class TranslationScores:
+    """Corpus scores of one text. BLEU and chrF are in percent."""
 
     bleu: float
     #: 1- to 4-gram precisions, in percent.
     bleu_precisions: tuple[float, ...]
     brevity_penalty: float
-    #: Words of the translations over words of the references, as BLEU counts them: the penalty is blind above 1.
+    #: Words of the translations divided by words of the references. The brevity penalty does not see values above 1.
     length_ratio: float
     bleu_signature: str
     chrf: float
@@ -32,7 +32,7 @@ class Scores:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """The two lines that a paper can quote."""
+        """The two lines to quote in a paper."""
         precisions = "/".join(f"{precision:.1f}" for precision in self.bleu_precisions)
         lengths = f"BP {self.brevity_penalty:.3f}, length {self.length_ratio:.3f}"
         return [
@@ -41,16 +41,18 @@ class Scores:
         ]
 
 
-def score(hypotheses: Sequence[str], references: Sequence[str], *, tokenizer: str = "13a") -> Scores:
+def compute_scores(
+    hypotheses: Sequence[str], references: Sequence[str], *, tokenizer: str = "13a"
+) -> TranslationScores:
     """Cased corpus BLEU (Post 2018) and chrF2 (Popović 2015) of plain, detokenised text against one reference.
 
-    ``tokenizer`` is what BLEU splits words with; chrF needs none. Raises DataError when the texts differ in length or
+    ``tokenizer`` is the word tokenizer of BLEU; chrF needs none. Raises DataError when the texts differ in length or
     are empty, ConfigError for an unknown tokenizer.
     """
     if tokenizer not in TOKENIZERS:
         raise ConfigError(f"BLEU tokenizer: unknown '{tokenizer}'; {did_you_mean(tokenizer, TOKENIZERS)}")
     if len(hypotheses) != len(references):
-        raise DataError(f"{len(hypotheses)} translations for {len(references)} references; they must be equally many")
+        raise DataError(f"{len(hypotheses)} translations for {len(references)} references; accepted: equal numbers")
     if not references:
         raise DataError("nothing to score: the reference has no line")
     from sacrebleu.metrics.bleu import BLEU
@@ -60,7 +62,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str], *, tokenizer: st
     bleu_score = bleu.corpus_score(hypotheses, [references])
     chrf = CHRF()
     chrf_score = chrf.corpus_score(hypotheses, [references])
-    return Scores(
+    return TranslationScores(
         bleu=bleu_score.score,
         bleu_precisions=tuple(bleu_score.precisions),
         brevity_penalty=bleu_score.bp,

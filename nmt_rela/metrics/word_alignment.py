@@ -1,7 +1,6 @@
-"""From attention weights to word links; Pharaoh files; alignment error rate.
+"""Word alignment: links from attention weights, the Pharaoh format, alignment error rate.
 
-A link is ``(source word, target word)``, both counted from 0. numpy only: no model is needed to read, write or score
-links.
+A link is ``(source word, target word)``, both counted from 0. This module needs numpy only, no model.
 """
 
 from __future__ import annotations
@@ -22,107 +21,154 @@ from nmt_rela.utils.text import read_lines
 Link = tuple[int, int]
 
 WORD_START = "▁"
-#: Pieces that belong to no word.
-SPECIAL_PIECES = frozenset({"<pad>", "<s>", "</s>"})
+#: Sub-words that belong to no word.
+SPECIAL_TOKENS = frozenset({"<pad>", "<s>", "</s>"})
 NO_WORD = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GoldAlignment:
-    """The gold links of one sentence pair: those that must be found, and those that may be (the sure ones among
-    them).
-    """
+    """The gold links of one sentence pair: sure links, and possible links, which include the sure ones."""
 
     sure: frozenset[Link] = field(default_factory=frozenset)
     possible: frozenset[Link] = field(default_factory=frozenset)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AlignmentScores:
-    """Corpus scores of predicted links, as shares of 1."""
-
-    error_rate: float
-    precision: float
-    recall: float
-    links: int
+    def reversed(self) -> GoldAlignment:
+        """The same links with source and target swapped."""
+        sure, possible = (frozenset((j, i) for i, j in links) for links in (self.sure, self.possible))
+        return GoldAlignment(sure=sure, possible=possible)
 
 
-def word_ids(pieces: Sequence[str]) -> tuple[int, ...]:
-    """The word of each SentencePiece piece, counted from 0; NO_WORD (-1) for special pieces and a dangling ``▁``.
+@dataclass(slots=True)
+class AlignmentCounts:
+    """The counts behind the alignment error rate, summed over sentences: A predicted, S sure, P possible links."""
 
-    A word begins at a piece that starts with ``▁`` and at the first piece whatever it starts with (models without the
-    dummy prefix, and the rest of a sentence that was cut inside a word, begin without). A lone ``▁`` belongs to the
-    word that follows it, so that the count is that of the text split at white space.
+    #: |A|
+    links: int = 0
+    #: |S|
+    sure: int = 0
+    #: |A ∩ S|
+    in_sure: int = 0
+    #: |A ∩ P|
+    in_possible: int = 0
+
+    def add(self, predicted: Iterable[Link], gold: GoldAlignment) -> None:
+        """Add the counts of one sentence."""
+        links = frozenset(predicted)
+        self.links += len(links)
+        self.sure += len(gold.sure)
+        self.in_sure += len(links & gold.sure)
+        self.in_possible += len(links & gold.possible)
+
+    @property
+    def error_rate(self) -> float:
+        """AER = 1 − (|A∩S| + |A∩P|) / (|A| + |S|) (Och & Ney 2003); 1 without any link."""
+        total = self.links + self.sure
+        return 1.0 - (self.in_sure + self.in_possible) / total if total else 1.0
+
+    @property
+    def precision(self) -> float:
+        """Fraction of the predicted links that are possible; 0 without predicted links."""
+        return self.in_possible / self.links if self.links else 0.0
+
+    @property
+    def recall(self) -> float:
+        """Fraction of the sure links that were predicted; 0 without sure links."""
+        return self.in_sure / self.sure if self.sure else 0.0
+
+
+def score_alignments(predicted: Sequence[Iterable[Link]], gold: Sequence[GoldAlignment]) -> AlignmentCounts:
+    """Error rate, precision and recall of predicted links over a corpus.
+
+    Raises DataError when the numbers of sentences differ, or when there is neither a predicted nor a sure link.
     """
-    groups: list[int] = []
+    if len(predicted) != len(gold):
+        raise DataError(f"{len(predicted)} predicted alignments for {len(gold)} gold ones; accepted: equal numbers")
+    counts = AlignmentCounts()
+    for links, expected in zip(predicted, gold, strict=True):
+        counts.add(links, expected)
+    if counts.links + counts.sure == 0:
+        raise DataError("nothing to score: neither a predicted nor a sure alignment link")
+    return counts
+
+
+def word_ids(subwords: Sequence[str]) -> tuple[int, ...]:
+    """The word of each SentencePiece sub-word, counted from 0; NO_WORD (-1) for special tokens and a trailing ``▁``.
+
+    A word starts at a sub-word that starts with ``▁``, and at the first sub-word in any case: models without the dummy
+    prefix, and the rest of a sentence that was cut inside a word, start without ``▁``. A lone ``▁`` belongs to the word
+    after it. The number of words is therefore that of the text split at white space.
+    """
+    words: list[int] = []
     word = NO_WORD
-    visible = True  # has the current word a character to be seen?
-    for piece in pieces:
-        if piece in SPECIAL_PIECES:
-            groups.append(NO_WORD)
+    has_text = True  # False while the current word consists of ▁ only
+    for subword in subwords:
+        if subword in SPECIAL_TOKENS:
+            words.append(NO_WORD)
             continue
-        if word == NO_WORD or (piece.startswith(WORD_START) and visible):
+        if word == NO_WORD or (subword.startswith(WORD_START) and has_text):
             word += 1
-            visible = False
-        visible = visible or piece.strip(WORD_START) != ""
-        groups.append(word)
-    if not visible:
-        groups = [NO_WORD if group == word else group for group in groups]
-    return tuple(groups)
+            has_text = False
+        has_text = has_text or subword.strip(WORD_START) != ""
+        words.append(word)
+    if not has_text:
+        words = [NO_WORD if found == word else found for found in words]
+    return tuple(words)
 
 
-def merge_pieces(
-    weights: npt.ArrayLike, source_groups: Sequence[int], target_groups: Sequence[int]
+def merge_subwords(
+    weights: npt.ArrayLike, source_words: Sequence[int], target_words: Sequence[int]
 ) -> npt.NDArray[np.float64]:
-    """Attention between words from attention between pieces: [target pieces, source pieces] → [target words, source
-    words].
+    """Attention between words, [target words, source words], from attention between sub-words.
 
-    A word receives what its pieces receive together, and gives the mean of what its pieces give.
-    Pieces of no word (end of sentence) are left out.
+    ``weights`` is [target sub-words, source sub-words]; ``source_words`` and ``target_words`` come from ``word_ids``.
+    Weights are summed over the sub-words of a source word and averaged over those of a target word. Sub-words of no
+    word (end of sentence) are left out.
     """
     matrix = np.asarray(weights, dtype=np.float64)
-    if matrix.shape != (len(target_groups), len(source_groups)):
+    if matrix.shape != (len(target_words), len(source_words)):
         raise ValueError(
-            f"weights of shape {matrix.shape} for {len(target_groups)} target and {len(source_groups)} source pieces"
+            f"weights of shape {matrix.shape} for {len(target_words)} target and {len(source_words)} source sub-words"
         )
-    from_source = _membership(source_groups)
-    from_target = _membership(target_groups)
-    pieces_in_word = np.maximum(from_target.sum(axis=0), 1.0)
-    words: npt.NDArray[np.float64] = (from_target.T @ matrix @ from_source) / pieces_in_word[:, None]
-    return words
+    from_source = _membership(source_words)
+    from_target = _membership(target_words)
+    target_lengths = np.maximum(from_target.sum(axis=0), 1.0)
+    merged: npt.NDArray[np.float64] = (from_target.T @ matrix @ from_source) / target_lengths[:, None]
+    return merged
 
 
-def link(
-    weights: npt.ArrayLike, source_groups: Sequence[int], target_groups: Sequence[int], *, shifted: bool = False
+def _membership(words: Sequence[int]) -> npt.NDArray[np.float64]:
+    """[sub-words, words], 1 where the sub-word belongs to the word."""
+    count = max(words, default=NO_WORD) + 1
+    belongs: npt.NDArray[np.bool_] = np.asarray(words, dtype=np.int64).reshape(-1, 1) == np.arange(count)
+    return belongs.astype(np.float64)
+
+
+def extract_alignment(
+    weights: npt.ArrayLike, source_words: Sequence[int], target_words: Sequence[int], *, shifted: bool = False
 ) -> frozenset[Link]:
-    """Word links from one attention matrix: each target word to the source word of largest weight.
+    """Word links from one attention matrix: each target word is linked to the source word of largest weight.
 
-    ``weights`` is [target steps, source pieces], a row for each step of the decoder, the one that predicts the end of
-    sentence included; the groups are those of ``word_ids`` for the same pieces. *Normal* takes for a piece the
-    step that predicts it; *shifted* the step that reads it, which is the next one (Kobayashi et al. 2020; Chen et al.
-    2020). The end of sentence is left out on both sides, and a word whose rows are null gives no link. The first
-    source word wins a tie.
+    ``weights`` is [decoder steps, source sub-words] and includes the step that predicts the end of sentence.
+    ``source_words`` and ``target_words`` come from ``word_ids`` for the same sub-words. *Normal* takes the step that
+    predicts a target sub-word, *shifted* the step that reads it, which is the next one (Kobayashi et al. 2020; Chen et
+    al. 2020). The end of sentence is left out on both sides. A word whose rows are null gives no link. The first source
+    word wins a tie.
     """
     matrix = np.asarray(weights)
     if shifted:
         matrix = np.concatenate([matrix[1:], np.zeros_like(matrix[:1])])
-    words = merge_pieces(matrix, source_groups, target_groups)
-    if words.shape[1] == 0:
+    merged = merge_subwords(matrix, source_words, target_words)
+    if merged.shape[1] == 0:
         return frozenset()
-    best = words.argmax(axis=1)
-    return frozenset((int(source), target) for target, source in enumerate(best) if words[target, source] > 0.0)
-
-
-def _membership(groups: Sequence[int]) -> npt.NDArray[np.float64]:
-    """[pieces, words], 1 where the piece belongs to the word."""
-    words = max(groups, default=NO_WORD) + 1
-    belongs: npt.NDArray[np.bool_] = np.asarray(groups, dtype=np.int64).reshape(-1, 1) == np.arange(words)
-    return belongs.astype(np.float64)
+    best = merged.argmax(axis=1)
+    return frozenset((int(source), target) for target, source in enumerate(best) if merged[target, source] > 0.0)
 
 
 def parse_pharaoh(line: str, *, where: str = "alignment") -> GoldAlignment:
-    """The links of one Pharaoh line: ``i-j`` is sure, ``ipj`` (or ``i?j``) only possible. Raises DataError, naming
-    ``where``.
+    """The links of one Pharaoh line: ``i-j`` is a sure link, ``ipj`` (or ``i?j``) a possible one.
+
+    Raises DataError, which names ``where`` and the token.
     """
     sure: set[Link] = set()
     possible: set[Link] = set()
@@ -135,10 +181,10 @@ def parse_pharaoh(line: str, *, where: str = "alignment") -> GoldAlignment:
             raise DataError(
                 f"{where}: found '{token}'; accepted: i-j (sure) or ipj (possible), with i, j counted from 0"
             )
-        pair = (int(source), int(target))
-        possible.add(pair)
+        link = (int(source), int(target))
+        possible.add(link)
         if separator == "-":
-            sure.add(pair)
+            sure.add(link)
     return GoldAlignment(sure=frozenset(sure), possible=frozenset(possible))
 
 
@@ -147,43 +193,25 @@ def _is_index(text: str) -> bool:
 
 
 def read_pharaoh(path: str | Path) -> list[GoldAlignment]:
-    """The links of a Pharaoh file, plain or gzip by its name, one sentence pair a line. Raises DataError."""
+    """The links of a Pharaoh file, one sentence pair per line; a name that ends in ``.gz`` is decompressed.
+
+    Raises DataError, which names the file and the line.
+    """
     path = Path(path)
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as stream:
             return [parse_pharaoh(line, where=f"{path}:{number}") for number, line in enumerate(read_lines(stream), 1)]
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path}: cannot be read as an alignment file: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read as an alignment file: {reason}") from error
 
 
 def format_pharaoh(links: Iterable[Link]) -> str:
-    """``i-j`` pairs in source order; an empty string when there is none."""
+    """One Pharaoh line of sure links, ``i-j`` in source order; an empty string without links."""
     return " ".join(f"{source}-{target}" for source, target in sorted(links))
 
 
-def aer(predicted: Sequence[Iterable[Link]], gold: Sequence[GoldAlignment]) -> AlignmentScores:
-    """Alignment error rate over a corpus (Och & Ney 2003): 1 − (|A∩S| + |A∩P|) / (|A| + |S|), counts summed over the
-    sentences.
-
-    Raises DataError when the numbers of sentences differ, or when neither side holds a link.
-    """
-    if len(predicted) != len(gold):
-        raise DataError(f"{len(predicted)} predicted alignments for {len(gold)} gold ones; they must be equally many")
-    links = in_sure = in_possible = sure = 0
-    for found, right in zip(predicted, gold, strict=True):
-        found = frozenset(found)
-        links += len(found)
-        sure += len(right.sure)
-        in_sure += len(found & right.sure)
-        in_possible += len(found & right.possible)
-    if links + sure == 0:
-        raise DataError("no alignment link on either side; nothing to score")
-    return AlignmentScores(
-        error_rate=1.0 - (in_sure + in_possible) / (links + sure),
-        precision=in_possible / links if links else 0.0,
-        recall=in_sure / sure if sure else 0.0,
-        links=links,
-    )
+def format_gold(gold: GoldAlignment) -> str:
+    """One Pharaoh line of gold links in source order: ``i-j`` for sure, ``ipj`` for possible links."""
+    return " ".join(f"{i}{'-' if (i, j) in gold.sure else 'p'}{j}" for i, j in sorted(gold.possible))

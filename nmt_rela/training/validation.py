@@ -90,7 +90,7 @@ class Validator:
         loss, likelihood = self._losses(model)
         sources, references = [s for s, _ in self._pairs], [t for _, t in self._pairs]
         outputs = self._translate(model, sources)
-        scores = bleu.score(outputs, references, tokenizer=self._tokenizer) if outputs else None
+        scores = bleu.compute_scores(outputs, references, tokenizer=self._tokenizer) if outputs else None
         return Validation(
             loss=loss,
             perplexity=math.exp(min(likelihood, 100.0)),

@@ -43,7 +43,7 @@ from nmt_rela.generation.beam_search import beam_search
 from nmt_rela.generation.device import prepare_for_inference, resolve_device
 from nmt_rela.generation.thread_pool import map_in_threads
 from nmt_rela.generation.translator import DTYPES, Precision, Translator
-from nmt_rela.metrics.bleu import score
+from nmt_rela.metrics.bleu import compute_scores
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError, UserError
 from nmt_rela.utils.memory import limit_onednn_cache
@@ -298,7 +298,7 @@ def throughput(
             "tokens_per_second": round(last[name].output.tokens / median, 1),
             "ratio": round(ratios[name], 3), "rounds": [round(value, 4) for value in seconds[name]],
             "memory_share": (of := reads[name]) and round(of.bytes / of.rate / median, 4),
-            "bleu": score(last[name].output.lines, references, tokenizer="13a").bleu if references else None,
+            "bleu": compute_scores(last[name].output.lines, references, tokenizer="13a").bleu if references else None,
             **last[name].peaks,
         }
         for name, median in medians.items()

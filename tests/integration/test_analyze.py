@@ -14,7 +14,7 @@ from small_run import write_run, write_text
 from nmt_rela.analysis.pipeline import RunAnalysis, analyze_run
 from nmt_rela.commands.analyze import main
 from nmt_rela.config.schema import DecodingConfig
-from nmt_rela.metrics.word_alignment import aer, read_pharaoh
+from nmt_rela.metrics.word_alignment import read_pharaoh, score_alignments
 
 HEADS = 4
 MANUAL = Path(__file__).resolve().parents[2] / "docs" / "analysis.md"
@@ -37,7 +37,15 @@ def text_options(place: Path) -> list[str]:
 def output(place: Path) -> Path:
     """Everything, for two runs."""
     output = place / "out"
-    options = [*text_options(place), "--gold", str(place / "text.align"), "--study", "3", "--output", str(output)]
+    options = [
+        *text_options(place),
+        "--gold",
+        str(place / "text.align"),
+        "--ablate-heads",
+        "3",
+        "--output",
+        str(output),
+    ]
     plots = ["--no-plots"] if not _has_matplotlib() else ["--plots", "svg"]
     assert main(["--model", str(place / "rela"), "--model", str(place / "soft"), *options, *plots]) == 0
     return output
@@ -64,9 +72,9 @@ def test_json_has_every_run_site_and_layer(output: Path) -> None:
     assert all(0 < site["sparsity"] < 1 for site in rela["sites"])
     assert all(site["sparsity"] == site["null_rate"] == 0 for site in soft["sites"])
     assert all(layer["mass"] == pytest.approx([1.0] * HEADS, abs=1e-5) for layer in soft["layers"])
-    assert len(rela["head_study"]["effects"]) == 6 * HEADS
-    assert [removal["heads_off"] for removal in rela["head_study"]["removals"]] == list(range(0, 25, 3))
-    assert rela["head_study"]["removals"][0]["bleu"] is not None
+    assert len(rela["head_ablation"]["effects"]) == 6 * HEADS
+    assert [step["heads_off"] for step in rela["head_ablation"]["steps"]] == list(range(0, 25, 3))
+    assert rela["head_ablation"]["steps"][0]["bleu"] is not None
     assert set(rela["quality"]["mismatch_separation"]) == {"encoder", "decoder", "cross"}
     assert rela["quality"]["mismatch_separation"]["encoder"] == 0.5  # the encoder does not see the target
 
@@ -81,7 +89,7 @@ def test_pharaoh_files_give_the_error_rates_of_the_json(place: Path, output: Pat
         assert layer["heads"][layer["best_head"]]["aer"] == min(counts["aer"] for counts in layer["heads"])
         for who, counts in scores.items():
             links = read_pharaoh(files / f"layer{layer['layer']}.{who}.{layer['mode']}.txt")
-            found = aer([line.sure for line in links], gold)
+            found = score_alignments([line.sure for line in links], gold)
             assert (found.error_rate, found.links) == (pytest.approx(counts["aer"]), counts["links"])
             assert (found.precision, found.recall) == (
                 pytest.approx(counts["precision"]),
@@ -134,7 +142,7 @@ def test_page_and_plots_are_there(output: Path) -> None:
     assert (output / "attention.html").stat().st_size > 20_000
     if _has_matplotlib():
         names = {"sparsity_by_layer", "null_rate_by_layer", "diversity_by_layer", "null_rate_histogram", "aer_by_layer"}
-        names |= {f"{kind}.{run}" for kind in ("heat_map", "head_study") for run in ("rela", "soft")}
+        names |= {f"{kind}.{run}" for kind in ("heatmap", "head_ablation") for run in ("rela", "soft")}
         assert {path.name for path in (output / "plots").iterdir()} == {f"{name}.svg" for name in names}
 
 
@@ -144,7 +152,7 @@ def test_the_table_is_printed_and_the_picture_named(place: Path, capfd: pytest.C
     lines = capfd.readouterr().out.splitlines()
     assert lines[0].split() == ["site", "layer", "sparsity", "null", "rate", "diversity"]
     assert lines[1].startswith("encoder (rela-g)")
-    assert str(place / "rela/analysis/plots/heat_map.rela.png") in lines
+    assert str(place / "rela/analysis/plots/heatmap.rela.png") in lines
     assert all(Path(line).exists() for line in lines if line.startswith(str(place)))
 
 

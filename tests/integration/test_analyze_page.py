@@ -11,7 +11,8 @@ import torch
 from chromium import Chromium, find_chromium
 
 from nmt_rela.analysis.html_page import PageRun, PageSentence, pack_weights, write_page
-from nmt_rela.analysis.statistics import SITES, AttentionStatistics
+from nmt_rela.analysis.statistics import AttentionStatistics
+from nmt_rela.models.transformer import SITES
 
 SOURCE = ("▁The", "▁old", "▁house", "▁sta", "nds", "</s>")
 TARGET = ("▁Das", "▁alte", "▁Haus", "▁steht", "</s>")

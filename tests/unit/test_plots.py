@@ -24,7 +24,7 @@ def weights() -> np.ndarray:
 
 
 def test_heat_map_has_a_panel_a_head_with_its_maximum_and_leaves_zeros_blank() -> None:
-    figure = plots.heat_map(QUERIES, KEYS, weights(), panels=["head 0", "head 1", "head 2"], title="cross", columns=2)
+    figure = plots.heatmap(QUERIES, KEYS, weights(), panels=["head 0", "head 1", "head 2"], title="cross", columns=2)
     axes = [axis for axis in figure.axes if axis.get_visible()]
     assert [axis.get_xlabel() for axis in axes] == ["head 0 · max 1.5", "head 1 · all zero", "head 2 · max 0.25"]
     shown = axes[0].images[0].get_array()
@@ -35,14 +35,14 @@ def test_heat_map_has_a_panel_a_head_with_its_maximum_and_leaves_zeros_blank() -
 
 
 def test_heat_map_rules_null_rows_through() -> None:
-    figure = plots.heat_map(QUERIES, KEYS, weights(), panels=["a", "b", "c"])
+    figure = plots.heatmap(QUERIES, KEYS, weights(), panels=["a", "b", "c"])
     assert [len(axis.lines) for axis in figure.axes[:3]] == [1, 3, 0]
     assert list(figure.axes[0].lines[0].get_ydata()) == [2, 2]
 
 
 def test_heat_map_refuses_weights_of_another_shape() -> None:
     with pytest.raises(ValueError, match=r"weights are \(3, 3, 4\); expected \(2, 3, 4\)"):
-        plots.heat_map(QUERIES, KEYS, weights(), panels=["a", "b"])
+        plots.heatmap(QUERIES, KEYS, weights(), panels=["a", "b"])
 
 
 def test_curves_by_layer_have_gaps_where_nothing_is_defined() -> None:
@@ -113,4 +113,4 @@ def test_without_matplotlib_one_line_says_what_to_install(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(UserError, match=r"pip install 'nmt_rela\[analysis\]'"):
-        plots.heat_map(QUERIES, KEYS, weights(), panels=["a", "b", "c"])
+        plots.heatmap(QUERIES, KEYS, weights(), panels=["a", "b", "c"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tools import significance
 
-from nmt_rela.metrics.bleu import score
+from nmt_rela.metrics.bleu import compute_scores
 
 REFERENCE = [
     f"the {colour} cat number {number} sleeps near the house ." for number in range(20) for colour in ("old", "red")
@@ -20,7 +20,7 @@ BAD = [line.replace("cat", "dog").replace("near the", "in a") for line in REFERE
 def test_scores_are_those_of_the_evaluation() -> None:
     rows = significance.compare([("good", GOOD), ("bad", BAD)], REFERENCE, samples=50)
     for row, lines in zip(rows, (GOOD, BAD), strict=True):
-        scores = score(lines, REFERENCE)
+        scores = compute_scores(lines, REFERENCE)
         assert (row["bleu"]["score"], row["chrf"]["score"]) == (scores.bleu, scores.chrf)
         assert row["bleu"]["low"] - 0.01 <= row["bleu"]["score"] <= row["bleu"]["high"] + 0.01
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmt_rela.analysis.statistics import AttentionStatistics, LayerStatistics, null_rows, pool, valid_positions
+from nmt_rela.analysis.statistics import AttentionStatistics, LayerStatistics, pool_layers
+from nmt_rela.metrics.attention_sparsity import null_rows, valid_positions
 
 
 def statistics_of(weights: Tensor, valid: Tensor) -> LayerStatistics:
@@ -164,7 +165,7 @@ def test_pooling_weighs_diversity_by_the_queries_it_is_defined_for() -> None:
     statistics.add("encoder", 0, torch.eye(4).expand(1, 2, 4, 4), everything_valid(apart))
     layers = statistics.layers()
     assert [(layer.site, layer.layer) for layer in layers] == [("encoder", 0), ("cross", 0), ("cross", 1)]
-    encoder, cross = pool(layers)
+    encoder, cross = pool_layers(layers)
     assert (cross.layers, cross.null_rate, cross.sparsity) == (2, 0.5, pytest.approx(7 / 8))
     assert cross.diversity == pytest.approx(math.log(2), abs=1e-6)
     assert encoder.diversity == pytest.approx(0.0, abs=1e-7)

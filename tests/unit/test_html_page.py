@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from nmt_rela.analysis.html_page import PageRun, PageSentence, pack_weights, render_page, write_page
-from nmt_rela.analysis.statistics import SITES, LayerStatistics
+from nmt_rela.analysis.statistics import LayerStatistics
+from nmt_rela.models.transformer import SITES
 
 SHAPES = {"encoder": (2, 3, 5, 5), "decoder": (2, 3, 4, 4), "cross": (2, 3, 4, 5)}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nmt_rela.analysis.alignment import AVERAGE, LinkCounts, LinkListener
+from nmt_rela.analysis.alignment import AVERAGE, AlignmentConsumer
 from nmt_rela.analysis.teacher_forcing import Pair, TeacherForcedBatch
-from nmt_rela.metrics.word_alignment import GoldAlignment, aer, parse_pharaoh, word_ids
+from nmt_rela.metrics.word_alignment import AlignmentCounts, GoldAlignment, parse_pharaoh, score_alignments, word_ids
 
 # Two words on either side, the second in two sub-words; EOS last.
 SOURCE, TARGET = ("▁the", "▁hou", "se", "</s>"), ("▁das", "▁Ha", "us", "</s>")
@@ -19,12 +19,12 @@ def batch_of(pairs: int) -> TeacherForcedBatch:
     return TeacherForcedBatch(members, torch.full((pairs, 4), 4), torch.full((pairs, 4), 4))
 
 
-def listen(weights: torch.Tensor, gold: list[GoldAlignment] | None, *, known: int = 2) -> LinkListener:
+def listen(weights: torch.Tensor, gold: list[GoldAlignment] | None, *, known: int = 2) -> AlignmentConsumer:
     words = {index: (word_ids(SOURCE), word_ids(TARGET)) for index in range(known)}
-    listener = LinkListener(words, gold)
-    listener(batch_of(len(weights)), "cross", 0, weights)
-    listener(batch_of(len(weights)), "encoder", 0, weights)
-    return listener
+    consumer = AlignmentConsumer(words, gold)
+    consumer(batch_of(len(weights)), "cross", 0, weights)
+    consumer(batch_of(len(weights)), "encoder", 0, weights)
+    return consumer
 
 
 def heads() -> torch.Tensor:
@@ -46,33 +46,33 @@ def test_the_average_is_of_the_matrices_not_of_the_rates() -> None:
     weights = torch.zeros(1, 2, 4, 4)
     weights[0, 0, :, 0] = 1.0  # everything to the first word
     weights[0, 1] = 1.5 * torch.eye(4)
-    listener = listen(weights, GOLD[:1])
-    assert listener.pharaoh(1)[0, 0, "normal"] == ["0-0 0-1"]
-    assert listener.pharaoh(1)[0, AVERAGE, "normal"] == ["0-0 1-1"]
+    consumer = listen(weights, GOLD[:1])
+    assert consumer.pharaoh(1)[0, 0, "normal"] == ["0-0 0-1"]
+    assert consumer.pharaoh(1)[0, AVERAGE, "normal"] == ["0-0 1-1"]
 
 
 def test_counts_agree_with_the_corpus_measure() -> None:
     generator = torch.Generator().manual_seed(3)
-    listener = listen(torch.rand(2, 3, 4, 4, generator=generator), GOLD)
-    lines = listener.pharaoh(2)
-    for found in listener.scores():
+    consumer = listen(torch.rand(2, 3, 4, 4, generator=generator), GOLD)
+    lines = consumer.pharaoh(2)
+    for found in consumer.scores():
         for head, counts in [(AVERAGE, found.average), *enumerate(found.heads)]:
-            expected = aer([parse_pharaoh(line).sure for line in lines[0, head, found.mode]], GOLD)
+            expected = score_alignments([parse_pharaoh(line).sure for line in lines[0, head, found.mode]], GOLD)
             assert counts.error_rate == pytest.approx(expected.error_rate)
             assert (counts.precision, counts.recall) == (expected.precision, expected.recall)
 
 
 def test_without_gold_only_averages_are_kept() -> None:
-    listener = listen(heads(), None)
-    assert listener.scores() == []
-    assert set(listener.pharaoh(2)) == {(0, AVERAGE, "normal"), (0, AVERAGE, "shifted")}
+    consumer = listen(heads(), None)
+    assert consumer.scores() == []
+    assert set(consumer.pharaoh(2)) == {(0, AVERAGE, "normal"), (0, AVERAGE, "shifted")}
 
 
 def test_a_pair_whose_words_are_unknown_has_an_empty_line() -> None:
-    listener = listen(heads(), GOLD, known=1)
-    assert listener.pharaoh(2)[0, 0, "normal"] == ["0-0 1-1", ""]
-    assert listener.scores()[0].heads[0].sure == 2
+    consumer = listen(heads(), GOLD, known=1)
+    assert consumer.pharaoh(2)[0, 0, "normal"] == ["0-0 1-1", ""]
+    assert consumer.scores()[0].heads[0].sure == 2
 
 
 def test_nothing_on_either_side_is_an_error_rate_of_one() -> None:
-    assert LinkCounts().error_rate == 1.0
+    assert AlignmentCounts().error_rate == 1.0

@@ -8,17 +8,17 @@ import torch
 
 from nmt_rela.analysis.capture import capture_attention
 from nmt_rela.analysis.head_ablation import (
-    heads_switched_off,
+    ablate_heads,
+    auc,
     loss_of,
     mean_ranks,
+    measure_heads,
     null_rate_correlations,
     pearson,
     rank_heads,
-    separation,
     spearman,
-    study_heads,
 )
-from nmt_rela.analysis.teacher_forcing import Pair, StatisticsListener, batches, forced_pass
+from nmt_rela.analysis.teacher_forcing import Pair, StatisticsConsumer, batches, teacher_forced_pass
 from nmt_rela.models.transformer import Transformer
 
 PAIRS = [
@@ -37,8 +37,8 @@ def model() -> Transformer:
 
 
 def test_forced_pass_gives_each_pair_the_probability_it_has_alone(model: Transformer) -> None:
-    together = forced_pass(model, PAIRS)
-    alone = [forced_pass(model, [pair])[0] for pair in PAIRS]
+    together = teacher_forced_pass(model, PAIRS)
+    alone = [teacher_forced_pass(model, [pair])[0] for pair in PAIRS]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
     target = torch.tensor([PAIRS[1].target])
     states = model(torch.tensor([PAIRS[1].source]), model.shift(target))
@@ -55,9 +55,9 @@ def test_batches_hold_every_pair_once_within_the_budget() -> None:
 
 
 def test_null_rates_by_sentence_agree_with_the_weights(model: Transformer) -> None:
-    listener = StatisticsListener()
-    forced_pass(model, PAIRS, [listener])
-    rates = listener.null_rates(PAIRS)
+    consumer = StatisticsConsumer()
+    teacher_forced_pass(model, PAIRS, [consumer])
+    rates = consumer.null_rates(PAIRS)
     for place, pair in enumerate(PAIRS):
         with capture_attention(model) as attention:
             model(torch.tensor([pair.source]), model.shift(torch.tensor([pair.target])))
@@ -69,7 +69,7 @@ def test_null_rates_by_sentence_agree_with_the_weights(model: Transformer) -> No
 def test_a_switched_off_head_is_as_good_as_a_head_without_weights(model: Transformer) -> None:
     source, target = torch.tensor([PAIRS[0].source]), torch.tensor([PAIRS[0].target])
     module = model.attention_modules()["cross", 1]
-    with heads_switched_off(model, [("cross", 1, 2)]):
+    with ablate_heads(model, [("cross", 1, 2)]):
         masked = model(source, model.shift(target))
     with torch.no_grad():
         module.key_value.weight[16 + 8 : 16 + 12] = 0  # the values of head 2
@@ -79,38 +79,38 @@ def test_a_switched_off_head_is_as_good_as_a_head_without_weights(model: Transfo
 
 def test_masks_nest_and_come_back(model: Transformer) -> None:
     module = model.attention_modules()["encoder", 0]
-    with heads_switched_off(model, [("encoder", 0, 0)]):
-        with heads_switched_off(model, [("encoder", 0, 3)]):
+    with ablate_heads(model, [("encoder", 0, 0)]):
+        with ablate_heads(model, [("encoder", 0, 3)]):
             assert module.head_mask is not None
             assert module.head_mask.tolist() == [0, 1, 1, 0]
         assert module.head_mask.tolist() == [0, 1, 1, 1]
     assert module.head_mask is None
     with (
         pytest.raises(ValueError, match="no head 4 at encoder layer 0"),
-        heads_switched_off(model, [("encoder", 0, 4)]),
+        ablate_heads(model, [("encoder", 0, 4)]),
     ):
         pass
     assert module.head_mask is None
 
 
 def test_heads_are_ranked_and_studied(model: Transformer) -> None:
-    listener = StatisticsListener()
-    forced_pass(model, PAIRS, [listener])
-    layers = listener.statistics.layers()
+    consumer = StatisticsConsumer()
+    teacher_forced_pass(model, PAIRS, [consumer])
+    layers = consumer.statistics.layers()
     ranking = rank_heads(layers)
     assert len(ranking) == len(set(ranking)) == 20
     rates = {(x.site, x.layer, h): (x.null_rate[h], x.sparsity[h]) for x in layers for h in range(4)}
     assert [rates[head] for head in ranking] == sorted(rates.values(), reverse=True)
 
-    study = study_heads(model, PAIRS, layers, steps=4, bleu=lambda: 7.0)
+    study = measure_heads(model, PAIRS, layers, num_steps=4, bleu=lambda: 7.0)
     assert study.loss == pytest.approx(loss_of(model, PAIRS))
     assert [(e.site, e.layer, e.head) for e in study.effects] == ranking
     first = study.effects[0]
-    with heads_switched_off(model, ranking[:1]):
+    with ablate_heads(model, ranking[:1]):
         assert first.loss_change == pytest.approx(loss_of(model, PAIRS) - study.loss, abs=1e-6)
-    assert [removal.heads_off for removal in study.removals] == [0, 5, 10, 15, 20]
-    assert study.removals[0].loss == pytest.approx(study.loss)
-    assert {removal.bleu for removal in study.removals} == {7.0}
+    assert [step.heads_off for step in study.steps] == [0, 5, 10, 15, 20]
+    assert study.steps[0].loss == pytest.approx(study.loss)
+    assert {step.bleu for step in study.steps} == {7.0}
 
 
 def test_a_null_head_costs_nothing(model: Transformer) -> None:
@@ -119,11 +119,11 @@ def test_a_null_head_costs_nothing(model: Transformer) -> None:
         for start, value in ((4, 1.0), (20, -1.0)):
             module.query_key_value.weight[start : start + 4] = 0
             module.query_key_value.bias[start : start + 4] = value
-    listener = StatisticsListener()
-    forced_pass(model, PAIRS, [listener])
-    layers = listener.statistics.layers()
+    consumer = StatisticsConsumer()
+    teacher_forced_pass(model, PAIRS, [consumer])
+    layers = consumer.statistics.layers()
     assert rank_heads(layers)[0] == ("decoder", 0, 1)
-    with heads_switched_off(model, [("decoder", 0, 1)]):
+    with ablate_heads(model, [("decoder", 0, 1)]):
         without = loss_of(model, PAIRS)
     assert without == loss_of(model, PAIRS)
 
@@ -136,8 +136,8 @@ def test_correlations_have_their_known_values() -> None:
     assert mean_ranks([10, 20, 10, 5]).tolist() == [2.5, 4, 2.5, 1]
     assert pearson([1, 1, 1], [1, 2, 3]) is None
     assert spearman([1, 2], [1, 2]) is None
-    assert separation([0, 0, 1], [1, 2]) == pytest.approx(5.5 / 6)
-    assert separation([1, 2], [1, 2]) == 0.5
+    assert auc([0, 0, 1], [1, 2]) == pytest.approx(5.5 / 6)
+    assert auc([1, 2], [1, 2]) == 0.5
 
 
 def test_null_rates_are_correlated_by_site_and_layer() -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from nmt_rela.metrics.word_alignment import (
     GoldAlignment,
-    aer,
+    extract_alignment,
     format_pharaoh,
-    link,
-    merge_pieces,
+    merge_subwords,
     parse_pharaoh,
     read_pharaoh,
+    score_alignments,
     word_ids,
 )
 from nmt_rela.utils.errors import DataError
@@ -44,26 +44,26 @@ TARGET = (0, 1, 1, -1)
 
 def test_pieces_merge_into_words() -> None:
     weights = np.arange(16.0).reshape(4, 4)
-    np.testing.assert_allclose(merge_pieces(weights, SOURCE, TARGET), [[1.0, 2.0], [(9 + 17) / 2, 8.0]])
+    np.testing.assert_allclose(merge_subwords(weights, SOURCE, TARGET), [[1.0, 2.0], [(9 + 17) / 2, 8.0]])
     with pytest.raises(ValueError, match="3 target"):
-        merge_pieces(weights, SOURCE, TARGET[:3])
+        merge_subwords(weights, SOURCE, TARGET[:3])
 
 
 def test_links_are_the_largest_weights() -> None:
     weights = np.array([[0.1, 0.1, 0.7, 0.1], [0.3, 0.3, 0.4, 0.0], [0.2, 0.2, 0.5, 0.1], [0.0, 0.0, 0.0, 1.0]])
-    assert link(weights, SOURCE, TARGET) == {(1, 0), (0, 1)}
+    assert extract_alignment(weights, SOURCE, TARGET) == {(1, 0), (0, 1)}
 
 
 def test_shifted_links_use_the_step_that_reads_the_word() -> None:
     steps = np.array([[0.0, 0.0, 0.0, 1.0], [0.9, 0.0, 0.1, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
-    assert link(steps, SOURCE, TARGET, shifted=True) == {(0, 0), (1, 1)}
+    assert extract_alignment(steps, SOURCE, TARGET, shifted=True) == {(0, 0), (1, 1)}
 
 
 def test_null_rows_and_the_end_of_sentence_give_no_link() -> None:
     weights = np.zeros((4, 4))
     weights[1, 3] = 5.0
-    assert link(weights, SOURCE, TARGET) == frozenset()
-    assert link(np.ones((1, 1)), (-1,), (-1,)) == frozenset()
+    assert extract_alignment(weights, SOURCE, TARGET) == frozenset()
+    assert extract_alignment(np.ones((1, 1)), (-1,), (-1,)) == frozenset()
 
 
 def test_pharaoh_lines() -> None:
@@ -95,14 +95,14 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
 
 def test_aer_by_hand() -> None:
     gold = [parse_pharaoh("0-0 1p1"), parse_pharaoh("2-2")]
-    scores = aer([{(0, 0), (1, 1)}, {(0, 2)}], gold)
+    scores = score_alignments([{(0, 0), (1, 1)}, {(0, 2)}], gold)
     assert scores.error_rate == pytest.approx(1 - (1 + 2) / (3 + 2))
     assert scores.precision == pytest.approx(2 / 3)
     assert scores.recall == pytest.approx(1 / 2)
     with pytest.raises(DataError, match="1 predicted"):
-        aer([set()], gold)
-    with pytest.raises(DataError, match="no alignment link"):
-        aer([set()], [parse_pharaoh("0p0")])
+        score_alignments([set()], gold)
+    with pytest.raises(DataError, match="neither a predicted nor a sure"):
+        score_alignments([set()], [parse_pharaoh("0p0")])
 
 
 @pytest.mark.parametrize(
@@ -118,4 +118,4 @@ def test_published_error_rates(gold_alignments: Path, aligner: str, published: f
     gold = read_pharaoh(gold_alignments / "de-en_rwth/gold.0based.txt.gz")
     found = read_pharaoh(gold_alignments / f"known_answers/{aligner}.0based.txt.gz")
     assert len(gold) == 508
-    assert 100 * aer([links.sure for links in found], gold).error_rate == pytest.approx(published, abs=0.1)
+    assert 100 * score_alignments([links.sure for links in found], gold).error_rate == pytest.approx(published, abs=0.1)
