@@ -24,11 +24,11 @@ CONFIG = """
 run: RUN
 data:
   task: digits.yaml
-  source: plain
-  target: turned
-  directory: DATA
+  source_language: plain
+  target_language: turned
+  data_dir: DATA
   vocabulary_size: 25
-  drop_copies: false
+  drop_untranslated: false
 model:
   attention: KIND
   encoder_layers: 2

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from nmt_rela.preparation.sources.archives import ArchiveFiles
+from nmt_rela.preparation.sources.archives import LocalArchive
 
 COMPRESSORS = {
     "": bytes,
@@ -52,10 +52,10 @@ def packed(kind: str, members: Mapping[str, bytes]) -> bytes:
     return COMPRESSORS["" if kind == "plain" else kind](content)
 
 
-def archive(path: Path, kind: str, *parts: bytes) -> ArchiveFiles:
+def archive(path: Path, kind: str, *parts: bytes) -> LocalArchive:
     """The parts of an archive, written beside each other."""
     paths = []
     for index, part in enumerate(parts):
         paths.append(path.with_name(f"{path.name}.{index:02}"))
         paths[-1].write_bytes(part)
-    return ArchiveFiles(name=path.name, kind=kind, paths=tuple(paths))
+    return LocalArchive(name=path.name, kind=kind, paths=tuple(paths))

@@ -79,7 +79,9 @@ def toy_run(path: Path, *, seed: int = 0, max_length: int = 64) -> Path:
     """A run directory with two checkpoints of random weights."""
     config = Config(
         run=str(path),
-        data=DataConfig(task="none", source="a", target="b", directory=str(path / "data"), max_length=max_length),
+        data=DataConfig(
+            task="none", source_language="a", target_language="b", data_dir=str(path / "data"), max_length=max_length
+        ),
         model=_model_config("rela-g", 2),
         training=TrainingConfig(),
         decoding=DecodingConfig(extra_length=5),

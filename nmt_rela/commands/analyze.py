@@ -144,14 +144,14 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list
 def _text(options: argparse.Namespace, config: Config) -> AnalysisData:
     from nmt_rela.analysis.pipeline import AnalysisData
     from nmt_rela.preparation.cleaning import normalization_for
-    from nmt_rela.preparation.pipeline import locate
+    from nmt_rela.preparation.pipeline import load_prepared
     from nmt_rela.utils.text import read_parallel
 
     gold, tokenizer = options.gold, "13a"
     if options.source is not None:
         name, source, target = options.source.name, options.source, options.target
     else:
-        prepared = locate(config.data)
+        prepared = load_prepared(config.data)
         sets = {"dev": prepared.dev} | {found.name: found for found in prepared.tests}
         if prepared.tests:
             sets.setdefault("test", prepared.tests[0])
@@ -161,7 +161,10 @@ def _text(options: argparse.Namespace, config: Config) -> AnalysisData:
         name, source, target, tokenizer = chosen.name, chosen.source, chosen.target, chosen.bleu_tokenizer
         gold = gold or chosen.gold_alignments
     data = config.data
-    normalise = [normalization_for(language, romanian=data.romanian) for language in (data.source, data.target)]
+    normalise = [
+        normalization_for(language, romanian=data.romanian_diacritics)
+        for language in (data.source_language, data.target_language)
+    ]
     lines = [(normalise[0](left), normalise[1](right)) for left, right in read_parallel(source, target)]
     if not lines:
         raise DataError(f"{source}: no sentence pair to analyse")

@@ -104,9 +104,9 @@ def _evaluate_set(translator: Translator, test: _TestSet, directory: Path) -> di
 def _named_sets(options: argparse.Namespace) -> list[_TestSet]:
     """The test sets of the run's task."""
     from nmt_rela.checkpoints.run_directory import RunDirectory
-    from nmt_rela.preparation.pipeline import locate
+    from nmt_rela.preparation.pipeline import load_prepared
 
-    data = locate(RunDirectory(options.model[0]).config().data)
+    data = load_prepared(RunDirectory(options.model[0]).config().data)
     known = {text.name: text for text in (data.dev, *data.tests)}
     known.setdefault("dev", data.dev)
     names = options.set or [text.name for text in data.tests]

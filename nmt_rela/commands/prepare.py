@@ -30,7 +30,7 @@ def _prepare(arguments: Sequence[str] | None) -> None:
         parser.error(f"--workers {options.workers}: accepted: a number from 0")
     config = console.read_config(options)
 
-    from nmt_rela.preparation.cleaning_stats import account_lines
+    from nmt_rela.preparation.cleaning_stats import format_stats
     from nmt_rela.preparation.pipeline import prepare
 
     prepared = prepare(config.data, workers=options.workers)
@@ -39,7 +39,7 @@ def _prepare(arguments: Sequence[str] | None) -> None:
         tree = {**{name: str(path) for name, path in paths.items()}, "counts": prepared.counts}
         sys.stdout.write(json.dumps(tree, indent=1) + "\n")
     else:
-        sys.stdout.writelines(f"{line}\n" for line in account_lines(prepared.counts))
+        sys.stdout.writelines(f"{line}\n" for line in format_stats(prepared.counts))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ _LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
+class ConfigChange:
     """One setting that two configurations disagree about."""
 
     #: Key path, such as ``model.heads``.
@@ -66,7 +66,7 @@ def config_to_yaml(config: Config) -> str:
     )
 
 
-def differences(old: Config, new: Config) -> list[Difference]:
+def diff_configs(old: Config, new: Config) -> list[ConfigChange]:
     """The settings in which two configurations differ, in the order of the schema."""
     return list(_differences(old, new, ""))
 
@@ -278,14 +278,17 @@ def _check_rules(config: Config, at: Any) -> None:
     for path, text in {
         "run": config.run,
         "data.task": data.task,
-        "data.source": data.source,
-        "data.target": data.target,
-        "data.directory": data.directory,
+        "data.source_language": data.source_language,
+        "data.target_language": data.target_language,
+        "data.data_dir": data.data_dir,
     }.items():
         if not text.strip():
             raise ConfigError(f"{at(path)}: must not be empty")
-    if data.source == data.target:
-        raise ConfigError(f"{at('data.target')}: found '{data.target}', as in data.source; expected another language")
+    if data.source_language == data.target_language:
+        raise ConfigError(
+            f"{at('data.target_language')}: found '{data.target_language}', as in data.source_language; "
+            "expected another language"
+        )
     if model.dimension % model.heads:
         raise ConfigError(
             f"{at('model.heads')}: found {model.heads}, which does not divide model.dimension ({model.dimension})"
@@ -309,13 +312,13 @@ def _check_rules(config: Config, at: Any) -> None:
 # From the settings to text
 
 
-def _differences(old: Any, new: Any, prefix: str) -> Iterator[Difference]:
+def _differences(old: Any, new: Any, prefix: str) -> Iterator[ConfigChange]:
     for item in dataclasses.fields(old):
         path, before, after = prefix + item.name, getattr(old, item.name), getattr(new, item.name)
         if dataclasses.is_dataclass(before) and type(before) is type(after):
             yield from _differences(before, after, f"{path}.")
         elif before != after:
-            yield Difference(path=path, old=before, new=after)
+            yield ConfigChange(path=path, old=before, new=after)
 
 
 class _Dumper(yaml.SafeDumper):

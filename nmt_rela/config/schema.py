@@ -37,37 +37,37 @@ class DataConfig:
     #: A task: a name in ``data/tasks/`` or the path of a task file, relative to the config that names it.
     task: str
     #: Source language, as the task file names it.
-    source: str
+    source_language: str
     #: Target language, as the task file names it.
-    target: str
-    #: Where archives and prepared data are kept; several runs share it.
-    directory: str = "data/prepared"
+    target_language: str
+    #: Directory of archives and prepared data; several runs may use the same one.
+    data_dir: str = "data/prepared"
     #: Sub-word algorithm of SentencePiece.
-    subword: Literal["bpe", "unigram"] = "bpe"
+    subword_model: Literal["bpe", "unigram"] = "bpe"
     #: One vocabulary for both languages (true) or one each (false).
     joint_vocabulary: bool = True
-    #: Sub-words in a vocabulary, the four special ones included. Lowered, with a warning, where the corpus is too
+    #: Sub-words per vocabulary, the four special ones included. Lowered, with a warning, where the corpus is too
     #: small for it.
     vocabulary_size: int = field(default=32_000, metadata=accepts(low=8, high=1_000_000))
-    #: At most so many sentences, drawn evenly over the corpus, train SentencePiece.
-    subword_sample: int = field(default=2_000_000, metadata=accepts(low=1))
-    #: Share of characters SentencePiece must cover.
+    #: Largest number of sentences, sampled evenly over the corpus, that SentencePiece is trained on.
+    tokenizer_sample_size: int = field(default=2_000_000, metadata=accepts(low=1))
+    #: Fraction of the characters that SentencePiece must cover.
     character_coverage: float = field(default=1.0, metadata=accepts(low=0.98, high=1.0))
-    #: Sub-words a side (end of sentence included) above which a training pair is dropped or cut.
+    #: Sub-words per side (end of sentence included) above which a training pair is dropped or truncated.
     max_length: int = field(default=256, metadata=accepts(low=2, high=65_535))
-    #: What happens to a training pair longer than max_length: dropped as a whole, or either side cut.
-    overlong: Literal["drop", "cut"] = "drop"
+    #: A training pair longer than max_length is dropped as a whole, or either side is truncated.
+    on_overlength: Literal["drop", "truncate"] = "drop"
     #: A pair is dropped when one side has more than this many times the words of the other (pairs of up to five
-    #: words are spared).
+    #: words are kept).
     max_length_ratio: float = field(default=9.0, metadata=accepts(low=1.0))
     #: Drop second and later occurrences of an exact pair.
     drop_duplicates: bool = True
-    #: Drop pairs whose target merely repeats the source (three words or more).
-    drop_copies: bool = True
-    #: Romanian text: "none"; "cedilla" writes ş ţ with comma below; "remove" strips the diacritics too.
-    romanian: Literal["none", "cedilla", "remove"] = "none"
-    #: Limit the training pairs of every source to its first so many (0: all), for trials.
-    max_pairs: int = field(default=0, metadata=accepts(low=0))
+    #: Drop pairs whose target is a copy of the source (three words or more).
+    drop_untranslated: bool = True
+    #: Romanian text: "none" leaves it; "cedilla" writes ş ţ with a comma below; "remove" strips all diacritics.
+    romanian_diacritics: Literal["none", "cedilla", "remove"] = "none"
+    #: Use only the first pairs of every training source (0: all), for trials.
+    max_pairs_per_source: int = field(default=0, metadata=accepts(low=0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from nmt_rela import __version__
 from nmt_rela.checkpoints.checkpoint import load_state
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import AttentionBySite, Config
-from nmt_rela.preparation.pipeline import locate
+from nmt_rela.preparation.pipeline import load_prepared
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.text import atomic_write
@@ -40,14 +40,22 @@ def _card_lines(run: RunDirectory) -> Iterator[str]:
     config = run.config()
     data, model, training = config.data, config.model, config.training
     title, licence = _title_and_licence(config)
-    yield from ("---", f"language: [{json.dumps(data.source)}, {json.dumps(data.target)}]")
+    yield from ("---", f"language: [{json.dumps(data.source_language)}, {json.dumps(data.target_language)}]")
     yield from ("pipeline_tag: translation", "library_name: nmt_rela", "metrics: [bleu, chrf]", "---", "")
-    yield from (f"# {title}, {data.source} to {data.target}, {_attention(config)}", "")
+    yield from (f"# {title}, {data.source_language} to {data.target_language}, {_attention(config)}", "")
     yield (
-        f"An encoder-decoder Transformer that translates {data.source} into {data.target}, made by nmt_rela "
-        f"{__version__}."
+        f"An encoder-decoder Transformer that translates {data.source_language} into {data.target_language}, "
+        f"made by nmt_rela {__version__}."
     )
-    yield from ("", "## Use", "", "```sh", f"nmt-translate --model {run.path.name} < text.{data.source}", "```", "")
+    yield from (
+        "",
+        "## Use",
+        "",
+        "```sh",
+        f"nmt-translate --model {run.path.name} < text.{data.source_language}",
+        "```",
+        "",
+    )
     yield "```python"
     yield from ("from nmt_rela import Translator", "")
     yield f'translator = Translator.load("{run.path.name}")'
@@ -113,7 +121,7 @@ def _title_and_licence(config: Config) -> tuple[str, str]:
 def _account(config: Config) -> Iterator[str]:
     """What became of the training text, where it is still prepared."""
     try:
-        counts = locate(config.data).counts
+        counts = load_prepared(config.data).counts
     except UserError:
         return
     yield _row("pairs", f"{counts['total']['read']:,} read, {counts['total']['kept']:,} kept")

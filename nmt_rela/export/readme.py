@@ -12,8 +12,8 @@ def readme(form: str, config: Config) -> str:
     """The README.md of a model exported as ``ctranslate2`` or ``safetensors``; its code runs in the model's folder."""
     data, attention = config.data, config.model.attention
     text = _PAGES[form].substitute(
-        source=data.source,
-        target=data.target,
+        source=data.source_language,
+        target=data.target_language,
         attention=attention
         if isinstance(attention, str)
         else f"{attention.encoder} in the encoder, {attention.decoder} in the decoder, {attention.cross} between them",
@@ -22,8 +22,11 @@ def readme(form: str, config: Config) -> str:
         max_length=data.max_length,
         positions=f"{POSITIONS:,}",
     )
-    if data.romanian != "none" and "ro" in (data.source, data.target):
-        text += f"* Romanian text was prepared with `data.romanian: {data.romanian}`; the target side is written so.\n"
+    if data.romanian_diacritics != "none" and "ro" in (data.source_language, data.target_language):
+        mode = data.romanian_diacritics
+        text += (
+            f"* Romanian text was prepared with `data.romanian_diacritics: {mode}`; the target side is written so.\n"
+        )
     return text
 
 

@@ -107,8 +107,8 @@ class Translator:
             decoding=decoding or configs[0].decoding,
             device=place,
             max_source_length=data.max_length,
-            normalise_source=normalization_for(data.source, romanian=data.romanian),
-            normalise_target=normalization_for(data.target, romanian=data.romanian),
+            normalise_source=normalization_for(data.source_language, romanian=data.romanian_diacritics),
+            normalise_target=normalization_for(data.target_language, romanian=data.romanian_diacritics),
         )
 
     def translate(

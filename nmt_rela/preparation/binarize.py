@@ -32,7 +32,7 @@ class LengthFilter:
     """What happens to pairs with a side of more than ``max_length`` sub-words, EOS counted; ``keep`` leaves them."""
 
     max_length: int
-    overlong: Literal["drop", "cut", "keep"]
+    on_overlength: Literal["drop", "truncate", "keep"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class EncodedChunk:
     source_lengths: NDArray[np.int32]
     target_tokens: NDArray[np.integer]
     target_lengths: NDArray[np.int32]
-    #: Positions in the block of pairs that were dropped or cut.
+    #: Positions in the block of pairs that were dropped or truncated.
     overlong: NDArray[np.int64]
     empty: NDArray[np.int64]
-    cut: NDArray[np.int64]
+    truncated: NDArray[np.int64]
 
 
 def available_cores() -> int:
@@ -54,24 +54,24 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def encode_block(
+def encode_chunk(
     vocabularies: TokenizerPair, source: bytes, target: bytes, rule: LengthFilter, *, threads: int = 1
 ) -> EncodedChunk:
     """Encode the lines of a block (each ending in ``\\n``) on both sides, and apply the rule."""
     source_ids = _encode(vocabularies.source, source, threads)
     target_ids = _encode(vocabularies.target, target, threads)
     source_lengths, target_lengths = _lengths(source_ids), _lengths(target_ids)
-    dropped = cut = empty = overlong = np.zeros(len(source_ids), dtype=np.bool_)
-    if rule.overlong != "keep":
+    dropped = truncated = empty = overlong = np.zeros(len(source_ids), dtype=np.bool_)
+    if rule.on_overlength != "keep":
         empty = np.minimum(source_lengths, target_lengths) == 0
         overlong = (np.maximum(source_lengths, target_lengths) >= rule.max_length) & ~empty
-        if rule.overlong == "cut":
-            cut, overlong = overlong, np.zeros_like(overlong)
-            for index in np.flatnonzero(cut):
+        if rule.on_overlength == "truncate":
+            truncated, overlong = overlong, np.zeros_like(overlong)
+            for index in np.flatnonzero(truncated):
                 del source_ids[index][rule.max_length - 1 :]
                 del target_ids[index][rule.max_length - 1 :]
         dropped = empty | overlong
-    if dropped.any() or cut.any():
+    if dropped.any() or truncated.any():
         kept = np.flatnonzero(~dropped).tolist()
         source_ids, target_ids = [source_ids[index] for index in kept], [target_ids[index] for index in kept]
         source_lengths, target_lengths = _lengths(source_ids), _lengths(target_ids)
@@ -80,7 +80,7 @@ def encode_block(
         source_lengths,
         _tokens(target_ids, vocabularies.target),
         target_lengths,
-        *(np.flatnonzero(mask) for mask in (overlong, empty, cut)),
+        *(np.flatnonzero(mask) for mask in (overlong, empty, truncated)),
     )
 
 
@@ -98,7 +98,7 @@ def _encode(vocabulary: Vocabulary, block: bytes, threads: int) -> list[list[int
     return vocabulary.encode(block.decode("utf-8").removesuffix("\n").split("\n"), threads=threads)
 
 
-def encoded_blocks(
+def encode_chunks(
     source: Path, target: Path, vocabularies: TokenizerPair, rule: LengthFilter, *, workers: int
 ) -> Iterator[tuple[int, EncodedChunk]]:
     """The encoded blocks of two aligned files, each with its number of pairs, in order."""
@@ -106,13 +106,13 @@ def encoded_blocks(
         blocks = _blocks(source_file, target_file)
         if workers == 1:
             for count, left, right in blocks:
-                yield count, encode_block(vocabularies, left, right, rule)
+                yield count, encode_chunk(vocabularies, left, right, rule)
             return
         pool = ThreadPoolExecutor(2)
         waiting: deque[tuple[int, Future[EncodedChunk]]] = deque()
         try:
             for count, left, right in blocks:
-                waiting.append((count, pool.submit(encode_block, vocabularies, left, right, rule, threads=workers)))
+                waiting.append((count, pool.submit(encode_chunk, vocabularies, left, right, rule, threads=workers)))
                 if len(waiting) > 3:
                     count, future = waiting.popleft()
                     yield count, future.result()
@@ -155,11 +155,11 @@ def binarise(
         ends: the files hold the texts of several sources, one after another; the line after the last of each.
 
     Returns:
-        The pairs of each source that were dropped as ``overlong`` or ``empty``, or ``cut``.
+        The pairs of each source that were dropped as ``overlong`` or ``empty``, or ``truncated``.
     """
     loaded = TokenizerPair.load(vocabularies)
-    names = ("overlong", "empty", "cut")
-    fates: dict[str, NDArray[np.int64]] = {name: np.zeros(len(ends), dtype=np.int64) for name in names}
+    names = ("overlong", "empty", "truncated")
+    outcomes: dict[str, NDArray[np.int64]] = {name: np.zeros(len(ends), dtype=np.int64) for name in names}
     writer = ParallelDatasetWriter(
         directory,
         source_vocabulary_size=loaded.source.size,
@@ -168,10 +168,10 @@ def binarise(
     )
     with writer, Progress(title, unit="pairs", total=ends[-1]) as progress:
         start = 0
-        for count, block in encoded_blocks(source, target, loaded, rule, workers=workers):
+        for count, block in encode_chunks(source, target, loaded, rule, workers=workers):
             writer.append_flat(block.source_tokens, block.source_lengths, block.target_tokens, block.target_lengths)
-            for name, counts in fates.items():
+            for name, counts in outcomes.items():
                 np.add.at(counts, np.searchsorted(ends, getattr(block, name) + start, side="right"), 1)
             start += count
             progress.add(count)
-    return fates
+    return outcomes

@@ -1,4 +1,4 @@
-"""Cleaning of training text: which pairs are kept, mended or dropped, and the account of it.
+"""Cleaning of training text: which pairs are kept, repaired or dropped, and the account of it.
 
 A pair is dropped as a whole, never one side of it, and counted under the first reason that is true of it. Text that
 translations are scored against is not cleaned.
@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nmt_rela.preparation.cleaning_stats import Account
+from nmt_rela.preparation.cleaning_stats import CleaningStats
 from nmt_rela.preparation.sources.task import primary_language
 
 Romanian = Literal["none", "cedilla", "remove"]
@@ -74,7 +74,7 @@ def word_counter(language: str) -> Callable[[str], int]:
     return lambda text: len(text.split())
 
 
-def mend(text: str) -> tuple[str, str]:
+def repair_text(text: str) -> tuple[str, str]:
     """Text with entities resolved and control characters and separators made spaces, and the first reason, or ""."""
     if not _SUSPECT.search(text):
         return text, ""
@@ -139,7 +139,7 @@ class Cleaner:
         self._seen = HashSet64() if drop_duplicates else None
 
     def clean(
-        self, pairs: Iterable[tuple[str | None, str | None]], account: Account
+        self, pairs: Iterable[tuple[str | None, str | None]], account: CleaningStats
     ) -> Iterator[list[tuple[str, str]]]:
         """The pairs that stay, in their order and in chunks; the account grows with what was read and decided."""
         chunk: list[tuple[str, str]] = []
@@ -157,15 +157,15 @@ class Cleaner:
         yield self._distinct(chunk, reasons, account)
 
     def _keep(
-        self, pair: tuple[str | None, str | None], account: Account, reasons: list[str]
+        self, pair: tuple[str | None, str | None], account: CleaningStats, reasons: list[str]
     ) -> tuple[str, str] | None:
-        """The mended pair, with the reason of the mending appended; or None, counted."""
+        """The repaired pair, with the reason of the mending appended; or None, counted."""
         left, right = pair
         if left is None or right is None:
             account.drop("undecodable")
             return None
-        left, mended_left = mend(left)
-        right, mended_right = mend(right)
+        left, repaired_left = repair_text(left)
+        right, repaired_right = repair_text(right)
         left, right = self._normalisers[0](left.strip()), self._normalisers[1](right.strip())
         if not left or not right:
             account.drop("empty")
@@ -180,10 +180,12 @@ class Cleaner:
         if longer > RATIO_FREE_WORDS and longer > self._max_ratio * shorter:
             account.drop("ratio")
             return None
-        reasons.append(mended_left or mended_right)
+        reasons.append(repaired_left or repaired_right)
         return left, right
 
-    def _distinct(self, chunk: list[tuple[str, str]], reasons: list[str], account: Account) -> list[tuple[str, str]]:
+    def _distinct(
+        self, chunk: list[tuple[str, str]], reasons: list[str], account: CleaningStats
+    ) -> list[tuple[str, str]]:
         new = [True] * len(chunk)
         if self._seen is not None:
             new = self._seen.add(np.fromiter(map(_hash, chunk), dtype=np.uint64, count=len(chunk))).tolist()
@@ -192,7 +194,7 @@ class Cleaner:
             if is_new:
                 kept.append(pair)
                 if reason:
-                    account.mended[reason] += 1
+                    account.repaired[reason] += 1
         account.kept += len(kept)
         account.drop("duplicate", len(chunk) - len(kept))
         return kept

@@ -1,4 +1,4 @@
-"""The account of a corpus: what was read, kept, mended and dropped, and why."""
+"""The account of a corpus: what was read, kept, repaired and dropped, and why."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 #: Why a pair is dropped, in the order of the tests. Over-long pairs are also found after the split into sub-words.
 DROP_REASONS = ("undecodable", "empty", "overlong", "copy", "ratio", "duplicate")
 #: What is put right in a pair that stays; a pair is counted under one of them.
-MEND_REASONS = ("control characters", "separators", "entities")
+REPAIRS = ("control characters", "separators", "entities")
 
 
 @dataclass(slots=True)
-class Account:
+class CleaningStats:
     """What became of the pairs of one source. ``read`` equals ``kept`` plus all that were dropped."""
 
     read: int = 0
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    mended: Counter[str] = field(default_factory=Counter)
-    cut: int = 0
+    repaired: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
 
     def drop(self, reason: str, pairs: int = 1) -> None:
         """Count pairs, which were counted as read, as dropped."""
@@ -36,39 +36,39 @@ class Account:
             "read": self.read,
             "kept": self.kept,
             "dropped": {reason: self.dropped[reason] for reason in DROP_REASONS if self.dropped[reason]},
-            "mended": {reason: self.mended[reason] for reason in MEND_REASONS if self.mended[reason]},
-            "cut": self.cut,
+            "repaired": {reason: self.repaired[reason] for reason in REPAIRS if self.repaired[reason]},
+            "truncated": self.truncated,
         }
 
     @classmethod
-    def from_dict(cls, tree: dict[str, Any]) -> Account:
+    def from_dict(cls, tree: dict[str, Any]) -> CleaningStats:
         """The inverse of ``as_dict``."""
-        return cls(tree["read"], tree["kept"], Counter(tree["dropped"]), Counter(tree["mended"]), tree["cut"])
+        return cls(tree["read"], tree["kept"], Counter(tree["dropped"]), Counter(tree["repaired"]), tree["truncated"])
 
     @classmethod
-    def sum(cls, accounts: Iterable[Account]) -> Account:
+    def sum(cls, accounts: Iterable[CleaningStats]) -> CleaningStats:
         """One account of several sources."""
         total = cls()
         for account in accounts:
             total.read += account.read
             total.kept += account.kept
             total.dropped += account.dropped
-            total.mended += account.mended
-            total.cut += account.cut
+            total.repaired += account.repaired
+            total.truncated += account.truncated
         return total
 
 
-def write_accounts(path: Path, accounts: Mapping[str, Account]) -> None:
+def write_stats(path: Path, accounts: Mapping[str, CleaningStats]) -> None:
     """Write the accounts of sources, in their order, as JSON."""
     path.write_text(json.dumps({name: account.as_dict() for name, account in accounts.items()}, indent=1), "utf-8")
 
 
-def read_accounts(path: Path) -> dict[str, Account]:
-    """The inverse of ``write_accounts``."""
-    return {name: Account.from_dict(tree) for name, tree in json.loads(path.read_bytes()).items()}
+def read_stats(path: Path) -> dict[str, CleaningStats]:
+    """The inverse of ``write_stats``."""
+    return {name: CleaningStats.from_dict(tree) for name, tree in json.loads(path.read_bytes()).items()}
 
 
-def account_lines(counts: Mapping[str, Any]) -> Iterator[str]:
+def format_stats(counts: Mapping[str, Any]) -> Iterator[str]:
     """The ``counts`` of prepared data as lines to print."""
     rows = {**counts["sources"], **({"total": counts["total"]} if "total" in counts else {})}
     width = max(map(len, rows))
@@ -76,9 +76,9 @@ def account_lines(counts: Mapping[str, Any]) -> Iterator[str]:
         details = [f"{reason} {number:,}" for reason, number in row["dropped"].items()]
         text = f"{name:<{width}}  {row['read']:>11,} pairs, {row['kept']:>11,} kept"
         text += f"; dropped: {', '.join(details)}" if details else ""
-        if row["mended"]:
-            text += f"; mended: {', '.join(f'{reason} {number:,}' for reason, number in row['mended'].items())}"
-        yield text + (f"; cut: {row['cut']:,}" if row["cut"] else "")
+        if row["repaired"]:
+            text += f"; repaired: {', '.join(f'{reason} {number:,}' for reason, number in row['repaired'].items())}"
+        yield text + (f"; truncated: {row['truncated']:,}" if row["truncated"] else "")
     if "dev" in counts:
         tests = ", ".join(f"{name} {lines:,}" for name, lines in counts["tests"].items())
         yield f"development set: {counts['dev']:,} lines; test sets: {tests}"

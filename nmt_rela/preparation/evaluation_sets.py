@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from nmt_rela.preparation.sources.archives import ArchiveFiles
+from nmt_rela.preparation.sources.archives import LocalArchive
 from nmt_rela.preparation.sources.readers import MAX_LINE, read_pairs
-from nmt_rela.preparation.sources.task import Source
+from nmt_rela.preparation.sources.task import ParallelSource
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.text import read_lines, write_lines
 
@@ -16,7 +16,7 @@ _LINK = re.compile(r"(\d+)([-p])(\d+)")
 
 
 def read_evaluation_pairs(
-    source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]
+    source: ParallelSource, files: Mapping[str, LocalArchive], languages: tuple[str, str]
 ) -> Iterator[tuple[str, str]]:
     """The pairs of a set, whole.
 

@@ -29,10 +29,10 @@ from typing import Any
 from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.preparation.binarize import available_cores
-from nmt_rela.preparation.cleaning_stats import Account, read_accounts
+from nmt_rela.preparation.cleaning_stats import CleaningStats, read_stats
 from nmt_rela.preparation.sources.archive_cache import MIRROR_VARIABLE, ArchiveCache
-from nmt_rela.preparation.sources.archives import ArchiveFiles, CorruptArchiveError
-from nmt_rela.preparation.sources.task import Archive, Source, Task, primary_language
+from nmt_rela.preparation.sources.archives import CorruptArchiveError, LocalArchive
+from nmt_rela.preparation.sources.task import Archive, ParallelSource, Task, primary_language
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.preparation.stage_cache import exclusive, fingerprint, is_complete, stage
 from nmt_rela.preparation.steps import clean_text, encode_dev, encode_train, learn_subwords, write_sets
@@ -100,7 +100,7 @@ def prepare(
     return prepared
 
 
-def locate(data: DataConfig) -> PreparedData:
+def load_prepared(data: DataConfig) -> PreparedData:
     """The data of a configuration, prepared before, from wherever it was fetched.
 
     Raises:
@@ -126,11 +126,11 @@ class _Preparation:
             _usable(self.task, key, sources, self.languages)
             for key, sources in (("train", self.task.train), ("dev", self.task.dev), ("tests", self.task.tests))
         )
-        root = Path(data.directory)
-        self.directory = root / f"{self.task.name}-{data.source}-{data.target}"
+        root = Path(data.data_dir)
+        self.directory = root / f"{self.task.name}-{data.source_language}-{data.target_language}"
         self.mirror = mirror
         self.store = ArchiveCache(root / "archives", mirror=mirror)
-        self.files: dict[str, ArchiveFiles] = {}  # by name: what was verified in this run
+        self.files: dict[str, LocalArchive] = {}  # by name: what was verified in this run
         self.digests: dict[str, str] = {}  # by name: of all archives, also of those that are not needed any more
 
     # What is there already
@@ -236,41 +236,41 @@ class _Preparation:
         needed: dict[str, Callable[[], dict[str, Any]]] = {
             "sets": lambda: {
                 "languages": self.languages,
-                "romanian": _ROMANIAN_VERSIONS[data.romanian],
+                "romanian": _ROMANIAN_VERSIONS[data.romanian_diacritics],
                 "dev": [self.source_inputs(source) for source in self.dev],
                 "tests": [self.source_inputs(source) for source in self.tests],
             },
             "text": lambda: {
                 "languages": self.languages,
                 "sources": [self.source_inputs(source) for source in self.train],
-                "romanian": _ROMANIAN_VERSIONS[data.romanian],
+                "romanian": _ROMANIAN_VERSIONS[data.romanian_diacritics],
                 "max_length_ratio": data.max_length_ratio,
                 "drop_duplicates": data.drop_duplicates,
-                "drop_copies": data.drop_copies,
-                "max_pairs": data.max_pairs,
+                "drop_copies": data.drop_untranslated,
+                "max_pairs": data.max_pairs_per_source,
             },
             "subwords": lambda: {
                 "text": fingerprint(self.inputs("text")),
-                "subword": data.subword,
+                "subword": data.subword_model,
                 "joint_vocabulary": data.joint_vocabulary,
                 "vocabulary_size": data.vocabulary_size,
-                "subword_sample": data.subword_sample,
+                "subword_sample": data.tokenizer_sample_size,
                 "character_coverage": data.character_coverage,
             },
             "train": lambda: {
                 "subwords": fingerprint(self.inputs("subwords")),
                 "max_length": data.max_length,
-                "overlong": data.overlong,
+                "overlong": data.on_overlength,
             },
             "dev": lambda: {
                 "subwords": fingerprint(self.inputs("subwords")),
                 "dev": [self.source_inputs(source) for source in self.dev],
-                "romanian": _ROMANIAN_VERSIONS[data.romanian],
+                "romanian": _ROMANIAN_VERSIONS[data.romanian_diacritics],
             },
         }
         return {"version": _VERSIONS[name], **needed[name]()}
 
-    def source_inputs(self, source: Source) -> dict[str, Any]:
+    def source_inputs(self, source: ParallelSource) -> dict[str, Any]:
         sides = [source.sides[language] for language in self.languages]
         links = self.alignments(source)
         return {
@@ -282,7 +282,7 @@ class _Preparation:
             "alignments": hashlib.sha256(links.read_bytes()).hexdigest() if links else "",
         }
 
-    def alignments(self, source: Source) -> Path | None:
+    def alignments(self, source: ParallelSource) -> Path | None:
         """The gold alignments of a source, where they are between our languages."""
         if source.alignments is None or set(source.alignment_order) != set(self.languages):
             return None
@@ -290,7 +290,7 @@ class _Preparation:
             raise DataError(f"source '{source.name}': {source.alignments}: no such file")
         return source.alignments
 
-    def archives(self, sources: Sequence[Source]) -> list[Archive]:
+    def archives(self, sources: Sequence[ParallelSource]) -> list[Archive]:
         found = {archive.name: archive for source in sources for archive in source.archives(*self.languages)}
         return list(found.values())
 
@@ -306,9 +306,9 @@ class _Preparation:
             links = stages["sets"] / f"{stem}.align"
             return TextSet(
                 name=name,
-                source=stages["sets"] / f"{stem}.{self.data.source}",
-                target=stages["sets"] / f"{stem}.{self.data.target}",
-                bleu_tokenizer=self.task.bleu_tokenizer(self.data.target),
+                source=stages["sets"] / f"{stem}.{self.data.source_language}",
+                target=stages["sets"] / f"{stem}.{self.data.target_language}",
+                bleu_tokenizer=self.task.bleu_tokenizer(self.data.target_language),
                 gold_alignments=links if links.exists() else None,
             )
 
@@ -324,21 +324,25 @@ class _Preparation:
 
 
 def _languages(task: Task, data: DataConfig) -> tuple[str, str]:
-    for key, language in (("source", data.source), ("target", data.target)):
+    for key, language in (("source_language", data.source_language), ("target_language", data.target_language)):
         if language not in task.languages:
             hint = did_you_mean(language, task.languages)
             raise ConfigError(f"data.{key}: the task '{task.name}' has no language '{language}'; {hint}")
-    if data.source == data.target:
-        raise ConfigError(f"data.target: found '{data.target}', which is the source; accepted: another language")
-    if data.romanian == "remove" and primary_language(data.target) == "ro":
+    if data.source_language == data.target_language:
         raise ConfigError(
-            "data.romanian: 'remove' would train translations without diacritics; accepted for the target 'ro': "
-            "none, cedilla"
+            f"data.target_language: found '{data.target_language}', which is the source; accepted: another language"
         )
-    return data.source, data.target
+    if data.romanian_diacritics == "remove" and primary_language(data.target_language) == "ro":
+        raise ConfigError(
+            "data.romanian_diacritics: 'remove' would train translations without diacritics; "
+            "accepted for the target 'ro': none, cedilla"
+        )
+    return data.source_language, data.target_language
 
 
-def _usable(task: Task, key: str, sources: Sequence[Source], languages: tuple[str, str]) -> list[Source]:
+def _usable(
+    task: Task, key: str, sources: Sequence[ParallelSource], languages: tuple[str, str]
+) -> list[ParallelSource]:
     usable = [source for source in sources if set(languages) <= set(source.sides)]
     if not usable:
         raise ConfigError(f"{task.path}: {key}: no source has both {' and '.join(languages)}")
@@ -346,12 +350,12 @@ def _usable(task: Task, key: str, sources: Sequence[Source], languages: tuple[st
 
 
 def _counts(stages: Mapping[str, Path]) -> dict[str, Any]:
-    accounts = read_accounts(stages["train"] / "accounts.json")
+    accounts = read_stats(stages["train"] / "cleaning_stats.json")
     lines = json.loads((stages["sets"] / "lines.json").read_bytes())
     vocabularies = TokenizerPair.load(stages["subwords"])
     return {
         "sources": {name: account.as_dict() for name, account in accounts.items()},
-        "total": Account.sum(accounts.values()).as_dict(),
+        "total": CleaningStats.sum(accounts.values()).as_dict(),
         "dev": lines["dev"],
         "tests": {name.removeprefix("test-"): count for name, count in lines.items() if name != "dev"},
         "vocabulary": {"source": vocabularies.source.size, "target": vocabularies.target.size},

@@ -87,8 +87,8 @@ def archive_size(experiment: Experiment) -> Size:
     task = load_task(data.task)
     archives: dict[str, Archive] = {}
     for source in (*task.train, *task.dev, *task.tests):
-        if {data.source, data.target} <= set(source.sides):
-            for archive in source.archives(data.source, data.target):
+        if {data.source_language, data.target_language} <= set(source.sides):
+            for archive in source.archives(data.source_language, data.target_language):
                 if not any(location.path for location in archive.locations):
                     archives[archive.name] = archive
     found = [max(map(_location_bytes, archive.locations)) for archive in archives.values()]
@@ -118,7 +118,7 @@ def _estimator(
     def prepare() -> float:
         if data_is_there:
             return 1.0
-        share = 1.0 if not config.data.max_pairs else 0.1  # fetched as a whole, read in part
+        share = 1.0 if not config.data.max_pairs_per_source else 0.1  # fetched as a whole, read in part
         return 30.0 + size.known_bytes / _FETCHED_PER_SECOND + share * text / _PREPARED_PER_SECOND / cores
 
     def train(kind: str) -> float:
@@ -160,7 +160,7 @@ def _estimator(
 def _disk_lines(experiment: Experiment, size: Size, *, data_is_there: bool) -> Iterator[str]:
     config = experiment.runs[0].config
     archives = 0 if data_is_there else size.known_bytes
-    text = archives * _EXPANSION * (1 + _IDS) if not config.data.max_pairs else 0.0
+    text = archives * _EXPANSION * (1 + _IDS) if not config.data.max_pairs_per_source else 0.0
     checkpoint = parameters_of(config) * _BYTES_PER_PARAMETER
     kept = config.training.keep_last + config.training.keep_best + 1  # one is being written
     runs = len(experiment.runs) * (kept * checkpoint + checkpoint / 3)

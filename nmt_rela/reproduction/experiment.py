@@ -42,7 +42,7 @@ SCALES: dict[str, tuple[str, ...]] = {
     "paper": (),
     # Real text in hours on one GPU: the size of model that learns 30,000 to 200,000 pairs a source well.
     "small": (
-        "data.max_pairs=200000", "data.vocabulary_size=16000",
+        "data.max_pairs_per_source=200000", "data.vocabulary_size=16000",
         "model.encoder_layers=3", "model.decoder_layers=3", "model.dimension=256", "model.feed_forward=1024",
         "model.heads=4", "training.max_updates=20000", "training.batch_tokens=8192", "training.accumulate=1",
         "training.schedule=noam", "training.learning_rate=1.0", "training.warmup=2000",
@@ -51,7 +51,7 @@ SCALES: dict[str, tuple[str, ...]] = {
     # Every step on little of everything, in minutes: shows that it works, and nothing about attention. Fewer updates
     # would make for empty translations.
     "smoke": (
-        "data.max_pairs=1000", "data.vocabulary_size=4000",
+        "data.max_pairs_per_source=1000", "data.vocabulary_size=4000",
         "model.encoder_layers=2", "model.decoder_layers=2", "model.dimension=32", "model.feed_forward=64",
         "model.heads=4", "training.max_updates=200", "training.batch_tokens=2048", "training.accumulate=1",
         "training.schedule=noam", "training.learning_rate=0.1", "training.warmup=20", "training.log_every=20",
@@ -197,8 +197,9 @@ def adopted_experiment(
             continue
         data, kind = config.data, kind_of(config)
         reason = (
-            f"it is a run of {data.task}, {data.source}-{data.target}"
-            if (data.task, data.source, data.target) != (wanted.task, wanted.source, wanted.target)
+            f"it is a run of {data.task}, {data.source_language}-{data.target_language}"
+            if (data.task, data.source_language, data.target_language)
+            != (wanted.task, wanted.source_language, wanted.target_language)
             else "it has no checkpoint"
             if not list_checkpoints(RunDirectory(path).checkpoints)
             else f"{kind} is not asked for"
@@ -212,7 +213,9 @@ def adopted_experiment(
             continue
         runs.append(Run(name=path.name, kind=kind, seed=config.training.seed, path=path, config=config, arguments=()))
     if not runs:
-        raise ConfigError(f"--runs {directory}: no run of {wanted.task}, {wanted.source} to {wanted.target}, in it")
+        raise ConfigError(
+            f"--runs {directory}: no run of {wanted.task}, {wanted.source_language} to {wanted.target_language}, in it"
+        )
     order = {kind: place for place, kind in enumerate(ATTENTION_VARIANTS)}
     runs.sort(key=lambda run: (run.seed, order.get(run.kind, len(order)), run.name))
     return Experiment(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nmt_rela.analysis import plots
-from nmt_rela.config.loader import differences, load_config
+from nmt_rela.config.loader import diff_configs, load_config
 from nmt_rela.reproduction import paper_results
 from nmt_rela.reproduction.experiment import ATTENTION_VARIANTS, BASELINE, REPOSITORY, Experiment
 from nmt_rela.reproduction.markdown import Block, Code, Figure, Heading, Paragraph, Points, Table, to_html, to_markdown
@@ -250,10 +250,12 @@ def _alignment(experiment: Experiment, findings: Findings) -> Iterator[Block]:
 
 
 def _deviations(experiment: Experiment, findings: Findings) -> Iterator[str]:
-    base = load_config(REPOSITORY / "configs/base.yaml", ["run=r", "data.task=t", "data.source=a", "data.target=b"])
+    base = load_config(
+        REPOSITORY / "configs/base.yaml", ["run=r", "data.task=t", "data.source_language=a", "data.target_language=b"]
+    )
     changed = [
         f"`{d.path}` {_setting(d.new)} (paper: {_setting(d.old)})"
-        for d in differences(base, own_configuration(experiment.runs[0]))
+        for d in diff_configs(base, own_configuration(experiment.runs[0]))
         if (d.path.split(".")[0] in ("model", "training", "decoding") or d.path in _DATA)
         and d.path not in ("model.attention", "training.seed", *_WRITTEN_DOWN, *_RELEASED_CODE)
     ]
@@ -284,7 +286,7 @@ def _deviations(experiment: Experiment, findings: Findings) -> Iterator[str]:
 
 
 #: What of the data the paper gives a value for.
-_DATA = ("data.vocabulary_size", "data.max_pairs")
+_DATA = ("data.vocabulary_size", "data.max_pairs_per_source")
 #: Settings that decide what is written down, not what is learned.
 _WRITTEN_DOWN = tuple(
     f"training.{key}"

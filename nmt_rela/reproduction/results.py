@@ -10,7 +10,7 @@ from typing import Any
 
 from nmt_rela.checkpoints.checkpoint import load_tensors
 from nmt_rela.checkpoints.run_directory import RunDirectory
-from nmt_rela.config.loader import differences
+from nmt_rela.config.loader import diff_configs
 from nmt_rela.config.schema import Config
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import BASELINE, Experiment, Run
@@ -105,8 +105,8 @@ def _task(experiment: Experiment) -> Tree:
         "scale": experiment.scale,
         "title": task.title,
         "licence": task.licence,
-        "source": data.source,
-        "target": data.target,
+        "source": data.source_language,
+        "target": data.target_language,
         "tests": test_names(experiment),
     }
     try:
@@ -226,11 +226,11 @@ def own_configuration(run: Run) -> Config:
 
 def _differing(experiment: Experiment) -> list[str]:
     """Settings in which runs differ from the first one, other than those that are meant to."""
-    meant = {"run", "model.attention", "training.seed", "data.directory"}
+    meant = {"run", "model.attention", "training.seed", "data.data_dir"}
     first = own_configuration(experiment.runs[0])
     return [
         f"{run.name}: {difference.path} is {difference.new}, in {experiment.runs[0].name} it is {difference.old}"
         for run in experiment.runs[1:]
-        for difference in differences(first, own_configuration(run))
+        for difference in diff_configs(first, own_configuration(run))
         if difference.path not in meant
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml
-from nmt_rela.preparation.pipeline import PreparedData, TextSet, locate
+from nmt_rela.preparation.pipeline import PreparedData, TextSet, load_prepared
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import REPOSITORY, Experiment, Run, relative
 from nmt_rela.utils.errors import DataError, UserError
@@ -142,7 +142,7 @@ def is_trained(run: Run) -> bool:
 
 def prepared_data(run: Run) -> PreparedData:
     """The data a run is trained on. Raises DataError while it is not prepared."""
-    return locate(run.config.data)
+    return load_prepared(run.config.data)
 
 
 def is_prepared(run: Run) -> bool:
@@ -157,7 +157,7 @@ def is_prepared(run: Run) -> bool:
 def test_names(experiment: Experiment) -> list[str]:
     """The names of the task's test sets."""
     data = experiment.runs[0].config.data
-    languages = {data.source, data.target}
+    languages = {data.source_language, data.target_language}
     return [source.name for source in load_task(data.task).tests if languages <= set(source.sides)]
 
 

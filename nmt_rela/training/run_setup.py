@@ -14,7 +14,7 @@ from nmt_rela import __version__
 from nmt_rela.checkpoints.manager import CheckpointManager
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.checkpoints.run_lock import RunLock
-from nmt_rela.config.loader import config_to_yaml, differences
+from nmt_rela.config.loader import config_to_yaml, diff_configs
 from nmt_rela.config.schema import Config
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.preparation.pipeline import PreparedData
@@ -29,7 +29,7 @@ log = logging.getLogger("nmt_rela.training")
 RESUME_MUTABLE_KEYS = frozenset(
     {
         "run",
-        "data.directory",
+        "data.data_dir",
         "training.max_updates",
         "training.max_epochs",
         "training.max_hours",
@@ -81,7 +81,7 @@ def _is_foreign(path: Path) -> bool:
 
 
 def _check_fits(run: RunDirectory, config: Config, *, resume: bool) -> None:
-    changed = differences(run.config(), config)
+    changed = diff_configs(run.config(), config)
     for difference in changed:
         log.info("%s: was %s, is %s now", difference.path, difference.old, difference.new)
     refused = [

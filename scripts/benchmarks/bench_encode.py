@@ -94,7 +94,7 @@ def measure(directory: Path, *, pairs: int, cores: int, rounds: int, vocabulary_
     TokenizerPair(vocabulary, vocabulary).save(subwords)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(subwords / "joint.model"))
     texts = [file.read_text("utf-8").split("\n")[:pairs] for file in (source, target)]
-    rule = LengthFilter(max_length=256, overlong="drop")
+    rule = LengthFilter(max_length=256, on_overlength="drop")
 
     def plain() -> None:
         for text in texts:

@@ -29,7 +29,12 @@ GIBIBYTES = 4.0
 def prepare_corpus(task: Path, directory: Path, sample: int) -> None:
     """What the measured process does."""
     settings = DataConfig(
-        task=str(task), source="xx", target="yy", directory=str(directory), vocabulary_size=8000, subword_sample=sample
+        task=str(task),
+        source_language="xx",
+        target_language="yy",
+        data_dir=str(directory),
+        vocabulary_size=8000,
+        tokenizer_sample_size=sample,
     )
     counts = prepare(settings).counts["total"]
     print(f"  {counts['read']:,} pairs, {counts['kept']:,} kept; dropped: {counts['dropped']}", flush=True)
@@ -73,7 +78,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, nargs="+", default=[500_000, 2_000_000], help="sizes, smaller first")
     parser.add_argument("--words", type=float, default=4.0, help="words in a line, on average")
-    parser.add_argument("--sample", type=int, default=50_000, help="data.subword_sample")
+    parser.add_argument("--sample", type=int, default=50_000, help="data.tokenizer_sample_size")
     parser.add_argument("--directory", type=Path, help="where the temporary corpora go (about 200 bytes a pair)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()

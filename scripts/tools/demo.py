@@ -20,7 +20,7 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import console
 from nmt_rela.config.loader import load_config
 from nmt_rela.config.schema import Config
-from nmt_rela.preparation.pipeline import locate
+from nmt_rela.preparation.pipeline import load_prepared
 from nmt_rela.utils.text import read_lines
 
 CONFIG = "configs/demo.yaml"
@@ -63,7 +63,7 @@ def _step(command: Sequence[str]) -> int:
 
 def _show_examples(config: Config) -> None:
     """A few test sentences spread over the set, with reference and translation."""
-    test = locate(config.data).tests[0]
+    test = load_prepared(config.data).tests[0]
     directory = Path(config.run) / "evaluation" / RunDirectory(config.run).checkpoint().name
     columns = [list(read_lines(path)) for path in (test.source, test.target, directory / f"{test.name}.txt")]
     print(f"\nExamples from {test.name}:")

@@ -43,8 +43,8 @@ def own_task(directory: Path, *, pairs: int = 300, extra: str = "") -> Path:
 
 
 def settings(task: Path | str, directory: Path, **changes: object) -> DataConfig:
-    values = {"source": "de", "target": "en", "vocabulary_size": 120, **changes}
-    return DataConfig(task=str(task), directory=str(directory), **values)  # type: ignore[arg-type]
+    values = {"source_language": "de", "target_language": "en", "vocabulary_size": 120, **changes}
+    return DataConfig(task=str(task), data_dir=str(directory), **values)  # type: ignore[arg-type]
 
 
 def tree(directory: Path) -> dict[str, bytes]:

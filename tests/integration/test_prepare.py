@@ -19,7 +19,7 @@ from nmt_rela.commands import prepare as command
 from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.tokenizer import EOS, TokenizerPair
-from nmt_rela.preparation.pipeline import locate, prepare
+from nmt_rela.preparation.pipeline import load_prepared, prepare
 from nmt_rela.utils.errors import ConfigError, DataError
 from nmt_rela.utils.text import read_lines
 
@@ -28,7 +28,13 @@ def test_own_text_becomes_pairs_of_ids(tmp_path: Path) -> None:
     prepared = prepare(settings(own_task(tmp_path), tmp_path / "out"))
     expected = sentences(300)
     assert decoded(prepared) == [(line, line.upper()) for line in dict.fromkeys(expected)]
-    assert prepared.counts["sources"]["train"] == {"read": 300, "kept": 300, "dropped": {}, "mended": {}, "cut": 0}
+    assert prepared.counts["sources"]["train"] == {
+        "read": 300,
+        "kept": 300,
+        "dropped": {},
+        "repaired": {},
+        "truncated": 0,
+    }
     assert (prepared.counts["dev"], prepared.counts["tests"]) == (7, {"test": 5})
     assert list(read_lines(prepared.dev.source)) == sentences(7, mark="dev ")
     assert list(read_lines(prepared.tests[0].target)) == [line.upper() for line in sentences(5, mark="test ")]
@@ -36,7 +42,7 @@ def test_own_text_becomes_pairs_of_ids(tmp_path: Path) -> None:
     dev = ParallelDataset.open(prepared.dev_binary)
     assert len(dev) == 7
     assert all(dev.source(index)[-1] == EOS for index in range(7))
-    assert locate(settings(tmp_path / "mine.yaml", tmp_path / "out")) == prepared
+    assert load_prepared(settings(tmp_path / "mine.yaml", tmp_path / "out")) == prepared
 
 
 def test_a_second_run_does_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -55,22 +61,27 @@ TEXT = {"text", *SUBWORDS}
 #: What each option changes, and the stages that are made again for it.
 CHANGES: list[tuple[dict[str, object], set[str]]] = [
     ({"max_length": 15}, {"train"}),
-    ({"overlong": "cut", "max_length": 8}, {"train"}),
+    ({"on_overlength": "truncate", "max_length": 8}, {"train"}),
     ({"vocabulary_size": 100}, SUBWORDS),
     ({"joint_vocabulary": False}, SUBWORDS),
-    ({"subword": "unigram"}, SUBWORDS),
-    ({"subword_sample": 50}, SUBWORDS),
+    ({"subword_model": "unigram"}, SUBWORDS),
+    ({"tokenizer_sample_size": 50}, SUBWORDS),
     ({"character_coverage": 0.98}, SUBWORDS),
     ({"max_length_ratio": 5.0}, TEXT),
-    ({"max_pairs": 100}, TEXT),
+    ({"max_pairs_per_source": 100}, TEXT),
     ({"drop_duplicates": False}, TEXT),
-    ({"drop_copies": False}, TEXT),
-    ({"romanian": "cedilla"}, {"sets", *TEXT}),
+    ({"drop_untranslated": False}, TEXT),
+    ({"romanian_diacritics": "cedilla"}, {"sets", *TEXT}),
 ]
 
 
 def test_every_option_has_its_stages() -> None:
-    options = {name for change, _ in CHANGES for name in change} | {"task", "directory", "source", "target"}
+    options = {name for change, _ in CHANGES for name in change} | {
+        "task",
+        "data_dir",
+        "source_language",
+        "target_language",
+    }
     assert options == {field.name for field in dataclasses.fields(DataConfig)}
 
 
@@ -106,8 +117,8 @@ def test_long_pairs_are_dropped_or_cut_and_counted(tmp_path: Path) -> None:
     dropped = prepare(settings(task, tmp_path / "out", max_length=40))
     assert dropped.counts["total"]["dropped"] == {"overlong": 1}
     assert len(ParallelDataset.open(dropped.train)) == 299
-    cut = prepare(settings(task, tmp_path / "out", max_length=40, overlong="cut"))
-    assert (cut.counts["total"]["dropped"], cut.counts["total"]["cut"]) == ({}, 1)
+    cut = prepare(settings(task, tmp_path / "out", max_length=40, on_overlength="truncate"))
+    assert (cut.counts["total"]["dropped"], cut.counts["total"]["truncated"]) == ({}, 1)
     corpus = ParallelDataset.open(cut.train)
     assert (len(corpus), corpus.source_lengths.max(), corpus.target_lengths.max()) == (300, 40, 40)
     with pytest.raises(DataError, match=r"data\.max_length: every training pair is longer than 2"):
@@ -119,8 +130,10 @@ def test_both_directions_and_both_vocabularies(tmp_path: Path) -> None:
     extra = "    alignments: {file: test.align, order: [de, en]}\n"
     task = own_task(tmp_path, extra=extra)
     (tmp_path / "test.align").write_text(links + "\n", "utf-8")
-    there = prepare(settings(task, tmp_path / "out", joint_vocabulary=False, subword="unigram", vocabulary_size=60))
-    back = prepare(settings(task, tmp_path / "out", source="en", target="de"))
+    there = prepare(
+        settings(task, tmp_path / "out", joint_vocabulary=False, subword_model="unigram", vocabulary_size=60)
+    )
+    back = prepare(settings(task, tmp_path / "out", source_language="en", target_language="de"))
     assert decoded(back) == [(right, left) for left, right in decoded(there)]
     assert not TokenizerPair.load(there.tokenizer).joint
     assert TokenizerPair.load(back.tokenizer).joint
@@ -142,7 +155,7 @@ def test_a_vocabulary_larger_than_the_corpus_supports_is_lowered(
     task = own_task(tmp_path)
     for subword in ("bpe", "unigram"):
         caplog.clear()
-        prepared = prepare(settings(task, tmp_path / "out", vocabulary_size=50_000, subword=subword))
+        prepared = prepare(settings(task, tmp_path / "out", vocabulary_size=50_000, subword_model=subword))
         assert 20 < prepared.counts["vocabulary"]["source"] < 5000
         assert "sub-words, not data.vocabulary_size=50000" in caplog.text
     with pytest.raises(ConfigError, match=r"data\.vocabulary_size: found 12; the corpus has \d+ characters"):
@@ -176,21 +189,25 @@ def test_bad_text_is_one_line_and_leaves_nothing(
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*.partial"))
     with pytest.raises(DataError, match="not prepared; run nmt-prepare"):
-        locate(settings(task, tmp_path / "out"))
+        load_prepared(settings(task, tmp_path / "out"))
 
 
 def test_bad_settings_are_one_line(tmp_path: Path) -> None:
     task = own_task(tmp_path)
-    with pytest.raises(ConfigError, match=r"data\.source: the task 'mine' has no language 'dd'; did you mean 'de'"):
-        prepare(settings(task, tmp_path, source="dd"))
-    with pytest.raises(ConfigError, match=r"data\.target: found 'de', which is the source"):
-        prepare(settings(task, tmp_path, target="de"))
-    with pytest.raises(ConfigError, match=r"data\.romanian: 'remove' would train"):
-        prepare(settings("wmt16-ro-en", tmp_path, source="en", target="ro", romanian="remove"))
+    with pytest.raises(
+        ConfigError, match=r"data\.source_language: the task 'mine' has no language 'dd'; did you mean 'de'"
+    ):
+        prepare(settings(task, tmp_path, source_language="dd"))
+    with pytest.raises(ConfigError, match=r"data\.target_language: found 'de', which is the source"):
+        prepare(settings(task, tmp_path, target_language="de"))
+    with pytest.raises(ConfigError, match=r"data\.romanian_diacritics: 'remove' would train"):
+        prepare(
+            settings("wmt16-ro-en", tmp_path, source_language="en", target_language="ro", romanian_diacritics="remove")
+        )
 
 
 def test_the_demo_corpus(tmp_path: Path) -> None:
-    data = settings("demo", tmp_path, source="en", target="de", vocabulary_size=600)
+    data = settings("demo", tmp_path, source_language="en", target_language="de", vocabulary_size=600)
     prepared = prepare(data)
     counts = prepared.counts
     assert counts["total"]["kept"] == counts["total"]["read"] == len(ParallelDataset.open(prepared.train))
@@ -239,7 +256,7 @@ def test_the_command_prints_the_account(
     monkeypatch.chdir(tmp_path)
     own_task(tmp_path)
     base = Path(__file__).parents[2] / "configs/base.yaml"
-    data = "data: {task: mine.yaml, source: de, target: en, vocabulary_size: 100}"
+    data = "data: {task: mine.yaml, source_language: de, target_language: en, vocabulary_size: 100}"
     (tmp_path / "c.yaml").write_text(f"extends: {base}\nrun: run\n{data}\n", "utf-8")
     assert command.main(["--config", "c.yaml", "--workers", "1"]) == 0
     out, err = capsys.readouterr()
@@ -272,7 +289,7 @@ def test_the_worked_example_of_the_manual(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "configs/base.yaml").write_bytes((repository / "configs/base.yaml").read_bytes())
     (tmp_path / "configs/sv.yaml").write_text(config, "utf-8")
     monkeypatch.chdir(tmp_path)
-    overrides = ["data.vocabulary_size=100", "data.drop_copies=false"]
+    overrides = ["data.vocabulary_size=100", "data.drop_untranslated=false"]
     assert command.main(["--config", "configs/sv.yaml", *overrides]) == 0
     assert (tmp_path / "data/prepared/sv-en-sv").is_dir()
 

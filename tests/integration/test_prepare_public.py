@@ -18,7 +18,7 @@ from own_text import settings
 
 from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.tokenizer import TokenizerPair
-from nmt_rela.preparation.cleaning_stats import read_accounts
+from nmt_rela.preparation.cleaning_stats import read_stats
 from nmt_rela.preparation.pipeline import prepare
 from nmt_rela.preparation.sources.archive_cache import ArchiveCache
 from nmt_rela.preparation.sources.task_parser import load_task
@@ -66,14 +66,16 @@ def check_public(
     mirror: Path, out: Path, task: str, source: str, target: str, dev: int, test: int, names: dict[str, list[str]]
 ) -> None:
     """A task runs from URL to binary, and every planted blemish is accounted for once."""
-    data = settings(task, out, source=source, target=target, vocabulary_size=4000, subword_sample=20_000)
+    data = settings(
+        task, out, source_language=source, target_language=target, vocabulary_size=4000, tokenizer_sample_size=20_000
+    )
     prepared = prepare(data, mirror=str(mirror))
     assert (prepared.counts["dev"], list(prepared.counts["tests"].values())) == (dev, [test])
     noise = json.loads((mirror / "NOISE.json").read_bytes())
     assert prepared.counts["sources"].keys() == names.keys()
     for name, account in prepared.counts["sources"].items():
         entries = [noise[key] for key in names[name]]
-        dropped, mended = account["dropped"], account["mended"]
+        dropped, repaired = account["dropped"], account["repaired"]
         assert account["read"] == sum(entry["pairs_total"] for entry in entries)
         assert account["read"] == account["kept"] + sum(dropped.values())
         planted: Counter[str] = Counter()
@@ -87,9 +89,9 @@ def check_public(
         # The same lines are planted in every member: where they come again they are duplicates.
         assert 1 <= dropped["overlong"] <= planted["overlong"]
         others = ("exact_duplicates", "overlong", "unicode_separator_inside", "control_characters", "html_entities")
-        found = dropped["duplicate"] + dropped["overlong"] + sum(mended.values())
+        found = dropped["duplicate"] + dropped["overlong"] + sum(repaired.values())
         assert found >= sum(planted[key] for key in others)
-        assert account["read"] - account["kept"] + sum(mended.values()) >= sum(planted.values())
+        assert account["read"] - account["kept"] + sum(repaired.values()) >= sum(planted.values())
     corpus = ParallelDataset.open(prepared.train)
     corpus.verify()
     assert len(corpus) == prepared.counts["total"]["kept"]
@@ -109,12 +111,12 @@ def test_public_tasks(
 
 def by_hand(sides: list[list[bytes]], seen: set[tuple[str, str]]) -> Counter[str]:
     """The account of a parallel text by the manual's table, written without regard to speed."""
-    fates: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     for pair in zip(*sides, strict=True):
         try:
             raw = [line.decode("utf-8") for line in pair]
         except UnicodeDecodeError:
-            fates["undecodable"] += 1
+            outcomes["undecodable"] += 1
             continue
         resolved = [re.sub(r"&#?\w+;", lambda found: html.unescape(found[0]), text) for text in raw]
         plain = [
@@ -124,20 +126,20 @@ def by_hand(sides: list[list[bytes]], seen: set[tuple[str, str]]) -> Counter[str
         left, right = (text.strip() for text in plain)
         words = sorted([len(left.split()), len(right.split())])
         if not left or not right:
-            fates["empty"] += 1
+            outcomes["empty"] += 1
         elif max(len(left), len(right)) > 65_536:
-            fates["overlong"] += 1
+            outcomes["overlong"] += 1
         elif left == right and words[1] >= 3:
-            fates["copy"] += 1
+            outcomes["copy"] += 1
         elif words[1] > 5 and words[1] > 9 * words[0]:
-            fates["ratio"] += 1
+            outcomes["ratio"] += 1
         elif (left, right) in seen:
-            fates["duplicate"] += 1
+            outcomes["duplicate"] += 1
         else:
-            fates["kept"] += 1
-            fates["mended"] += plain != raw
+            outcomes["kept"] += 1
+            outcomes["repaired"] += plain != raw
             seen.add((left, right))
-    return fates
+    return outcomes
 
 
 def test_the_account_is_that_made_by_hand(mirror: Path, tmp_path: Path) -> None:
@@ -145,8 +147,10 @@ def test_the_account_is_that_made_by_hand(mirror: Path, tmp_path: Path) -> None:
     wanted = [archive for source in task.train for archive in source.archives("ro", "en")]
     fetched = ArchiveCache(tmp_path / "archives", mirror=str(mirror)).fetch(wanted)
     files = {name: files for name, (files, _) in fetched.items()}
-    clean_text(tmp_path, settings("wmt16-ro-en", tmp_path, source="ro", target="en"), task.train, files)
-    accounts = read_accounts(tmp_path / "accounts.json")
+    clean_text(
+        tmp_path, settings("wmt16-ro-en", tmp_path, source_language="ro", target_language="en"), task.train, files
+    )
+    accounts = read_stats(tmp_path / "cleaning_stats.json")
     with tarfile.open(files["europarl-v8-wmt16"].paths[0]) as tar, zipfile.ZipFile(files["setimes"].paths[0]) as zipped:
         texts = {
             "europarl-v8": [
@@ -157,23 +161,37 @@ def test_the_account_is_that_made_by_hand(mirror: Path, tmp_path: Path) -> None:
         }
     seen: set[tuple[str, str]] = set()
     for name, account in accounts.items():
-        fates = by_hand([text.removesuffix(b"\n").split(b"\n") for text in texts[name]], seen)
-        found = {**account.dropped, "kept": account.kept, "mended": sum(account.mended.values())}
-        assert found == fates
+        outcomes = by_hand([text.removesuffix(b"\n").split(b"\n") for text in texts[name]], seen)
+        found = {**account.dropped, "kept": account.kept, "repaired": sum(account.repaired.values())}
+        assert found == outcomes
     assert (tmp_path / "train.ro").read_bytes().count(b"\n") == len(seen)
 
 
 @pytest.mark.parametrize("target", ["de", pytest.param("fr", marks=pytest.mark.slow)])
 def test_multi30k(mirror: Path, tmp_path: Path, target: str) -> None:
-    data = settings("multi30k", tmp_path, source="en", target=target, vocabulary_size=2000, subword_sample=5000)
+    data = settings(
+        "multi30k",
+        tmp_path,
+        source_language="en",
+        target_language=target,
+        vocabulary_size=2000,
+        tokenizer_sample_size=5000,
+    )
     counts = prepare(data, mirror=str(mirror)).counts
     assert (counts["total"]["read"], counts["dev"], counts["tests"]) == (29_000, 1014, {"test_2016_flickr": 1000})
     assert counts["total"]["kept"] > 28_900
 
 
 def test_chinese_text_comes_back_as_it_was(mirror: Path, tmp_path: Path) -> None:
-    data = settings("wmt18-zh-en", tmp_path, source="zh", target="en", vocabulary_size=8000, joint_vocabulary=False)
-    prepared = prepare(dataclasses.replace(data, max_pairs=500), mirror=str(mirror))
+    data = settings(
+        "wmt18-zh-en",
+        tmp_path,
+        source_language="zh",
+        target_language="en",
+        vocabulary_size=8000,
+        joint_vocabulary=False,
+    )
+    prepared = prepare(dataclasses.replace(data, max_pairs_per_source=500), mirror=str(mirror))
     vocabulary = TokenizerPair.load(prepared.tokenizer).source
     text = "他说：“ＡＢＣ１２３，ABC123！”（全角）"
     (cleaned,) = prepared.directory.glob("text-*/train.zh")

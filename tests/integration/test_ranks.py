@@ -113,7 +113,7 @@ def test_a_signal_to_one_rank_stops_all_and_stopping_changes_no_bit(tmp_path: Pa
 
 def test_a_rank_whose_micro_batches_are_all_empty_takes_part(tmp_path: Path) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=10)
-    common = ["data.max_pairs=1", "data.vocabulary_size=16", "training.max_updates=3", "--quiet"]
+    common = ["data.max_pairs_per_source=1", "data.vocabulary_size=16", "training.max_updates=3", "--quiet"]
     assert train.main(settings(config, "one", *common, "training.accumulate=1")) == 0
     ranks = ForkedRanks(settings(config, "two", *common, "training.accumulate=2"), tmp_path)
     assert ranks.statuses(seconds=60) == [0, 0]

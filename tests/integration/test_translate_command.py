@@ -221,7 +221,7 @@ def test_evaluation_of_given_text(run: Path, tmp_path: Path, capsys: pytest.Capt
 def romanian_run(path: Path, **languages: str) -> Path:
     directory = RunDirectory(toy_run(path))
     config = directory.config()
-    data = replace(config.data, romanian="remove", **languages)
+    data = replace(config.data, romanian_diacritics="remove", **languages)
     directory.config_file.write_text(config_to_yaml(replace(config, data=data)), encoding="utf-8")
     return path
 
@@ -229,13 +229,13 @@ def romanian_run(path: Path, **languages: str) -> Path:
 def test_given_text_is_normalised_as_training_text_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ["Haus Baum Hund.", "das schläft."]
     written = [line.replace("s", "ş").replace("a", "ă") for line in lines]
-    reader = Translator.load(romanian_run(tmp_path / "from", source="ro"), device="cpu")
+    reader = Translator.load(romanian_run(tmp_path / "from", source_language="ro"), device="cpu")
     plain, marked = reader.translate(lines), reader.translate(written)
     assert [line.hypotheses for line in marked] == [line.hypotheses for line in plain]
     assert [line.source for line in marked] == written
     assert reader.score(written, lines) == reader.score(lines, lines)
 
-    run = romanian_run(tmp_path / "into", target="ro")
+    run = romanian_run(tmp_path / "into", target_language="ro")
     writer = Translator.load(run, device="cpu")
     assert writer.score(lines, written) == writer.score(lines, lines)
     assert writer.translate(lines, prefixes=written) == writer.translate(lines, prefixes=lines)

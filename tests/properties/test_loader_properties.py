@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nmt_rela.config.loader import (
     config_from_yaml,
     config_to_yaml,
-    differences,
+    diff_configs,
     key_paths,
     override_config,
 )
@@ -67,9 +67,10 @@ def obeying(config: Config) -> Config:
     """The nearest configuration that keeps the rules between keys."""
     data, model, training = config.data, config.model, config.training
     names = {
-        name: getattr(data, name) if getattr(data, name).strip() else "x" for name in ("task", "source", "directory")
+        name: getattr(data, name) if getattr(data, name).strip() else "x"
+        for name in ("task", "source_language", "data_dir")
     }
-    data = dataclasses.replace(data, **names, target=names["source"] + "2")
+    data = dataclasses.replace(data, **names, target_language=names["source_language"] + "2")
     tied = model.tied_embeddings if data.joint_vocabulary else "none"
     model = dataclasses.replace(model, dimension=model.heads * min(model.dimension, 7), tied_embeddings=tied)
     rate = training.learning_rate if training.schedule == "noam" else min(training.learning_rate, 0.1)
@@ -86,7 +87,7 @@ def test_written_settings_read_back_exactly(config: Config) -> None:
     again = config_from_yaml(config_to_yaml(config))
     assert again == config
     assert repr(again) == repr(config)  # 1 is not 1.0, nor True
-    assert differences(config, again) == []
+    assert diff_configs(config, again) == []
 
 
 def as_yaml(value: Any) -> str:
@@ -100,7 +101,7 @@ def as_yaml(value: Any) -> str:
 def test_differences_are_exactly_the_overrides_that_lead_from_one_to_the_other(old: Config, new: Config) -> None:
     ascii_only = {"run": "r", "training": dataclasses.replace(new.training, start_from="s")}
     new = dataclasses.replace(new, **ascii_only, data=dataclasses.replace(old.data, joint_vocabulary=True))
-    found = differences(old, new)
+    found = diff_configs(old, new)
     assert {difference.path for difference in found} <= {*key_paths()} | {
         f"model.attention.{site}" for site in ("encoder", "decoder", "cross")
     }
@@ -141,7 +142,9 @@ def test_a_misspelt_key_is_refused_and_named(path: str, extra: str, data: st.Dat
     if wrong in key_paths():
         return
     with pytest.raises(ConfigError) as caught:
-        override_config(config_from_yaml("run: r\ndata: {task: t, source: a, target: b}"), [f"{wrong}=1"])
+        override_config(
+            config_from_yaml("run: r\ndata: {task: t, source_language: a, target_language: b}"), [f"{wrong}=1"]
+        )
     assert "unknown key" in str(caught.value)
     assert wrong in str(caught.value)
 
@@ -162,4 +165,6 @@ def test_a_number_out_of_bounds_is_refused(field: tuple[str, Any], beyond: int) 
     sides += [bounds["high"] + beyond] if bounds["high"] is not None else []
     for value in sides:
         with pytest.raises(ConfigError, match="accepted: "):
-            override_config(config_from_yaml("run: r\ndata: {task: t, source: a, target: b}"), [f"{path}={value}"])
+            override_config(
+                config_from_yaml("run: r\ndata: {task: t, source_language: a, target_language: b}"), [f"{path}={value}"]
+            )

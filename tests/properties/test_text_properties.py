@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing import archive, packed, tar_bytes
 
-from nmt_rela.preparation.cleaning import Cleaner, mend
-from nmt_rela.preparation.cleaning_stats import DROP_REASONS, Account
+from nmt_rela.preparation.cleaning import Cleaner, repair_text
+from nmt_rela.preparation.cleaning_stats import DROP_REASONS, CleaningStats
 from nmt_rela.preparation.sources.archives import natural_order, open_member
 from nmt_rela.preparation.sources.readers import read_pairs
-from nmt_rela.preparation.sources.task import ARCHIVE_KINDS, FORMATS, Archive, Location, Side, Source
+from nmt_rela.preparation.sources.task import ARCHIVE_KINDS, FORMATS, Archive, Location, ParallelSource, TextLocation
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.utils.errors import ConfigError, DataError
 from nmt_rela.utils.text import decode_lines, raw_lines, read_lines, write_lines
@@ -73,8 +73,10 @@ def read_all(
     """Read bytes as an archive of that kind, which they may not be, in that format."""
     member = "" if ARCHIVE_KINDS[kind][0] == "file" else "text"
     holders = {name: Archive(name=name, locations=(Location(kind=kind, path=directory),)) for name in ("en", "de")}
-    sides = {name: Side(archive=holders[name if FORMATS[format_] else "en"], member=member) for name in holders}
-    source = Source(name="x", format=format_, sides=sides, columns=("de", "en") if format_ in ("tab", "bars") else ())
+    sides = {name: TextLocation(archive=holders[name if FORMATS[format_] else "en"], member=member) for name in holders}
+    source = ParallelSource(
+        name="x", format=format_, sides=sides, columns=("de", "en") if format_ in ("tab", "bars") else ()
+    )
     files = {"en": archive(directory / "en", kind, data), "de": archive(directory / "de", kind, other)}
     return list(read_pairs(source, files, ("en", "de")))
 
@@ -198,7 +200,7 @@ def test_random_bytes_are_no_archive(kind: str, data: bytes) -> None:
 
 @given(st.lists(st.tuples(line_text, line_text) | st.tuples(st.none(), line_text) | st.sampled_from([("a", "b")])))
 def test_every_pair_is_kept_or_counted_once(pairs: list[tuple[str | None, str | None]]) -> None:
-    account = Account()
+    account = CleaningStats()
     cleaner = Cleaner(source_language="en", target_language="zh")
     kept = [pair for chunk in cleaner.clean(pairs, account) for pair in chunk]
     assert account.read == len(pairs)
@@ -214,10 +216,10 @@ def test_every_pair_is_kept_or_counted_once(pairs: list[tuple[str | None, str | 
 
 @given(line_text)
 def test_mending_twice_changes_nothing_more_but_entities(text: str) -> None:
-    mended, reason = mend(text)
-    assert (mended == text) == (reason == "")
+    repaired, reason = repair_text(text)
+    assert (repaired == text) == (reason == "")
     if "&" not in text:
-        assert mend(mended) == (mended, "")
+        assert repair_text(repaired) == (repaired, "")
 
 
 @given(st.lists(st.text(string.digits + "aA_.٣", max_size=6)))

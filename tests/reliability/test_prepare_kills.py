@@ -27,7 +27,7 @@ DRIVER = textwrap.dedent(
     from nmt_rela.preparation.pipeline import prepare
 
     root = Path(sys.argv[1])
-    data = dict(task=str(root / "mine.yaml"), source="de", target="en", vocabulary_size=90)
+    data = dict(task=str(root / "mine.yaml"), source_language="de", target_language="en", vocabulary_size=90)
 
     def tree(directory):
         return {
@@ -48,15 +48,15 @@ DRIVER = textwrap.dedent(
         if child == 0:
             if kill:
                 kill_at(*kill)
-            prepare(DataConfig(directory=str(directory), **data))
+            prepare(DataConfig(data_dir=str(directory), **data))
             os._exit(0)
         return os.waitpid(child, 0)[1]
 
     assert run(root / "whole") == 0
     expected = tree(root / "whole")
     killed = 0
-    points = [(steps, "write_parallel"), (cleaning, "blake2b"), (steps, "write_accounts"),
-              (steps, "train_sentencepiece"), (binarize, "encode_block"), (os, "replace"), (os, "fsync")]
+    points = [(steps, "write_parallel"), (cleaning, "blake2b"), (steps, "write_stats"),
+              (steps, "train_sentencepiece"), (binarize, "encode_chunk"), (os, "replace"), (os, "fsync")]
     for module, name in points:
         for count in itertools.count(1, 2 if name == "replace" else 9 if name == "fsync" else 100):
             shutil.rmtree(root / "out", ignore_errors=True)
@@ -109,8 +109,8 @@ PREPARE = textwrap.dedent(
     from nmt_rela.preparation.pipeline import prepare
     if __name__ == "__main__":
         root, workers = sys.argv[1], int(sys.argv[2])
-        data = DataConfig(task=f"{root}/mine.yaml", source="de", target="en", directory=f"{root}/out",
-                          vocabulary_size=90, subword_sample=500)
+        data = DataConfig(task=f"{root}/mine.yaml", source_language="de", target_language="en", data_dir=f"{root}/out",
+                          vocabulary_size=90, tokenizer_sample_size=500)
         print(prepare(data, workers=workers).counts["total"]["kept"])
     """
 )

@@ -18,7 +18,7 @@ import pytest
 COMMAND = "nmt_rela.commands.reproduce"
 COMMAND = [
     sys.executable, "-m", COMMAND, "demo", "--scale", "smoke", "--kinds", "softmax,rela-g", "--skip", "speed",
-    "--output", "out", "data.max_pairs=300", "data.vocabulary_size=200", "training.max_updates=10",
+    "--output", "out", "data.max_pairs_per_source=300", "data.vocabulary_size=200", "training.max_updates=10",
     "training.save_every=2", "training.validate_every=5",
 ]  # fmt: skip
 STEPS = 9

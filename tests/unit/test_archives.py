@@ -12,8 +12,8 @@ from packing import COMPRESSORS, archive, packed, tar_bytes, zip_bytes
 
 from nmt_rela.preparation.sources import archives
 from nmt_rela.preparation.sources.archives import (
-    ArchiveFiles,
     CorruptArchiveError,
+    LocalArchive,
     list_members,
     natural_order,
     open_member,
@@ -24,7 +24,7 @@ from nmt_rela.utils.errors import DataError
 TEXT = "eins\nzwei\u2028\ndrei".encode()
 
 
-def content(files: ArchiveFiles, member: str) -> bytes:
+def content(files: LocalArchive, member: str) -> bytes:
     with open_member(files, member) as stream:
         return stream.read()
 

@@ -9,15 +9,22 @@ import numpy as np
 import pytest
 
 from nmt_rela.preparation import cleaning
-from nmt_rela.preparation.cleaning import MAX_CHARACTERS, Cleaner, HashSet64, mend, normalise_romanian, word_counter
-from nmt_rela.preparation.cleaning_stats import Account, account_lines, read_accounts, write_accounts
+from nmt_rela.preparation.cleaning import (
+    MAX_CHARACTERS,
+    Cleaner,
+    HashSet64,
+    normalise_romanian,
+    repair_text,
+    word_counter,
+)
+from nmt_rela.preparation.cleaning_stats import CleaningStats, format_stats, read_stats, write_stats
 from nmt_rela.preparation.sources.readers import Pair
 
 
 def clean(
     pairs: list[Pair], *, source: str = "en", target: str = "de", **options: object
-) -> tuple[list[Pair], Account]:
-    account = Account()
+) -> tuple[list[Pair], CleaningStats]:
+    account = CleaningStats()
     cleaner = Cleaner(source_language=source, target_language=target, **options)  # type: ignore[arg-type]
     return [pair for chunk in cleaner.clean(pairs, account) for pair in chunk], account
 
@@ -39,7 +46,7 @@ def clean(
 def test_reasons(pair: Pair, reason: str) -> None:
     kept, account = clean([pair])
     assert kept == []
-    assert account.as_dict() == {"read": 1, "kept": 0, "dropped": {reason: 1}, "mended": {}, "cut": 0}
+    assert account.as_dict() == {"read": 1, "kept": 0, "dropped": {reason: 1}, "repaired": {}, "truncated": 0}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +60,7 @@ def test_pairs_that_stay(pair: Pair) -> None:
 
 def test_duplicates_are_exact_pairs_across_sources() -> None:
     cleaner = Cleaner(source_language="en", target_language="de")
-    first, second = Account(), Account()
+    first, second = CleaningStats(), CleaningStats()
     kept = [*cleaner.clean([("a", "b"), ("a", "c"), ("a", "b"), (" a", "b")], first)]
     kept += cleaner.clean([("a", "c"), ("b", "c")], second)
     assert [pair for chunk in kept for pair in chunk] == [("a", "b"), ("a", "c"), ("b", "c")]
@@ -62,7 +69,7 @@ def test_duplicates_are_exact_pairs_across_sources() -> None:
 
 def test_long_lines_come_in_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cleaning, "_CHUNK_CHARACTERS", 100)
-    account = Account()
+    account = CleaningStats()
     cleaner = Cleaner(source_language="en", target_language="de")
     chunks = list(cleaner.clean(((f"{n % 20:030}", "x" * 20) for n in range(40)), account))
     assert [len(chunk) for chunk in chunks] == [3, 3, 3, 3, 3, 3, 2, *[0] * (len(chunks) - 7)]
@@ -82,7 +89,7 @@ def test_the_pair_boundary_is_part_of_a_duplicate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "mended", "reason"),
+    ("text", "repaired", "reason"),
     [
         ("plain text, R&D and AT&T; a < b", "plain text, R&D and AT&T; a < b", ""),
         ("a\tb", "a\tb", ""),
@@ -94,18 +101,18 @@ def test_the_pair_boundary_is_part_of_a_duplicate() -> None:
         ("a\x0bb\x01", "a b ", "control characters"),
     ],
 )
-def test_mending(text: str, mended: str, reason: str) -> None:
-    assert mend(text) == (mended, reason)
+def test_mending(text: str, repaired: str, reason: str) -> None:
+    assert repair_text(text) == (repaired, reason)
 
 
-def test_mended_pairs_are_counted_once_and_only_if_kept() -> None:
+def test_repaired_pairs_are_counted_once_and_only_if_kept() -> None:
     _, account = clean([("a\x00", "b\u2028c"), ("&amp;", "x"), ("", "&amp;"), ("a", "b c")])
     assert account.as_dict() == {
         "read": 4,
         "kept": 2,
         "dropped": {"empty": 1, "duplicate": 1},
-        "mended": {"control characters": 1, "entities": 1},
-        "cut": 0,
+        "repaired": {"control characters": 1, "entities": 1},
+        "truncated": 0,
     }
 
 
@@ -149,24 +156,24 @@ def test_hashes_are_remembered_in_any_order() -> None:
             known.add(value)
 
 
-def test_accounts_add_up_and_are_stored(tmp_path: Path) -> None:
+def test_statistics_add_up_and_are_stored(tmp_path: Path) -> None:
     _, one = clean([("a", "b"), ("", "b"), ("a&amp;", "b")])
-    two = Account(read=3, kept=1, cut=1)
+    two = CleaningStats(read=3, kept=1, truncated=1)
     two.drop("ratio", 2)
-    path = tmp_path / "accounts.json"
-    write_accounts(path, {"one": one, "two": two})
-    assert {name: account.as_dict() for name, account in read_accounts(path).items()} == {
+    path = tmp_path / "cleaning_stats.json"
+    write_stats(path, {"one": one, "two": two})
+    assert {name: account.as_dict() for name, account in read_stats(path).items()} == {
         "one": one.as_dict(),
         "two": two.as_dict(),
     }
-    total = Account.sum([one, two]).as_dict()
+    total = CleaningStats.sum([one, two]).as_dict()
     assert total == {
         "read": 6,
         "kept": 3,
         "dropped": {"empty": 1, "ratio": 2},
-        "mended": {"entities": 1},
-        "cut": 1,
+        "repaired": {"entities": 1},
+        "truncated": 1,
     }
-    lines = list(account_lines({"sources": {"one": one.as_dict()}, "total": total}))
-    assert lines[0].endswith("2 kept; dropped: empty 1; mended: entities 1")
-    assert lines[1].endswith("3 kept; dropped: empty 1, ratio 2; mended: entities 1; cut: 1")
+    lines = list(format_stats({"sources": {"one": one.as_dict()}, "total": total}))
+    assert lines[0].endswith("2 kept; dropped: empty 1; repaired: entities 1")
+    assert lines[1].endswith("3 kept; dropped: empty 1, ratio 2; repaired: entities 1; truncated: 1")

@@ -14,7 +14,7 @@ from nmt_rela.models.transformer import Transformer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 #: What one gives oneself.
-GIVEN = ["run=runs/mine", "data.task=demo", "data.source=en", "data.target=de"]
+GIVEN = ["run=runs/mine", "data.task=demo", "data.source_language=en", "data.target_language=de"]
 #: Complete experiments; the others are to be extended.
 EXPERIMENTS = {
     "demo",

@@ -17,7 +17,7 @@ from nmt_rela.commands import console, prepare
 from nmt_rela.config.loader import config_from_yaml, load_config
 from nmt_rela.utils.errors import DataError
 
-CONFIG = "run: runs/x\ndata: {task: demo, source: en, target: de}\n"
+CONFIG = "run: runs/x\ndata: {task: demo, source_language: en, target_language: de}\n"
 
 
 def ending(error: BaseException) -> int:

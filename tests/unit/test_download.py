@@ -16,13 +16,13 @@ import pytest
 from file_server import CONTENT, Answer, FileServer
 
 from nmt_rela.preparation.sources import download as transfers
-from nmt_rela.preparation.sources.download import DownloadError, Patience, download
+from nmt_rela.preparation.sources.download import DownloadError, RetryPolicy, download
 from nmt_rela.utils.progress import Progress
 
-QUICK = Patience(attempts=3, timeout=5.0, pause=0.01)
+QUICK = RetryPolicy(attempts=3, timeout=5.0, pause=0.01)
 
 
-def get(url: str, target: Path, *, patience: Patience = QUICK, trusted: bool = False) -> bool:
+def get(url: str, target: Path, *, patience: RetryPolicy = QUICK, trusted: bool = False) -> bool:
     with Progress("fetching", unit="B") as progress:
         return download(url, target, trusted=trusted, patience=patience, progress=progress, stop=threading.Event())
 
@@ -70,7 +70,7 @@ def test_a_kill_before_the_first_byte_of_another_version_leaves_none_of_the_old(
 ) -> None:
     url = server.serve("/a", CONTENT, Answer(cut=70_000), Answer(cut=0))
     with pytest.raises(DownloadError):
-        get(url, tmp_path / "a", patience=Patience(attempts=1, timeout=5.0, pause=0.01))
+        get(url, tmp_path / "a", patience=RetryPolicy(attempts=1, timeout=5.0, pause=0.01))
     server.serve("/a", CONTENT[::-1], tag='"2"')
     write_note = transfers._Transfer._write_note
 
@@ -111,7 +111,7 @@ def test_passing_trouble_is_waited_out(server: FileServer, tmp_path: Path, statu
 
 def test_the_server_may_ask_for_a_pause(server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     url = server.serve("/a", CONTENT, Answer(status=503, headers={"Retry-After": "7"}))
-    patience = Patience(attempts=2, timeout=5, pause=0.01, longest_pause=0.2)
+    patience = RetryPolicy(attempts=2, timeout=5, pause=0.01, longest_pause=0.2)
     start = time.monotonic()
     with caplog.at_level(logging.WARNING):
         get(url, tmp_path / "a", patience=patience)
@@ -145,15 +145,15 @@ def test_redirects_elsewhere_and_in_circles_are_refused(server: FileServer, tmp_
 
 def test_a_slow_server_is_waited_for_and_a_dead_one_is_not(server: FileServer, tmp_path: Path) -> None:
     slow = Answer(pause=0.02, block=20_000)
-    get(server.serve("/slow", CONTENT, slow), tmp_path / "slow", patience=Patience(attempts=1, timeout=0.3))
+    get(server.serve("/slow", CONTENT, slow), tmp_path / "slow", patience=RetryPolicy(attempts=1, timeout=0.3))
     url = server.serve("/dead", CONTENT, Answer(wait=1.0))
     with pytest.raises(DownloadError, match="no answer in time"):
-        get(url, tmp_path / "dead", patience=Patience(attempts=1, timeout=0.1))
+        get(url, tmp_path / "dead", patience=RetryPolicy(attempts=1, timeout=0.1))
 
 
 def test_unreachable_hosts_are_named(tmp_path: Path, server: FileServer) -> None:
     with pytest.raises(DownloadError, match="refused"):
-        get("http://127.0.0.1:9/x", tmp_path / "a", patience=Patience(attempts=1))
+        get("http://127.0.0.1:9/x", tmp_path / "a", patience=RetryPolicy(attempts=1))
 
 
 def test_a_proxy_of_the_environment_is_used(
@@ -171,9 +171,9 @@ def test_a_killed_download_goes_on_where_it_was(server: FileServer, tmp_path: Pa
     url = server.serve("/a", CONTENT, Answer(pause=0.05, block=10_000))
     program = (
         "import sys, threading, pathlib\n"
-        "from nmt_rela.preparation.sources.download import Patience, download\n"
+        "from nmt_rela.preparation.sources.download import RetryPolicy, download\n"
         "from nmt_rela.utils.progress import Progress\n"
-        "download(sys.argv[1], pathlib.Path(sys.argv[2]), trusted=False, patience=Patience(),"
+        "download(sys.argv[1], pathlib.Path(sys.argv[2]), trusted=False, patience=RetryPolicy(),"
         " progress=Progress('x', unit='B'), stop=threading.Event())\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program, url, str(tmp_path / "a")])

@@ -37,11 +37,11 @@ def corpus_of(
 ) -> tuple[ParallelDataset, dict[str, list[int]]]:
     for name, lines in zip("st", zip(*pairs, strict=True), strict=True):
         (directory / name).write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
-    fates = binarise(
+    outcomes = binarise(
         *(directory / "s", directory / "t", vocabularies, directory / "corpus"),
         rule=rule, ends=ends, workers=workers, title="encoding",
     )  # fmt: skip
-    return ParallelDataset.open(directory / "corpus"), {name: counts.tolist() for name, counts in fates.items()}
+    return ParallelDataset.open(directory / "corpus"), {name: counts.tolist() for name, counts in outcomes.items()}
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -52,7 +52,7 @@ def test_ids_are_those_of_the_lines_one_by_one(
     monkeypatch.setattr(binarize, "_BLOCK", block)
     lines = [*LINES[:100], *ODD, *LINES[100:]]
     pairs = list(zip(lines, reversed(lines), strict=True))
-    rule = LengthFilter(max_length=0, overlong="keep")
+    rule = LengthFilter(max_length=0, on_overlength="keep")
     corpus, _ = corpus_of(tmp_path, vocabularies, pairs, rule=rule, workers=workers, ends=[len(lines)])
     vocabulary = TokenizerPair.load(vocabularies).source
     assert len(corpus) == len(lines)
@@ -63,21 +63,21 @@ def test_ids_are_those_of_the_lines_one_by_one(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_fates_are_counted_by_source(
+def test_outcomes_are_counted_by_source(
     tmp_path: Path, vocabularies: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     monkeypatch.setattr(binarize, "_BLOCK", 60)
     short, long = ("kurz", "wort"), "wort " * 40
     first = [*[short] * 10, (long, "kurz")]
     third = [*[short] * 5, ("\x0c", "kurz"), ("kurz", long), short]
-    for way, fate, pairs in (("drop", "overlong", 16), ("cut", "cut", 18)):
-        corpus, fates = corpus_of(
+    for way, fate, pairs in (("drop", "overlong", 16), ("truncate", "truncated", 18)):
+        corpus, outcomes = corpus_of(
             *(tmp_path, vocabularies, first + third),
-            rule=LengthFilter(max_length=20, overlong=way),  # type: ignore[arg-type]
+            rule=LengthFilter(max_length=20, on_overlength=way),  # type: ignore[arg-type]
             workers=workers,
             ends=[11, 11, 19],
         )
-        assert fates == {"overlong": [0] * 3, "cut": [0] * 3, fate: [1, 0, 1], "empty": [0, 0, 1]}
+        assert outcomes == {"overlong": [0] * 3, "truncated": [0] * 3, fate: [1, 0, 1], "empty": [0, 0, 1]}
         assert len(corpus) == pairs
         longest = max(int(corpus.source_lengths.max()), int(corpus.target_lengths.max()))
-        assert (longest == 20) == (way == "cut")
+        assert (longest == 20) == (way == "truncate")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from nmt_rela.config.loader import (
-    Difference,
+    ConfigChange,
     config_from_yaml,
     config_to_yaml,
-    differences,
+    diff_configs,
     key_paths,
     load_config,
     override_config,
@@ -22,7 +22,7 @@ from nmt_rela.config.schema import AttentionBySite, Config, DataConfig, Training
 from nmt_rela.utils.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-MINIMAL = "run: runs/x\ndata:\n  task: demo\n  source: en\n  target: de\n"
+MINIMAL = "run: runs/x\ndata:\n  task: demo\n  source_language: en\n  target_language: de\n"
 
 
 def read(text: str) -> Config:
@@ -49,7 +49,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 def test_sections_without_keys_have_their_defaults() -> None:
     config = read("model:\ntraining: {}\n")
     assert config.training == TrainingConfig()
-    assert config.data == DataConfig(task="demo", source="en", target="de")
+    assert config.data == DataConfig(task="demo", source_language="en", target_language="de")
 
 
 def test_numbers_and_switches_are_read_as_the_field_wants_them() -> None:
@@ -65,8 +65,8 @@ def test_numbers_and_switches_are_read_as_the_field_wants_them() -> None:
 
 @pytest.mark.parametrize("language", ["no", "on", "y", "'no'", '"12"', "2024-01-01", "zh_Hant", "1:30"])
 def test_text_stays_the_text_that_was_written(language: str) -> None:
-    config = override_config(read(""), [f"data.source={language}"])
-    assert config.data.source == language.strip("'\"")
+    config = override_config(read(""), [f"data.source_language={language}"])
+    assert config.data.source_language == language.strip("'\"")
 
 
 def test_attention_is_one_kind_or_one_for_each_site() -> None:
@@ -143,9 +143,9 @@ def test_nesting_without_end_is_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "missing"),
     [
-        ("", "keys: run, data.task, data.source, data.target"),
-        ("run: x\ndata:\n", "keys: data.task, data.source, data.target"),
-        ("run: x\ndata: {task: t, source: en}", "key: data.target"),
+        ("", "keys: run, data.task, data.source_language, data.target_language"),
+        ("run: x\ndata:\n", "keys: data.task, data.source_language, data.target_language"),
+        ("run: x\ndata: {task: t, source_language: en}", "key: data.target_language"),
     ],
 )
 def test_all_missing_keys_are_named(text: str, missing: str) -> None:
@@ -164,7 +164,7 @@ def test_a_document_that_is_no_mapping_is_refused(text: str) -> None:
     ("override", "message"),
     [
         ("model.heads=3", "model.heads: found 3, which does not divide model.dimension (512)"),
-        ("data.target=en", "data.target: found 'en', as in data.source"),
+        ("data.target_language=en", "data.target_language: found 'en', as in data.source_language"),
         ("run=", "run: must not be empty"),
         ("training.schedule=constant", "training.learning_rate: found 1.0, a factor for the schedule noam"),
         ("training.validate_sentences=0", "training.best_by: 'bleu' needs translations"),
@@ -187,17 +187,21 @@ def test_rules_between_keys(override: str, message: str) -> None:
 
 
 def test_extends_merges_key_by_key(tmp_path: Path) -> None:
-    write(tmp_path, "top.yaml", "model: {heads: 4, dropout: 0.3}\ndata: {source: en, target: de}\n")
+    write(tmp_path, "top.yaml", "model: {heads: 4, dropout: 0.3}\ndata: {source_language: en, target_language: de}\n")
     (tmp_path / "inner").mkdir()
     write(tmp_path / "inner", "middle.yaml", "extends: ../top.yaml\nmodel: {dropout: 0.2}\ndata: {task: demo}\n")
-    file = write(tmp_path / "inner", "c.yaml", "extends: middle.yaml\nrun: runs/c\ndata: {target: fr}\n")
+    file = write(tmp_path / "inner", "c.yaml", "extends: middle.yaml\nrun: runs/c\ndata: {target_language: fr}\n")
     config = load_config(file)
     assert (config.model.heads, config.model.dropout) == (4, 0.2)
-    assert (config.data.source, config.data.target, config.run) == ("en", "fr", "runs/c")
+    assert (config.data.source_language, config.data.target_language, config.run) == ("en", "fr", "runs/c")
 
 
 def test_a_section_left_empty_keeps_what_it_extends(tmp_path: Path) -> None:
-    write(tmp_path, "base.yaml", "model: {heads: 4}\nrun: x\ndata: {task: demo, source: en, target: de}\n")
+    write(
+        tmp_path,
+        "base.yaml",
+        "model: {heads: 4}\nrun: x\ndata: {task: demo, source_language: en, target_language: de}\n",
+    )
     config = load_config(write(tmp_path, "c.yaml", "extends: base.yaml\nmodel:\n  # heads: 2\n"))
     assert config.model.heads == 4
 
@@ -252,7 +256,9 @@ def test_a_task_file_is_relative_to_the_configuration_that_names_it(
     for folder in ("a", "b", "c"):
         (tmp_path / folder).mkdir()
     write(tmp_path / "a", "base.yaml", "data: {task: ../tasks/mine.yaml}\n")
-    write(tmp_path / "b", "c.yaml", "extends: ../a/base.yaml\nrun: x\ndata: {source: en, target: de}\n")
+    write(
+        tmp_path / "b", "c.yaml", "extends: ../a/base.yaml\nrun: x\ndata: {source_language: en, target_language: de}\n"
+    )
     config = load_config("b/c.yaml")
     assert config.data.task == str(tmp_path / "tasks/mine.yaml")
     assert load_config("b/c.yaml", ["data.task=here.yaml"]).data.task == str(tmp_path / "here.yaml")
@@ -313,31 +319,33 @@ def test_differences_name_the_path_and_both_values() -> None:
         old, ["model.heads=4", "run=runs/y", "model.attention={encoder: softmax, decoder: softmax, cross: rela-g}"]
     )
     sites = AttentionBySite(encoder="softmax", decoder="softmax", cross="rela-g")
-    assert differences(old, new) == [
-        Difference(path="run", old="runs/x", new="runs/y"),
-        Difference(path="model.attention", old="rela-g", new=sites),
-        Difference(path="model.heads", old=8, new=4),
+    assert diff_configs(old, new) == [
+        ConfigChange(path="run", old="runs/x", new="runs/y"),
+        ConfigChange(path="model.attention", old="rela-g", new=sites),
+        ConfigChange(path="model.heads", old=8, new=4),
     ]
     newer = override_config(new, ["model.attention.cross=rela-i"])
-    assert differences(new, newer) == [Difference(path="model.attention.cross", old="rela-g", new="rela-i")]
-    assert differences(new, new) == []
+    assert diff_configs(new, newer) == [ConfigChange(path="model.attention.cross", old="rela-g", new="rela-i")]
+    assert diff_configs(new, new) == []
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
 def test_every_shipped_configuration_is_valid(file: Path, tmp_path: Path) -> None:
     text = f"extends: {file}\n"
     if "\nrun: " not in file.read_text(encoding="utf-8"):  # a model to extend, without task and run
-        text += "run: r\ndata: {task: t, source: a, target: b}\n"
+        text += "run: r\ndata: {task: t, source_language: a, target_language: b}\n"
     (tmp_path / "experiment.yaml").write_text(text, encoding="utf-8")
     config = load_config(tmp_path / "experiment.yaml")
     assert config_from_yaml(config_to_yaml(config)) == config
 
 
 def test_base_spells_out_every_default() -> None:
-    given = ("run", "data.task", "data.source", "data.target")
+    given = ("run", "data.task", "data.source_language", "data.target_language")
     text = (CONFIGS / "base.yaml").read_text(encoding="utf-8")
-    base = config_from_yaml(text.replace("\ndata:\n", "\nrun: r\ndata:\n  task: t\n  source: a\n  target: b\n"))
-    assert base == config_from_yaml("run: r\ndata: {task: t, source: a, target: b}")
+    base = config_from_yaml(
+        text.replace("\ndata:\n", "\nrun: r\ndata:\n  task: t\n  source_language: a\n  target_language: b\n")
+    )
+    assert base == config_from_yaml("run: r\ndata: {task: t, source_language: a, target_language: b}")
     for path in key_paths():
         if path not in given:
             assert f"\n  {path.split('.')[-1]}: " in text, f"{path} is not in base.yaml"

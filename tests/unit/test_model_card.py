@@ -23,7 +23,7 @@ def card_of(run: RunDirectory) -> str:
 def test_a_run_without_scores_says_how_to_get_some(tmp_path: Path) -> None:
     run = write_run(tmp_path / "mine", attention="rela-i")
     card = card_of(run)
-    assert "# the embedded English-German corpus, en to de, rela-i" in card
+    assert "# the English-German demo corpus, en to de, rela-i" in card
     assert "nmt-translate --model mine < text.en" in card
     assert "None yet: `nmt-evaluate --model mine`" in card
     assert f"| fingerprint of the vocabulary | `{run.vocabularies().fingerprint}` |" in card

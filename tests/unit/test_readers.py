@@ -9,7 +9,7 @@ import pytest
 from packing import archive, packed, tar_bytes
 
 from nmt_rela.preparation.sources.readers import MAX_LINE, Pair, read_pairs
-from nmt_rela.preparation.sources.task import Archive, Location, Side, Source
+from nmt_rela.preparation.sources.task import Archive, Location, ParallelSource, TextLocation
 from nmt_rela.utils.errors import DataError
 
 LANGUAGES = ("en", "de")
@@ -19,15 +19,15 @@ def pairs_of_files(directory: Path, format_: str, left: bytes, right: bytes) -> 
     """A format with a file for each language."""
     data = tar_bytes({"x.en": left, "x.de": right})
     location = Archive(name="a", locations=(Location(kind="tar", path=directory),))
-    sides = {language: Side(archive=location, member=f"x.{language}") for language in LANGUAGES}
-    source = Source(name="mine", format=format_, sides=sides)
+    sides = {language: TextLocation(archive=location, member=f"x.{language}") for language in LANGUAGES}
+    source = ParallelSource(name="mine", format=format_, sides=sides)
     return list(read_pairs(source, {"a": archive(directory / "a", "tar", data)}, LANGUAGES))
 
 
 def pairs_of_file(directory: Path, format_: str, data: bytes, *, columns: tuple[str, ...] = ()) -> list[Pair]:
     """A format with one file for all languages."""
-    side = Side(archive=Archive(name="a", locations=(Location(kind="gz", path=directory),)))
-    source = Source(name="mine", format=format_, sides=dict.fromkeys(LANGUAGES, side), columns=columns)
+    side = TextLocation(archive=Archive(name="a", locations=(Location(kind="gz", path=directory),)))
+    source = ParallelSource(name="mine", format=format_, sides=dict.fromkeys(LANGUAGES, side), columns=columns)
     return list(read_pairs(source, {"a": archive(directory / "a", "gz", gzip.compress(data))}, LANGUAGES))
 
 
@@ -70,10 +70,13 @@ def test_numbered_files_are_paired_in_natural_order(tmp_path: Path) -> None:
     }
     members["c/Book1_ch.doc"] = b""
     holder = Archive(name="a", locations=(Location(kind="zip", path=tmp_path),))
-    source = Source(
+    source = ParallelSource(
         name="books",
         format="text",
-        sides={"zh": Side(archive=holder, member="c/*_c[hn].txt"), "en": Side(archive=holder, member="c/*_en.txt")},
+        sides={
+            "zh": TextLocation(archive=holder, member="c/*_c[hn].txt"),
+            "en": TextLocation(archive=holder, member="c/*_en.txt"),
+        },
     )
     files = {"a": archive(tmp_path / "a", "zip", packed("zip", members))}
     assert list(read_pairs(source, files, ("zh", "en"))) == [("cn1", "en1"), ("cn2", "en2"), ("cn10", "en10")]

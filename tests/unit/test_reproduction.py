@@ -153,7 +153,11 @@ def test_only_runs_of_the_task_are_adopted(tmp_path: Path) -> None:
     for name, attention in (("b", "softmax"), ("a", "rela-g")):
         write_run(tmp_path / name, attention=attention)
     other = write_run(tmp_path / "other")
-    text = other.config_file.read_text("utf-8").replace("source: en", "source: de").replace("target: de", "target: en")
+    text = (
+        other.config_file.read_text("utf-8")
+        .replace("source_language: en", "source_language: de")
+        .replace("target_language: de", "target_language: en")
+    )
     other.config_file.write_text(text, "utf-8")
     (tmp_path / "notes").mkdir()
     found = adopted_experiment("demo", tmp_path, kinds=ATTENTION_VARIANTS, seeds=[], output=None)

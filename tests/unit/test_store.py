@@ -12,14 +12,14 @@ import pytest
 from file_server import CONTENT, Answer, FileServer
 
 from nmt_rela.preparation.sources.archive_cache import ArchiveCache
-from nmt_rela.preparation.sources.download import Patience
-from nmt_rela.preparation.sources.task import Archive, Location, Part
+from nmt_rela.preparation.sources.download import RetryPolicy
+from nmt_rela.preparation.sources.task import Archive, Location, RemoteFile
 from nmt_rela.utils.errors import DataError
 
-QUICK = Patience(attempts=3, timeout=5.0, pause=0.01)
+QUICK = RetryPolicy(attempts=3, timeout=5.0, pause=0.01)
 
 
-def archive(*locations: Part | Location, kind: str = "plain") -> Archive:
+def archive(*locations: RemoteFile | Location, kind: str = "plain") -> Archive:
     return Archive(
         name="news",
         locations=tuple(
@@ -37,7 +37,7 @@ def sha256(data: bytes) -> str:
 
 
 def test_the_next_mirror_is_tried(server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    missing, good = Part(url=f"{server.url}/missing"), Part(url=server.serve("/good", CONTENT))
+    missing, good = RemoteFile(url=f"{server.url}/missing"), RemoteFile(url=server.serve("/good", CONTENT))
     files, digest = store(tmp_path).fetch([archive(missing, good)])["news"]
     assert files.paths[0].read_bytes() == CONTENT
     assert digest == sha256(CONTENT)
@@ -45,7 +45,7 @@ def test_the_next_mirror_is_tried(server: FileServer, tmp_path: Path, caplog: py
 
 
 def test_all_places_are_named_when_none_has_it(server: FileServer, tmp_path: Path) -> None:
-    parts = [Part(url=f"{server.url}/a"), Part(url=server.serve("/b", CONTENT), sha256="0" * 64)]
+    parts = [RemoteFile(url=f"{server.url}/a"), RemoteFile(url=server.serve("/b", CONTENT), sha256="0" * 64)]
     with pytest.raises(DataError, match=r"archive 'news' cannot be had: .*/a: HTTP 404; .*/b: wrong sha256") as caught:
         store(tmp_path).fetch([archive(*parts)])
     assert "\n" not in str(caught.value)
@@ -56,8 +56,8 @@ def test_all_places_are_named_when_none_has_it(server: FileServer, tmp_path: Pat
     "wrong", [{"sha256": "0" * 64}, {"md5": "0" * 32}, {"size": 3}, {"sha256": sha256(CONTENT), "md5": "1" * 32}]
 )
 def test_wrong_content_is_never_kept(server: FileServer, tmp_path: Path, wrong: dict[str, str]) -> None:
-    bad = Part(url=server.serve("/bad", CONTENT), **wrong)  # type: ignore[arg-type]
-    good = Part(url=server.serve("/good", CONTENT), md5=hashlib.md5(CONTENT).hexdigest(), size=len(CONTENT))
+    bad = RemoteFile(url=server.serve("/bad", CONTENT), **wrong)  # type: ignore[arg-type]
+    good = RemoteFile(url=server.serve("/good", CONTENT), md5=hashlib.md5(CONTENT).hexdigest(), size=len(CONTENT))
     files, _ = store(tmp_path).fetch([archive(bad, good)])["news"]
     assert files.paths[0].name == "good"
     assert sorted(path.name for path in (tmp_path / "archives").rglob("[!.]*") if path.is_file()) == [
@@ -67,7 +67,7 @@ def test_wrong_content_is_never_kept(server: FileServer, tmp_path: Path, wrong: 
 
 
 def test_a_wrong_beginning_is_fetched_again_from_its_start(server: FileServer, tmp_path: Path) -> None:
-    part = Part(url=server.serve("/a", CONTENT), sha256=sha256(CONTENT))
+    part = RemoteFile(url=server.serve("/a", CONTENT), sha256=sha256(CONTENT))
     path = tmp_path / "archives" / server.url.removeprefix("http://") / "a"
     path.parent.mkdir(parents=True)
     path.with_name("a.part").write_bytes(b"x" * 1000)
@@ -82,11 +82,13 @@ def test_wrong_content_after_a_wrong_beginning_and_a_cut_is_refused(server: File
     path.parent.mkdir(parents=True)
     path.with_name("a.part").write_bytes(b"x" * 1000)
     with pytest.raises(DataError, match="wrong sha256"):
-        store(tmp_path).fetch([archive(Part(url=url, sha256="0" * 64))])
+        store(tmp_path).fetch([archive(RemoteFile(url=url, sha256="0" * 64))])
 
 
 def test_archives_may_share_a_file(server: FileServer, tmp_path: Path) -> None:
-    location = Location(kind="plain", parts=(Part(url=server.serve("/a", CONTENT, Answer(pause=0.02, block=20_000))),))
+    location = Location(
+        kind="plain", parts=(RemoteFile(url=server.serve("/a", CONTENT, Answer(pause=0.02, block=20_000))),)
+    )
     twins = [Archive(name=name, locations=(location,)) for name in "abcd"]
     assert len({digest for _, digest in store(tmp_path).fetch(twins).values()}) == 1
     assert server.ranges("/a") == [""]
@@ -94,7 +96,7 @@ def test_archives_may_share_a_file(server: FileServer, tmp_path: Path) -> None:
 
 def test_queries_of_one_path_are_different_files(server: FileServer, tmp_path: Path) -> None:
     url = server.serve("/get", b"", Answer(content=b"one"), Answer(content=b"two"))
-    one, two = (archive(Part(url=f"{url}?file={name}")) for name in ("one", "two"))
+    one, two = (archive(RemoteFile(url=f"{url}?file={name}")) for name in ("one", "two"))
     for wanted, content in ((one, b"one"), (two, b"two"), (one, b"one")):
         assert store(tmp_path).fetch([wanted])["news"][0].paths[0].read_bytes() == content
 
@@ -103,7 +105,7 @@ def test_a_path_that_is_not_there_is_no_preference(
     server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     absent = Location(kind="plain", path=tmp_path / "absent")
-    wanted = archive(absent, Part(url=server.serve("/a", CONTENT)))
+    wanted = archive(absent, RemoteFile(url=server.serve("/a", CONTENT)))
     store(tmp_path).fetch([wanted])
     assert store(tmp_path).recorded(wanted) == sha256(CONTENT)
     caplog.clear()
@@ -112,7 +114,7 @@ def test_a_path_that_is_not_there_is_no_preference(
 
 
 def test_nothing_is_fetched_twice_and_a_flipped_bit_is(server: FileServer, tmp_path: Path) -> None:
-    wanted = archive(Part(url=server.serve("/a", CONTENT)))
+    wanted = archive(RemoteFile(url=server.serve("/a", CONTENT)))
     assert store(tmp_path).recorded(wanted) is None
     files, digest = store(tmp_path).fetch([wanted])["news"]
     store(tmp_path).fetch([wanted])
@@ -128,7 +130,7 @@ def test_nothing_is_fetched_twice_and_a_flipped_bit_is(server: FileServer, tmp_p
 
 
 def test_a_first_download_binds_later_ones(server: FileServer, tmp_path: Path) -> None:
-    wanted = archive(Part(url=server.serve("/a", CONTENT)))
+    wanted = archive(RemoteFile(url=server.serve("/a", CONTENT)))
     files, _ = store(tmp_path).fetch([wanted])["news"]
     files.paths[0].unlink()
     server.serve("/a", b"something else")
@@ -140,7 +142,7 @@ def test_a_first_download_binds_later_ones(server: FileServer, tmp_path: Path) -
 
 
 def test_a_damaged_archive_is_forgotten(server: FileServer, tmp_path: Path) -> None:
-    wanted = archive(Part(url=server.serve("/a", CONTENT)))
+    wanted = archive(RemoteFile(url=server.serve("/a", CONTENT)))
     files, _ = store(tmp_path).fetch([wanted])["news"]
     assert store(tmp_path).forget(files)
     assert store(tmp_path).recorded(wanted) is None
@@ -158,9 +160,11 @@ def test_a_file_that_was_put_among_the_archives_is_not_deleted(tmp_path: Path) -
 
 
 def test_parts_come_from_one_place_and_have_one_digest(server: FileServer, tmp_path: Path) -> None:
-    first = Location(kind="plain", parts=(Part(url=server.serve("/1.00", b"a")), Part(url=f"{server.url}/1.01")))
+    first = Location(
+        kind="plain", parts=(RemoteFile(url=server.serve("/1.00", b"a")), RemoteFile(url=f"{server.url}/1.01"))
+    )
     urls = [server.serve(f"/2.{number:02}", bytes([number])) for number in range(3)]
-    second = Location(kind="plain", parts=tuple(Part(url=url) for url in urls))
+    second = Location(kind="plain", parts=tuple(RemoteFile(url=url) for url in urls))
     files, digest = store(tmp_path).fetch([archive(first, second)])["news"]
     assert [path.name for path in files.paths] == ["2.00", "2.01", "2.02"]
     assert digest == store(tmp_path).recorded(archive(first, second)) != sha256(b"\x00")
@@ -170,7 +174,7 @@ def test_archives_are_fetched_at_the_same_time(server: FileServer, tmp_path: Pat
     slow = [
         Archive(
             name=str(n),
-            locations=(Location(kind="plain", parts=(Part(url=server.serve(f"/{n}", b"x", Answer(wait=0.3))),)),),
+            locations=(Location(kind="plain", parts=(RemoteFile(url=server.serve(f"/{n}", b"x", Answer(wait=0.3))),)),),
         )
         for n in range(4)
     ]
@@ -181,7 +185,7 @@ def test_archives_are_fetched_at_the_same_time(server: FileServer, tmp_path: Pat
 
 def test_paths_of_urls_stay_in_the_store(server: FileServer, tmp_path: Path) -> None:
     url = server.serve("/%2e%2e/%2e%2e/a", CONTENT)
-    files, _ = store(tmp_path).fetch([archive(Part(url=url))])["news"]
+    files, _ = store(tmp_path).fetch([archive(RemoteFile(url=url))])["news"]
     assert tmp_path / "archives" in files.paths[0].resolve().parents
 
 
@@ -192,7 +196,7 @@ def test_a_mirror_directory_is_read_in_place(tmp_path: Path) -> None:
     path = tmp_path / "mirror/example.org/pub/a b.txt"
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT)
-    wanted = archive(Part(url="https://example.org/none"), Part(url="https://example.org/pub/a%20b.txt"))
+    wanted = archive(RemoteFile(url="https://example.org/none"), RemoteFile(url="https://example.org/pub/a%20b.txt"))
     for place in (str(tmp_path / "mirror"), f"file://{tmp_path}/mirror"):
         files, digest = store(tmp_path, mirror=place).fetch([wanted])["news"]
         assert (files.paths[0], digest) == (path, sha256(CONTENT))
@@ -205,22 +209,22 @@ def test_a_mirrors_own_checksums_are_the_authority(
     (mirror / "example.org").mkdir(parents=True)
     (mirror / "example.org/a").write_bytes(CONTENT)
     (mirror / "SHA256SUMS").write_text(f"{sha256(CONTENT)}  example.org/a\n{'0' * 64} *example.org/b\n")
-    published = Part(url="https://example.org/a", sha256="1" * 64, size=3)
+    published = RemoteFile(url="https://example.org/a", sha256="1" * 64, size=3)
     with caplog.at_level(logging.INFO):
         store(tmp_path, mirror=str(mirror)).fetch([archive(published)])
     assert "checksums are those of the mirror" in caplog.text
     (mirror / "example.org/b").write_bytes(CONTENT)
     with pytest.raises(DataError, match="wrong sha256"):
-        store(tmp_path, mirror=str(mirror)).fetch([archive(Part(url="https://example.org/b"))])
+        store(tmp_path, mirror=str(mirror)).fetch([archive(RemoteFile(url="https://example.org/b"))])
     (mirror / "example.org/c").write_bytes(CONTENT)
     with pytest.raises(DataError, match="wrong size"):
-        store(tmp_path, mirror=str(mirror)).fetch([archive(Part(url="https://example.org/c", size=3))])
+        store(tmp_path, mirror=str(mirror)).fetch([archive(RemoteFile(url="https://example.org/c", size=3))])
 
 
 def test_a_mirror_url_stands_in_for_every_host(server: FileServer, tmp_path: Path) -> None:
     server.serve("/copies/example.org:81/pub/a.txt", CONTENT, Answer(status=503))
     server.serve("/copies/SHA256SUMS", f"{sha256(CONTENT)}  ./example.org:81/pub/a.txt\n".encode(), Answer(status=500))
-    wanted = archive(Part(url="https://example.org:81/pub/a.txt", md5="0" * 32))
+    wanted = archive(RemoteFile(url="https://example.org:81/pub/a.txt", md5="0" * 32))
     files, digest = store(tmp_path, mirror=f"{server.url}/copies/").fetch([wanted])["news"]
     assert files.paths[0].read_bytes() == CONTENT
     assert store(tmp_path, mirror=f"{server.url}/copies").recorded(wanted) == digest
@@ -234,7 +238,7 @@ def test_no_url_leads_out_of_a_mirror_or_of_the_archives(tmp_path: Path, url: st
     for place in (tmp_path, tmp_path / "deep"):
         (place / "secret").write_bytes(CONTENT)
     with pytest.raises(DataError, match="not in the mirror"):
-        store(tmp_path, mirror=str(mirror)).fetch([archive(Part(url=url))])
+        store(tmp_path, mirror=str(mirror)).fetch([archive(RemoteFile(url=url))])
     assert store(tmp_path)._target(url).is_relative_to(tmp_path / "archives")
     assert ".." not in store(tmp_path)._target(url).parts
 
@@ -244,4 +248,4 @@ def test_a_mirror_that_is_not_there_is_named(tmp_path: Path) -> None:
         store(tmp_path, mirror=str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"archive 'news' cannot be had: .*not in the mirror"):
-        store(tmp_path, mirror=str(tmp_path / "empty")).fetch([archive(Part(url="https://example.org/a"))])
+        store(tmp_path, mirror=str(tmp_path / "empty")).fetch([archive(RemoteFile(url="https://example.org/a"))])

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from nmt_rela.preparation.sources.archives import ArchiveFiles, is_pattern
-from nmt_rela.preparation.sources.download import DownloadError, Patience, download, read_small
-from nmt_rela.preparation.sources.task import Archive, Location, Part
+from nmt_rela.preparation.sources.archives import LocalArchive, is_pattern
+from nmt_rela.preparation.sources.download import DownloadError, RetryPolicy, download, read_small
+from nmt_rela.preparation.sources.task import Archive, Location, RemoteFile
 from nmt_rela.preparation.stage_cache import exclusive
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.progress import Progress
@@ -36,7 +36,7 @@ _TRANSFERS = 4
 class Mirror:
     """A place that holds copies of URLs."""
 
-    def __init__(self, place: str, *, patience: Patience) -> None:
+    def __init__(self, place: str, *, patience: RetryPolicy) -> None:
         self._patience = patience
         self._sums: dict[str, str] | None = None
         self._lock = threading.Lock()
@@ -78,9 +78,9 @@ class ArchiveCache:
     the same URL has to agree with it.
     """
 
-    def __init__(self, directory: Path, *, mirror: str = "", patience: Patience | None = None) -> None:
+    def __init__(self, directory: Path, *, mirror: str = "", patience: RetryPolicy | None = None) -> None:
         self.directory = directory
-        self._patience = patience or Patience()
+        self._patience = patience or RetryPolicy()
         self._mirror = Mirror(mirror, patience=self._patience) if mirror else None
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -102,7 +102,7 @@ class ArchiveCache:
                 return _joint_digest([sha256 for sha256 in found if sha256])
         return None
 
-    def fetch(self, archives: Iterable[Archive]) -> dict[str, tuple[ArchiveFiles, str]]:
+    def fetch(self, archives: Iterable[Archive]) -> dict[str, tuple[LocalArchive, str]]:
         """Have archives on this machine, several transfers at once: files and digest by name.
 
         Raises:
@@ -125,7 +125,7 @@ class ArchiveCache:
                     future.cancel()
                 raise
 
-    def forget(self, files: ArchiveFiles) -> bool:
+    def forget(self, files: LocalArchive) -> bool:
         """Delete downloaded files that turned out to be damaged, with their record; False for others' files."""
         with self._changed_records() as records:
             ours = {url: self._target(url) for url in records if "://" in url}
@@ -138,7 +138,7 @@ class ArchiveCache:
             path.unlink(missing_ok=True)
         return True
 
-    def _fetch(self, archive: Archive, progress: Progress) -> tuple[ArchiveFiles, str]:
+    def _fetch(self, archive: Archive, progress: Progress) -> tuple[LocalArchive, str]:
         failures = []
         for location in self._preferred(archive):
             try:
@@ -155,7 +155,7 @@ class ArchiveCache:
                 continue
             paths = tuple(path for path, _ in files)
             digest = _joint_digest([sha256 for _, sha256 in files])
-            return ArchiveFiles(name=archive.name, kind=location.kind, paths=paths), digest
+            return LocalArchive(name=archive.name, kind=location.kind, paths=paths), digest
         if str(archive.locations[0].path) == archive.name:  # text of the user, named by a source itself
             hint = "globs are for members of archives" if is_pattern(archive.name) else "paths start from the task file"
             raise DataError(f"{archive.name}: no such file; {hint}")
@@ -181,7 +181,7 @@ class ArchiveCache:
         path = self.directory / _relative_path(url)
         return path.with_name(path.name + (f"-{hashlib.sha256(query.encode()).hexdigest()[:16]}" if query else ""))
 
-    def _recorded_part(self, part: Part, records: Mapping[str, Any]) -> str | None:
+    def _recorded_part(self, part: RemoteFile, records: Mapping[str, Any]) -> str | None:
         path, url = self._place(part.url)
         if not url:
             return self._recorded_file(path, records)
@@ -195,7 +195,7 @@ class ArchiveCache:
             return self._local_sha256(path)
         return str(records[str(path)]["sha256"]) if str(path) in records else None
 
-    def _file(self, part: Part, progress: Progress) -> tuple[Path, str]:
+    def _file(self, part: RemoteFile, progress: Progress) -> tuple[Path, str]:
         """One file, verified, and its SHA-256."""
         path, url = self._place(part.url)
         part = self._authoritative(part)
@@ -208,7 +208,7 @@ class ArchiveCache:
         with at_work:
             return path, self._fetched(url, path, part, progress)
 
-    def _fetched(self, url: str, path: Path, part: Part, progress: Progress) -> str:
+    def _fetched(self, url: str, path: Path, part: RemoteFile, progress: Progress) -> str:
         """Have one file of a URL; its SHA-256."""
         record = self._records().get(url)
         by_record = not part.sha256 and not part.md5 and record is not None
@@ -234,7 +234,7 @@ class ArchiveCache:
                 LOG.warning("%s: %s; its beginning was of an earlier transfer: all is fetched again", url, error)
         raise AssertionError("the last transfer is recorded or refused")
 
-    def _authoritative(self, part: Part) -> Part:
+    def _authoritative(self, part: RemoteFile) -> RemoteFile:
         """A part with the checksum that counts: the mirror's own, where it lists the file."""
         own = self._mirror.sha256(part.url) if self._mirror else ""
         return replace(part, sha256=own, md5="", size=0) if own else part
@@ -299,7 +299,7 @@ def _joint_digest(digests: list[str]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
-def _verified(path: Path, part: Part) -> str:
+def _verified(path: Path, part: RemoteFile) -> str:
     """The SHA-256 of a file that agrees with all that is known of it. Raises DownloadError when it does not."""
     size = path.stat().st_size
     if part.size and size != part.size:

@@ -51,11 +51,11 @@ _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 class CorruptArchiveError(DataError):
     """An archive that is truncated or corrupt, so that another copy may be better."""
 
-    archive: ArchiveFiles | None = None
+    archive: LocalArchive | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ArchiveFiles:
+class LocalArchive:
     """An archive on this machine: its files in the order in which they are joined, and how it is packed."""
 
     name: str
@@ -72,7 +72,7 @@ class ArchiveFiles:
 
 
 @contextlib.contextmanager
-def open_member(archive: ArchiveFiles, member: str) -> Iterator[BinaryIO]:
+def open_member(archive: LocalArchive, member: str) -> Iterator[BinaryIO]:
     """A stream of one member ("" for an archive that is a single file); a ``.gz`` member is decompressed as well.
 
     Raises:
@@ -92,7 +92,7 @@ def open_member(archive: ArchiveFiles, member: str) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, _Reporting(stream, archive))
 
 
-def list_members(archive: ArchiveFiles, pattern: str) -> list[str]:
+def list_members(archive: LocalArchive, pattern: str) -> list[str]:
     """The names of members that match a glob, in natural order (``Book2`` before ``Book10``).
 
     Raises:
@@ -126,7 +126,7 @@ def is_pattern(member: str) -> bool:
 
 
 @contextlib.contextmanager
-def _damage(archive: ArchiveFiles) -> Iterator[None]:
+def _damage(archive: LocalArchive) -> Iterator[None]:
     """What the archive libraries raise on a damaged file, in our words."""
     try:
         yield
@@ -145,7 +145,7 @@ def _damage(archive: ArchiveFiles) -> Iterator[None]:
         raise _damaged(archive, error) from None
 
 
-def _damaged(archive: ArchiveFiles, error: Exception) -> CorruptArchiveError:
+def _damaged(archive: LocalArchive, error: Exception) -> CorruptArchiveError:
     reason = " ".join(str(error).split()) or type(error).__name__
     damaged = CorruptArchiveError(f"{archive}: archive '{archive.name}' is truncated or damaged ({reason})")
     damaged.archive = archive
@@ -248,14 +248,14 @@ def _unpack(packed: BinaryIO, compression: str, packed_size: int, name: str) -> 
     return cast(BinaryIO, io.BufferedReader(bounded, _BLOCK))
 
 
-def _unpack_member(stream: BinaryIO, member: str, size: int, archive: ArchiveFiles) -> BinaryIO:
+def _unpack_member(stream: BinaryIO, member: str, size: int, archive: LocalArchive) -> BinaryIO:
     """A member that is compressed itself, unpacked; its bound counts from the archive too, which may be all packing."""
     suffix = PurePosixPath(member).suffix.removeprefix(".")
     packed_size = min(size, archive.size)
     return _unpack(stream, suffix if suffix in _DECOMPRESSORS else "", packed_size, f"{archive}: {member}")
 
 
-def _checked_name(name: str, archive: ArchiveFiles) -> str:
+def _checked_name(name: str, archive: LocalArchive) -> str:
     """A member's name without a leading ``./``. Absolute and climbing names tell of a hostile archive."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name):
@@ -277,7 +277,7 @@ def _tar(stream: BinaryIO, stack: contextlib.ExitStack) -> Iterator[tuple[tarfil
         yield tar, info
 
 
-def _tar_member(stream: BinaryIO, archive: ArchiveFiles, member: str, stack: contextlib.ExitStack) -> BinaryIO:
+def _tar_member(stream: BinaryIO, archive: LocalArchive, member: str, stack: contextlib.ExitStack) -> BinaryIO:
     names = []
     for tar, info in _tar(stream, stack):
         names.append(_checked_name(info.name, archive))
@@ -291,11 +291,11 @@ def _tar_member(stream: BinaryIO, archive: ArchiveFiles, member: str, stack: con
     raise DataError(f"{archive}: archive '{archive.name}' has no member '{member}'{_nearest(member, names)}")
 
 
-def _open_zip(archive: ArchiveFiles, stack: contextlib.ExitStack) -> zipfile.ZipFile:
+def _open_zip(archive: LocalArchive, stack: contextlib.ExitStack) -> zipfile.ZipFile:
     return stack.enter_context(zipfile.ZipFile(archive.paths[0]))
 
 
-def _zip_member(archive: ArchiveFiles, member: str, stack: contextlib.ExitStack) -> BinaryIO:
+def _zip_member(archive: LocalArchive, member: str, stack: contextlib.ExitStack) -> BinaryIO:
     zipped = _open_zip(archive, stack)
     names = []
     for info in zipped.infolist():
@@ -324,7 +324,7 @@ def _zip_member(archive: ArchiveFiles, member: str, stack: contextlib.ExitStack)
 class _Reporting:
     """The reading half of a stream, with damage found while reading reported in our words."""
 
-    def __init__(self, stream: BinaryIO, archive: ArchiveFiles) -> None:
+    def __init__(self, stream: BinaryIO, archive: LocalArchive) -> None:
         self._stream = stream
         self._archive = archive
 

@@ -39,7 +39,7 @@ class DownloadError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How much trouble is put up with."""
 
     #: Requests in a row that bring nothing new before an address is given up.
@@ -85,7 +85,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def download(
-    url: str, target: Path, *, trusted: bool, patience: Patience, progress: Progress, stop: threading.Event
+    url: str, target: Path, *, trusted: bool, patience: RetryPolicy, progress: Progress, stop: threading.Event
 ) -> bool:
     """Fetch a URL to a file, which appears under its name only when complete.
 
@@ -129,7 +129,7 @@ def download(
     return resumed
 
 
-def read_small(url: str, *, limit: int, patience: Patience) -> bytes | None:
+def read_small(url: str, *, limit: int, patience: RetryPolicy) -> bytes | None:
     """The content of a small file, or None where the server does not have it.
 
     Raises:

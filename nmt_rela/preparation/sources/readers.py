@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice, zip_longest
 from typing import BinaryIO
 
-from nmt_rela.preparation.sources.archives import ArchiveFiles, is_pattern, list_members, open_member
-from nmt_rela.preparation.sources.task import Side, Source, primary_language
+from nmt_rela.preparation.sources.archives import LocalArchive, is_pattern, list_members, open_member
+from nmt_rela.preparation.sources.task import ParallelSource, TextLocation, primary_language
 from nmt_rela.utils.errors import DataError
 
 LOG = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ MAX_DOCUMENT = 256 << 20
 _UNDECODABLE = re.compile("[\ud800-\udfff]")
 
 
-def read_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]) -> Iterator[Pair]:
+def read_pairs(source: ParallelSource, files: Mapping[str, LocalArchive], languages: tuple[str, str]) -> Iterator[Pair]:
     """The pairs of a parallel text.
 
     Args:
@@ -51,7 +51,9 @@ def read_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tup
         raise
 
 
-def _text_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]) -> Iterator[Pair]:
+def _text_pairs(
+    source: ParallelSource, files: Mapping[str, LocalArchive], languages: tuple[str, str]
+) -> Iterator[Pair]:
     for members in _paired_members(source, files, languages):
         with contextlib.ExitStack() as stack:
             streams = [
@@ -72,7 +74,7 @@ def _text_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tu
 
 
 def _paired_members(
-    source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]
+    source: ParallelSource, files: Mapping[str, LocalArchive], languages: tuple[str, str]
 ) -> Iterator[tuple[str, str]]:
     """The members of both sides that belong together: one each, or those of two globs in natural order."""
     left, right = (_members(source.sides[language], files) for language in languages)
@@ -84,14 +86,14 @@ def _paired_members(
     return zip(left, right, strict=True)
 
 
-def _members(side: Side, files: Mapping[str, ArchiveFiles]) -> list[str]:
+def _members(side: TextLocation, files: Mapping[str, LocalArchive]) -> list[str]:
     return list_members(files[side.archive.name], side.member) if is_pattern(side.member) else [side.member]
 
 
 def _field_pairs(
     separator: bytes, shown: str
-) -> Callable[[Source, Mapping[str, ArchiveFiles], tuple[str, str]], Iterator[Pair]]:
-    def pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]) -> Iterator[Pair]:
+) -> Callable[[ParallelSource, Mapping[str, LocalArchive], tuple[str, str]], Iterator[Pair]]:
+    def pairs(source: ParallelSource, files: Mapping[str, LocalArchive], languages: tuple[str, str]) -> Iterator[Pair]:
         places = [source.columns.index(language) for language in languages]
         for stream in _streams(source.sides[languages[0]], files):
             lines = _lines(stream)
@@ -109,7 +111,7 @@ def _field_pairs(
     return pairs
 
 
-def _streams(side: Side, files: Mapping[str, ArchiveFiles]) -> Iterator[BinaryIO]:
+def _streams(side: TextLocation, files: Mapping[str, LocalArchive]) -> Iterator[BinaryIO]:
     for member in _members(side, files):
         with open_member(files[side.archive.name], member) as stream:
             yield stream
@@ -148,7 +150,7 @@ _SEGMENT_ID = re.compile(r"""\bid\s*=\s*["']?([^"'\s>]+)""", re.IGNORECASE)
 _Segments = list[tuple[tuple[str, str], str | None]]
 
 
-def _sgm_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]) -> Iterator[Pair]:
+def _sgm_pairs(source: ParallelSource, files: Mapping[str, LocalArchive], languages: tuple[str, str]) -> Iterator[Pair]:
     for members in _paired_members(source, files, languages):
         sides, names = [], []
         for language, member in zip(languages, members, strict=True):
@@ -224,7 +226,7 @@ _CODE = re.compile(r"<(bpt|ept|ph|it|ut)\b[^>]*(?<!/)>.*?</\1\s*>|<[^>]*>", re.D
 _ENCODINGS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
-def _tmx_pairs(source: Source, files: Mapping[str, ArchiveFiles], languages: tuple[str, str]) -> Iterator[Pair]:
+def _tmx_pairs(source: ParallelSource, files: Mapping[str, LocalArchive], languages: tuple[str, str]) -> Iterator[Pair]:
     left, right = map(primary_language, languages)
     for stream in _streams(source.sides[languages[0]], files):
         for unit in _units(stream):
@@ -257,7 +259,7 @@ def _units(stream: BinaryIO) -> Iterator[str]:
         block = stream.read(MAX_LINE)
 
 
-_READERS: dict[str, Callable[[Source, Mapping[str, ArchiveFiles], tuple[str, str]], Iterator[Pair]]] = {
+_READERS: dict[str, Callable[[ParallelSource, Mapping[str, LocalArchive], tuple[str, str]], Iterator[Pair]]] = {
     "text": _text_pairs,
     "sgm": _sgm_pairs,
     "tab": _field_pairs(b"\t", "tabs"),

@@ -38,7 +38,7 @@ BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class RemoteFile:
     """One file to fetch. Checksums are lower-case hexadecimal; "" and 0 stand for unknown."""
 
     url: str
@@ -52,7 +52,7 @@ class Location:
     """One place an archive can be had from: parts to be joined in order, or a path on this machine."""
 
     kind: str
-    parts: tuple[Part, ...] = ()
+    parts: tuple[RemoteFile, ...] = ()
     path: Path | None = None
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class Archive:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Side:
+class TextLocation:
     """Where the text of one language is: a member (path or glob) of an archive, or "" where the archive is the file."""
 
     archive: Archive
@@ -76,12 +76,12 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class ParallelSource:
     """One parallel text. In a format with one file for all languages they all have the same side."""
 
     name: str
     format: str
-    sides: Mapping[str, Side]
+    sides: Mapping[str, TextLocation]
     #: Language of each field, for the formats that have fields.
     columns: tuple[str, ...] = ()
     #: Lines it is known to have (0: unknown); another count is an error.
@@ -105,9 +105,9 @@ class Task:
     licence: str
     languages: tuple[str, ...]
     bleu_tokenizers: Mapping[str, str]
-    train: tuple[Source, ...]
-    dev: tuple[Source, ...]
-    tests: tuple[Source, ...]
+    train: tuple[ParallelSource, ...]
+    dev: tuple[ParallelSource, ...]
+    tests: tuple[ParallelSource, ...]
 
     def bleu_tokenizer(self, language: str) -> str:
         """sacreBLEU's tokenisation for translations into this language."""

@@ -35,10 +35,10 @@ from nmt_rela.preparation.sources.task import (
     SKIPPED_COLUMN,
     Archive,
     Location,
-    Part,
-    Side,
-    Source,
+    ParallelSource,
+    RemoteFile,
     Task,
+    TextLocation,
     find_task,
     kind_of,
 )
@@ -188,7 +188,7 @@ class _TaskReader:
             raise node.error("a zip archive cannot be read in parts; accepted: tar and single-file kinds")
         return Location(parts=parts, kind=kind)
 
-    def sources(self, node: _Node) -> tuple[Source, ...]:
+    def sources(self, node: _Node) -> tuple[ParallelSource, ...]:
         sources = tuple(self.source(item) for item in node.items())
         names = [source.name for source in sources]
         for name in names:
@@ -196,7 +196,7 @@ class _TaskReader:
                 raise node.error(f"the name '{name}' is given twice")
         return sources
 
-    def source(self, node: _Node) -> Source:
+    def source(self, node: _Node) -> ParallelSource:
         entry = node.mapping(_SOURCE)
         name = _required(node, entry, "name").text()
         if not re.fullmatch(r"\w[\w.+-]*", name):
@@ -218,7 +218,7 @@ class _TaskReader:
             held = [column for column in columns if column != SKIPPED_COLUMN] or self.languages
             sides = dict.fromkeys(held, self.single_side(node, entry))
         alignments, order = self.alignments(entry["alignments"]) if "alignments" in entry else (None, ())
-        return Source(
+        return ParallelSource(
             name=name,
             format=format_,
             sides=sides,
@@ -228,13 +228,13 @@ class _TaskReader:
             alignment_order=order,
         )
 
-    def sides(self, node: _Node, entry: Mapping[str, _Node]) -> dict[str, Side]:
+    def sides(self, node: _Node, entry: Mapping[str, _Node]) -> dict[str, TextLocation]:
         """One file a language: ``files``; or ``archive`` (one for all, or one each) with ``members``."""
         _exclude(entry, {"file": "files", "member": "members"}, "this format has a file for each language")
         if "files" in entry:
             _exclude(entry, {"archive": "files", "members": "files"}, "files are given already")
             files = entry["files"].mapping(self.languages)
-            sides = {language: Side(archive=self.local(file)) for language, file in files.items()}
+            sides = {language: TextLocation(archive=self.local(file)) for language, file in files.items()}
         else:
             members = entry["members"].mapping(self.languages) if "members" in entry else {}
             archive = _required(node, entry, "archive")
@@ -249,15 +249,15 @@ class _TaskReader:
             raise node.error("holds fewer than two languages; accepted: files, or archive with members")
         return sides
 
-    def single_side(self, node: _Node, entry: Mapping[str, _Node]) -> Side:
+    def single_side(self, node: _Node, entry: Mapping[str, _Node]) -> TextLocation:
         """One file for all languages: ``file``; or ``archive`` with ``member``."""
         _exclude(entry, {"files": "file", "members": "member"}, "this format has one file for all languages")
         if "file" in entry:
             _exclude(entry, {"archive": "file", "member": "file"}, "a file is given already")
-            return Side(archive=self.local(entry["file"]))
+            return TextLocation(archive=self.local(entry["file"]))
         return self.side(_required(node, entry, "archive"), entry.get("member"))
 
-    def side(self, archive_name: _Node, member: _Node | None) -> Side:
+    def side(self, archive_name: _Node, member: _Node | None) -> TextLocation:
         archive = self.archives[archive_name.choice(self.archives, "archive")]
         for location in archive.locations:
             single = ARCHIVE_KINDS[location.kind][0] == "file"
@@ -265,7 +265,7 @@ class _TaskReader:
                 raise member.error(f"'{location}' is a single file; accepted: no member")
             if not single and not member:
                 raise archive_name.error(f"'{location}' is a {location.kind} archive, and no member of it is named")
-        return Side(archive=archive, member=member.text() if member else "")
+        return TextLocation(archive=archive, member=member.text() if member else "")
 
     def local(self, node: _Node) -> Archive:
         path = self.local_path(node)
@@ -299,11 +299,11 @@ def _exclude(entry: Mapping[str, _Node], instead: Mapping[str, str], reason: str
             raise entry[key].error(f"{reason}; accepted: {accepted}")
 
 
-def _part(entry: Mapping[str, _Node], node: _Node) -> Part:
+def _part(entry: Mapping[str, _Node], node: _Node) -> RemoteFile:
     url = _required(node, entry, "url").text()
     if not _is_web_address(url):
         raise entry["url"].error(f"found '{url}'; accepted: an http:// or https:// address")
-    return Part(
+    return RemoteFile(
         url=url,
         sha256=entry["sha256"].hexadecimal(64) if "sha256" in entry else "",
         md5=entry["md5"].hexadecimal(32) if "md5" in entry else "",
