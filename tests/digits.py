@@ -61,7 +61,7 @@ decoding:
 #: Overrides for tests in which nothing need be learned.
 TINY = [
     *("model.encoder_layers=1", "model.decoder_layers=1", "model.dimension=16", "model.feed_forward=16"),
-    *("model.heads=2", "decoding.beam=2", "decoding.extra_length=0"),
+    *("model.heads=2", "decoding.beam_size=2", "decoding.max_length_offset=0"),
 ]
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from nmt_rela.generation.translation import Translated, Translation
+from nmt_rela.generation.options import Translation, TranslationHypothesis
 from nmt_rela.utils.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ class Echo:
             elif line == "sleep":
                 time.sleep(60)
             elif line == "mistake":
-                raise ConfigError("decoding.beam: found 0; accepted: 1 or more")
+                raise ConfigError("decoding.beam_size: found 0; accepted: 1 or more")
             elif line == "fault":
                 raise ZeroDivisionError("of our own making")
         return [
@@ -33,8 +33,8 @@ class Echo:
         ]
 
 
-def _translated(text: str) -> Translated:
-    return Translated(text=text, score=0.0, log_probability=0.0, tokens=(), token_log_probabilities=())
+def _translated(text: str) -> TranslationHypothesis:
+    return TranslationHypothesis(text=text, score=0.0, log_probability=0.0, tokens=(), token_log_probabilities=())
 
 
 def load(fault: str = "") -> Any:

@@ -40,7 +40,7 @@ class TableState:
     def reorder(self, beams: Tensor) -> None:
         self.history = self.history.gather(1, beams.unsqueeze(2).expand(-1, -1, self.history.shape[2]))
 
-    def keep(self, sentences: Tensor) -> None:
+    def select_sentences(self, sentences: Tensor) -> None:
         self.history, self.tables = self.history[sentences], self.tables[sentences]
 
 

@@ -15,6 +15,7 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.config.schema import Config, DataConfig, DecodingConfig, ModelConfig, TrainingConfig
 from nmt_rela.data.tokenizer import EOS, TokenizerPair, Vocabulary
+from nmt_rela.generation.options import TranslationOptions
 from nmt_rela.generation.translator import Translator
 from nmt_rela.models.transformer import Transformer
 
@@ -66,12 +67,12 @@ def toy_model(*, attention: str = "softmax", seed: int = 0, layers: int = 2) -> 
 
 
 def toy_translator(
-    *, attention: str = "softmax", extra_length: int = 5, batch_tokens: int = 400, max_source_length: int = 256
+    *, attention: str = "softmax", max_length_offset: int = 5, batch_tokens: int = 400, max_source_length: int = 256
 ) -> Translator:
     """A translator whose translations are short nonsense."""
-    decoding = DecodingConfig(extra_length=extra_length, batch_tokens=batch_tokens)
+    options = TranslationOptions(max_length_offset=max_length_offset, batch_tokens=batch_tokens)
     return Translator(
-        toy_model(attention=attention), vocabularies(), decoding=decoding, max_source_length=max_source_length
+        toy_model(attention=attention), vocabularies(), options=options, max_source_length=max_source_length
     )
 
 
@@ -84,7 +85,7 @@ def toy_run(path: Path, *, seed: int = 0, max_length: int = 64) -> Path:
         ),
         model=_model_config("rela-g", 2),
         training=TrainingConfig(),
-        decoding=DecodingConfig(extra_length=5),
+        decoding=DecodingConfig(max_length_offset=5),
     )
     run = RunDirectory(path)
     path.mkdir()

@@ -32,6 +32,7 @@ from nmt_rela.analysis.teacher_forcing import (
 )
 from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.generation.options import TranslationOptions
 from nmt_rela.generation.translator import Translator
 from nmt_rela.metrics.bleu import compute_scores
 from nmt_rela.metrics.word_alignment import GoldAlignment, word_ids
@@ -171,7 +172,11 @@ def analyze_run(
     if ablation_sentences:
         studied = [pair for pair in pairs if pair.index < ablation_sentences] or pairs[:ablation_sentences]
         translator = Translator(
-            model, vocabularies, decoding=decoding, device=next(model.parameters()).device, max_source_length=max_length
+            model,
+            vocabularies,
+            options=TranslationOptions.from_config(decoding or DecodingConfig()),
+            device=next(model.parameters()).device,
+            max_source_length=max_length,
         )
         heads = sum(layer.heads for layer in layers)
         ablation = measure_heads(
@@ -263,7 +268,7 @@ def _site_mean(rates: Mapping[tuple[str, int], npt.NDArray[np.float32]], site: s
 
 
 def _translate(translator: Translator, text: AnalysisData, pairs: Sequence[Pair]) -> list[str]:
-    translations = translator.translate([text.lines[pair.index][0] for pair in pairs], beam=1)
+    translations = translator.translate([text.lines[pair.index][0] for pair in pairs], beam_size=1)
     return [translation.hypotheses[0].text for translation in translations]
 
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nmt_rela.commands import console
-from nmt_rela.commands.model_options import override_decoding
+from nmt_rela.commands import cli
+from nmt_rela.commands.model_arguments import override_decoding
 from nmt_rela.utils.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ log = logging.getLogger("nmt_rela.analysis")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``nmt-analyze``."""
-    return console.run("nmt-analyze", _analyze, arguments)
+    return cli.run("nmt-analyze", _analyze, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = console.parser("nmt-analyze", __doc__)
+    parser = cli.make_parser("nmt-analyze", __doc__)
     parser.add_argument(
         "--model", action="append", required=True, metavar="RUN", help="a run directory; repeat to compare"
     )
@@ -70,13 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plots", default="png", metavar="LIST", help="png (default), svg or pdf, or several: png,svg")
     parser.add_argument("--no-plots", action="store_true", help="draw nothing (matplotlib is then not needed)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    console.add_overrides(parser)  # of the decoding that --ablate-heads judges by
+    cli.add_overrides(parser)  # of the decoding that --ablate-heads judges by
     return parser
 
 
 def _analyze(arguments: Sequence[str] | None) -> None:
     parser = _parser()
-    options = console.parse(parser, arguments)
+    options = cli.parse(parser, arguments)
     formats = _check(parser, options)
 
     from nmt_rela.analysis import plots

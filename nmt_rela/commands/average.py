@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 
-from nmt_rela.commands import console
+from nmt_rela.commands import cli
 from nmt_rela.utils.errors import CheckpointError
 
 log = logging.getLogger("nmt_rela")
@@ -14,16 +14,16 @@ log = logging.getLogger("nmt_rela")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``nmt-average``."""
-    return console.run("nmt-average", _average, arguments)
+    return cli.run("nmt-average", _average, arguments)
 
 
 def _average(arguments: Sequence[str] | None) -> None:
-    parser = console.parser("nmt-average", __doc__)
+    parser = cli.make_parser("nmt-average", __doc__)
     parser.add_argument("--model", required=True, metavar="RUN", help="a run directory")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--last", type=int, metavar="N", help="average the newest N checkpoints (default: 5)")
     which.add_argument("--best", type=int, metavar="N", help="average the N checkpoints of best validation score")
-    options = console.parse(parser, arguments)
+    options = cli.parse(parser, arguments)
     for name in ("last", "best"):
         count = getattr(options, name)
         if count is not None and count < 1:

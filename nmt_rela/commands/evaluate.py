@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nmt_rela.commands import console
-from nmt_rela.commands.model_options import add_model_arguments, add_search_arguments, load_translator
+from nmt_rela.commands import cli
+from nmt_rela.commands.model_arguments import add_model_arguments, add_search_arguments, load_translator
 from nmt_rela.utils.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -34,17 +34,17 @@ class _TestSet:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``nmt-evaluate``."""
-    return console.run("nmt-evaluate", _evaluate, arguments)
+    return cli.run("nmt-evaluate", _evaluate, arguments)
 
 
 def _evaluate(arguments: Sequence[str] | None) -> None:
     from nmt_rela.metrics.bleu import TOKENIZERS
 
-    parser = console.parser("nmt-evaluate", __doc__)
+    parser = cli.make_parser("nmt-evaluate", __doc__)
     add_model_arguments(parser)
     add_search_arguments(parser)
     parser.add_argument(
-        "--set", action="append", metavar="NAME", help="a test set of the task, or dev (default: all test sets)"
+        "--test-set", action="append", metavar="NAME", help="a test set of the task, or dev (default: all test sets)"
     )
     parser.add_argument("--source", type=Path, metavar="FILE", help="text to translate instead")
     parser.add_argument("--reference", type=Path, metavar="FILE", help="its translation by people")
@@ -52,7 +52,7 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
         "--tokenizer", choices=TOKENIZERS, help="what BLEU splits words with (default: the task's; 13a with --source)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    options = console.parse(parser, arguments)
+    options = cli.parse(parser, arguments)
     if (options.source is None) != (options.reference is None):
         parser.error("--source and --reference belong together")
 
@@ -82,7 +82,7 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
 def _evaluate_set(translator: Translator, test: _TestSet, directory: Path) -> dict[str, Any]:
     import time
 
-    from nmt_rela.generation.formatting import one_line
+    from nmt_rela.generation.formatting import strip_newlines
     from nmt_rela.metrics.bleu import compute_scores
     from nmt_rela.utils.progress import Progress
     from nmt_rela.utils.text import read_parallel, write_lines
@@ -92,10 +92,10 @@ def _evaluate_set(translator: Translator, test: _TestSet, directory: Path) -> di
     with Progress(f"translating {test.name}", unit="lines", total=len(pairs)) as bar:
         translations = translator.translate([source for source, _ in pairs], progress=bar.add)
     seconds = time.perf_counter() - start
-    hypotheses = [one_line(translation.text) for translation in translations]
+    hypotheses = [strip_newlines(translation.text) for translation in translations]
     write_lines(directory / f"{test.name}.txt", hypotheses)
     # Prepared sets are normalised already; text given by --reference is scored like them.
-    references = [translator.normalise_target(reference) for _, reference in pairs]
+    references = [translator.normalize_target(reference) for _, reference in pairs]
     scores = compute_scores(hypotheses, references, tokenizer=test.tokenizer)
     log.info("%s: %.1f s, %.1f sentences/s", test.name, seconds, len(pairs) / max(seconds, 1e-9))
     return {"name": test.name, "seconds": round(seconds, 3), **scores.as_dict(), "lines": scores.lines()}
@@ -109,10 +109,10 @@ def _named_sets(options: argparse.Namespace) -> list[_TestSet]:
     data = load_prepared(RunDirectory(options.model[0]).config().data)
     known = {text.name: text for text in (data.dev, *data.tests)}
     known.setdefault("dev", data.dev)
-    names = options.set or [text.name for text in data.tests]
+    names = options.test_set or [text.name for text in data.tests]
     for name in names:
         if name not in known:
-            raise ConfigError(f"--set: unknown '{name}'; {did_you_mean(name, known)}")
+            raise ConfigError(f"--test-set: unknown '{name}'; {did_you_mean(name, known)}")
     return [
         _TestSet(name, known[name].source, known[name].target, options.tokenizer or known[name].bleu_tokenizer)
         for name in names

@@ -11,19 +11,19 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from nmt_rela.commands import console
-from nmt_rela.commands.model_options import add_checkpoint_argument
+from nmt_rela.commands import cli
+from nmt_rela.commands.model_arguments import add_checkpoint_argument
 
 log = logging.getLogger("nmt_rela")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``nmt-export``."""
-    return console.run("nmt-export", _export, arguments)
+    return cli.run("nmt-export", _export, arguments)
 
 
 def _export(arguments: Sequence[str] | None) -> None:
-    parser = console.parser("nmt-export", __doc__)
+    parser = cli.make_parser("nmt-export", __doc__)
     parser.add_argument("--model", required=True, metavar="RUN", help="a run directory")
     add_checkpoint_argument(parser)
     parser.add_argument("--format", required=True, choices=("ctranslate2", "safetensors"), help="what reads it")
@@ -35,7 +35,7 @@ def _export(arguments: Sequence[str] | None) -> None:
         help="what weights are stored as: float32 (default), float16, bfloat16; for ctranslate2 also int16, int8, "
         "int8_float32, int8_float16, int8_bfloat16",
     )  # fmt: skip
-    options = console.parse(parser, arguments)
+    options = cli.parse(parser, arguments)
 
     from nmt_rela.checkpoints.run_directory import RunDirectory
     from nmt_rela.export.run_export import export_run

@@ -10,25 +10,25 @@ import json
 import sys
 from collections.abc import Sequence
 
-from nmt_rela.commands import console
+from nmt_rela.commands import cli
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``nmt-prepare``."""
-    return console.run("nmt-prepare", _prepare, arguments)
+    return cli.run("nmt-prepare", _prepare, arguments)
 
 
 def _prepare(arguments: Sequence[str] | None) -> None:
-    parser = console.parser("nmt-prepare", __doc__)
-    console.add_config_arguments(parser)
+    parser = cli.make_parser("nmt-prepare", __doc__)
+    cli.add_config_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print paths and the account of every source as JSON")
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="threads that encode (default, and 0: one a core)"
     )
-    options = console.parse(parser, arguments)
+    options = cli.parse(parser, arguments)
     if options.workers < 0:
         parser.error(f"--workers {options.workers}: accepted: a number from 0")
-    config = console.read_config(options)
+    config = cli.read_config(options)
 
     from nmt_rela.preparation.cleaning_stats import format_stats
     from nmt_rela.preparation.pipeline import prepare

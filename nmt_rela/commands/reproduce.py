@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from nmt_rela.commands import console
+from nmt_rela.commands import cli
 from nmt_rela.config.schema import AttentionKind
 from nmt_rela.utils.errors import EXIT_DONE, did_you_mean
 
@@ -30,11 +30,11 @@ _SCALES = ("paper", "small", "smoke")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The script; returns the exit status."""
-    return console.run("reproduce", _reproduce, arguments)
+    return cli.run("reproduce", _reproduce, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = console.parser("reproduce", __doc__)
+    parser = cli.make_parser("reproduce", __doc__)
     parser.add_argument(
         "task", help="wmt14, wmt14-en-fr, wmt18-en-fi, wmt18-zh-en, wmt16-ro-en, multi30k, demo, or a configuration"
     )
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--plan", action="store_true", help="print the steps, time and disk they will take, and stop")
     what.add_argument("--report", action="store_true", help="write the report from what there is, and stop")
-    console.add_overrides(parser)
+    cli.add_overrides(parser)
     return parser
 
 
@@ -88,7 +88,7 @@ def _seed(item: str) -> int:
 
 def _reproduce(arguments: Sequence[str] | None) -> int:
     parser = _parser()
-    options = console.parse(parser, arguments)
+    options = cli.parse(parser, arguments)
     if options.runs is not None and options.overrides:
         parser.error(f"{options.overrides[0]}: --runs takes runs as they are; overrides are for runs to be trained")
     if options.gold_reversed and options.gold is None:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from nmt_rela.commands import console
-from nmt_rela.commands.model_options import add_model_arguments, load_translator
+from nmt_rela.commands import cli
+from nmt_rela.commands.model_arguments import add_model_arguments, load_translator
 
 log = logging.getLogger("nmt_rela")
 
@@ -22,11 +22,11 @@ _WINDOW = 4096
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``nmt-score``."""
-    return console.run("nmt-score", _score, arguments)
+    return cli.run("nmt-score", _score, arguments)
 
 
 def _score(arguments: Sequence[str] | None) -> None:
-    parser = console.parser("nmt-score", __doc__)
+    parser = cli.make_parser("nmt-score", __doc__)
     add_model_arguments(parser)
     parser.add_argument("--source", required=True, type=Path, metavar="FILE", help="source text")
     parser.add_argument("--target", required=True, type=Path, metavar="FILE", help="its translation")
@@ -36,9 +36,9 @@ def _score(arguments: Sequence[str] | None) -> None:
         choices=("text", "jsonl"),
         help="jsonl adds the sub-words and their log-probabilities",
     )
-    options = console.parse(parser, arguments)
+    options = cli.parse(parser, arguments)
 
-    from nmt_rela.generation.formatting import json_score
+    from nmt_rela.generation.formatting import format_score_jsonl
     from nmt_rela.utils.text import read_parallel
 
     for _ in read_parallel(options.source, options.target):
@@ -51,7 +51,7 @@ def _score(arguments: Sequence[str] | None) -> None:
         for scored in translator.score([source for source, _ in window], [target for _, target in window]):
             total += scored.log_probability
             tokens += len(scored.tokens)
-            print(f"{scored.log_probability:.6f}" if options.format == "text" else json_score(scored))
+            print(f"{scored.log_probability:.6f}" if options.format == "text" else format_score_jsonl(scored))
     if tokens:
         log.info("%d sub-words, %.4f nats each, perplexity %.3f", tokens, -total / tokens, math.exp(-total / tokens))
 

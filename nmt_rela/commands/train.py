@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from nmt_rela.commands import console
+from nmt_rela.commands import cli
 from nmt_rela.config.schema import Config
 from nmt_rela.utils.errors import EXIT_DONE, EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR
 
@@ -27,17 +27,17 @@ log = logging.getLogger("nmt_rela.training")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``nmt-train``."""
-    return console.run("nmt-train", _train, arguments)
+    return cli.run("nmt-train", _train, arguments)
 
 
 def _train(arguments: Sequence[str] | None) -> int:
-    parser = console.parser("nmt-train", __doc__)
-    console.add_config_arguments(parser)
+    parser = cli.make_parser("nmt-train", __doc__)
+    cli.add_config_arguments(parser)
     parser.add_argument(
         "--fresh", action="store_true", help="start over; an earlier run of that name is moved aside, not deleted"
     )
-    options = console.parse(parser, arguments)
-    config = console.read_config(options)
+    options = cli.parse(parser, arguments)
+    config = cli.read_config(options)
     gpus = 0 if "RANK" in os.environ else _visible_gpus(config)
     if gpus > 1:
         return _on_all_gpus(gpus, list(sys.argv[1:] if arguments is None else arguments))

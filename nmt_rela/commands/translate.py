@@ -1,7 +1,7 @@
 """Translate lines from stdin (or a file) to stdout: one line in, one line out, in order.
 
-Lines appear as soon as they are translated. A blank line stays empty. Lines longer than what the model was trained with
-are translated in parts, with a warning.
+Each line is written as soon as it is translated. A blank line stays empty. A line longer than the model's maximum
+length is translated in parts, with a warning.
 """
 
 from __future__ import annotations
@@ -11,98 +11,57 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from nmt_rela.commands import console
-from nmt_rela.commands.model_options import (
+from nmt_rela.commands import cli
+from nmt_rela.commands.model_arguments import (
     add_model_arguments,
     add_search_arguments,
-    load_in_processes,
     load_translator,
+    translator_factories,
 )
+
+if TYPE_CHECKING:
+    from nmt_rela.generation.alignment import AlignmentOptions
+    from nmt_rela.generation.sampling import SamplingOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``nmt-translate``."""
-    return console.run("nmt-translate", _translate, arguments)
+    return cli.run("nmt-translate", _translate, arguments)
 
 
 def _translate(arguments: Sequence[str] | None) -> None:
-    parser = console.parser("nmt-translate", __doc__)
-    add_model_arguments(parser)
-    add_search_arguments(parser)
-    parser.add_argument(
-        "--workers", type=int, metavar="N",
-        help="processes that share the lines, and the cores (default: 1 on the CPU, one on every visible GPU)",
-    )  # fmt: skip
-    parser.add_argument("--input", type=Path, metavar="FILE", help="read from a file instead of stdin")
-    parser.add_argument(
-        "--prefixes", type=Path, metavar="FILE",
-        help="what translations must begin with: whole words, a line for each line of input, blank for anything",
-    )  # fmt: skip
-    parser.add_argument(
-        "--format", default="text", choices=("text", "jsonl"),
-        help="jsonl: an object a line, with the source and every hypothesis, its scores, sub-words and word links",
-    )  # fmt: skip
-    parser.add_argument(
-        "--n-best", type=int, metavar="N",
-        help="the N best hypotheses; as text, a line each: number ||| translation ||| score",
-    )  # fmt: skip
-    parser.add_argument("--scores", action="store_true", help="as text: translation ||| score")
-    links = parser.add_argument_group("word links")
-    links.add_argument("--alignments", action="store_true", help="add them: … ||| i-j …, source word first, from 0")
-    links.add_argument(
-        "--alignment-layer", type=int, metavar="N",
-        help="read them from this layer's cross-attention, from 0 (default: at 5/6 of the depth)",
-    )  # fmt: skip
-    links.add_argument("--alignment-head", type=int, metavar="N", help="from this head (default: mean of all heads)")
-    links.add_argument(
-        "--alignment-shifted", action="store_true", help="at the step that reads the word, not the one that predicts it"
-    )
-    draw = parser.add_argument_group("random translations")
-    draw.add_argument("--sample", action="store_true", help="draw translations instead of searching the best")
-    draw.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="what is drawn depends on it and the line number"
-    )
-    draw.add_argument("--temperature", type=float, default=1.0, metavar="T", help="divides the logits (default: 1)")
-    draw.add_argument("--top-k", type=int, default=0, metavar="K", help="from the K most probable tokens (0: all)")
-    draw.add_argument("--top-p", type=float, default=1.0, metavar="P", help="from those that hold this probability")
-    options = console.parse(parser, arguments)
+    options = cli.parse(_parser(), arguments)
 
-    from nmt_rela.generation.alignment import AlignmentOptions
     from nmt_rela.generation.device import worker_devices
-    from nmt_rela.generation.formatting import json_lines, moses_lines, text_lines
-    from nmt_rela.generation.multiprocess import translate_in_processes
-    from nmt_rela.generation.sampling import Sampling
+    from nmt_rela.generation.formatting import format_jsonl, format_moses, format_text
+    from nmt_rela.generation.multiprocess import translate_multiprocess
     from nmt_rela.utils.progress import Progress
     from nmt_rela.utils.text import decode_lines, read_lines
 
-    sampling = None
-    if options.sample:
-        sampling = Sampling(
-            seed=options.seed, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
-        )
-    align = None
-    if options.alignments:
-        align = AlignmentOptions(
-            layer=options.alignment_layer, head=options.alignment_head, shifted=options.alignment_shifted
-        )
-    formatter = json_lines if options.format == "jsonl" else text_lines if options.n_best is None else moses_lines
+    n_best, sampling, alignment = options.n_best or 1, _sampling(options), _alignment(options)
+    formatter = format_jsonl if options.format == "jsonl" else format_text if options.n_best is None else format_moses
     devices = worker_devices(options.device, options.workers)
-    settings: dict[str, Any] = {"n_best": options.n_best or 1, "sampling": sampling, "align": align}
-    if options.prefixes is not None:
-        settings["prefixes"] = read_lines(options.prefixes)
+    prefixes = None if options.prefixes is None else read_lines(options.prefixes)
     with _open_input(options) as stream:
         lines = decode_lines(stream, "stdin" if options.input is None else str(options.input), replace=True)
         if len(devices) == 1:
-            translations = load_translator(options).translate_stream(lines, **settings)
+            translator = load_translator(options)
+            translations = translator.translate_stream(
+                lines, prefixes=prefixes, n_best=n_best, sampling=sampling, alignment=alignment
+            )
         else:
-            translations = translate_in_processes(load_in_processes(options, devices), lines, **settings)
-        # A bar would tear apart the translations where both go to one terminal.
-        shown = not sys.stdout.isatty()
+            translations = translate_multiprocess(
+                translator_factories(options, devices), lines,
+                prefixes=prefixes, n_best=n_best, sampling=sampling, alignment=alignment,
+            )  # fmt: skip
+        # No progress bar where translations and log share a terminal.
+        show_progress = not sys.stdout.isatty()
+        total = _count_lines(options.input)
         with (
             closing(translations),
-            Progress("translating", unit="lines", total=_count_lines(options.input)) if shown else nullcontext() as bar,
+            Progress("translating", unit="lines", total=total) if show_progress else nullcontext() as bar,
         ):
             for number, translation in enumerate(translations):
                 for line in formatter(translation, number, options.scores):
@@ -112,16 +71,82 @@ def _translate(arguments: Sequence[str] | None) -> None:
                     bar.add(1)
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser("nmt-translate", __doc__)
+    add_model_arguments(parser)
+    add_search_arguments(parser)
+    parser.add_argument(
+        "--workers", type=int, metavar="N",
+        help="processes that divide the lines and the cores among them (default: 1 on the CPU, one per visible GPU)",
+    )  # fmt: skip
+    parser.add_argument("--input", type=Path, metavar="FILE", help="read from a file instead of stdin")
+    parser.add_argument(
+        "--prefixes", type=Path, metavar="FILE",
+        help="what translations must begin with: whole words, one line per input line, blank for no prefix",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", default="text", choices=("text", "jsonl"),
+        help="jsonl: one object per line, with the source and every hypothesis, its scores, sub-words and alignment",
+    )  # fmt: skip
+    parser.add_argument(
+        "--n-best", type=int, metavar="N",
+        help="the N best hypotheses; as text, one line each: number ||| translation ||| score",
+    )  # fmt: skip
+    parser.add_argument("--scores", action="store_true", help="as text: translation ||| score")
+    links = parser.add_argument_group("word alignments")
+    links.add_argument("--alignments", action="store_true", help="add them: … ||| i-j …, source word first, from 0")
+    links.add_argument(
+        "--alignment-layer", type=int, metavar="N",
+        help="cross-attention layer to read them from, from 0 (default: at 5/6 of the depth)",
+    )  # fmt: skip
+    links.add_argument(
+        "--alignment-head", type=int, metavar="N", help="attention head to read (default: mean of all heads)"
+    )
+    links.add_argument(
+        "--alignment-shifted", action="store_true",
+        help="use the step that reads the word instead of the one that predicts it",
+    )  # fmt: skip
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--sample", action="store_true", help="sample translations instead of searching for the best")
+    sampling.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="samples depend on it and on the line number (default: 1)"
+    )
+    sampling.add_argument("--temperature", type=float, default=1.0, metavar="T", help="divides the logits (default: 1)")
+    sampling.add_argument("--top-k", type=int, default=0, metavar="K", help="the K most probable tokens only (0: all)")
+    sampling.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="the most probable tokens of total probability P only"
+    )
+    return parser
+
+
+def _sampling(options: argparse.Namespace) -> SamplingOptions | None:
+    from nmt_rela.generation.sampling import SamplingOptions
+
+    if not options.sample:
+        return None
+    return SamplingOptions(seed=options.seed, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
+
+
+def _alignment(options: argparse.Namespace) -> AlignmentOptions | None:
+    from nmt_rela.generation.alignment import AlignmentOptions
+
+    if not options.alignments:
+        return None
+    return AlignmentOptions(
+        layer=options.alignment_layer, head=options.alignment_head, shifted=options.alignment_shifted
+    )
+
+
 def _open_input(options: argparse.Namespace) -> AbstractContextManager[BinaryIO]:
     if options.input is not None:
         return open(options.input, "rb")
-    # Neither closed by us nor sys.stdin, which the interpreter closes at its end: the reading thread may be waiting for
-    # a line that never comes, and closing would wait for the thread.
+    # Not sys.stdin, which the interpreter closes at exit, and never closed here: closing would wait for the reading
+    # thread, which may wait for a line that never comes.
     return nullcontext(open(sys.stdin.fileno(), "rb", closefd=False))
 
 
 def _count_lines(path: Path | None) -> int:
-    """Lines of a file, for the progress bar's total; 0, unknown, for what can be read only once."""
+    """Lines of a file, for the total of the progress bar; 0 (unknown) for input that can be read only once."""
     if path is None or not path.is_file():
         return 0
     with open(path, "rb") as stream:

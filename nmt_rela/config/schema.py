@@ -173,20 +173,20 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodingConfig:
-    """Search, as used at validation, by nmt-translate and by nmt-evaluate."""
+    """The search of validation, nmt-translate and nmt-evaluate."""
 
-    #: Hypotheses kept a sentence; 1 is greedy.
-    beam: int = field(default=4, metadata=accepts(low=1, high=256))
+    #: Hypotheses kept per sentence; 1 is greedy search.
+    beam_size: int = field(default=4, metadata=accepts(low=1, high=256))
     #: Exponent of the length penalty ((5 + length) / 6)^alpha; 0 is none.
     length_penalty: float = field(default=0.6, metadata=accepts(low=0.0, high=10.0))
-    #: End a sentence as soon as it has as many finished hypotheses as the beam, of those that end among the best of a
-    #: step, instead of when no better one can come. Faster, and what strong length penalties need.
+    #: End a sentence as soon as beam_size hypotheses have finished among the best beam_size candidates of a step,
+    #: instead of when no better one can come. Faster, and necessary with strong length penalties.
     early_stopping: bool = False
     #: A translation has at most source length + this many sub-words.
-    extra_length: int = field(default=50, metadata=accepts(low=0))
-    #: A translation has at least so many sub-words.
+    max_length_offset: int = field(default=50, metadata=accepts(low=0))
+    #: A translation has at least this many sub-words.
     min_length: int = field(default=0, metadata=accepts(low=0))
-    #: Padded source tokens times beam in one decoding batch.
+    #: Padded source tokens times beam_size per decoding batch.
     batch_tokens: int = field(default=16_000, metadata=accepts(low=8))
 
 

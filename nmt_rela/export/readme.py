@@ -17,7 +17,7 @@ def readme(form: str, config: Config) -> str:
         attention=attention
         if isinstance(attention, str)
         else f"{attention.encoder} in the encoder, {attention.decoder} in the decoder, {attention.cross} between them",
-        beam=config.decoding.beam,
+        beam=config.decoding.beam_size,
         length_penalty=config.decoding.length_penalty,
         max_length=data.max_length,
         positions=f"{POSITIONS:,}",

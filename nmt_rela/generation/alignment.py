@@ -1,4 +1,4 @@
-"""Word links of translations, read from cross-attention while the model is made to repeat them."""
+"""Word alignments of translations, read from the cross-attention while the model reads them (teacher forcing)."""
 
 from __future__ import annotations
 
@@ -21,81 +21,90 @@ from nmt_rela.utils.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignmentOptions:
-    """Which cross-attention word links are read from, with the translation forced through the decoder.
+    """The cross-attention that word alignments are read from. Layers and heads count from 0.
 
-    By default the mean over the heads, at the step that predicts the word, of the layer at five sixths of the depth:
-    the fifth of the paper's six, where links from that step are best, and the last of shallow decoders. Layers and
-    heads count from 0.
+    The default is the mean over the heads of ``default_alignment_layer``, at the step that predicts the word.
     """
 
     layer: int | None = None
     head: int | None = None
-    #: Read the step that takes the word in, which is better in the lower layers.
+    #: Use the step that reads the word as input, which is better in the lower layers.
     shifted: bool = False
 
 
+def default_alignment_layer(num_layers: int) -> int:
+    """The layer at five sixths of the depth.
+
+    It is the fifth of the paper's six, where links from the predicting step are best, and the last of shallow decoders.
+    """
+    return max(round(num_layers * 5 / 6) - 1, 0)
+
+
 class WordAligner:
-    """Finds word links with the models of a translator; an ensemble gives the mean of its attention."""
+    """Extracts word alignments with the models of a translator. An ensemble uses the mean of its attention."""
 
-    def __init__(self, models: Sequence[Transformer], target: Vocabulary, *, device: torch.device) -> None:
-        self._models, self._target, self._device = tuple(models), target, device
+    def __init__(self, models: Sequence[Transformer], target_tokenizer: Vocabulary, *, device: torch.device) -> None:
+        self._models, self._tokenizer, self._device = tuple(models), target_tokenizer, device
         self._observed: tuple[Transformer, ...] | None = None
-        self._observing = threading.Lock()
+        self._lock = threading.Lock()
 
-    def check(self, choice: AlignmentOptions) -> None:
+    def check(self, options: AlignmentOptions) -> None:
         """Raise ConfigError for a layer or head that a model does not have."""
         for model in self._models:
             cross = [module for (site, _), module in model.attention_modules().items() if site == "cross"]
-            if choice.layer is not None and not 0 <= choice.layer < len(cross):
-                raise ConfigError(f"alignment layer: found {choice.layer}; accepted: 0 to {len(cross) - 1}")
-            if choice.head is not None and not 0 <= choice.head < cross[0].heads:
-                raise ConfigError(f"alignment head: found {choice.head}; accepted: 0 to {cross[0].heads - 1}")
+            if options.layer is not None and not 0 <= options.layer < len(cross):
+                raise ConfigError(f"alignment layer: found {options.layer}; accepted: 0 to {len(cross) - 1}")
+            if options.head is not None and not 0 <= options.head < cross[0].heads:
+                raise ConfigError(f"alignment head: found {options.head}; accepted: 0 to {cross[0].heads - 1}")
 
-    def links(
+    def align(
         self,
         sources: Sequence[tuple[Sequence[int], Sequence[int]]],
-        found: Sequence[Sequence[Hypothesis]],
-        choice: AlignmentOptions,
+        hypotheses: Sequence[Sequence[Hypothesis]],
+        options: AlignmentOptions,
     ) -> list[list[frozenset[Link]]]:
-        """The links of every hypothesis. ``sources`` are sub-word ids, EOS included, with the word of each."""
+        """The links of every hypothesis.
+
+        ``sources`` are sub-word ids, EOS included, and the word that each belongs to.
+        """
         pairs = [
-            (ids, groups, hypothesis)
-            for (ids, groups), hypotheses in zip(sources, found, strict=True)
-            for hypothesis in hypotheses
+            (ids, words, hypothesis)
+            for (ids, words), of_sentence in zip(sources, hypotheses, strict=True)
+            for hypothesis in of_sentence
         ]
         source = pad_sequences([ids for ids, _, _ in pairs]).to(self._device)
         target = pad_sequences([hypothesis.tokens for _, _, hypothesis in pairs]).to(self._device)
-        with self._observing:
-            matrices = [_attention(model, source, target, choice) for model in self._observed_models()]
-        weights = torch.stack(matrices).mean(dim=0).cpu().numpy()
+        with self._lock:
+            matrices = [_cross_attention(model, source, target, options) for model in self._observed_models()]
+        weights = torch.stack(matrices).mean(dim=0).cpu().numpy()  # [pairs, target length, source length]
         links = iter(
             extract_alignment(
                 weights[row, : len(hypothesis.tokens), : len(ids)],
-                groups,
-                word_ids(self._target.pieces(hypothesis.tokens)),
-                shifted=choice.shifted,
+                words,
+                word_ids(self._tokenizer.pieces(hypothesis.tokens)),
+                shifted=options.shifted,
             )
-            for row, (ids, groups, hypothesis) in enumerate(pairs)
+            for row, (ids, words, hypothesis) in enumerate(pairs)
         )
-        return [[next(links) for _ in hypotheses] for hypotheses in found]
+        return [[next(links) for _ in of_sentence] for of_sentence in hypotheses]
 
     def _observed_models(self) -> tuple[Transformer, ...]:
-        """The same parameters in modules of their own, so that observing disturbs no other thread."""
+        """Modules of their own with the same parameters, so that observing them does not affect other threads."""
         if self._observed is None:
             tensors = chain.from_iterable((*model.parameters(), *model.buffers()) for model in self._models)
-            shared = {id(tensor): tensor for tensor in tensors}
-            self._observed = tuple(copy.deepcopy(model, dict(shared)) for model in self._models)
+            memo = {id(tensor): tensor for tensor in tensors}
+            self._observed = tuple(copy.deepcopy(model, dict(memo)) for model in self._models)
         return self._observed
 
 
-def _attention(model: Transformer, source: Tensor, target: Tensor, choice: AlignmentOptions) -> Tensor:
-    """Cross-attention [B, T, S] as chosen, float32, while the model reads a given target."""
-    layer = max(round(len(model.decoder) * 5 / 6) - 1, 0) if choice.layer is None else choice.layer
+def _cross_attention(model: Transformer, source: Tensor, target: Tensor, options: AlignmentOptions) -> Tensor:
+    """Cross-attention weights [batch, target length, source length], float32, of the chosen layer and head."""
+    layer = default_alignment_layer(len(model.decoder)) if options.layer is None else options.layer
     module = model.attention_modules()["cross", layer]
-    seen: list[Tensor] = []
+    seen: list[Tensor] = []  # [batch, heads, target length, source length]
     module.observer = seen.append
     try:
         model(source, model.shift(target))
     finally:
         module.observer = None
-    return seen[0].mean(dim=1) if choice.head is None else seen[0][:, choice.head]
+    return seen[0].mean(dim=1) if options.head is None else seen[0][:, options.head]

@@ -1,252 +1,248 @@
-"""Beam search and greedy search on logits alone.
+"""Beam search on logits: it knows neither text nor vocabularies nor networks.
 
-The model is anything that speaks the three verbs of ``SearchState``; text, vocabularies and networks are not known
-here. Shape legend: S sentences still searched, B beams, V vocabulary.
+Shapes: S active sentences, B beams, V vocabulary, C candidates per sentence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from nmt_rela.data.tokenizer import BOS, EOS, PAD
-from nmt_rela.generation.beam_candidates import (
-    FORBIDDEN,
+from nmt_rela.generation.decoding_step import (
+    SUPPRESSED_TOKENS,
     PrefixConstraint,
+    StepDecoder,
     constrained_log_softmax,
-    forbid,
-    top_candidates,
+    steps_between_checks,
 )
-from nmt_rela.generation.hypothesis import Hypothesis, Trace, length_penalty_factor
-
-#: Steps between two looks at what has finished. On an accelerator a look is a synchronisation with the host.
-CHECK_EVERY = {"cpu": 1}
-CHECK_EVERY_ELSEWHERE = 4
+from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
+from nmt_rela.generation.sampling import greedy_search
+from nmt_rela.kernels.cpu.topk import blockwise_shortlist, supports_blockwise_shortlist
 
 _NEVER = float("-inf")
 
 
-class SearchState(Protocol):
-    """A decoder in the middle of its work: S sentences with B beams each."""
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Append ``tokens`` [S, B] (BOS [S, 1] at the first call) and return float32 logits [S, B, V], which the
-        caller may overwrite.
-        """
-
-    def reorder(self, beams: Tensor) -> None:
-        """Let beam b of sentence s continue what was its beam ``beams[s, b]``; there may be more beams than before."""
-
-    def keep(self, sentences: Tensor) -> None:
-        """Go on with these sentences (positions in the batch, ascending) only."""
-
-
 def beam_search(
-    state: SearchState,
+    decoder: StepDecoder,
     *,
-    sentences: int,
-    beams: int,
+    beam_size: int,
     max_lengths: Tensor,
     length_penalty: float = 0.6,
     min_length: int = 0,
     n_best: int = 1,
     early_stopping: bool = False,
     prefixes: Sequence[Sequence[int]] | None = None,
-    forbidden: Sequence[int] = FORBIDDEN,
+    suppress_tokens: Sequence[int] = SUPPRESSED_TOKENS,
+    check_every: int | None = None,
 ) -> list[list[Hypothesis]]:
-    """The ``n_best`` sequences of highest score that a beam finds, best first, for each sentence.
+    """The ``n_best`` sequences of highest score that the beam finds, best first, for each sentence.
 
-    ``max_lengths`` [sentences] is the number of tokens, EOS included, at which a hypothesis is cut; it lies on the
-    device of the state. EOS is forbidden until ``max(1, min_length)`` other tokens are out; ``forbidden`` tokens
-    never appear (their probability is not given to the others). ``prefixes`` are tokens that every hypothesis of a
-    sentence must begin with.
+    ``max_lengths`` [sentences] is the number of tokens, EOS included, at which a hypothesis is cut. It lies on the
+    device of the decoder. EOS is suppressed until ``max(1, min_length)`` other tokens are written.
+    ``suppress_tokens`` never appear; their probability is not given to other tokens. ``prefixes`` are the tokens that
+    every hypothesis of a sentence must begin with. ``check_every`` is the number of steps between two checks for
+    finished sentences (default: 1 on the CPU, 4 elsewhere); it changes speed only.
 
-    The rules are the paper's: 2·beams candidates a step, those that end join the pool of finished ones, and what
-    reaches the maximum length counts as finished. A sentence ends when its n_best-th finished score is at least the
-    best unfinished log-probability over the penalty at maximum length: scores only sink and penalties only grow, so
-    nothing found later could enter the n_best. (The paper waits for the whole pool; the n_best are the same.) A beam
-    of one is greedy search and ends with its first EOS.
+    The rules are the paper's. Each step has 2·B candidates. Candidates that end join the pool of finished hypotheses;
+    a hypothesis of maximum length counts as finished. A sentence ends when its n_best-th finished score is at least
+    the best unfinished log-probability over the penalty at maximum length: log-probabilities only sink and penalties
+    only grow, so nothing found later could enter the n_best. (The paper waits for the whole pool; the n_best are the
+    same.) A beam of one is greedy search and ends with its first EOS.
 
-    With ``early_stopping``, a sentence ends at the latest when its pool holds as many as there are beams, and only what
-    ends among the best B candidates of a step joins the pool: the rule of fairseq and CTranslate2. It is faster, and
-    under penalties that favour length more than the model does, it keeps the search from going on to the maximum
-    length.
+    With ``early_stopping``, a sentence ends at the latest when its pool holds B hypotheses, and only the best B
+    candidates of a step may join the pool: the rule of fairseq and CTranslate2. It is faster. Under penalties that
+    favour length more than the model does, it keeps the search from running to the maximum length.
 
     Results do not depend on the other sentences of the batch. Ties go to the better beam, then to the smaller token.
     """
-    assert 1 <= n_best <= beams
-    assert max_lengths.shape == (sentences,)
+    assert 1 <= n_best <= beam_size
+    sentences = len(max_lengths)
     if sentences == 0:
         return []
-    if beams == 1:
-        return greedy(
-            state, sentences=sentences, max_lengths=max_lengths, length_penalty=length_penalty, min_length=min_length,
-            prefixes=prefixes, forbidden=forbidden,
+    if beam_size == 1:
+        return greedy_search(
+            decoder, max_lengths=max_lengths, length_penalty=length_penalty, min_length=min_length, prefixes=prefixes,
+            suppress_tokens=suppress_tokens, check_every=check_every,
         )  # fmt: skip
     device = max_lengths.device
+    check_every = check_every or steps_between_checks(device)
     steps = int(max_lengths.max())
     prefix = PrefixConstraint(prefixes, steps, device) if prefixes is not None else None
-    banned = torch.tensor(forbidden, dtype=torch.long, device=device)
-    trace = Trace(sentences, beams, device)
-    rows = torch.arange(sentences, device=device)
+    suppressed = torch.tensor(suppress_tokens, dtype=torch.long, device=device)
+    history = BeamHistory(sentences, beam_size, device)
+    rows = torch.arange(sentences, device=device)  # [S]: positions of the active sentences in the whole batch
     final_penalty = ((5.0 + max_lengths.float()) / 6.0) ** length_penalty
-    # One beam at the start, or all of them would search the same.
-    scores = torch.zeros((sentences, 1), device=device)
+    # One beam at the first step: several would all search the same.
+    scores = torch.zeros((sentences, 1), device=device)  # [S, B]: log-probabilities so far
     tokens = torch.full((sentences, 1), BOS, dtype=torch.long, device=device)
-    # The pool of finished hypotheses, best first: their scores, and where the trace holds their last token.
-    pool_scores = torch.full((sentences, beams), _NEVER, device=device)
-    pool_places = torch.zeros((sentences, beams), dtype=torch.long, device=device)
-    best_candidates = torch.arange(2 * beams, device=device) < beams
-    check_every = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
+    # The pool of finished hypotheses, best first: their scores, and where the history holds their last token.
+    finished_scores = torch.full((sentences, beam_size), _NEVER, device=device)
+    finished_indices = torch.zeros((sentences, beam_size), dtype=torch.long, device=device)
+    within_beam = torch.arange(2 * beam_size, device=device) < beam_size
 
     for step in range(steps):
-        logits = state.step(tokens)
-        log_probabilities = constrained_log_softmax(
-            logits, banned, end_allowed=step >= max(1, min_length), forced=prefix.at(step, rows) if prefix else None
+        logits = decoder.step(tokens)
+        log_probs = constrained_log_softmax(
+            logits, suppressed, allow_eos=step >= max(1, min_length), forced=prefix.at(step, rows) if prefix else None
         )
-        candidates, parents, chosen, gains = top_candidates(scores, log_probabilities, 2 * beams)  # [S, 2B]
-        last = max_lengths <= step + 1
-        ended = (chosen == EOS) | last.unsqueeze(1)
+        totals, beam_indices, next_tokens, token_log_probs = top_candidates(scores, log_probs, 2 * beam_size)  # [S, 2B]
+        at_max_length = max_lengths <= step + 1
+        ended = (next_tokens == EOS) | at_max_length.unsqueeze(1)
 
-        # Finished ones join the pool.
-        penalty = length_penalty_factor(step + 1, length_penalty)
-        joining = ended
+        # Candidates that ended join the pool.
+        joins_pool = ended
         if early_stopping:
-            # A full pool is closed for good: how soon its sentence leaves must not matter.
-            joining = ended & best_candidates & (pool_scores[:, -1:] == _NEVER)
-        ended_scores = (candidates / penalty).masked_fill(~joining, _NEVER)
-        places = torch.arange(step * 2 * beams, (step + 1) * 2 * beams, device=device).expand_as(chosen)
-        pool_scores, best = torch.cat([pool_scores, ended_scores], 1).sort(dim=1, descending=True, stable=True)
-        pool_scores = pool_scores[:, :beams]
-        pool_places = torch.cat([pool_places, places], 1).gather(1, best[:, :beams])
+            # A full pool takes no more, so that results do not depend on when its sentence leaves the batch.
+            joins_pool = ended & within_beam & (finished_scores[:, -1:] == _NEVER)
+        ended_scores = (totals / length_penalty_factor(step + 1, length_penalty)).masked_fill(~joins_pool, _NEVER)
+        candidate_indices = torch.arange(step * 2 * beam_size, (step + 1) * 2 * beam_size, device=device)
+        candidate_indices = candidate_indices.expand_as(next_tokens)
+        finished_scores, best = torch.cat([finished_scores, ended_scores], 1).sort(dim=1, descending=True, stable=True)
+        finished_scores = finished_scores[:, :beam_size]
+        finished_indices = torch.cat([finished_indices, candidate_indices], 1).gather(1, best[:, :beam_size])
 
-        # The B best of the others go on.
-        ranks = ended.to(torch.uint8).sort(dim=1, stable=True).indices[:, :beams]
-        scores = candidates.gather(1, ranks).masked_fill(last.unsqueeze(1), _NEVER)
-        tokens = chosen.gather(1, ranks)
-        trace.write(rows, parents, chosen, gains, candidates, ranks)
+        # The best B of the others continue.
+        continuing = ended.to(torch.uint8).sort(dim=1, stable=True).indices[:, :beam_size]  # [S, B] of 2B
+        scores = totals.gather(1, continuing).masked_fill(at_max_length.unsqueeze(1), _NEVER)
+        tokens = next_tokens.gather(1, continuing)
+        history.append(rows, beam_indices, next_tokens, token_log_probs, totals, continuing)
 
         if step + 1 == steps:
             break
         if (step + 1) % check_every == 0:
-            done = pool_scores[:, n_best - 1] >= scores[:, 0] / final_penalty
+            done = finished_scores[:, n_best - 1] >= scores[:, 0] / final_penalty
             if early_stopping:
-                done = done | (pool_scores[:, -1] > _NEVER)
-            leaving = int(done.sum())
-            if leaving == len(rows):
+                done = done | (finished_scores[:, -1] > _NEVER)
+            num_done = int(done.sum())
+            if num_done == len(rows):
                 break
-            if leaving:
-                # First shrink, then re-order: finished sentences need neither.
-                trace.finish(rows, pool_scores, pool_places)
+            if num_done:
+                # Select before reordering: finished sentences need no reordering.
+                history.set_finished(rows, finished_scores, finished_indices)
                 kept = (~done).nonzero().squeeze(1)
-                state.keep(kept)
+                decoder.select_sentences(kept)
                 rows, max_lengths, final_penalty = rows[kept], max_lengths[kept], final_penalty[kept]
-                scores, tokens, parents, ranks = scores[kept], tokens[kept], parents[kept], ranks[kept]
-                pool_scores, pool_places = pool_scores[kept], pool_places[kept]
-        state.reorder(parents.gather(1, ranks))
-    trace.finish(rows, pool_scores, pool_places)
-    return trace.hypotheses(n_best)
+                scores, tokens = scores[kept], tokens[kept]
+                beam_indices, continuing = beam_indices[kept], continuing[kept]
+                finished_scores, finished_indices = finished_scores[kept], finished_indices[kept]
+        decoder.reorder(beam_indices.gather(1, continuing))
+    history.set_finished(rows, finished_scores, finished_indices)
+    return history.best_hypotheses(n_best)
 
 
-def greedy(
-    state: SearchState,
-    *,
-    sentences: int,
-    max_lengths: Tensor,
-    length_penalty: float = 0.6,
-    min_length: int = 0,
-    prefixes: Sequence[Sequence[int]] | None = None,
-    forbidden: Sequence[int] = FORBIDDEN,
-) -> list[list[Hypothesis]]:
-    """The sequence of the most probable token at every step, as a list of one for each sentence. Arguments as in
-    ``beam_search``.
+def top_candidates(scores: Tensor, log_probs: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The ``count`` best continuations, by one token, of a sentence's hypotheses with log-probabilities ``scores``.
+
+    ``scores`` is [S, B], ``log_probs`` [S, B, V]. Returns, best first, each [S, count]: total log-probabilities, beam
+    indices, tokens, and the tokens' log-probabilities. Among equals the better beam comes first, then the smaller
+    token. Which of several equals at the edge of the shortlist are in it is up to ``torch.topk``: the same ones for
+    the same sentence.
     """
-
-    def most_probable(logits: Tensor, step: int, rows: Tensor) -> Tensor:
-        return logits.argmax(dim=2)
-
-    return follow(
-        state, most_probable, sentences=sentences, chains=1, max_lengths=max_lengths, length_penalty=length_penalty,
-        min_length=min_length, prefixes=prefixes, forbidden=forbidden,
-    )  # fmt: skip
-
-
-def follow(
-    state: SearchState,
-    choose: Callable[[Tensor, int, Tensor], Tensor],
-    *,
-    sentences: int,
-    chains: int,
-    max_lengths: Tensor,
-    length_penalty: float,
-    min_length: int,
-    prefixes: Sequence[Sequence[int]] | None = None,
-    forbidden: Sequence[int] = FORBIDDEN,
-) -> list[list[Hypothesis]]:
-    """Let ``chains`` independent sequences a sentence grow by what ``choose(logits [S, chains, V], step, rows [S]) →
-    [S, chains]`` picks; what it must not pick has logit −inf. ``rows`` are the sentences' positions in the whole
-    batch. Each chain ends at its first EOS.
-    """
-    if sentences == 0:
-        return []
-    device = max_lengths.device
-    steps = int(max_lengths.max())
-    prefix = PrefixConstraint(prefixes, steps, device) if prefixes is not None else None
-    banned = torch.tensor(forbidden, dtype=torch.long, device=device)
-    chosen = torch.full((sentences, chains, steps), PAD, dtype=torch.long, device=device)
-    gains = torch.zeros((sentences, chains, steps), device=device)
-    rows = torch.arange(sentences, device=device)
-    tokens = torch.full((sentences, 1), BOS, dtype=torch.long, device=device)
-    ended = torch.zeros((sentences, chains), dtype=torch.bool, device=device)
-    check_every = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
-    for step in range(steps):
-        logits = state.step(tokens)
-        normaliser = logits.logsumexp(dim=2)
-        forced = prefix.at(step, rows) if prefix else None
-        if forced is not None:  # before their tokens are forbidden
-            is_forced, forced_tokens = (values.unsqueeze(1) for values in forced)
-            forced_gain = logits.gather(2, forced_tokens.unsqueeze(2).expand(-1, logits.shape[1], 1)).squeeze(2)
-            forced_gain = forced_gain - normaliser
-        forbid(logits, banned, end_allowed=step >= max(1, min_length))
-        if step == 0 and chains > 1:  # all of them start alike
-            state.reorder(torch.zeros_like(ended, dtype=torch.long))
-            logits = logits.expand(-1, chains, -1)
-        tokens = choose(logits, step, rows)
-        gain = logits.gather(2, tokens.unsqueeze(2)).squeeze(2) - normaliser
-        if forced is not None:
-            tokens = torch.where(is_forced, forced_tokens, tokens)
-            gain = torch.where(is_forced, forced_gain, gain)
-        tokens = tokens.masked_fill(ended, PAD)
-        chosen[rows, :, step] = tokens
-        gains[rows, :, step] = gain.masked_fill(ended, 0.0)
-        ended = ended | (tokens == EOS) | (max_lengths <= step + 1).unsqueeze(1)
-        if (step + 1) % check_every == 0 and step + 1 < steps:
-            done = ended.all(dim=1)
-            leaving = int(done.sum())
-            if leaving == len(rows):
-                break
-            if leaving:
-                kept = (~done).nonzero().squeeze(1)
-                state.keep(kept)
-                rows, max_lengths, tokens, ended = rows[kept], max_lengths[kept], tokens[kept], ended[kept]
-    return [
-        sorted(
-            (_chain(ids, gain, length_penalty) for ids, gain in zip(sentence_ids, sentence_gains, strict=True)),
-            key=lambda hypothesis: -hypothesis.score,
-        )
-        for sentence_ids, sentence_gains in zip(chosen.tolist(), gains.tolist(), strict=True)
-    ]
+    vocabulary = log_probs.shape[2]
+    if supports_blockwise_shortlist(log_probs, count):
+        totals, flat_indices = blockwise_shortlist(scores, log_probs, count)  # [S, C]
+    else:
+        totals, flat_indices = shortlist(scores, log_probs, count)
+    if totals.shape[1] < count:  # the vocabulary is smaller than that
+        missing = (0, count - totals.shape[1])
+        totals, flat_indices = pad(totals, missing, value=-torch.inf), pad(flat_indices, missing, value=PAD)
+    best = _stable_topk(totals, flat_indices, count)
+    totals, flat_indices = totals.gather(1, best), flat_indices.gather(1, best)
+    beam_indices = flat_indices.div(vocabulary, rounding_mode="floor")
+    return totals, beam_indices, flat_indices - beam_indices * vocabulary, log_probs.flatten(1).gather(1, flat_indices)
 
 
-def _chain(ids: list[int], gains: list[float], length_penalty: float) -> Hypothesis:
-    length = ids.index(PAD) if PAD in ids else len(ids)
-    total = sum(gains[:length])
-    return Hypothesis(
-        tokens=tuple(ids[:length]),
-        score=total / length_penalty_factor(length, length_penalty),
-        log_probability=total,
-        token_log_probabilities=tuple(gains[:length]),
-    )
+def shortlist(scores: Tensor, log_probs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` best candidates of every beam: totals [S, C] and flat indices, beam · V + token, [S, C]."""
+    _, beams, vocabulary = log_probs.shape
+    values, tokens = log_probs.topk(min(count, vocabulary), dim=2)
+    first = torch.arange(
+        0, beams * vocabulary, vocabulary, device=log_probs.device
+    )  # flat index of each beam's token 0
+    return (values + scores.unsqueeze(2)).flatten(1), (tokens + first.unsqueeze(1)).flatten(1)
+
+
+def _stable_topk(totals: Tensor, flat_indices: Tensor, count: int) -> Tensor:
+    """Positions [S, count] of the largest totals [S, C], best first; among equals the smaller flat index first."""
+    if totals.device.type == "cpu":  # looking for equals needs no synchronisation here
+        values, best = totals.topk(min(count + 1, totals.shape[1]), dim=1)
+        if not bool(((values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -torch.inf)).any()):
+            return best[:, :count]
+    by_index = flat_indices.argsort(dim=1)
+    return by_index.gather(1, totals.gather(1, by_index).argsort(dim=1, descending=True, stable=True)[:, :count])
+
+
+class BeamHistory:
+    """The candidates of every step. Hypotheses are read backwards from it at the end, with one transfer to the CPU."""
+
+    def __init__(self, sentences: int, beam_size: int, device: torch.device) -> None:
+        self._beam_size = beam_size
+        self._rows: list[Tensor] = []
+        self._integers: list[tuple[Tensor, Tensor]] = []
+        self._floats: list[tuple[Tensor, Tensor]] = []
+        self._continuing: list[Tensor] = []
+        self._finished_scores = torch.full((sentences, beam_size), _NEVER, device=device)
+        self._finished_indices = torch.zeros((sentences, beam_size), dtype=torch.long, device=device)
+
+    def append(
+        self, rows: Tensor, beam_indices: Tensor, tokens: Tensor, token_log_probs: Tensor, totals: Tensor,
+        continuing: Tensor,
+    ) -> None:  # fmt: skip
+        """Record one step's 2B candidates [S, 2B] of the sentences ``rows`` [S].
+
+        They are parent beam, token, the token's log-probability and the total one. ``continuing`` [S, B] are the
+        positions of the candidates that continue.
+        """
+        self._rows.append(rows)
+        self._integers.append((beam_indices, tokens))
+        self._floats.append((token_log_probs, totals))
+        self._continuing.append(continuing)
+
+    def set_finished(self, rows: Tensor, scores: Tensor, indices: Tensor) -> None:
+        """Set the finished hypotheses [S, B] of the sentences ``rows`` [S]; a later call replaces them."""
+        self._finished_scores[rows] = scores
+        self._finished_indices[rows] = indices
+
+    def best_hypotheses(self, n_best: int) -> list[list[Hypothesis]]:
+        """The best finished hypotheses of every sentence, traced back to their first token."""
+        # line_of[step, sentence]: where the concatenated records hold that sentence's candidates of that step
+        starts = np.cumsum([0] + [len(rows) for rows in self._rows])
+        line_of = np.zeros((len(self._rows), len(self._finished_scores)), dtype=np.int64)
+        for step, rows in enumerate(self._rows):
+            line_of[step, rows.cpu().numpy()] = np.arange(starts[step], starts[step + 1])
+        beam_indices, tokens = (torch.cat(part).cpu().numpy() for part in zip(*self._integers, strict=True))
+        token_log_probs, totals = (torch.cat(part).cpu().numpy() for part in zip(*self._floats, strict=True))
+        continuing = torch.cat(self._continuing).cpu().numpy()
+
+        def trace(sentence: int, index: int, score: float) -> Hypothesis:
+            last_step, candidate = divmod(index, 2 * self._beam_size)
+            log_probability = float(totals[line_of[last_step, sentence], candidate])
+            reversed_tokens: list[int] = []
+            reversed_log_probs: list[float] = []
+            for step in range(last_step, -1, -1):
+                line = line_of[step, sentence]
+                reversed_tokens.append(int(tokens[line, candidate]))
+                reversed_log_probs.append(float(token_log_probs[line, candidate]))
+                if step:
+                    candidate = continuing[line_of[step - 1, sentence], beam_indices[line, candidate]]
+            return Hypothesis(
+                tokens=tuple(reversed(reversed_tokens)),
+                score=score,
+                log_probability=log_probability,
+                token_log_probabilities=tuple(reversed(reversed_log_probs)),
+            )
+
+        pools = zip(self._finished_scores.tolist(), self._finished_indices.tolist(), strict=True)
+        return [
+            [
+                trace(sentence, index, score)
+                for score, index in zip(scores[:n_best], indices, strict=False)
+                if score > _NEVER
+            ]
+            for sentence, (scores, indices) in enumerate(pools)
+        ]

@@ -1,4 +1,4 @@
-"""The devices that translation runs on, and models made ready for them."""
+"""The device and the numeric precision of inference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nmt_rela.utils.errors import ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a name; auto is the GPU where there is one. Raises ConfigError for one that is not there."""
+    """The device of a name; ``auto`` is the GPU if there is one. Raises ConfigError for one that does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -23,8 +23,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def worker_devices(name: str, workers: int | None) -> list[str]:
-    """The device of each of so many translating processes; by default one process on the CPU, or one on every GPU that
-    ``name`` means (auto and cuda mean all that are visible). Raises ConfigError.
+    """The device of each translation process.
+
+    By default there is one process on the CPU, or one per GPU that ``name`` means (``auto`` and ``cuda`` mean all
+    visible GPUs). Raises ConfigError.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers: found {workers}; accepted: 1 or more")
@@ -36,9 +38,9 @@ def worker_devices(name: str, workers: int | None) -> list[str]:
 
 
 def prepare_for_inference(model: Transformer, dtype: torch.dtype, device: torch.device) -> Transformer:
-    """The model, changed for good: in a dtype and without gradients; on the CPU with packed weights.
+    """The model, permanently changed for inference: in ``dtype``, without gradients, with packed weights on the CPU.
 
-    int8 stands for linear layers in 8 bits and the rest in float32. Raises ConfigError where the machine has no int8.
+    int8 means linear layers in 8 bits and the rest in float32. Raises ConfigError if the machine has no int8.
     """
     if dtype == torch.int8 and (device.type != "cpu" or not has_packed(dtype)):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Several models that search as one."""
+"""Several models that decode as one, by the mean of their probabilities."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nmt_rela.generation.beam_search import SearchState
+from nmt_rela.generation.decoding_step import StepDecoder
 
 
-class EnsembleState:
-    """The states of several models over the same target vocabulary, predicting the mean of their probabilities."""
+class EnsembleDecoder:
+    """The decoders of several models with the same target vocabulary."""
 
-    def __init__(self, states: Sequence[SearchState]) -> None:
-        self._states = tuple(states)
+    def __init__(self, decoders: Sequence[StepDecoder]) -> None:
+        self._decoders = tuple(decoders)
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Logits [S, B, V] that are already log-probabilities."""
-        return mean_log_probability([state.step(tokens).log_softmax(dim=2) for state in self._states])
+        """Log-probabilities [S, B, V], which are logits too."""
+        return mean_log_probs([decoder.step(tokens).log_softmax(dim=2) for decoder in self._decoders])
 
-    def reorder(self, beams: Tensor) -> None:
-        for state in self._states:
-            state.reorder(beams)
+    def reorder(self, beam_indices: Tensor) -> None:
+        for decoder in self._decoders:
+            decoder.reorder(beam_indices)
 
-    def keep(self, sentences: Tensor) -> None:
-        for state in self._states:
-            state.keep(sentences)
+    def select_sentences(self, indices: Tensor) -> None:
+        for decoder in self._decoders:
+            decoder.select_sentences(indices)
 
 
-def mean_log_probability(log_probabilities: Sequence[Tensor]) -> Tensor:
-    """The logarithm of the mean of probabilities given as logarithms, all of one shape."""
-    if len(log_probabilities) == 1:
-        return log_probabilities[0]
-    return torch.stack(list(log_probabilities)).logsumexp(dim=0) - math.log(len(log_probabilities))
+def mean_log_probs(log_probs: Sequence[Tensor]) -> Tensor:
+    """The logarithm of the mean of probabilities. The log-probabilities of each model have the same shape."""
+    if len(log_probs) == 1:
+        return log_probs[0]
+    return torch.stack(list(log_probs)).logsumexp(dim=0) - math.log(len(log_probs))

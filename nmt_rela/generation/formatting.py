@@ -1,4 +1,4 @@
-"""Translations as lines of text: plain, JSON, Moses n-best."""
+"""Translations as lines of text: plain, Moses n-best, JSON Lines."""
 
 from __future__ import annotations
 
@@ -7,31 +7,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from nmt_rela.generation.translation import ScoringResult, Translated, Translation
+from nmt_rela.generation.options import ScoringResult, Translation, TranslationHypothesis
 from nmt_rela.metrics.word_alignment import format_pharaoh
 
 SEPARATOR = " ||| "
 
-#: (translation, its line number from 0, whether scores are wanted) → lines without line ends.
+#: (translation, its line number from 0, with scores) → lines without line ends.
 Formatter = Callable[[Translation, int, bool], Iterator[str]]
 
 
-def text_lines(translation: Translation, number: int, scores: bool) -> Iterator[str]:
-    """One line a line: the best translation, then the extras that were asked for, as ``text ||| score ||| i-j …``."""
+def format_text(translation: Translation, number: int, with_scores: bool) -> Iterator[str]:
+    """One line: the best translation, then what was asked for, as ``text ||| score ||| i-j …``."""
     best = translation.hypotheses[0]
-    yield SEPARATOR.join([one_line(best.text), *_extras(best, scores=scores)])
+    yield SEPARATOR.join([strip_newlines(best.text), *_extra_fields(best, with_score=with_scores)])
 
 
-def moses_lines(translation: Translation, number: int, scores: bool) -> Iterator[str]:
-    """A line a hypothesis: ``line number ||| text ||| score``, then the word links where there are any, as Moses
-    does.
-    """
+def format_moses(translation: Translation, number: int, with_scores: bool) -> Iterator[str]:
+    """One line per hypothesis, as Moses writes them: ``line number ||| text ||| score``, then the alignment if any."""
     for hypothesis in translation.hypotheses:
-        yield SEPARATOR.join([str(number), one_line(hypothesis.text), *_extras(hypothesis, scores=True)])
+        fields = [str(number), strip_newlines(hypothesis.text), *_extra_fields(hypothesis, with_score=True)]
+        yield SEPARATOR.join(fields)
 
 
-def json_lines(translation: Translation, number: int, scores: bool) -> Iterator[str]:
-    """One JSON object a line: source, translation, and every hypothesis with its scores, sub-words and word links."""
+def format_jsonl(translation: Translation, number: int, with_scores: bool) -> Iterator[str]:
+    """One JSON object: source, translation, and every hypothesis with its scores, sub-words and alignment."""
     yield json.dumps(
         {
             "line": number,
@@ -43,22 +42,22 @@ def json_lines(translation: Translation, number: int, scores: bool) -> Iterator[
     )
 
 
-def json_score(score: ScoringResult) -> str:
-    """A JSON object: the log-probability of a given translation, its sub-words and theirs."""
+def format_score_jsonl(score: ScoringResult) -> str:
+    """A JSON object: the log-probability of a given translation, its sub-words and their log-probabilities."""
     return json.dumps(asdict(score), ensure_ascii=False)
 
 
-def one_line(text: str) -> str:
-    """The text with blanks for line ends: the number of lines must not depend on what the model writes."""
+def strip_newlines(text: str) -> str:
+    """The text with spaces for line ends, so that one translation is one line whatever the model writes."""
     return text.replace("\n", " ").replace("\r", " ")
 
 
-def _extras(hypothesis: Translated, *, scores: bool) -> list[str]:
-    extras = [f"{hypothesis.score:.6f}"] if scores else []
-    return extras if hypothesis.alignment is None else [*extras, format_pharaoh(hypothesis.alignment)]
+def _extra_fields(hypothesis: TranslationHypothesis, *, with_score: bool) -> list[str]:
+    fields = [f"{hypothesis.score:.6f}"] if with_score else []
+    return fields if hypothesis.alignment is None else [*fields, format_pharaoh(hypothesis.alignment)]
 
 
-def _as_dict(hypothesis: Translated) -> dict[str, Any]:
+def _as_dict(hypothesis: TranslationHypothesis) -> dict[str, Any]:
     values: dict[str, Any] = {
         "text": hypothesis.text,
         "score": hypothesis.score,

@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
-from nmt_rela.generation.streaming import FIRST, LARGEST, prefixes_of, windows
-from nmt_rela.generation.translation import Translation
+from nmt_rela.generation.options import Translation
+from nmt_rela.generation.streaming import INITIAL_CHUNK, MAX_CHUNK, read_chunks, zip_prefixes
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.memory import trim_malloc
 
@@ -32,7 +32,7 @@ _PATIENCE = 5.0
 _Shares = Sequence[int] | BaseException | None
 
 
-def translate_in_processes(
+def translate_multiprocess(
     loads: Sequence[Callable[[], Translator]],
     lines: Iterable[str],
     *,
@@ -81,9 +81,9 @@ def _hand_out(
     first_line = 0
     count = len(workers)
     try:
-        large = windows(lines, first=count * FIRST, largest=count * LARGEST)
-        for window, begun in prefixes_of(large, prefixes):
-            parts = cut_evenly(window, count)
+        large = read_chunks(lines, initial=count * INITIAL_CHUNK, maximum=count * MAX_CHUNK)
+        for window, begun in zip_prefixes(large, prefixes):
+            parts = split_evenly(window, count)
             # First the lengths: a place in the queue is the permission to send.
             if not _put(shares, [len(part) for part in parts], ended):
                 return
@@ -107,7 +107,7 @@ def _put(shares: queue.Queue[_Shares], item: _Shares, ended: threading.Event) ->
     return False
 
 
-def cut_evenly(lines: Sequence[str], count: int) -> list[list[str]]:
+def split_evenly(lines: Sequence[str], count: int) -> list[list[str]]:
     """``count`` consecutive parts of about as many characters; some are empty where there are few lines."""
     total = sum(len(line) + 1 for line in lines)
     parts: list[list[str]] = [[] for _ in range(count)]
@@ -187,7 +187,7 @@ def _work(its_end: Connection, load: Callable[[], Translator], settings: dict[st
         while True:
             first_line, lines, prefixes = its_end.recv()
             its_end.send(translator.translate(lines, first_line=first_line, prefixes=prefixes, **settings))
-            if len(lines) >= LARGEST // 2:  # about a whole share; see translate_stream
+            if len(lines) >= MAX_CHUNK // 2:  # about a whole share; see translate_stream
                 trim_malloc()
     except (EOFError, ConnectionError):
         return

@@ -1,36 +1,91 @@
-"""What is asked of a translator, checked."""
+"""What a translator is asked for, and what it returns."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.generation.alignment import AlignmentOptions
-from nmt_rela.generation.sampling import Sampling
+from nmt_rela.generation.sampling import SamplingOptions
+from nmt_rela.metrics.word_alignment import Link
 from nmt_rela.utils.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """How lines are to be translated. Raises ConfigError for settings out of range."""
+class TranslationOptions(DecodingConfig):
+    """How lines are translated: the decoding settings of a run, and what one call adds to them.
 
-    decoding: DecodingConfig
+    Raises ConfigError for values out of range.
+    """
+
+    #: Hypotheses returned per line.
     n_best: int = 1
-    sampling: Sampling | None = None
-    align: AlignmentOptions | None = None
+    #: Sample ``n_best`` translations instead of searching for the best.
+    sampling: SamplingOptions | None = None
+    #: Extract word alignments.
+    alignment: AlignmentOptions | None = None
 
     def __post_init__(self) -> None:
-        if self.decoding.beam < 1:
-            raise ConfigError(f"beam: found {self.decoding.beam}; accepted: 1 or more")
-        if self.n_best < 1 or (self.sampling is None and self.n_best > self.decoding.beam):
-            raise ConfigError(f"n-best: found {self.n_best}; accepted: 1 up to the beam, {self.decoding.beam}")
+        if self.beam_size < 1:
+            raise ConfigError(f"beam-size: found {self.beam_size}; accepted: 1 or more")
+        if self.n_best < 1 or (self.sampling is None and self.n_best > self.beam_size):
+            raise ConfigError(f"n-best: found {self.n_best}; accepted: 1 up to the beam size, {self.beam_size}")
+
+    @classmethod
+    def from_config(cls, config: DecodingConfig, **more: Any) -> TranslationOptions:
+        """The decoding settings of a run; ``more`` sets or replaces fields."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(DecodingConfig)} | more)
 
     @property
-    def sequences(self) -> int:
-        """Sequences that grow at once for a sentence: the beam, or the samples."""
-        return self.decoding.beam if self.sampling is None else self.n_best
+    def num_sequences(self) -> int:
+        """Sequences per sentence that the decoder extends at once: the beam, or the samples."""
+        return self.beam_size if self.sampling is None else self.n_best
 
 
-def with_settings(decoding: DecodingConfig, **settings: bool | int | float | None) -> DecodingConfig:
-    """``decoding`` under those settings that are not None."""
-    return replace(decoding, **{name: value for name, value in settings.items() if value is not None})  # type: ignore[arg-type]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TranslationHypothesis:
+    """One translation of a line."""
+
+    text: str
+    #: Log-probability over the length penalty. Hypotheses of one line are ranked by it.
+    score: float
+    #: Natural logarithm of the probability of the whole: the sum over the tokens.
+    log_probability: float
+    #: Sub-words, EOS included where the model wrote it (a line that was split has one EOS per segment).
+    tokens: tuple[str, ...]
+    token_log_probabilities: tuple[float, ...]
+    #: Links (source word, target word) between white-space separated words, counted from 0; None if not asked for.
+    alignment: frozenset[Link] | None = None
+
+
+#: The translation of a blank line.
+EMPTY = TranslationHypothesis(text="", score=0.0, log_probability=0.0, tokens=(), token_log_probabilities=())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Translation:
+    """A line and its translations, best first. There is at least one; that of a blank line is empty."""
+
+    source: str
+    hypotheses: tuple[TranslationHypothesis, ...]
+
+    @property
+    def text(self) -> str:
+        """The best translation."""
+        return self.hypotheses[0].text
+
+    @property
+    def score(self) -> float:
+        """The score of the best translation."""
+        return self.hypotheses[0].score
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringResult:
+    """The model's log-probability of a given translation."""
+
+    #: Natural logarithm of the probability of the whole, EOS included.
+    log_probability: float
+    tokens: tuple[str, ...]
+    token_log_probabilities: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""Lines as what the search takes, and back: long lines are cut into parts, and the parts' translations joined."""
+"""Lines as sentences for the search: over-long lines are split into segments, and their translations joined."""
 
 from __future__ import annotations
 
@@ -9,79 +9,115 @@ from itertools import chain
 
 from nmt_rela.data.tokenizer import EOS, Vocabulary
 from nmt_rela.generation.hypothesis import length_penalty_factor
-from nmt_rela.generation.splitting import split_tokens
-from nmt_rela.generation.translation import Translated
+from nmt_rela.generation.options import TranslationHypothesis
 from nmt_rela.metrics.word_alignment import Link, word_ids
 
 LOG = logging.getLogger(__name__)
 
+WORD_START = "▁"
+#: Characters that end a sentence or an independent part of one. Quotes and brackets may follow them.
+_SENTENCE_END = tuple(".!?;:…。！？；：।")
+_AFTER_SENTENCE_END = "\"'”’»)]」』）"
+#: In scripts without spaces a sentence may end inside a run of characters.
+_SENTENCE_END_INSIDE = tuple("。！？；")
+
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A line, or a part of a line that was too long: what the search takes as one sentence."""
+class Segment:
+    """A line, or a part of an over-long line: what the search takes as one sentence."""
 
-    line: int  # in the window
-    key: int  # for sampling: the same wherever the line stands in a batch
+    line: int  # index in the chunk
+    seed: int  # for sampling; it depends on the line number in the file, not on the batch
     ids: list[int]  # with EOS
-    groups: tuple[int, ...]  # the source word of each id, counted over the whole line; () unless links are wanted
+    words: tuple[int, ...]  # the source word of each id, counted over the whole line; () if not asked for
     prefix: list[int]
 
 
 def segment_lines(
     lines: Sequence[str],
     prefixes: Sequence[Sequence[int]] | None,
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     *,
-    limit: int,
-    grouped: bool,
+    max_length: int,
+    with_words: bool,
     first_line: int,
-) -> Iterator[Part]:
-    """The parts of lines, of at most ``limit`` sub-words (EOS counted); none for blank lines.
+) -> Iterator[Segment]:
+    """The segments of lines, each of at most ``max_length`` sub-words (EOS counted); a blank line has none.
 
-    ``prefixes`` are the forced target ids of each line, ``first_line`` is the number of the first in its file, from 0;
-    ``grouped`` parts know the word of each sub-word. A warning names each line that had to be cut.
+    ``prefixes`` are the forced target ids of each line. ``first_line`` is the number of the first line in its file,
+    from 0. ``with_words`` fills ``Segment.words``. A warning names each line that is split.
     """
-    for index, ids in enumerate(vocabulary.encode(lines)):
+    for index, ids in enumerate(tokenizer.encode(lines)):
         if not ids:
             continue
         slices = [slice(0, len(ids))]
-        pieces = vocabulary.pieces(ids) if len(ids) >= limit or grouped else []
-        if len(ids) >= limit:
-            slices = split_tokens(pieces, limit - 1)
+        pieces = tokenizer.pieces(ids) if len(ids) >= max_length or with_words else []
+        if len(ids) >= max_length:
+            slices = split_tokens(pieces, max_length - 1)
             LOG.warning(
                 "line %d: %d sub-words, more than the model's %d; translated in %d parts",
-                first_line + index + 1, len(ids), limit - 1, len(slices),
+                first_line + index + 1, len(ids), max_length - 1, len(slices),
             )  # fmt: skip
-        groups = word_ids(pieces) if grouped else ()
+        words = word_ids(pieces) if with_words else ()
         for number, part in enumerate(slices):
-            yield Part(
+            yield Segment(
                 line=index,
-                key=((first_line + index) << 16) + number,
+                seed=((first_line + index) << 16) + number,
                 ids=[*ids[part], EOS],
-                groups=(*groups[part], -1) if groups else (),
+                words=(*words[part], -1) if words else (),
                 prefix=list(prefixes[index]) if prefixes is not None and number == 0 else [],
             )
 
 
-def join_segments(parts: Sequence[Translated], length_penalty: float) -> Translated:
-    """The translation of a line from those of its parts."""
-    if len(parts) == 1:
-        return parts[0]
+def split_tokens(pieces: Sequence[str], limit: int) -> list[slice]:
+    """Consecutive segments of at most ``limit`` pieces.
+
+    A segment is cut at its last sentence end, else at its last word end, else at the limit. Sentence ends in its first
+    quarter and word ends in its first half are not used, so that segments do not become tiny.
+    """
+    segments = []
+    start = 0
+    while len(pieces) - start > limit:
+        end = start + limit
+        cuts = range(end, start, -1)
+        cut = next(
+            (i for i in cuts if i - start > limit // 4 and _ends_sentence(pieces, i)),
+            next((i for i in cuts if i - start > limit // 2 and pieces[i].startswith(WORD_START)), end),
+        )
+        segments.append(slice(start, cut))
+        start = cut
+    segments.append(slice(start, len(pieces)))
+    return segments
+
+
+def _ends_sentence(pieces: Sequence[str], cut: int) -> bool:
+    before = pieces[cut - 1].rstrip(_AFTER_SENTENCE_END)
+    if not before.strip(WORD_START) and cut >= 2:  # the quote is a piece of its own
+        before = pieces[cut - 2]
+    if before.endswith(_SENTENCE_END_INSIDE):
+        return True
+    return pieces[cut].startswith(WORD_START) and before.endswith(_SENTENCE_END)
+
+
+def join_segments(segments: Sequence[TranslationHypothesis], length_penalty: float) -> TranslationHypothesis:
+    """The translation of a line from those of its segments."""
+    if len(segments) == 1:
+        return segments[0]
     alignment: frozenset[Link] | None = None
-    if parts[0].alignment is not None:
+    if segments[0].alignment is not None:
         words = 0
         links: set[Link] = set()
-        for part in parts:
-            links |= {(source, target + words) for source, target in part.alignment or ()}
-            words += 1 + max(word_ids(part.tokens), default=-1)
+        for segment in segments:
+            links |= {(source, target + words) for source, target in segment.alignment or ()}
+            words += 1 + max(word_ids(segment.tokens), default=-1)
         alignment = frozenset(links)
-    tokens = tuple(chain.from_iterable(part.tokens for part in parts))
-    log_probability = sum(part.log_probability for part in parts)
-    return Translated(
-        text=" ".join(part.text for part in parts if part.text),
+    tokens = tuple(chain.from_iterable(segment.tokens for segment in segments))
+    log_probability = sum(segment.log_probability for segment in segments)
+    return TranslationHypothesis(
+        text=" ".join(segment.text for segment in segments if segment.text),
         score=log_probability / length_penalty_factor(len(tokens), length_penalty),
         log_probability=log_probability,
         tokens=tokens,
-        token_log_probabilities=tuple(chain.from_iterable(part.token_log_probabilities for part in parts)),
+        token_log_probabilities=tuple(chain.from_iterable(segment.token_log_probabilities for segment in segments)),
         alignment=alignment,
     )

@@ -1,13 +1,13 @@
-"""Lines in, translations out: the search sees logits only, this sees text only."""
+"""Lines in, translations out. It sees text; the search sees logits only."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -15,20 +15,18 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import TokenizerPair
-from nmt_rela.generation.alignment import AlignmentOptions, WordAligner
-from nmt_rela.generation.batching import batch_by_tokens_balanced
-from nmt_rela.generation.beam_search import SearchState, beam_search
+from nmt_rela.generation.alignment import WordAligner
+from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
+from nmt_rela.generation.beam_search import beam_search
+from nmt_rela.generation.decoding_step import StepDecoder
 from nmt_rela.generation.device import prepare_for_inference, resolve_device
-from nmt_rela.generation.ensemble import EnsembleState
+from nmt_rela.generation.ensemble import EnsembleDecoder
 from nmt_rela.generation.hypothesis import Hypothesis
-from nmt_rela.generation.options import Request, with_settings
-from nmt_rela.generation.sampling import Sampling, sample
+from nmt_rela.generation.options import EMPTY, ScoringResult, Translation, TranslationHypothesis, TranslationOptions
+from nmt_rela.generation.sampling import sample
 from nmt_rela.generation.scoring import score_lines
-from nmt_rela.generation.segmentation import Part, join_segments, segment_lines
-from nmt_rela.generation.streaming import LARGEST, prefixes_of, windows
-from nmt_rela.generation.thread_pool import map_in_threads
-from nmt_rela.generation.translation import NOTHING, ScoringResult, Translated, Translation
-from nmt_rela.metrics.word_alignment import Link
+from nmt_rela.generation.segmentation import Segment, join_segments, segment_lines
+from nmt_rela.generation.streaming import MAX_CHUNK, read_chunks, zip_prefixes
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.preparation.cleaning import normalization_for
 from nmt_rela.utils.errors import CheckpointError, ConfigError
@@ -41,35 +39,36 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 
 
 class Translator:
-    """Translates with one model, or with the mean of several over the same vocabularies.
+    """Translates with one model, or with the mean of several that have the same vocabularies.
 
-    Threads may share a translator: it changes nothing of itself or of its models while it works.
+    Several threads may use one translator: it changes neither itself nor its models while it works.
     """
 
     def __init__(
         self,
         models: Transformer | Sequence[Transformer],
-        vocabularies: TokenizerPair,
+        tokenizers: TokenizerPair,
         *,
-        decoding: DecodingConfig | None = None,
+        options: TranslationOptions | None = None,
         device: str | torch.device = "cpu",
         max_source_length: int = 256,
-        normalise_source: Callable[[str], str] = str,
-        normalise_target: Callable[[str], str] = str,
+        normalize_source: Callable[[str], str] = str,
+        normalize_target: Callable[[str], str] = str,
     ) -> None:
-        """Take models that lie on ``device`` already and are in evaluation mode whenever a method is called.
+        """The models must lie on ``device``, and be in evaluation mode whenever a method is called.
 
-        Lines of more than ``max_source_length`` sub-words (EOS counted) are translated in parts. What was done to all
-        training text of a language is done to given text by ``normalise_source`` and ``normalise_target``.
+        ``options`` are the defaults of ``translate``. A line of more than ``max_source_length`` sub-words (EOS
+        counted) is translated in segments. ``normalize_source`` and ``normalize_target`` do to given text what was
+        done to the training text of that language.
         """
         self.models = (models,) if isinstance(models, Transformer) else tuple(models)
-        self.vocabularies = vocabularies
-        self.decoding = decoding or DecodingConfig()
+        self.tokenizers = tokenizers
+        self.options = options or TranslationOptions()
         self.device = torch.device(device)
         self.max_source_length = max_source_length
-        self.normalise_source = normalise_source
-        self.normalise_target = normalise_target
-        self._aligner = WordAligner(self.models, vocabularies.target, device=self.device)
+        self.normalize_source = normalize_source
+        self.normalize_target = normalize_target
+        self._aligner = WordAligner(self.models, tokenizers.target, device=self.device)
 
     @classmethod
     def load(
@@ -83,243 +82,195 @@ class Translator:
     ) -> Translator:
         """A translator from a run directory, or from several with the same vocabularies (an ensemble).
 
-        ``checkpoint`` is average, best, last or step_N, by default the first of these that exists. ``device`` auto is
-        the GPU where there is one. ``decoding`` are the settings, by default those of the (first) run. Raises
-        CheckpointError for runs that are missing, damaged or of different vocabularies, ConfigError for an unknown
-        device.
+        ``checkpoint`` is average, best, last or step_N; the default is the first of these that exists. ``device`` auto
+        is the GPU if there is one. ``decoding`` holds the default settings; without it they are those of the (first)
+        run. Raises CheckpointError for runs that are missing, damaged or of different vocabularies, ConfigError for an
+        unknown device.
         """
         if precision not in DTYPES:
             raise ConfigError(f"precision: found '{precision}'; accepted: {', '.join(DTYPES)}")
-        place = resolve_device(device)
+        resolved = resolve_device(device)
         directories = [RunDirectory(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
         configs = [directory.config() for directory in directories]
-        vocabularies = directories[0].vocabularies()
+        tokenizers = directories[0].vocabularies()
         for directory in directories[1:]:
-            if directory.vocabularies().fingerprint != vocabularies.fingerprint:
+            if directory.vocabularies().fingerprint != tokenizers.fingerprint:
                 raise CheckpointError(
                     f"{directory.path}: another vocabulary than {directories[0].path}; an ensemble needs the same"
                 )
-        models = [directory.load_model(checkpoint, device=place) for directory in directories]
+        models = [directory.load_model(checkpoint, device=resolved) for directory in directories]
         data = configs[0].data
         return cls(
-            [prepare_for_inference(model, DTYPES[precision], place) for model in models],
-            vocabularies,
-            decoding=decoding or configs[0].decoding,
-            device=place,
+            [prepare_for_inference(model, DTYPES[precision], resolved) for model in models],
+            tokenizers,
+            options=TranslationOptions.from_config(decoding or configs[0].decoding),
+            device=resolved,
             max_source_length=data.max_length,
-            normalise_source=normalization_for(data.source_language, romanian=data.romanian_diacritics),
-            normalise_target=normalization_for(data.target_language, romanian=data.romanian_diacritics),
+            normalize_source=normalization_for(data.source_language, romanian=data.romanian_diacritics),
+            normalize_target=normalization_for(data.target_language, romanian=data.romanian_diacritics),
         )
 
     def translate(
         self,
         lines: Sequence[str],
+        options: TranslationOptions | None = None,
         *,
-        beam: int | None = None,
-        n_best: int = 1,
-        length_penalty: float | None = None,
-        early_stopping: bool | None = None,
-        extra_length: int | None = None,
-        min_length: int | None = None,
-        batch_tokens: int | None = None,
-        sampling: Sampling | None = None,
-        align: AlignmentOptions | None = None,
         prefixes: Sequence[str] | None = None,
         first_line: int = 0,
         progress: Callable[[int], None] | None = None,
+        **overrides: Any,
     ) -> list[Translation]:
-        """Translate lines, all of them sorted by length together; one translation a line, in order.
+        """One translation per line, in order. All lines are sorted by length together.
 
-        Settings that are not given are those of ``self.decoding``. ``n_best`` hypotheses are returned, at most the
-        beam; with ``sampling`` they are drawn instead, independently. ``prefixes`` are what each translation must
-        begin with (whole words, "" for none). ``align`` adds word links. ``first_line`` is the number of the
-        first line in its file, from 0: warnings name lines by it, and sampling depends on it. ``progress`` is called
-        with a number of lines whenever so many are done. Raises ConfigError for settings out of range.
+        ``options`` default to ``self.options``; ``overrides`` replace single fields of ``TranslationOptions``, as in
+        ``translate(lines, beam_size=1)``. ``prefixes`` are what each translation must begin with (whole words, "" for
+        none). ``first_line`` is the number of the first line in its file, from 0: warnings name lines by it, and
+        sampling depends on it. ``progress`` is called with the number of lines finished since its last call. Raises
+        ConfigError for options out of range.
         """
-        request = self._request(
-            n_best, sampling, align, beam=beam, length_penalty=length_penalty, early_stopping=early_stopping,
-            extra_length=extra_length, min_length=min_length, batch_tokens=batch_tokens,
-        )  # fmt: skip
-        return self._translate(lines, request, first_line=first_line, prefixes=prefixes, progress=progress)
-
-    def translate_stream(
-        self,
-        lines: Iterable[str],
-        *,
-        beam: int | None = None,
-        n_best: int = 1,
-        length_penalty: float | None = None,
-        early_stopping: bool | None = None,
-        extra_length: int | None = None,
-        min_length: int | None = None,
-        batch_tokens: int | None = None,
-        sampling: Sampling | None = None,
-        align: AlignmentOptions | None = None,
-        prefixes: Iterable[str] | None = None,
-    ) -> Generator[Translation, None, None]:
-        """The same for lines that keep coming: translations in input order, early when the lines come slowly, in
-        bounded memory. Raises DataError when there are not as many ``prefixes`` as lines.
-        """
-        request = self._request(
-            n_best, sampling, align, beam=beam, length_penalty=length_penalty, early_stopping=early_stopping,
-            extra_length=extra_length, min_length=min_length, batch_tokens=batch_tokens,
-        )  # fmt: skip
-        first_line = 0
-        for window, begun in prefixes_of(windows(lines), prefixes):
-            yield from self._translate(window, request, first_line=first_line, prefixes=begun)
-            first_line += len(window)
-            if len(window) == LARGEST:  # batches of ever other shapes fragment the heap
-                trim_malloc()
-
-    def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[ScoringResult]:
-        """The model's log-probability of given translations. Nothing is split: a line is scored as one sentence."""
-        assert len(sources) == len(targets)
-        return score_lines(
-            self.models, self.vocabularies,
-            [self.normalise_source(line) for line in sources], [self.normalise_target(line) for line in targets],
-            batch_tokens=self.decoding.batch_tokens // self.decoding.beam, device=self.device,
-        )  # fmt: skip
-
-    def _request(
-        self,
-        n_best: int,
-        sampling: Sampling | None,
-        align: AlignmentOptions | None,
-        **settings: bool | int | float | None,
-    ) -> Request:
-        decoding = with_settings(self.decoding, **settings)
-        request = Request(decoding=decoding, n_best=n_best, sampling=sampling, align=align)
-        if align is not None:
-            self._aligner.check(align)
-        return request
-
-    def _translate(
-        self,
-        lines: Sequence[str],
-        request: Request,
-        *,
-        first_line: int,
-        prefixes: Sequence[str] | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[Translation]:
+        options = self._options(options, overrides)
         assert not any(model.training for model in self.models), "translating with dropout on"
-        parts = list(self._parts(lines, request, first_line=first_line, prefixes=prefixes))
-        found: list[list[Translated]] = [[] for _ in parts]
-        parts_left = [0] * len(lines)
-        for part in parts:
-            parts_left[part.line] += 1
+        segments = self._segments(lines, options, first_line=first_line, prefixes=prefixes)
+        hypotheses: list[list[TranslationHypothesis]] = [[] for _ in segments]
+        open_segments = [0] * len(lines)  # segments of each line that are not translated yet
+        for segment in segments:
+            open_segments[segment.line] += 1
         if progress is not None:
-            progress(parts_left.count(0))
-        lengths = [len(part.ids) for part in parts]
+            progress(open_segments.count(0))
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        batches = list(batch_by_tokens_balanced(threads, lengths, request.decoding.batch_tokens // request.sequences))
+        lengths = [len(segment.ids) for segment in segments]
+        batches = list(batch_by_tokens(lengths, options.batch_tokens // options.num_sequences, threads=threads))
 
-        def decode(batch: Sequence[int]) -> list[list[Translated]]:
+        def decode(batch: Sequence[int]) -> list[list[TranslationHypothesis]]:
             with torch.inference_mode():
-                return self._decode([parts[i] for i in batch], request)
+                return self._decode([segments[i] for i in batch], options)
 
         for batch, decoded in map_in_threads(decode, batches, threads=threads):
-            for i, hypotheses in zip(batch, decoded, strict=True):
-                found[i] = hypotheses
-                parts_left[parts[i].line] -= 1
+            for i, of_segment in zip(batch, decoded, strict=True):
+                hypotheses[i] = of_segment
+                open_segments[segments[i].line] -= 1
             if progress is not None:
-                progress(sum(parts_left[line] == 0 for line in {parts[i].line for i in batch}))
-        of_line: list[list[list[Translated]]] = [[] for _ in lines]
-        for part, hypotheses in zip(parts, found, strict=True):
-            of_line[part.line].append(hypotheses)
-        empty = replace(NOTHING, alignment=None if request.align is None else frozenset())
+                progress(sum(open_segments[line] == 0 for line in {segments[i].line for i in batch}))
+        of_line: list[list[list[TranslationHypothesis]]] = [[] for _ in lines]
+        for segment, of_segment in zip(segments, hypotheses, strict=True):
+            of_line[segment.line].append(of_segment)
+        empty = replace(EMPTY, alignment=None if options.alignment is None else frozenset())
         return [
             Translation(
                 source=line,
                 hypotheses=tuple(
-                    join_segments(of_parts, request.decoding.length_penalty)
-                    for of_parts in zip(*hypotheses, strict=False)
+                    join_segments(ranked, options.length_penalty) for ranked in zip(*of_segments, strict=False)
                 )
                 or (empty,),
             )
-            for line, hypotheses in zip(lines, of_line, strict=True)
+            for line, of_segments in zip(lines, of_line, strict=True)
         ]
 
-    def _parts(
-        self, lines: Sequence[str], request: Request, *, first_line: int, prefixes: Sequence[str] | None
-    ) -> Iterator[Part]:
-        """What there is to search."""
-        return segment_lines(
-            # Blank lines have nothing to say, not even a stray sub-word for an odd kind of space.
-            [self.normalise_source(line) if line.strip() else "" for line in lines],
-            None
-            if prefixes is None
-            else self.vocabularies.target.encode([self.normalise_target(prefix) for prefix in prefixes]),
-            self.vocabularies.source,
-            limit=self.max_source_length,
-            grouped=request.align is not None,
+    def translate_stream(
+        self,
+        lines: Iterable[str],
+        options: TranslationOptions | None = None,
+        *,
+        prefixes: Iterable[str] | None = None,
+        **overrides: Any,
+    ) -> Generator[Translation, None, None]:
+        """``translate`` for a stream: translations in input order, in bounded memory.
+
+        When lines come slowly, each is translated as it comes. Raises DataError if there are not as many ``prefixes``
+        as lines.
+        """
+        options = self._options(options, overrides)
+        first_line = 0
+        for chunk, chunk_prefixes in zip_prefixes(read_chunks(lines), prefixes):
+            yield from self.translate(chunk, options, first_line=first_line, prefixes=chunk_prefixes)
+            first_line += len(chunk)
+            if len(chunk) == MAX_CHUNK:  # constantly changing batch shapes fragment the heap
+                trim_malloc()
+
+    def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[ScoringResult]:
+        """The model's log-probability of given translations. A line is scored as one sentence, however long it is."""
+        assert len(sources) == len(targets)
+        return score_lines(
+            self.models, self.tokenizers,
+            [self.normalize_source(line) for line in sources], [self.normalize_target(line) for line in targets],
+            batch_tokens=self.options.batch_tokens // self.options.beam_size, device=self.device,
+        )  # fmt: skip
+
+    def _options(self, options: TranslationOptions | None, overrides: dict[str, Any]) -> TranslationOptions:
+        options = replace(options or self.options, **overrides)
+        if options.alignment is not None:
+            self._aligner.check(options.alignment)
+        return options
+
+    def _segments(
+        self, lines: Sequence[str], options: TranslationOptions, *, first_line: int, prefixes: Sequence[str] | None
+    ) -> list[Segment]:
+        normalized = None if prefixes is None else [self.normalize_target(prefix) for prefix in prefixes]
+        segments = segment_lines(
+            # A blank line has no segment, not even for an unusual space that the tokenizer knows.
+            [self.normalize_source(line) if line.strip() else "" for line in lines],
+            None if normalized is None else self.tokenizers.target.encode(normalized),
+            self.tokenizers.source,
+            max_length=self.max_source_length,
+            with_words=options.alignment is not None,
             first_line=first_line,
         )
+        return list(segments)
 
-    def _decode(self, parts: Sequence[Part], request: Request) -> list[list[Translated]]:
-        """One batch through the search; halved as often as the device's memory demands."""
+    def _decode(self, segments: Sequence[Segment], options: TranslationOptions) -> list[list[TranslationHypothesis]]:
+        """The hypotheses of one batch. The batch is halved for as long as the device runs out of memory."""
         try:
-            found = self._search(parts, request)
-            aligned = (
-                None
-                if request.align is None
-                else self._aligner.links([(part.ids, part.groups) for part in parts], found, request.align)
-            )
+            found = self._search(segments, options)
+            links = None
+            if options.alignment is not None:
+                sources = [(segment.ids, segment.words) for segment in segments]
+                links = self._aligner.align(sources, found, options.alignment)
         except torch.OutOfMemoryError:
-            if len(parts) == 1:
+            if len(segments) == 1:
                 raise
-            LOG.warning("out of memory with %d sentences in a batch; halved", len(parts))
+            LOG.warning("out of memory with %d sentences per batch; the batch is halved", len(segments))
         else:
-            return self._translated(parts, found, aligned)
-        middle = len(parts) // 2
-        return self._decode(parts[:middle], request) + self._decode(parts[middle:], request)
+            target = self.tokenizers.target
+            texts = iter(target.decode([hypothesis.tokens for hypotheses in found for hypothesis in hypotheses]))
+            return [
+                [
+                    TranslationHypothesis(
+                        text=next(texts),
+                        score=hypothesis.score,
+                        log_probability=hypothesis.log_probability,
+                        tokens=tuple(target.pieces(hypothesis.tokens)),
+                        token_log_probabilities=hypothesis.token_log_probabilities,
+                        alignment=None if links is None else links[row][rank],
+                    )
+                    for rank, hypothesis in enumerate(hypotheses)
+                ]
+                for row, hypotheses in enumerate(found)
+            ]
+        middle = len(segments) // 2
+        return self._decode(segments[:middle], options) + self._decode(segments[middle:], options)
 
-    def _search(self, parts: Sequence[Part], request: Request) -> list[list[Hypothesis]]:
-        decoding = request.decoding
-        source = pad_sequences([part.ids for part in parts]).to(self.device)
-        lengths = [max(len(part.ids) + decoding.extra_length, len(part.prefix) + 1) for part in parts]
+    def _search(self, segments: Sequence[Segment], options: TranslationOptions) -> list[list[Hypothesis]]:
+        source = pad_sequences([segment.ids for segment in segments]).to(self.device)  # [sentences, source length]
+        lengths = [max(len(segment.ids) + options.max_length_offset, len(segment.prefix) + 1) for segment in segments]
         max_lengths = torch.tensor(lengths, device=self.device)
-        beams = request.sequences
-        states: list[SearchState] = [
-            model.start_decoding(model.encode(source), beams=beams, max_length=max(lengths)) for model in self.models
+        decoders: list[StepDecoder] = [
+            model.start_decoding(model.encode(source), beams=options.num_sequences, max_length=max(lengths))
+            for model in self.models
         ]
-        state = states[0] if len(states) == 1 else EnsembleState(states)
-        prefixes = [part.prefix for part in parts] if any(part.prefix for part in parts) else None
-        if request.sampling is not None:
+        decoder = decoders[0] if len(decoders) == 1 else EnsembleDecoder(decoders)
+        prefixes = [segment.prefix for segment in segments] if any(segment.prefix for segment in segments) else None
+        if options.sampling is not None:
             found = sample(
-                state, request.sampling, sentences=len(parts), samples=beams, keys=[part.key for part in parts],
-                max_lengths=max_lengths, length_penalty=decoding.length_penalty, min_length=decoding.min_length,
+                decoder, options.sampling, num_samples=options.n_best, seeds=[segment.seed for segment in segments],
+                max_lengths=max_lengths, length_penalty=options.length_penalty, min_length=options.min_length,
                 prefixes=prefixes,
             )  # fmt: skip
         else:
             found = beam_search(
-                state, sentences=len(parts), beams=beams, max_lengths=max_lengths, n_best=request.n_best,
-                length_penalty=decoding.length_penalty, min_length=decoding.min_length, prefixes=prefixes,
-                early_stopping=decoding.early_stopping,
+                decoder, beam_size=options.beam_size, max_lengths=max_lengths, n_best=options.n_best,
+                length_penalty=options.length_penalty, min_length=options.min_length, prefixes=prefixes,
+                early_stopping=options.early_stopping,
             )  # fmt: skip
         if not all(hypotheses and math.isfinite(hypotheses[0].score) for hypotheses in found):
             raise CheckpointError("the model's predictions are not finite numbers; was its training stable?")
         return found
-
-    def _translated(
-        self,
-        parts: Sequence[Part],
-        found: Sequence[Sequence[Hypothesis]],
-        aligned: Sequence[Sequence[frozenset[Link]]] | None,
-    ) -> list[list[Translated]]:
-        target = self.vocabularies.target
-        texts = iter(target.decode([hypothesis.tokens for hypotheses in found for hypothesis in hypotheses]))
-        return [
-            [
-                Translated(
-                    text=next(texts),
-                    score=hypothesis.score,
-                    log_probability=hypothesis.log_probability,
-                    tokens=tuple(target.pieces(hypothesis.tokens)),
-                    token_log_probabilities=hypothesis.token_log_probabilities,
-                    alignment=None if aligned is None else aligned[row][rank],
-                )
-                for rank, hypothesis in enumerate(hypotheses)
-            ]
-            for row, hypotheses in enumerate(found)
-        ]

@@ -86,7 +86,7 @@ class IncrementalDecoder:
         beams = self._for_all(beams)
         self._history = self._history.gather(1, beams.unsqueeze(2).expand(-1, -1, self._history.shape[2]))
 
-    def keep(self, sentences: Tensor) -> None:
+    def select_sentences(self, sentences: Tensor) -> None:
         """Let all but the sentences of these indices leave the batch: [kept], ascending."""
         self._rows = sentences if self._rows is None else self._rows.index_select(0, sentences)
         if len(sentences) <= (1.0 - _LEFT_SHARE) * len(self._history):

@@ -56,7 +56,7 @@ SCALES: dict[str, tuple[str, ...]] = {
         "model.heads=4", "training.max_updates=200", "training.batch_tokens=2048", "training.accumulate=1",
         "training.schedule=noam", "training.learning_rate=0.1", "training.warmup=20", "training.log_every=20",
         "training.validate_every=100", "training.validate_sentences=10", "training.save_every=20",
-        "decoding.extra_length=0",
+        "decoding.max_length_offset=0",
     ),
 }  # fmt: skip
 

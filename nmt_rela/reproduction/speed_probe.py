@@ -75,7 +75,7 @@ def measure(config: Config, kind: str) -> Speed:
     step_seconds = _median_seconds(optimizer.step, device)
     batches = training.accumulate * training.batch_tokens / (sentences * SENTENCE)
     model.eval()
-    beams = config.decoding.beam
+    beams = config.decoding.beam_size
     read = text[: max(1, config.decoding.batch_tokens // beams // SENTENCE)] if device.type == "cuda" else text[:16]
     decoding_seconds = _median_seconds(lambda: _translate(model, read, beams), device)
     return Speed(
@@ -97,7 +97,7 @@ def _model(config: Config) -> Transformer:
 def _translate(model: Transformer, source: torch.Tensor, beams: int) -> None:
     state = model.start_decoding(model.encode(source), beams=beams, max_length=SENTENCE)
     lengths = torch.full((len(source),), SENTENCE, device=source.device)
-    beam_search(state, sentences=len(source), beams=beams, min_length=SENTENCE - 1, max_lengths=lengths)
+    beam_search(state, beam_size=beams, min_length=SENTENCE - 1, max_lengths=lengths)
 
 
 def _median_seconds(work: Callable[[], Any], device: torch.device) -> float:

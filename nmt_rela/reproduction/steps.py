@@ -300,7 +300,7 @@ def _decoding_speed(experiment: Experiment) -> Step:
         words += ["--sentences", str(effort.sentences)]
         for run in runs:
             words += ["--run", str(run.path)]
-        words += ["--beams", str(runs[0].config.decoding.beam), "--batch-tokens"]
+        words += ["--beams", str(runs[0].config.decoding.beam_size), "--batch-tokens"]
         words += [str(runs[0].config.decoding.batch_tokens), "--rounds", str(effort.decoding_rounds)]
         return [*words, "--single", "0", "--json", str(output)]
 

@@ -15,6 +15,7 @@ from nmt_rela.data.batch_plan import plan_epoch
 from nmt_rela.data.data_loader import collate
 from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.tokenizer import PAD, TokenizerPair
+from nmt_rela.generation.options import TranslationOptions
 from nmt_rela.generation.translator import Translator
 from nmt_rela.metrics import bleu
 from nmt_rela.metrics.attention_sparsity import attention_sparsity
@@ -109,7 +110,7 @@ class Validator:
         translator = Translator(
             model,
             self._vocabularies,
-            decoding=self._config.decoding,
+            options=TranslationOptions.from_config(self._config.decoding),
             device=ranks.device,
             max_source_length=self._config.data.max_length,
         )

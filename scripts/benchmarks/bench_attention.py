@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from nmt_rela.attention.mask import CAUSAL, Mask, key_padding_mask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
-from nmt_rela.commands import console
+from nmt_rela.commands import cli
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -174,4 +174,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run("bench_attention", lambda _: main()))
+    sys.exit(cli.run("bench_attention", lambda _: main()))

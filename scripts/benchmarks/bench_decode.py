@@ -35,13 +35,12 @@ from memory_bandwidth import Reads, reads_of
 
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.checkpoints.run_directory import RunDirectory
-from nmt_rela.commands import console
+from nmt_rela.commands import cli
 from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import EOS
-from nmt_rela.generation.batching import batch_by_tokens_balanced
+from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
 from nmt_rela.generation.beam_search import beam_search
 from nmt_rela.generation.device import prepare_for_inference, resolve_device
-from nmt_rela.generation.thread_pool import map_in_threads
 from nmt_rela.generation.translator import DTYPES, Precision, Translator
 from nmt_rela.metrics.bleu import compute_scores
 from nmt_rela.models.transformer import Transformer
@@ -120,12 +119,12 @@ def forced_subject(model: Transformer, sentences: list[list[int]], options: argp
                 source = pad_sequences([chosen[i] for i in batch]).to(device)
                 state = model.start_decoding(model.encode(source), beams=beam, max_length=options.length)
                 found = beam_search(
-                    state, sentences=len(batch), beams=beam, min_length=options.length - 1,
+                    state, beam_size=beam, min_length=options.length - 1,
                     max_lengths=torch.full((len(batch),), options.length, device=device),
                 )  # fmt: skip
             return sum(len(hypotheses[0].tokens) for hypotheses in found)
 
-        batches = list(batch_by_tokens_balanced(threads, lengths, batch_tokens // beam))
+        batches = list(batch_by_tokens(lengths, batch_tokens // beam, threads=threads))
         return Output(sum(tokens for _, tokens in map_in_threads(search, batches, threads=threads)), [])
 
     return translate
@@ -135,13 +134,15 @@ def run_subject(run: str, lines: list[str], precision: Precision, options: argpa
     """A trained run, on text."""
     translator = Translator.load(run, device=options.device, precision=precision)
     if options.forced:
-        return forced_subject(translator.models[0], translator.vocabularies.source.encode(lines), options)
+        return forced_subject(translator.models[0], translator.tokenizers.source.encode(lines), options)
+
+    given = {"early_stopping": options.early_stopping, "length_penalty": options.length_penalty}
+    chosen = {name: value for name, value in given.items() if value is not None}
 
     def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> Output:
         found = translator.translate(
-            [lines[number] for number in numbers], beam=beam, batch_tokens=batch_tokens,
-            early_stopping=options.early_stopping, length_penalty=options.length_penalty,
-        )  # fmt: skip
+            [lines[number] for number in numbers], beam_size=beam, batch_tokens=batch_tokens, **chosen
+        )
         tokens = sum(len(translation.hypotheses[0].tokens) for translation in found)
         return Output(tokens, [translation.text for translation in found])
 
@@ -421,4 +422,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run("bench_decode", lambda _: main()))
+    sys.exit(cli.run("bench_decode", lambda _: main()))

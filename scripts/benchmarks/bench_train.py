@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.checkpoints.run_directory import RunDirectory
-from nmt_rela.commands import console
+from nmt_rela.commands import cli
 from nmt_rela.config.loader import load_config
 from nmt_rela.config.schema import AttentionKind, Config
 from nmt_rela.data.data_loader import Batch, iterate_updates
@@ -242,4 +242,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run("bench_train", lambda _: main()))
+    sys.exit(cli.run("bench_train", lambda _: main()))

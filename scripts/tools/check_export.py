@@ -17,7 +17,7 @@ from nmt_rela.export.run_export import export_run
 from nmt_rela.generation.translator import Translator
 from nmt_rela.utils.text import read_lines
 
-#: Sub-words of output after which CTranslate2 cuts; we cut at source length + extra_length.
+#: Sub-words of output after which CTranslate2 cuts; we cut at source length + max_length_offset.
 LONGEST = 256
 
 
@@ -26,8 +26,8 @@ def compare(run: Path, lines: list[str], *, beam: int, early_stopping: bool) -> 
     import ctranslate2
 
     ours = Translator.load(run, device="cpu")
-    translations = ours.translate(lines, beam=beam, length_penalty=0.0, early_stopping=early_stopping)
-    vocabulary = ours.vocabularies.source
+    translations = ours.translate(lines, beam_size=beam, length_penalty=0.0, early_stopping=early_stopping)
+    vocabulary = ours.tokenizers.source
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model")
         export_run(RunDirectory(run), model, form="ctranslate2")
@@ -37,7 +37,7 @@ def compare(run: Path, lines: list[str], *, beam: int, early_stopping: bool) -> 
             disable_unk=True, suppress_sequences=[["<pad>"], ["<s>"]],
             return_scores=True,
         )  # fmt: skip
-    target = ours.vocabularies.target
+    target = ours.tokenizers.target
     ids = {piece: i for i, piece in enumerate(target.pieces(range(target.size)))}
     texts = target.decode([[ids[piece] for piece in result.hypotheses[0]] for result in theirs])
     other = [i for i, translation in enumerate(translations) if translation.text != texts[i]]

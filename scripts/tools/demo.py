@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nmt_rela.checkpoints.run_directory import RunDirectory
-from nmt_rela.commands import console
+from nmt_rela.commands import cli
 from nmt_rela.config.loader import load_config
 from nmt_rela.config.schema import Config
 from nmt_rela.preparation.pipeline import load_prepared
@@ -29,13 +29,13 @@ EXAMPLES = 5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The script; returns the exit status."""
-    return console.run("demo", _demonstrate, arguments)
+    return cli.run("demo", _demonstrate, arguments)
 
 
 def _demonstrate(arguments: Sequence[str] | None) -> int:
-    parser = console.parser("demo", __doc__)
-    console.add_overrides(parser)
-    options = console.parse(parser, arguments)
+    parser = cli.make_parser("demo", __doc__)
+    cli.add_overrides(parser)
+    options = cli.parse(parser, arguments)
     config = load_config(CONFIG, options.overrides)
     start = time.monotonic()
     for command in (

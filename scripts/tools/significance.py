@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nmt_rela.commands import console
+from nmt_rela.commands import cli
 from nmt_rela.metrics.bleu import TOKENIZERS
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.text import atomic_write, read_lines
@@ -25,11 +25,11 @@ from nmt_rela.utils.text import atomic_write, read_lines
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The script; returns the exit status."""
-    return console.run("significance", _report, arguments)
+    return cli.run("significance", _report, arguments)
 
 
 def _report(arguments: Sequence[str] | None) -> None:
-    parser = console.parser("significance", __doc__)
+    parser = cli.make_parser("significance", __doc__)
     parser.add_argument("--reference", required=True, type=Path, metavar="FILE", help="translations by people")
     parser.add_argument(
         "--system", required=True, action="append", type=_named, metavar="NAME=FILE",
@@ -38,7 +38,7 @@ def _report(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--tokenizer", default="13a", choices=TOKENIZERS, help="what BLEU splits words with")
     parser.add_argument("--samples", type=int, default=1000, metavar="N", help="resampled test sets (default: 1000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    options = console.parse(parser, arguments)
+    options = cli.parse(parser, arguments)
     if options.samples < 2:
         parser.error(f"--samples {options.samples}: accepted: a number from 2")
     reference = list(read_lines(options.reference))

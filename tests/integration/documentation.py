@@ -41,7 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "max_updates": 10, "batch_tokens": 256, "accumulate": 1, "warmup": 5, "log_every": 5, "validate_every": 5,
         "validate_sentences": 2, "save_every": 2,
     },
-    "decoding": {"extra_length": 0},
+    "decoding": {"max_length_offset": 0},
 }  # fmt: skip
 _KEPT = {"attention"}
 

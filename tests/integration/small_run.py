@@ -24,7 +24,7 @@ run: {run}
 data: {{task: demo, source_language: en, target_language: de, vocabulary_size: 96}}
 model: {{attention: {attention}, encoder_layers: 2, decoder_layers: 2, dimension: 32, feed_forward: 48, heads: 4}}
 training: {{}}
-decoding: {{extra_length: 2}}
+decoding: {{max_length_offset: 2}}
 """
 
 

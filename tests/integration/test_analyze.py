@@ -217,8 +217,8 @@ def test_the_study_judges_by_the_decoding_that_is_asked_for(
     monkeypatch.setattr("nmt_rela.analysis.pipeline.analyze_run", spy)
     models = ["--model", str(place / "rela"), "--model", str(place / "soft")]
     options = [*models, *text_options(place), "--no-plots", "--output", str(tmp_path)]
-    assert main([*options, "decoding.beam=2", "decoding.extra_length=7"]) == 0
-    assert [(decoding.beam, decoding.extra_length) for decoding in asked] == [(2, 7)] * 2
+    assert main([*options, "decoding.beam_size=2", "decoding.max_length_offset=7"]) == 0
+    assert [(decoding.beam_size, decoding.max_length_offset) for decoding in asked] == [(2, 7)] * 2
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,13 @@ def lines(output: bytes) -> list[bytes]:
 def test_hostile_lines_in_every_format(translated: Translate) -> None:
     ordinary = [line.encode() for line in sentences(len(HOSTILE), seed=9, longest=4)]
     given = b"".join(line + b"\n" for pair in zip(HOSTILE, ordinary, strict=True) for line in pair)
-    text = lines(translated("--quiet", "--beam=2", given=given))
+    text = lines(translated("--quiet", "--beam-size=2", given=given))
     assert len(text) == 2 * len(HOSTILE)
     assert text[:10:2] == [b""] * 5
 
     values = [
         json.loads(line)
-        for line in lines(translated("--quiet", "--beam=2", "--n-best=2", "--format=jsonl", given=given))
+        for line in lines(translated("--quiet", "--beam-size=2", "--n-best=2", "--format=jsonl", given=given))
     ]
     assert [value["line"] for value in values] == list(range(len(text)))
     for value, line, translation in zip(values, given.split(b"\n"), text, strict=False):
@@ -43,7 +43,9 @@ def test_hostile_lines_in_every_format(translated: Translate) -> None:
         assert value["translation"] == value["hypotheses"][0]["text"]
         assert len(value["hypotheses"]) == (2 if line.strip() and value["hypotheses"][0]["tokens"] else 1)
 
-    moses = [line.split(b" ||| ", 1) for line in lines(translated("--quiet", "--beam=2", "--n-best=2", given=given))]
+    moses = [
+        line.split(b" ||| ", 1) for line in lines(translated("--quiet", "--beam-size=2", "--n-best=2", given=given))
+    ]
     numbers = [int(number) for number, _ in moses]
     assert numbers == sorted(numbers)
     assert set(numbers) == set(range(len(text)))
@@ -54,7 +56,7 @@ def test_hostile_lines_in_every_format(translated: Translate) -> None:
 def test_a_line_of_ten_thousand_sub_words(translated: Translate, caplog: pytest.LogCaptureFixture) -> None:
     long = b" ".join([b"Hund"] * 3_334)
     before, found, after = lines(
-        translated("--quiet", "--beam=1", "--format=jsonl", given=b"Hund\n" + long + b"\nKatze\n")
+        translated("--quiet", "--beam-size=1", "--format=jsonl", given=b"Hund\n" + long + b"\nKatze\n")
     )
     value = json.loads(found)
     assert "10002 sub-words" in caplog.text
@@ -62,7 +64,7 @@ def test_a_line_of_ten_thousand_sub_words(translated: Translate, caplog: pytest.
     (hypothesis,) = value["hypotheses"]
     assert len(hypothesis["tokens"]) >= 10_002 / 64  # every part is translated to something
     assert [json.loads(line)["translation"].encode() for line in (before, after)] == lines(
-        translated("--quiet", "--beam=1", given=b"Hund\nKatze\n")
+        translated("--quiet", "--beam-size=1", given=b"Hund\nKatze\n")
     )
 
 
@@ -88,8 +90,8 @@ def test_memory_does_not_grow_with_the_stream(run: Path, tmp_path: Path, form: s
         path.write_text("".join(f"{words[i % 1000]}\n" for i in range(count)), encoding="utf-8")
         with open(path, "rb") as stream, open(tmp_path / "output", "wb") as output:
             done = subprocess.run(
-                [sys.executable, "-c", PEAK, "--quiet", f"--model={run}", "--device=cpu", "--beam=1",
-                 f"--format={form}", "decoding.extra_length=0", "decoding.batch_tokens=4000"],
+                [sys.executable, "-c", PEAK, "--quiet", f"--model={run}", "--device=cpu", "--beam-size=1",
+                 f"--format={form}", "decoding.max_length_offset=0", "decoding.batch_tokens=4000"],
                 stdin=stream, stdout=output, stderr=subprocess.PIPE, text=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
             )  # fmt: skip

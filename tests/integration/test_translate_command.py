@@ -32,8 +32,8 @@ def test_a_line_a_line_as_python_gives_them(translated: Translate, run: Path) ->
     expected = [translation.text for translation in Translator.load(run, device="cpu").translate(LINES)]
     assert texts(translated()) == expected
     assert texts(translated(given="\n".join(LINES).encode())) == expected  # no line end at the end of the file
-    assert texts(translated("--beam", "1")) != expected
-    assert texts(translated("decoding.beam=1")) == texts(translated("--beam", "1"))
+    assert texts(translated("--beam-size", "1")) != expected
+    assert texts(translated("decoding.beam_size=1")) == texts(translated("--beam-size", "1"))
     assert texts(translated("--checkpoint", "step_00000001")) != expected
 
 
@@ -55,7 +55,7 @@ def test_invalid_utf8_is_replaced_with_one_warning(translated: Translate) -> Non
 
 def test_overlong_lines_are_named(translated: Translate) -> None:
     long = " ".join(["ein Hund läuft."] * 700)
-    found = texts(translated("--beam", "1", given=f"Hund\n{long}\nKatze\n".encode()))
+    found = texts(translated("--beam-size", "1", given=f"Hund\n{long}\nKatze\n".encode()))
     assert len(found) == 3
     assert "warning: line 2: " in translated.log.decode()
 
@@ -126,7 +126,7 @@ def test_samples(translated: Translate) -> None:
 def test_processes_give_what_one_gives(translated: Translate) -> None:
     long = " ".join(["ein Hund läuft."] * 30)
     given = "\n".join([*LINES, long, ""]).encode()
-    options = ("--beam", "2", "--n-best", "2", "--format", "jsonl", "--alignments")
+    options = ("--beam-size", "2", "--n-best", "2", "--format", "jsonl", "--alignments")
     together = [json.loads(line) for line in texts(translated(*options, "--workers", "2", given=given))]
     assert f"line {len(LINES) + 1}: " in translated.log.decode()
     for one, other in zip(
@@ -144,11 +144,11 @@ def test_processes_give_what_one_gives(translated: Translate) -> None:
     ("arguments", "message"),
     [
         (["--workers", "0"], "workers: found 0; accepted: 1 or more"),
-        (["--workers", "2", "--n-best", "9"], "n-best: found 9; accepted: 1 up to the beam, 4"),
-        (["--n-best", "9"], "n-best: found 9; accepted: 1 up to the beam, 4"),
-        (["--beam", "0"], "decoding.beam"),
+        (["--workers", "2", "--n-best", "9"], "n-best: found 9; accepted: 1 up to the beam size, 4"),
+        (["--n-best", "9"], "n-best: found 9; accepted: 1 up to the beam size, 4"),
+        (["--beam-size", "0"], "decoding.beam_size"),
         (["model.heads=2"], "accepted: decoding.key=value"),
-        (["decoding.beem=2"], "did you mean"),
+        (["decoding.beam_sice=2"], "did you mean"),
         (["--checkpoint", "lost"], "did you mean 'last'?"),
         (["--device", "cuda:77"], "CUDA devices are visible"),
         (["--alignments", "--alignment-layer", "9"], "accepted: 0 to 1"),
@@ -209,7 +209,7 @@ def test_evaluation_of_given_text(run: Path, tmp_path: Path, capsys: pytest.Capt
     directory = run / "evaluation/last"
     assert (directory / "test.a.txt").read_text(encoding="utf-8").split("\n")[:-1] == expected
     assert json.loads((directory / "scores.json").read_text(encoding="utf-8")) == [result]
-    assert evaluate.main([*arguments, "--tokenizer", "char", "--beam", "1"]) == 0
+    assert evaluate.main([*arguments, "--tokenizer", "char", "--beam-size", "1"]) == 0
     printed = capsys.readouterr().out
     assert "tok:char" in printed
     assert printed.startswith(f"test.a ({len(LINES)} sentences)\n")
@@ -262,7 +262,7 @@ def test_a_test_set_may_have_the_name_of_the_development_set(
         tests=(text_set("news", "test", LINES[:3]),), tokenizer=tmp_path, counts={},
     )  # fmt: skip
     monkeypatch.setattr(pipeline, "locate", lambda _: data)
-    for options, expected in (([], 3), (["--set", "news"], 3), (["--set", "dev"], 1)):
+    for options, expected in (([], 3), (["--test-set", "news"], 3), (["--test-set", "dev"], 1)):
         assert evaluate.main(["--model", str(run), "--device", "cpu", "--json", *options]) == 0
         assert [found["sentences"] for found in json.loads(capsys.readouterr().out)] == [expected]
 

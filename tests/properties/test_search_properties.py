@@ -13,7 +13,7 @@ from toy_search import TableState, best_by_trying, found_by_the_book, score_of, 
 from nmt_rela.data.tokenizer import EOS
 from nmt_rela.generation.beam_search import beam_search
 from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
-from nmt_rela.generation.splitting import split_tokens
+from nmt_rela.generation.segmentation import split_tokens
 from nmt_rela.metrics.word_alignment import NO_WORD, format_pharaoh, parse_pharaoh, word_ids
 
 seeds = st.integers(0, 2**20)
@@ -31,7 +31,7 @@ def search(
     early_stopping: bool = False,
 ) -> list[list[Hypothesis]]:
     return beam_search(
-        TableState(tables, beams=beams), sentences=len(tables), beams=beams, max_lengths=torch.tensor(lengths),
+        TableState(tables, beams=beams), beam_size=beams, max_lengths=torch.tensor(lengths),
         n_best=n_best, length_penalty=exponent, min_length=min_length, early_stopping=early_stopping,
     )  # fmt: skip
 
@@ -122,9 +122,10 @@ def test_every_hypothesis_is_well_formed(seed: int, exponent: float, beams: int,
         assert len({hypothesis.tokens for hypothesis in hypotheses}) == len(hypotheses) >= 1
         for hypothesis in hypotheses:
             tokens = hypothesis.tokens
+            finished = tokens[-1] == EOS
             assert EOS not in tokens[:-1]
-            assert hypothesis.finished or len(tokens) == length
-            assert not hypothesis.finished or len(tokens) - 1 >= max(1, minimum)
+            assert finished or len(tokens) == length
+            assert not finished or len(tokens) - 1 >= max(1, minimum)
             gains = score_of(tables[sentence], tokens)
             assert hypothesis.token_log_probabilities == pytest.approx(gains, abs=1e-5)
             assert hypothesis.score == pytest.approx(

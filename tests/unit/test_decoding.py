@@ -30,7 +30,7 @@ def test_any_reordering_and_leaving_is_as_if_recomputed(attention: str, seed: in
         assert logits.flatten(0, 1) == pytest.approx(model.project(states), abs=2e-5)
         if step in (4, 11, 12):
             kept = torch.arange(len(source))[torch.randperm(len(source), generator=draw)[:-1].sort().values]
-            state.keep(kept)
+            state.select_sentences(kept)
             assert len(state._history) == (len(kept) if sentences == 6 else len(source))
             source, prefixes = source[kept], prefixes[kept]
         parents = torch.randint(0, prefixes.shape[1], (len(source), beams), generator=draw)

@@ -63,7 +63,7 @@ def test_beams_reorder_and_sentences_leave_as_if_decoded_from_scratch() -> None:
         state.reorder(order)
         prefixes = prefixes.gather(1, order[..., None].expand_as(prefixes))
         if step == 1:
-            state.keep(torch.tensor([1, 2]))
+            state.select_sentences(torch.tensor([1, 2]))
             prefixes, order = prefixes[1:], order[1:]
 
 

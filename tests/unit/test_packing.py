@@ -98,7 +98,7 @@ def test_a_translator_in_int8(tmp_path: Path) -> None:
     lines = sentences(9, seed=5)
     together = translator.translate(lines)
     assert [translator.translate([line])[0].text for line in lines] == [one.text for one in together]
-    assert translator.translate(lines[:2], align=AlignmentOptions())[0].hypotheses[0].alignment is not None
+    assert translator.translate(lines[:2], alignment=AlignmentOptions())[0].hypotheses[0].alignment is not None
 
 
 def test_int8_is_refused_where_there_is_none() -> None:

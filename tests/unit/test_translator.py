@@ -15,15 +15,14 @@ import pytest
 import torch
 from toy_translator import sentences, toy_model, toy_translator, vocabularies
 
-from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.data.tokenizer import EOS, PAD
 from nmt_rela.generation.alignment import AlignmentOptions
 from nmt_rela.generation.device import resolve_device
-from nmt_rela.generation.formatting import json_lines, moses_lines, one_line, text_lines
-from nmt_rela.generation.sampling import Sampling
-from nmt_rela.generation.splitting import split_tokens
-from nmt_rela.generation.streaming import windows
-from nmt_rela.generation.translation import Translated, Translation
+from nmt_rela.generation.formatting import format_jsonl, format_moses, format_text, strip_newlines
+from nmt_rela.generation.options import Translation, TranslationHypothesis, TranslationOptions
+from nmt_rela.generation.sampling import SamplingOptions
+from nmt_rela.generation.segmentation import split_tokens
+from nmt_rela.generation.streaming import read_chunks
 from nmt_rela.generation.translator import Translator
 from nmt_rela.utils.errors import CheckpointError, ConfigError
 
@@ -44,12 +43,14 @@ def assert_same(left: list[Translation], right: list[Translation]) -> None:
 @pytest.mark.parametrize("beam", [1, 4])
 def test_one_by_one_is_any_batch_in_any_order(attention: str, beam: int) -> None:
     translator = toy_translator(attention=attention)
-    together = translator.translate(LINES, beam=beam, n_best=min(beam, 2))
+    together = translator.translate(LINES, beam_size=beam, n_best=min(beam, 2))
     assert len({translation.text for translation in together}) > 5
-    assert_same([translator.translate([line], beam=beam, n_best=min(beam, 2))[0] for line in LINES[:4]], together[:4])
+    assert_same(
+        [translator.translate([line], beam_size=beam, n_best=min(beam, 2))[0] for line in LINES[:4]], together[:4]
+    )
     order = list(range(len(LINES)))
     random.Random(1).shuffle(order)
-    turned = translator.translate([LINES[i] for i in order], beam=beam, n_best=min(beam, 2), batch_tokens=90)
+    turned = translator.translate([LINES[i] for i in order], beam_size=beam, n_best=min(beam, 2), batch_tokens=90)
     assert_same([turned[order.index(i)] for i in range(len(LINES))], together)
 
 
@@ -78,7 +79,7 @@ def test_scores_of_given_translations_are_those_of_the_search() -> None:
         assert score.log_probability == pytest.approx(sum(score.token_log_probabilities), abs=1e-6)
         if text:
             # Searched with the text as a forced prefix, its tokens have the same log-probabilities.
-            found = translator.translate([line], prefixes=[text], beam=1)[0].hypotheses[0]
+            found = translator.translate([line], prefixes=[text], beam_size=1)[0].hypotheses[0]
             count = len(score.tokens) - 1
             assert found.tokens[:count] == score.tokens[:count]
             assert found.token_log_probabilities[:count] == pytest.approx(
@@ -98,7 +99,9 @@ def test_beam_of_one_takes_the_most_probable_token_each_time() -> None:
                 logits = model.project(model(source, model.shift(torch.tensor([[*ids, PAD]]))))[0, -1]
             logits[[0, 1, 3] + ([EOS] if not ids else [])] = -torch.inf
             ids.append(int(logits.argmax()))
-        assert translator.translate([line], beam=1)[0].hypotheses[0].tokens == tuple(vocabularies().target.pieces(ids))
+        assert translator.translate([line], beam_size=1)[0].hypotheses[0].tokens == tuple(
+            vocabularies().target.pieces(ids)
+        )
 
 
 HOSTILE = [
@@ -113,9 +116,9 @@ def test_hostile_lines_keep_their_places() -> None:
     translator = toy_translator(max_source_length=32)
     ordinary = sentences(len(HOSTILE), seed=9, longest=5)
     mixed = [line for pair in zip(HOSTILE, ordinary, strict=True) for line in pair]
-    translations = translator.translate(mixed, beam=2, align=AlignmentOptions())
+    translations = translator.translate(mixed, beam_size=2, alignment=AlignmentOptions())
     assert [translation.source for translation in translations] == mixed
-    assert_same(translations[1::2], translator.translate(ordinary, beam=2))
+    assert_same(translations[1::2], translator.translate(ordinary, beam_size=2))
     assert [translation.text for translation in translations[0:12:2]] == [""] * 6
     assert all("\n" not in translation.text for translation in translations)
 
@@ -123,7 +126,7 @@ def test_hostile_lines_keep_their_places() -> None:
 def test_a_blank_line_does_not_touch_the_model() -> None:
     translator = Translator(toy_model(), vocabularies())
     translator.models[0].encode = None  # type: ignore[assignment, method-assign]
-    for translation in translator.translate(["", " ", "\u3000\t"], n_best=3, align=AlignmentOptions()):
+    for translation in translator.translate(["", " ", "\u3000\t"], n_best=3, alignment=AlignmentOptions()):
         assert translation.text == ""
         assert translation.score == 0.0
         assert len(translation.hypotheses) == 1
@@ -131,10 +134,10 @@ def test_a_blank_line_does_not_touch_the_model() -> None:
 
 
 def test_long_lines_are_translated_in_parts(caplog: pytest.LogCaptureFixture) -> None:
-    translator = toy_translator(max_source_length=40, extra_length=0)
+    translator = toy_translator(max_source_length=40, max_length_offset=0)
     line = " ".join(sentences(12, seed=3))
     with caplog.at_level(logging.WARNING):
-        short, long = translator.translate(["ein Hund", line], n_best=2, align=AlignmentOptions())
+        short, long = translator.translate(["ein Hund", line], n_best=2, alignment=AlignmentOptions())
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("line 2: ")
     best = long.hypotheses[0]
@@ -178,24 +181,24 @@ def test_prefixes() -> None:
 
 def test_samples_do_not_depend_on_the_batch() -> None:
     translator = toy_translator()
-    drawn = translator.translate(LINES, n_best=3, sampling=Sampling(seed=7))
-    assert_same(drawn, translator.translate(LINES, n_best=3, sampling=Sampling(seed=7), batch_tokens=40))
-    assert_same(drawn, list(translator.translate_stream(LINES, n_best=3, sampling=Sampling(seed=7))))
-    other = translator.translate(LINES, n_best=3, sampling=Sampling(seed=8))
+    drawn = translator.translate(LINES, n_best=3, sampling=SamplingOptions(seed=7))
+    assert_same(drawn, translator.translate(LINES, n_best=3, sampling=SamplingOptions(seed=7), batch_tokens=40))
+    assert_same(drawn, list(translator.translate_stream(LINES, n_best=3, sampling=SamplingOptions(seed=7))))
+    other = translator.translate(LINES, n_best=3, sampling=SamplingOptions(seed=8))
     assert [t.text for t in drawn] != [t.text for t in other]
 
 
 def test_ensembles() -> None:
     first, second = toy_model(seed=1), toy_model(seed=2)
-    decoding = DecodingConfig(extra_length=5)
+    options = TranslationOptions(max_length_offset=5)
 
     def translated(*models: object) -> list[Translation]:
-        return Translator(list(models), vocabularies(), decoding=decoding).translate(LINES, align=AlignmentOptions())  # type: ignore[arg-type]
+        return Translator(list(models), vocabularies(), options=options).translate(LINES, alignment=AlignmentOptions())  # type: ignore[arg-type]
 
     assert_same(translated(first), translated(first, first))
     assert [t.text for t in translated(first, second)] != [t.text for t in translated(first)]
-    translator = Translator([first, second], vocabularies(), decoding=decoding)
-    best = translator.translate(LINES[:1], prefixes=["der Hund"], beam=1)[0].hypotheses[0]
+    translator = Translator([first, second], vocabularies(), options=options)
+    best = translator.translate(LINES[:1], prefixes=["der Hund"], beam_size=1)[0].hypotheses[0]
     scored = translator.score(LINES[:1], ["der Hund"])[0]
     count = len(scored.tokens) - 1
     assert best.token_log_probabilities[:count] == pytest.approx(scored.token_log_probabilities[:count], abs=1e-5)
@@ -204,7 +207,7 @@ def test_ensembles() -> None:
 @pytest.mark.parametrize("choice", [{}, {"layer": 0}, {"head": 2}, {"layer": 1, "head": 0, "shifted": True}])
 def test_word_links_point_at_words(choice: dict[str, int]) -> None:
     translator = toy_translator(attention="rela-g")
-    for translation in translator.translate(LINES, n_best=2, align=AlignmentOptions(**choice)):  # type: ignore[arg-type]
+    for translation in translator.translate(LINES, n_best=2, alignment=AlignmentOptions(**choice)):  # type: ignore[arg-type]
         for hypothesis in translation.hypotheses:
             assert hypothesis.alignment is not None
             targets = [target for _, target in hypothesis.alignment]
@@ -216,13 +219,13 @@ def test_word_links_point_at_words(choice: dict[str, int]) -> None:
 
 def test_settings_out_of_range() -> None:
     translator = toy_translator()
-    for wrong in ({"n_best": 5}, {"n_best": 0}, {"beam": 0}):
+    for wrong in ({"n_best": 5}, {"n_best": 0}, {"beam_size": 0}):
         with pytest.raises(ConfigError, match="accepted"):
             translator.translate(LINES, **wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="layer: found 2; accepted: 0 to 1"):
-        translator.translate(LINES, align=AlignmentOptions(layer=2))
+        translator.translate(LINES, alignment=AlignmentOptions(layer=2))
     with pytest.raises(ConfigError, match="head: found 4; accepted: 0 to 3"):
-        translator.translate(LINES, align=AlignmentOptions(head=4))
+        translator.translate(LINES, alignment=AlignmentOptions(head=4))
     with pytest.raises(ConfigError, match="accepted: auto, cpu"):
         resolve_device("gpu")
     with pytest.raises(ConfigError, match="CUDA devices are visible"):
@@ -235,7 +238,7 @@ def test_a_broken_model_is_named(beam: int) -> None:
     with torch.no_grad():
         translator.models[0].output_weight.fill_(torch.nan)
     with pytest.raises(CheckpointError, match="not finite"):
-        translator.translate(LINES, beam=beam)
+        translator.translate(LINES, beam_size=beam)
 
 
 def test_streams_answer_before_their_end() -> None:
@@ -254,33 +257,33 @@ def test_streams_answer_before_their_end() -> None:
     assert_same(found, translator.translate(LINES[:4]))
 
 
-def test_windows_grow_and_keep_order() -> None:
+def test_chunks_grow_and_keep_order() -> None:
     lines = [str(i) for i in range(1000)]
-    sizes = [len(window) for window in windows(iter(lines), first=8, largest=64)]
+    sizes = [len(chunk) for chunk in read_chunks(iter(lines), initial=8, maximum=64)]
     assert sizes[:5] == [8, 16, 32, 64, 64]
-    assert [line for window in windows(iter(lines), first=8, largest=64) for line in window] == lines
-    assert list(windows(iter([]))) == []
+    assert [line for chunk in read_chunks(iter(lines), initial=8, maximum=64) for line in chunk] == lines
+    assert list(read_chunks(iter([]))) == []
 
 
-def test_windows_raise_what_reading_raises_after_the_lines_before() -> None:
+def test_chunks_raise_what_reading_raises_after_the_lines_before() -> None:
     def failing() -> Iterator[str]:
         yield "a"
         raise OSError("gone")
 
-    stream = windows(failing())
+    stream = read_chunks(failing())
     assert next(stream) == ["a"]
     with pytest.raises(OSError, match="gone"):
         next(stream)
 
 
-def test_windows_read_a_bounded_number_of_lines_ahead() -> None:
+def test_chunks_read_a_bounded_number_of_lines_ahead() -> None:
     taken = itertools.count()
 
     def endless() -> Iterator[str]:
         for number in taken:
             yield str(number)
 
-    stream = windows(endless(), first=4, largest=16)
+    stream = read_chunks(endless(), initial=4, maximum=16)
     next(stream)
     time.sleep(0.2)
     assert next(taken) <= 4 + 16 + 3
@@ -294,11 +297,11 @@ def test_threads_share_a_translator() -> None:
     translator = toy_translator(attention="rela-g")
     requests: list[Callable[[], list[Translation]]] = [
         lambda: translator.translate(LINES),
-        lambda: translator.translate(LINES, align=AlignmentOptions()),
-        lambda: translator.translate(LINES, beam=1),
-        lambda: translator.translate(LINES, n_best=2, sampling=Sampling(seed=4)),
-        lambda: list(translator.translate_stream(LINES, beam=2, n_best=2, length_penalty=1.0)),
-        lambda: translator.translate(LINES, prefixes=["die Katze"] * len(LINES), align=AlignmentOptions(layer=0)),
+        lambda: translator.translate(LINES, alignment=AlignmentOptions()),
+        lambda: translator.translate(LINES, beam_size=1),
+        lambda: translator.translate(LINES, n_best=2, sampling=SamplingOptions(seed=4)),
+        lambda: list(translator.translate_stream(LINES, beam_size=2, n_best=2, length_penalty=1.0)),
+        lambda: translator.translate(LINES, prefixes=["die Katze"] * len(LINES), alignment=AlignmentOptions(layer=0)),
     ]
     expected = [request() for request in requests]
     with ThreadPoolExecutor(len(requests)) as pool:
@@ -310,23 +313,23 @@ def test_threads_share_a_translator() -> None:
 
 
 def test_output_formats() -> None:
-    first = Translated(
+    first = TranslationHypothesis(
         text="ein\nHund", score=-0.5, log_probability=-1.0, tokens=("▁ein", "▁Hund"),
         token_log_probabilities=(-0.5, -0.5), alignment=frozenset({(1, 1), (0, 0)}),
     )  # fmt: skip
-    second = Translated(text="Hund", score=-1.5, log_probability=-2.0, tokens=(), token_log_probabilities=())
+    second = TranslationHypothesis(text="Hund", score=-1.5, log_probability=-2.0, tokens=(), token_log_probabilities=())
     translation = Translation(source="a \u2028dog", hypotheses=(first, second))
-    assert list(text_lines(translation, 7, False)) == ["ein Hund ||| 0-0 1-1"]
-    assert list(text_lines(translation, 7, True)) == ["ein Hund ||| -0.500000 ||| 0-0 1-1"]
-    assert list(moses_lines(translation, 7, False)) == [
+    assert list(format_text(translation, 7, False)) == ["ein Hund ||| 0-0 1-1"]
+    assert list(format_text(translation, 7, True)) == ["ein Hund ||| -0.500000 ||| 0-0 1-1"]
+    assert list(format_moses(translation, 7, False)) == [
         "7 ||| ein Hund ||| -0.500000 ||| 0-0 1-1",
         "7 ||| Hund ||| -1.500000",
     ]
-    (line,) = json_lines(translation, 7, False)
+    (line,) = format_jsonl(translation, 7, False)
     assert "\n" not in line
     values = json.loads(line)
     assert values["source"] == translation.source
     assert values["translation"] == "ein\nHund"
     assert values["hypotheses"][0]["alignment"] == [[0, 0], [1, 1]]
     assert "alignment" not in values["hypotheses"][1]
-    assert one_line("a\r\nb") == "a  b"
+    assert strip_newlines("a\r\nb") == "a  b"

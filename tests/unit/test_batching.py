@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_translator import sentences, toy_translator
 
-from nmt_rela.generation.thread_pool import map_in_threads
+from nmt_rela.generation.batching import map_in_threads
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nmt_rela.commands import console, prepare
+from nmt_rela.commands import cli, prepare
 from nmt_rela.config.loader import config_from_yaml, load_config
 from nmt_rela.utils.errors import DataError
 
@@ -24,13 +24,13 @@ def ending(error: BaseException) -> int:
     def command(arguments: Sequence[str] | None) -> None:
         raise error
 
-    return console.run("nmt-x", command)
+    return cli.run("nmt-x", command)
 
 
 def in_process(body: str, shell: str) -> subprocess.CompletedProcess[str]:
     """Run a command whose body is ``body`` in a shell line where it stands as $COMMAND."""
-    code = f"import sys\nfrom nmt_rela.commands import console\ndef command(arguments):\n {body}\n"
-    code += "sys.exit(console.run('nmt-x', command))"
+    code = f"import sys\nfrom nmt_rela.commands import cli\ndef command(arguments):\n {body}\n"
+    code += "sys.exit(cli.run('nmt-x', command))"
     return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {shell}"],
         env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "CODE": code},
@@ -52,13 +52,13 @@ def test_a_number_of_workers_below_0_is_refused(capsys: pytest.CaptureFixture[st
 
 
 def test_the_status_of_the_command_is_returned() -> None:
-    assert console.run("nmt-x", lambda arguments: None) == 0
-    assert console.run("nmt-x", lambda arguments: 143) == 143
+    assert cli.run("nmt-x", lambda arguments: None) == 0
+    assert cli.run("nmt-x", lambda arguments: 143) == 143
 
 
 def test_arguments_reach_the_command() -> None:
     seen: list[object] = []
-    console.run("nmt-x", seen.append, ["--a"])
+    cli.run("nmt-x", seen.append, ["--a"])
     assert seen == [["--a"]]
 
 
@@ -96,12 +96,12 @@ def test_a_system_error_without_a_path_is_our_fault(capsys: pytest.CaptureFixtur
 
 def test_a_closed_output_pipe_is_silent() -> None:
     done = in_process("print('line\\n' * 100_000)", '"$PYTHON" -c "$CODE" | head -1')
-    assert (done.returncode, done.stdout, done.stderr) == (console.EXIT_BROKEN_PIPE, "line\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (cli.EXIT_BROKEN_PIPE, "line\n", "")
 
 
 def test_a_pipe_closed_before_the_last_flush_is_silent() -> None:
     done = in_process("import time; time.sleep(0.3); print('short')", '"$PYTHON" -c "$CODE" | true')
-    assert (done.returncode, done.stderr) == (console.EXIT_BROKEN_PIPE, "")
+    assert (done.returncode, done.stderr) == (cli.EXIT_BROKEN_PIPE, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -111,13 +111,13 @@ def test_a_full_disk_under_stdout_is_one_line() -> None:
 
 
 def config_parser() -> ArgumentParser:
-    parser = console.parser("nmt-x", "What it does.")
-    console.add_config_arguments(parser)
+    parser = cli.make_parser("nmt-x", "What it does.")
+    cli.add_config_arguments(parser)
     return parser
 
 
 def test_overrides_and_options_mix() -> None:
-    options = console.parse(config_parser(), ["model.heads=4", "--config", "c.yaml", "run=r", "--quiet", "a.b=-1"])
+    options = cli.parse(config_parser(), ["model.heads=4", "--config", "c.yaml", "run=r", "--quiet", "a.b=-1"])
     assert options.config == "c.yaml"
     assert options.overrides == ["model.heads=4", "run=r", "a.b=-1"]
     assert options.quiet
@@ -133,7 +133,7 @@ def test_overrides_and_options_mix() -> None:
     ],
 )
 def test_a_wrong_argument_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert console.run("nmt-x", lambda given: console.parse(config_parser(), given) and 0, arguments) == 2
+    assert cli.run("nmt-x", lambda given: cli.parse(config_parser(), given) and 0, arguments) == 2
     text = capsys.readouterr().err
     assert text.startswith("nmt-x: error: ")
     assert message in text
@@ -145,28 +145,28 @@ def test_print_config_shows_the_settings_in_full_and_ends(tmp_path: Path, capsys
     file.write_text(CONFIG)
 
     def command(arguments: Sequence[str] | None) -> None:
-        console.read_config(console.parse(config_parser(), arguments))
+        cli.read_config(cli.parse(config_parser(), arguments))
         raise AssertionError("it went on")
 
-    assert console.run("nmt-x", command, ["--config", str(file), "--print-config", "model.heads=4"]) == 0
+    assert cli.run("nmt-x", command, ["--config", str(file), "--print-config", "model.heads=4"]) == 0
     assert config_from_yaml(capsys.readouterr().out) == load_config(file, ["model.heads=4"])
 
 
 def test_read_config_returns_the_settings(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(CONFIG)
-    assert console.read_config(console.parse(config_parser(), ["--config", str(file)])) == load_config(file)
+    assert cli.read_config(cli.parse(config_parser(), ["--config", str(file)])) == load_config(file)
 
 
 def test_help_and_version_end_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--help", "--version"):
-        assert console.run("nmt-x", lambda given: console.parse(config_parser(), given) and 0, [option]) == 0
+        assert cli.run("nmt-x", lambda given: cli.parse(config_parser(), given) and 0, [option]) == 0
     assert "section.key=value" in capsys.readouterr().out
 
 
 def test_the_log_goes_to_stderr_once_and_plain(capsys: pytest.CaptureFixture[str]) -> None:
-    console.log_to_stderr()
-    console.log_to_stderr()
+    cli.log_to_stderr()
+    cli.log_to_stderr()
     logging.getLogger("nmt_rela.some.room").info("reading %d lines", 3)
     logging.getLogger("nmt_rela").warning("odd")
     captured = capsys.readouterr()
@@ -177,8 +177,8 @@ def test_the_log_goes_to_stderr_once_and_plain(capsys: pytest.CaptureFixture[str
 
 
 def test_quiet_keeps_warnings(capsys: pytest.CaptureFixture[str]) -> None:
-    console.log_to_stderr(quiet=True)
+    cli.log_to_stderr(quiet=True)
     logging.getLogger("nmt_rela").info("fine")
     logging.getLogger("nmt_rela").warning("odd")
     assert capsys.readouterr().err.splitlines()[0].endswith("warning: odd")
-    console.log_to_stderr()
+    cli.log_to_stderr()

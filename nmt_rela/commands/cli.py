@@ -1,16 +1,16 @@
-"""What every command shares: how its arguments look, where its log goes and how it ends.
+"""What every command shares: argument parsing, the log on stderr, and the exit status.
 
 A command module is three steps::
 
     def main(arguments: Sequence[str] | None = None) -> int:
-        return console.run("nmt-train", _train, arguments)
+        return cli.run("nmt-train", _train, arguments)
 
     def _train(arguments: Sequence[str] | None) -> None:
-        parser = console.parser("nmt-train", __doc__)
-        console.add_config_arguments(parser)
-        options = console.parse(parser, arguments)
-        config = console.read_config(options)
-        ...                                   # heavy imports come here, after the arguments are known
+        parser = cli.make_parser("nmt-train", __doc__)
+        cli.add_config_arguments(parser)
+        options = cli.parse(parser, arguments)
+        config = cli.read_config(options)
+        ...                                   # heavy imports come here, after the arguments are parsed
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nmt_rela.utils.errors import (
     did_you_mean,
 )
 
-#: Nobody reads our output any more: what the shell reports for a process that SIGPIPE ended.
+#: The exit status that a shell reports for a process ended by SIGPIPE: the reader of stdout is gone.
 EXIT_BROKEN_PIPE = 141
 
 _FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -61,9 +61,9 @@ def run(
 ) -> int:
     """Run a command and return its exit status.
 
-    ``command`` gets the arguments (None: those of the process) and returns None or a status. A ``UserError``, a full
-    disk and a path that cannot be used become one line on stderr and status 2; Ctrl-C is 130; a closed output pipe is
-    silent; anything else is our fault: traceback and status 1.
+    ``command`` receives the arguments (None: those of the process) and returns None or a status. A ``UserError``, a
+    full disk and an unusable path print one line on stderr; the status is 2. Ctrl-C is 130. A closed output pipe prints
+    nothing. Any other exception is an internal error: traceback, status 1.
     """
     try:
         status = _status(command, arguments)
@@ -91,7 +91,7 @@ def run(
 
 
 def _status(command: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None) -> int:
-    """The status a command returns, or with which it exits (argparse does, after ``--help`` or a mistake)."""
+    """The status that a command returns or exits with (argparse exits after ``--help`` or a wrong argument)."""
     try:
         return command(arguments) or EXIT_DONE
     except SystemExit as end:
@@ -104,7 +104,7 @@ def _refuse(program: str, message: str) -> int:
 
 
 def _silence_stdout() -> None:
-    """What is still buffered cannot be written: the interpreter must not try again, and complain, at its end."""
+    """Redirect stdout to the null device, so that the interpreter does not try to flush it at exit and complain."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):  # stdout is no real file (captured by a test) or already closed
@@ -112,7 +112,7 @@ def _silence_stdout() -> None:
 
 
 def _os_message(error: OSError) -> str | None:
-    """One line for a path or disk the user can mend; None where the fault is ours."""
+    """One line for a path or disk that the user can repair; None for an internal error."""
     reason = (error.strerror or "").lower()
     if error.errno in _FULL_DISK:
         return f"{error.filename or 'output'}: {reason}"
@@ -122,7 +122,7 @@ def _os_message(error: OSError) -> str | None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line that names the nearest option."""
+    """An argument parser whose errors are one line that names the nearest option."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
@@ -132,44 +132,44 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {message} (--help explains)\n")
 
 
-def parser(program: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options every command has: ``--quiet``, ``--version`` and ``--help``."""
-    made = _Parser(
+def make_parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options of every command: ``--quiet``, ``--version`` and ``--help``."""
+    parser = _Parser(
         prog=program,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--quiet", action="store_true", help="log warnings only")
-    made.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    return made
+    parser.add_argument("--quiet", action="store_true", help="log warnings only")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
 
 
-def add_config_arguments(to: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``--config FILE``, ``--print-config`` and positional overrides, read by :func:`read_config`."""
-    to.add_argument(
+    parser.add_argument(
         "--config", required=True, metavar="FILE", help="the experiment, a YAML file (docs/configuration.md)"
     )
-    to.add_argument("--print-config", action="store_true", help="print the settings in full and stop")
-    add_overrides(to)
+    parser.add_argument("--print-config", action="store_true", help="print the settings in full and stop")
+    add_overrides(parser)
 
 
-def add_overrides(to: argparse.ArgumentParser) -> None:
+def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Positional ``section.key=value`` overrides, as ``options.overrides``."""
-    to.add_argument(
+    parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's, e.g. model.heads=4"
     )
 
 
-def parse(by: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse, with overrides and options in any order, and start the log (``--quiet``)."""
-    options = by.parse_intermixed_args(arguments)
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse options and overrides in any order, and configure the log (``--quiet``)."""
+    options = parser.parse_intermixed_args(arguments)
     log_to_stderr(quiet=options.quiet)
     return options
 
 
 def read_config(options: argparse.Namespace) -> Config:
-    """The settings named by ``--config`` and the overrides; ``--print-config`` prints them and ends the command."""
+    """The settings of ``--config`` and the overrides. ``--print-config`` prints them and exits."""
     config = load_config(options.config, options.overrides)
     if options.print_config:
         sys.stdout.write(config_to_yaml(config))
@@ -179,22 +179,22 @@ def read_config(options: argparse.Namespace) -> Config:
 
 
 class _StderrHandler(logging.Handler):
-    """Plain lines on the present ``sys.stderr`` that do not tear a progress bar apart."""
+    """Plain lines on the current ``sys.stderr``; a progress bar is redrawn below them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-            progress = sys.modules.get("tqdm")
-            if progress is None:
+            tqdm = sys.modules.get("tqdm")
+            if tqdm is None:
                 print(line, file=sys.stderr, flush=True)
             else:
-                progress.tqdm.write(line, file=sys.stderr)
+                tqdm.tqdm.write(line, file=sys.stderr)
         except Exception:
             self.handleError(record)
 
 
 class _Formatter(logging.Formatter):
-    """``12:30:59 text``, with the level named from warnings up."""
+    """``12:30:59 text``, with the level from warnings up."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
@@ -203,7 +203,7 @@ class _Formatter(logging.Formatter):
 
 
 def log_to_stderr(*, quiet: bool = False) -> None:
-    """Send the log of the package (logger ``nmt_rela``) to stderr, warnings only with ``quiet``; repeatable."""
+    """Send the log of the package (logger ``nmt_rela``) to stderr; with ``quiet``, warnings only. May be repeated."""
     logger = logging.getLogger("nmt_rela")
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):

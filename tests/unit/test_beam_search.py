@@ -11,11 +11,12 @@ from torch import Tensor
 from toy_search import TableState, best_by_trying, score_of, table
 
 from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK
-from nmt_rela.generation.beam_candidates import FORBIDDEN, constrained_log_softmax, top_candidates
-from nmt_rela.generation.beam_search import CHECK_EVERY, beam_search, greedy
-from nmt_rela.generation.ensemble import EnsembleState
+from nmt_rela.generation.beam_search import beam_search, shortlist, top_candidates
+from nmt_rela.generation.decoding_step import SUPPRESSED_TOKENS, constrained_log_softmax
+from nmt_rela.generation.ensemble import EnsembleDecoder
 from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
-from nmt_rela.generation.sampling import Sampling, sample
+from nmt_rela.generation.sampling import SamplingOptions, greedy_search, sample
+from nmt_rela.kernels.cpu.topk import blockwise_shortlist, supports_blockwise_shortlist
 from nmt_rela.utils.errors import ConfigError
 
 
@@ -31,7 +32,7 @@ def search(
     sentences = len(tables)
     lengths = [max_length] * sentences if isinstance(max_length, int) else list(max_length)
     return beam_search(
-        TableState(tables, beams=beams, memory=memory), sentences=sentences, beams=beams,
+        TableState(tables, beams=beams, memory=memory), beam_size=beams,
         max_lengths=torch.tensor(lengths), n_best=n_best, **options,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -56,16 +57,18 @@ def test_scores_are_those_of_forced_decoding() -> None:
     for sentence, hypotheses in enumerate(search(tables, n_best=4, max_length=8)):
         assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
         for hypothesis in hypotheses:
-            gains = score_of(tables[sentence], hypothesis.tokens)
-            assert hypothesis.token_log_probabilities == pytest.approx(gains, abs=1e-5)
-            assert hypothesis.log_probability == pytest.approx(sum(gains), abs=1e-5)
-            assert hypothesis.score == pytest.approx(sum(gains) / length_penalty_factor(len(gains), 0.6), abs=1e-5)
+            token_log_probs = score_of(tables[sentence], hypothesis.tokens)
+            assert hypothesis.token_log_probabilities == pytest.approx(token_log_probs, abs=1e-5)
+            assert hypothesis.log_probability == pytest.approx(sum(token_log_probs), abs=1e-5)
+            assert hypothesis.score == pytest.approx(
+                sum(token_log_probs) / length_penalty_factor(len(token_log_probs), 0.6), abs=1e-5
+            )
 
 
 def test_beam_of_one_is_greedy() -> None:
     tables = table(sentences=20, vocabulary=11, seed=5)
     lengths = torch.arange(20) % 5 + 3
-    expected = greedy(TableState(tables, beams=1), sentences=20, max_lengths=lengths)
+    expected = greedy_search(TableState(tables, beams=1), max_lengths=lengths)
     assert search(tables, beams=1, max_length=lengths.tolist()) == expected
     for sentence, (hypothesis,) in enumerate(expected):
         previous = BOS
@@ -74,7 +77,7 @@ def test_beam_of_one_is_greedy() -> None:
             logits[[PAD, UNK, BOS] + ([EOS] if position == 0 else [])] = -math.inf
             assert token == int(logits.argmax())
             previous = token
-        assert hypothesis.finished or len(hypothesis.tokens) == lengths[sentence]
+        assert hypothesis.tokens[-1] == EOS or len(hypothesis.tokens) == lengths[sentence]
 
 
 @pytest.mark.parametrize("beams", [1, 4])
@@ -95,7 +98,7 @@ def test_finished_sentences_leave_the_batch() -> None:
     tables = table(sentences=8, vocabulary=9, seed=2)
     tables[:7, :, EOS] += 50.0  # seven sentences end at once
     state = TableState(tables, beams=4)
-    beam_search(state, sentences=8, beams=4, max_lengths=torch.full((8,), 30))
+    beam_search(state, beam_size=4, max_lengths=torch.full((8,), 30))
     assert state.rows_seen[0] == 8
     assert max(state.rows_seen[4:], default=0) <= 1
 
@@ -107,19 +110,17 @@ def test_early_stopping_ends_where_the_bound_would_go_on() -> None:
     steps = {}
     for early in (False, True):
         state = TableState(tables, beams=4)
-        beam_search(
-            state, sentences=6, beams=4, max_lengths=torch.full((6,), 40), length_penalty=3.0, early_stopping=early
-        )
+        beam_search(state, beam_size=4, max_lengths=torch.full((6,), 40), length_penalty=3.0, early_stopping=early)
         steps[early] = len(state.rows_seen)
     assert steps[False] == 40
     assert steps[True] < 15
 
 
-def test_early_stopping_does_not_depend_on_when_finished_sentences_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_stopping_does_not_depend_on_when_finished_sentences_leave() -> None:
     tables = table(sentences=6, vocabulary=9, seed=2)
     expected = search(tables, max_length=20, n_best=4, length_penalty=2.0, early_stopping=True)
-    monkeypatch.setitem(CHECK_EVERY, "cpu", 4)
-    assert search(tables, max_length=20, n_best=4, length_penalty=2.0, early_stopping=True) == expected
+    rarely = search(tables, max_length=20, n_best=4, length_penalty=2.0, early_stopping=True, check_every=4)
+    assert rarely == expected
 
 
 def test_every_sentence_has_its_own_maximum_length() -> None:
@@ -136,7 +137,7 @@ def test_minimum_length_counts_tokens_before_the_end(beams: int) -> None:
     for minimum in (0, 1, 3):
         for hypotheses in search(tables, beams=beams, max_length=8, min_length=minimum):
             assert len(hypotheses[0].tokens) == max(1, minimum) + 1
-            assert hypotheses[0].finished
+            assert hypotheses[0].tokens[-1] == EOS
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -154,10 +155,10 @@ def test_forced_prefix(beams: int) -> None:
         )
 
 
-def test_forbidden_tokens_never_appear() -> None:
+def test_suppressed_tokens_never_appear() -> None:
     tables = table(sentences=6, vocabulary=9, seed=9)
     tables[:, :, [PAD, UNK, BOS, 5]] += 9.0
-    for hypotheses in search(tables, n_best=4, forbidden=(PAD, UNK, BOS, 5)):
+    for hypotheses in search(tables, n_best=4, suppress_tokens=(PAD, UNK, BOS, 5)):
         for hypothesis in hypotheses:
             assert not {PAD, UNK, BOS, 5} & set(hypothesis.tokens)
 
@@ -182,28 +183,43 @@ def test_best_continuations_are_those_of_a_full_sort(vocabulary: int) -> None:
     random = torch.Generator().manual_seed(1)
     scores = torch.randn(5, 2, generator=random).mul(4).round().div(4)
     scores[0, 1] = -torch.inf  # a beam that is dead
-    log_probabilities = torch.randn(5, 2, vocabulary, generator=random).mul(8).round().div(8)  # with ties
-    log_probabilities[:, :, :4] = -torch.inf
-    totals, parents, tokens, gains = top_candidates(scores, log_probabilities, 6)
-    every = (scores.unsqueeze(2) + log_probabilities).flatten(1)
+    log_probs = torch.randn(5, 2, vocabulary, generator=random).mul(8).round().div(8)  # with ties
+    log_probs[:, :, :4] = -torch.inf
+    totals, beam_indices, tokens, token_log_probs = top_candidates(scores, log_probs, 6)
+    every = (scores.unsqueeze(2) + log_probs).flatten(1)
     assert torch.equal(totals, every.sort(dim=1, descending=True).values[:, :6])
-    assert torch.equal(gains, log_probabilities[torch.arange(5).unsqueeze(1), parents, tokens])
-    assert torch.equal(totals, scores.gather(1, parents) + gains)
-    places = parents * vocabulary + tokens
+    assert torch.equal(token_log_probs, log_probs[torch.arange(5).unsqueeze(1), beam_indices, tokens])
+    assert torch.equal(totals, scores.gather(1, beam_indices) + token_log_probs)
+    flat_indices = beam_indices * vocabulary + tokens
     tied = totals[:, 1:] == totals[:, :-1]
     assert tied.any()
-    assert bool((places[:, 1:] > places[:, :-1])[tied].all())
+    assert bool((flat_indices[:, 1:] > flat_indices[:, :-1])[tied].all())
+
+
+@pytest.mark.parametrize("vocabulary", [1024, 1087])
+def test_the_blockwise_shortlist_holds_the_best_of_the_plain_one(vocabulary: int) -> None:
+    random = torch.Generator().manual_seed(2)
+    scores, log_probs = torch.randn(5, 3, generator=random), torch.randn(5, 3, vocabulary, generator=random)
+    assert supports_blockwise_shortlist(log_probs, 6)
+    assert not supports_blockwise_shortlist(log_probs[:, :, :700], 6)
+    best = []
+    for totals, flat_indices in (shortlist(scores, log_probs, 6), blockwise_shortlist(scores, log_probs, 6)):
+        assert torch.equal(totals, (scores.unsqueeze(2) + log_probs).flatten(1).gather(1, flat_indices))
+        best.append(flat_indices.gather(1, totals.topk(6, dim=1).indices))
+    assert torch.equal(*best)
 
 
 def test_a_forced_token_is_all_that_is_left_and_keeps_its_probability() -> None:
     logits = torch.randn(3, 2, 10, generator=torch.Generator().manual_seed(1))
     expected = logits.log_softmax(2)
     forced = (torch.tensor([True, False, True]), torch.tensor([UNK, 0, 7]))
-    found = constrained_log_softmax(logits, torch.tensor(FORBIDDEN), end_allowed=False, forced=forced)
+    found = constrained_log_softmax(logits, torch.tensor(SUPPRESSED_TOKENS), allow_eos=False, forced=forced)
     for sentence, token in ((0, UNK), (2, 7)):
         assert torch.equal(found[sentence, :, token], expected[sentence, :, token])
         assert (found[sentence].isfinite().sum(dim=1) == 1).all()
-    assert torch.equal(found[1].isfinite(), torch.ones(2, 10).index_fill(1, torch.tensor([*FORBIDDEN, EOS]), 0).bool())
+    assert torch.equal(
+        found[1].isfinite(), torch.ones(2, 10).index_fill(1, torch.tensor([*SUPPRESSED_TOKENS, EOS]), 0).bool()
+    )
 
 
 def test_a_vocabulary_smaller_than_the_beam() -> None:
@@ -220,30 +236,30 @@ def test_no_sentence() -> None:
 def test_an_ensemble_averages_probabilities() -> None:
     first, second = table(sentences=4, vocabulary=8, seed=1), table(sentences=4, vocabulary=8, seed=2)
     mean = (first.log_softmax(-1).exp() + second.log_softmax(-1).exp()).div(2).log()
-    state = EnsembleState([TableState(first, beams=3, memory=0.0), TableState(second, beams=3, memory=0.0)])
-    together = beam_search(state, sentences=4, beams=3, max_lengths=torch.full((4,), 6))
-    alone = beam_search(TableState(mean, beams=3, memory=0.0), sentences=4, beams=3, max_lengths=torch.full((4,), 6))
+    state = EnsembleDecoder([TableState(first, beams=3, memory=0.0), TableState(second, beams=3, memory=0.0)])
+    together = beam_search(state, beam_size=3, max_lengths=torch.full((4,), 6))
+    alone = beam_search(TableState(mean, beams=3, memory=0.0), beam_size=3, max_lengths=torch.full((4,), 6))
     for left, right in zip(together, alone, strict=True):
         assert left[0].tokens == right[0].tokens
         assert left[0].score == pytest.approx(right[0].score, abs=1e-5)
 
 
 def draw(
-    tables: Tensor, sampling: Sampling, *, samples: int = 3, keys: Sequence[int] | None = None
+    tables: Tensor, sampling: SamplingOptions, *, samples: int = 3, keys: Sequence[int] | None = None
 ) -> list[list[Hypothesis]]:
     return sample(
-        TableState(tables, beams=samples), sampling, sentences=len(tables), samples=samples,
-        keys=list(range(len(tables))) if keys is None else keys, max_lengths=torch.full((len(tables),), 7),
+        TableState(tables, beams=samples), sampling, num_samples=samples,
+        seeds=list(range(len(tables))) if keys is None else keys, max_lengths=torch.full((len(tables),), 7),
     )  # fmt: skip
 
 
 def test_samples_depend_on_seed_and_key_alone() -> None:
     tables = table(sentences=6, vocabulary=20, seed=1)
-    drawn = draw(tables, Sampling(seed=3))
-    assert drawn == draw(tables, Sampling(seed=3))
-    assert drawn != draw(tables, Sampling(seed=4))
+    drawn = draw(tables, SamplingOptions(seed=3))
+    assert drawn == draw(tables, SamplingOptions(seed=3))
+    assert drawn != draw(tables, SamplingOptions(seed=4))
     for key in range(6):
-        assert draw(tables[key : key + 1], Sampling(seed=3), keys=[key]) == [drawn[key]]
+        assert draw(tables[key : key + 1], SamplingOptions(seed=3), keys=[key]) == [drawn[key]]
     for sentence, hypotheses in enumerate(drawn):
         for hypothesis in hypotheses:
             assert hypothesis.token_log_probabilities == pytest.approx(
@@ -253,7 +269,9 @@ def test_samples_depend_on_seed_and_key_alone() -> None:
 
 def test_samples_follow_the_distribution() -> None:
     tables = table(sentences=1, vocabulary=8, seed=3).repeat(400, 1, 1)
-    firsts = torch.tensor([h.tokens[0] for hypotheses in draw(tables, Sampling(), samples=10) for h in hypotheses])
+    firsts = torch.tensor(
+        [h.tokens[0] for hypotheses in draw(tables, SamplingOptions(), samples=10) for h in hypotheses]
+    )
     logits = tables[0, BOS].clone()
     logits[:4] = -math.inf
     shares = torch.bincount(firsts, minlength=8) / len(firsts)
@@ -263,11 +281,11 @@ def test_samples_follow_the_distribution() -> None:
 def test_narrow_samples_are_greedy() -> None:
     tables = table(sentences=5, vocabulary=20, seed=1)
     best = [hypotheses[0].tokens for hypotheses in search(tables, beams=1, max_length=7)]
-    for narrow in (Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(temperature=1e-3)):
+    for narrow in (SamplingOptions(top_k=1), SamplingOptions(top_p=1e-6), SamplingOptions(temperature=1e-3)):
         assert all(h.tokens == best[i] for i, hypotheses in enumerate(draw(tables, narrow)) for h in hypotheses)
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
 def test_sampling_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="accepted"):
-        Sampling(**wrong)  # type: ignore[arg-type]
+        SamplingOptions(**wrong)  # type: ignore[arg-type]

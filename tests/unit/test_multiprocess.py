@@ -19,7 +19,7 @@ import pytest
 from echo_translator import load
 
 from nmt_rela.generation.device import worker_devices
-from nmt_rela.generation.multiprocess import cut_evenly, translate_in_processes
+from nmt_rela.generation.multiprocess import split_evenly, translate_multiprocess
 from nmt_rela.utils.errors import ConfigError
 
 
@@ -30,7 +30,7 @@ def children() -> list[Any]:
 def test_order_and_shares() -> None:
     generator = random.Random(1)
     lines = ["x" * generator.randint(0, 60) for _ in range(3000)]
-    found = list(translate_in_processes([load, load, load], lines, mark="!"))
+    found = list(translate_multiprocess([load, load, load], lines, mark="!"))
     assert [translation.source for translation in found] == lines
     assert [translation.text.split()[0] for translation in found] == [f"{i}!" for i in range(3000)]
     shares: dict[str, int] = {}
@@ -40,14 +40,14 @@ def test_order_and_shares() -> None:
     assert len(shares) == 3
     assert max(shares.values()) < 1.1 * min(shares.values())
     assert children() == []
-    assert list(translate_in_processes([load, load], [])) == []
+    assert list(translate_multiprocess([load, load], [])) == []
 
 
 def test_even_parts() -> None:
-    assert cut_evenly(["a"], 3) == [[], ["a"], []]
-    assert cut_evenly(["aaa", "b", "c", "dddd"], 2) == [["aaa", "b"], ["c", "dddd"]]
-    assert cut_evenly([""] * 4, 4) == [[""]] * 4
-    assert cut_evenly([], 2) == [[], []]
+    assert split_evenly(["a"], 3) == [[], ["a"], []]
+    assert split_evenly(["aaa", "b", "c", "dddd"], 2) == [["aaa", "b"], ["c", "dddd"]]
+    assert split_evenly([""] * 4, 4) == [[""]] * 4
+    assert split_evenly([], 2) == [[], []]
 
 
 def test_answers_come_before_the_end() -> None:
@@ -59,7 +59,7 @@ def test_answers_come_before_the_end() -> None:
         assert answered.wait(60.0), "no answer before the end of the stream"
         yield "c"
 
-    stream = translate_in_processes([load, load], slow())
+    stream = translate_multiprocess([load, load], slow())
     assert [next(stream).source, next(stream).source] == ["a", "b"]
     answered.set()
     assert [translation.source for translation in stream] == ["c"]
@@ -69,26 +69,26 @@ def test_answers_come_before_the_end() -> None:
     ("line", "error", "message"),
     [
         ("die", RuntimeError, r"translating process [12] died, exit status -9"),
-        ("mistake", ConfigError, "^decoding.beam: found 0; accepted: 1 or more$"),
+        ("mistake", ConfigError, "^decoding.beam_size: found 0; accepted: 1 or more$"),
         ("fault", RuntimeError, r"(?s)a translating process failed:.*ZeroDivisionError: of our own making"),
     ],
 )
 def test_what_goes_wrong_in_a_process_is_raised(line: str, error: type[Exception], message: str) -> None:
     lines = iter(["a", "b", "c", "d", line, "f"])
     with pytest.raises(error, match=message):
-        list(translate_in_processes([load, load], lines))
+        list(translate_multiprocess([load, load], lines))
     assert children() == []
 
 
 def test_a_death_is_seen_while_another_works() -> None:
     with pytest.raises(RuntimeError, match="process 2 died"):
-        list(translate_in_processes([load, load], ["sleep", "die"]))
+        list(translate_multiprocess([load, load], ["sleep", "die"]))
     assert children() == []
 
 
 def test_what_a_load_raises_is_raised() -> None:
     with pytest.raises(ConfigError, match=r"^no such run$"):
-        list(translate_in_processes([load, partial(load, "no such run")], ["a", "b"]))
+        list(translate_multiprocess([load, partial(load, "no such run")], ["a", "b"]))
 
 
 def test_what_reading_raises_comes_after_the_lines_before() -> None:
@@ -96,14 +96,14 @@ def test_what_reading_raises_comes_after_the_lines_before() -> None:
         yield "a"
         raise OSError("gone")
 
-    stream = translate_in_processes([load, load], failing())
+    stream = translate_multiprocess([load, load], failing())
     assert next(stream).source == "a"
     with pytest.raises(OSError, match="gone"):
         next(stream)
 
 
 def test_closing_ends_processes_at_work() -> None:
-    stream = translate_in_processes([load, load], ["a", "sleep"])
+    stream = translate_multiprocess([load, load], ["a", "sleep"])
     next(stream)
     started = time.monotonic()
     stream.close()
@@ -113,16 +113,16 @@ def test_closing_ends_processes_at_work() -> None:
 
 SCRIPT = """
 import sys
-from nmt_rela.commands import console
-from nmt_rela.generation.multiprocess import translate_in_processes
+from nmt_rela.commands import cli
+from nmt_rela.generation.multiprocess import translate_multiprocess
 from echo_translator import load
 
 def command(arguments):
-    for translation in translate_in_processes([load, load], ["a", "sleep"]):
+    for translation in translate_multiprocess([load, load], ["a", "sleep"]):
         print(translation.text, flush=True)
 
 if __name__ == "__main__":
-    sys.exit(console.run("sleepers", command))
+    sys.exit(cli.run("sleepers", command))
 """
 
 
