@@ -114,7 +114,7 @@ def test_aer_by_hand() -> None:
         ("giza.deen.grow-diagonal", 21.4),
     ],
 )
-def test_published_error_rates(gold_alignments: Path, aligner: str, published: float) -> None:
+def test_published_rates(gold_alignments: Path, aligner: str, published: float) -> None:
     gold = read_pharaoh(gold_alignments / "de-en_rwth/gold.0based.txt.gz")
     found = read_pharaoh(gold_alignments / f"known_answers/{aligner}.0based.txt.gz")
     assert len(gold) == 508
