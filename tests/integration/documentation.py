@@ -31,7 +31,8 @@ import yaml
 from nmt_rela.config.loader import key_paths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+RESULTS = REPOSITORY / "scripts/benchmarks/RESULTS.md"
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")), RESULTS]
 
 #: What makes any configuration a matter of seconds.
 SMALL: dict[str, dict[str, Any]] = {
@@ -98,7 +99,7 @@ def commands_in(block: Block) -> Iterator[list[str]]:
                 continue
             while words and re.fullmatch(r"[A-Z_]+=.*|python|nice|time|\$", words[0]):
                 words.pop(0)
-            if words and re.fullmatch(r"(\.venv/bin/)?nmt-\w+|make|scripts/\w+\.py", words[0]):
+            if words and re.fullmatch(r"(\.venv/bin/)?nmt-\w+|make|scripts/(\w+/)?\w+\.py", words[0]):
                 yield [words[0].removeprefix(".venv/bin/"), *words[1:]]
 
 

@@ -62,8 +62,3 @@ def test_imports_come_from_below(file: Path) -> None:
     for imported in imports(ast.parse(file.read_text(encoding="utf-8"))):
         if room != "__init__" and imported != room:
             assert FLOOR[imported] > FLOOR[room], f"{room} imports {imported}"
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_a_file_holds_one_noun(file: Path) -> None:
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= 450, "split it"

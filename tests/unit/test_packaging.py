@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import importlib.metadata
-import os
 import resource
 import runpy
 import shutil
@@ -146,35 +145,9 @@ def test_clean_spares_what_cannot_be_made_again() -> None:
     assert not {"runs", "data", ".venv", "."} & set(done.stdout.split())
 
 
-def test_the_ci_script_can_be_run() -> None:
-    assert os.access(REPOSITORY / ".ci/run", os.X_OK)
-
-
-def test_every_dependency_is_pinned() -> None:
-    """What the package and its extras ask for has a tested version, except what follows the choice of torch."""
-    pins = (REPOSITORY / "scripts/constraints.txt").read_text(encoding="utf-8").lower()
-    for requirement in importlib.metadata.requires("nmt_rela") or []:
-        name = requirement.split(";")[0].split(">")[0].strip().lower()
-        if name not in ("torch", "triton"):
-            assert f"\n{name}==" in pins, f"{name} is not pinned"
-
-
 def test_the_configuration_reference_is_up_to_date() -> None:
     page = runpy.run_path(str(REPOSITORY / "scripts/tools/config_reference.py"))["render"]()
     shown = (REPOSITORY / "docs/configuration.md").read_text(encoding="utf-8")
     assert shown == page, "docs/configuration.md is out of date: make docs"
     for row in page.splitlines():
         assert not row.startswith("| `") or row.rstrip(" |").count(" | ") == 3, f"a key without a meaning: {row}"
-
-
-def test_no_file_names_a_path_of_one_machine() -> None:
-    paths = ["/" + name + "/" for name in ("work", "root", "Users")] + [f"{REPOSITORY}/"]
-    for file in tracked_files():
-        text = file.read_bytes()
-        for path in paths:
-            assert path.encode() not in text, f"{file.relative_to(REPOSITORY)} names {path}"
-
-
-def test_no_file_is_large() -> None:
-    for file in tracked_files():
-        assert file.stat().st_size <= 500_000, f"{file.relative_to(REPOSITORY)} is larger than 500 kB"
