@@ -142,6 +142,7 @@ class Sandbox:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        folder.mkdir()
         for file in (REPOSITORY / "data" / "demo").iterdir():
             with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
                 lines = list(islice(stream, {"train": 300, "dev": 5, "test": 8}[file.name.split(".")[0]]))

@@ -109,7 +109,8 @@ def test_tables_are_tables(name: str) -> None:
         assert cells == columns, f"{name}:{number}: {cells} cells under {columns} headings"
 
 
-def test_documentation_is_reached_from_the_readme() -> None:
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    missing = [name for name in NAMES if name.startswith("docs/") and f"({name})" not in text]
-    assert missing == []
+def test_every_page_is_reached_from_the_readme_through_the_index() -> None:
+    assert "(docs/index.md)" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs/index.md").read_text(encoding="utf-8")
+    pages = [name.removeprefix("docs/") for name in NAMES if name.startswith("docs/") and name != "docs/index.md"]
+    assert [name for name in pages if f"({name})" not in text] == []
