@@ -1,1 +1,1 @@
-"""What the heads attend to: capture, statistics, head study, plots, report."""
+"""What the attention heads do: statistics, word alignment, head ablation, plots and an HTML page."""

@@ -1,9 +1,10 @@
-"""Word alignment from cross-attention: every head, the head average, normal and shifted, scored as it streams by."""
+"""Word alignment from cross-attention, per head and averaged over the heads of a layer, scored against gold links."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +13,19 @@ from torch import Tensor
 from nmt_rela.analysis.teacher_forcing import TeacherForcedBatch
 from nmt_rela.metrics.word_alignment import AlignmentCounts, GoldAlignment, extract_alignment, format_pharaoh
 
-#: In place of a head's number: the matrix averaged over the heads of the layer.
+#: Stands for the matrix averaged over the heads of a layer where a head number is expected.
 AVERAGE = -1
+#: The decoder step whose row links a word: the one that predicts it, or the next one, which reads it.
 MODES = ("normal", "shifted")
+#: The word of every source and of every target sub-word (``word_ids``).
+WordIds = tuple[Sequence[int], Sequence[int]]
+#: (layer, head or AVERAGE, mode)
+Channel = tuple[int, int, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerAlignment:
-    """The scores of one layer in one mode."""
+    """The alignment scores of one layer in one mode."""
 
     layer: int
     mode: str
@@ -28,82 +34,67 @@ class LayerAlignment:
 
     @property
     def best_head(self) -> int:
-        """The head of the lowest error rate."""
+        """The head with the lowest error rate."""
         return min(range(len(self.heads)), key=lambda head: self.heads[head].error_rate)
 
     @property
     def best(self) -> AlignmentCounts:
-        """The counts of that head."""
+        """The scores of that head."""
         return self.heads[self.best_head]
 
 
-@dataclass(slots=True)
-class _Channel:
-    """One layer, one head (or the average), one mode."""
-
-    counts: AlignmentCounts = field(default_factory=AlignmentCounts)
-    lines: dict[int, str] = field(default_factory=dict)
-
-
-#: The word of each source and of each target sub-word.
-Words = tuple[Sequence[int], Sequence[int]]
-
-
 class AlignmentConsumer:
-    """Reads word links off cross-attention.
+    """An attention consumer that extracts word links from cross-attention and scores them.
 
-    ``words`` gives the word of each sub-word (``alignment.word_ids``) of the pairs, by index. A pair that is not
-    in it is left out: its words are not those of the gold alignment. Without ``gold`` only the head averages are kept,
-    as Pharaoh lines; with it all heads are kept and scored.
+    Args:
+        words: the word ids of the pairs, by index. A pair that is absent is left out.
+        gold: the gold alignment of every sentence, by index. Without it only the head averages are aligned.
     """
 
-    def __init__(self, words: Mapping[int, Words], gold: Sequence[GoldAlignment] | None = None) -> None:
+    def __init__(self, words: Mapping[int, WordIds], gold: Sequence[GoldAlignment] | None = None) -> None:
         self._words = words
         self._gold = gold
-        self._channels: dict[tuple[int, int, str], _Channel] = {}
+        self._lines: dict[Channel, dict[int, str]] = defaultdict(dict)
+        self._counts: dict[Channel, AlignmentCounts] = defaultdict(AlignmentCounts)
 
     def __call__(self, batch: TeacherForcedBatch, site: str, layer: int, weights: Tensor) -> None:
         if site != "cross":
             return
-        together = weights.cpu().numpy()
+        matrices = weights.cpu().numpy()
         for row, pair in enumerate(batch.pairs):
-            words = self._words.get(pair.index)
-            if words is None:
+            if pair.index not in self._words:
                 continue
-            matrices = together[row, :, : len(pair.target), : len(pair.source)]
-            self._add(pair.index, layer, AVERAGE, matrices.mean(axis=0), words)
+            heads = matrices[row, :, : len(pair.target), : len(pair.source)]
+            self._add(pair.index, layer, AVERAGE, heads.mean(axis=0))
             if self._gold is not None:
-                for head, matrix in enumerate(matrices):
-                    self._add(pair.index, layer, head, matrix, words)
+                for head, matrix in enumerate(heads):
+                    self._add(pair.index, layer, head, matrix)
 
-    def _add(self, index: int, layer: int, head: int, matrix: npt.NDArray[np.float32], words: Words) -> None:
+    def _add(self, index: int, layer: int, head: int, matrix: npt.NDArray[np.float32]) -> None:
         for mode in MODES:
-            found = extract_alignment(matrix, *words, shifted=mode == "shifted")
-            channel = self._channels.setdefault((layer, head, mode), _Channel())
-            channel.lines[index] = format_pharaoh(found)
+            links = extract_alignment(matrix, *self._words[index], shifted=mode == "shifted")
+            self._lines[layer, head, mode][index] = format_pharaoh(links)
             if self._gold is not None:
-                channel.counts.add(found, self._gold[index])
+                self._counts[layer, head, mode].add(links, self._gold[index])
 
     def scores(self) -> list[LayerAlignment]:
-        """Scores by mode and layer; nothing without gold links."""
-        if self._gold is None:
-            return []
-        layers = sorted({layer for layer, _, _ in self._channels})
-        heads = sorted({head for _, head, _ in self._channels if head != AVERAGE})
+        """Scores by mode and layer; empty without gold alignments."""
+        layers = sorted({layer for layer, _, _ in self._counts})
+        heads = sorted({head for _, head, _ in self._counts if head != AVERAGE})
         return [
             LayerAlignment(
                 layer=layer,
                 mode=mode,
-                heads=tuple(self._channels[layer, head, mode].counts for head in heads),
-                average=self._channels[layer, AVERAGE, mode].counts,
+                heads=tuple(self._counts[layer, head, mode] for head in heads),
+                average=self._counts[layer, AVERAGE, mode],
             )
             for mode in MODES
             for layer in layers
         ]
 
-    def pharaoh(self, sentences: int) -> dict[tuple[int, int, str], list[str]]:
-        """A line a sentence by (layer, head or AVERAGE, mode); a pair that was left out has an empty one."""
+    def pharaoh(self, sentences: int) -> dict[Channel, list[str]]:
+        """One Pharaoh line per sentence for each channel. The line of a pair that was left out is empty."""
         return {
-            key: [channel.lines.get(index, "") for index in range(sentences)]
-            for key, channel in sorted(self._channels.items())
+            channel: [lines.get(index, "") for index in range(sentences)]
+            for channel, lines in sorted(self._lines.items())
         }

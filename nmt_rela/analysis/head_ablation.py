@@ -1,6 +1,6 @@
-"""Which heads matter: switch them off, one by one or in order, and see what it costs; and what null rows tell.
+"""Head ablation: what the model loses when attention heads are switched off.
 
-A head that is switched off gives 0 in place of its output, before the output norm.
+A head that is switched off outputs 0, before the output norm.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from nmt_rela.analysis.statistics import LayerStatistics
-from nmt_rela.analysis.teacher_forcing import Pair, Progress, teacher_forced_pass
+from nmt_rela.analysis.teacher_forcing import EncodedPair, teacher_forced_pass
 from nmt_rela.models.transformer import Transformer
 
-#: Steps in which heads are switched off together.
+#: Steps in which the heads of a model are switched off, one group after the other.
 ABLATION_STEPS = 8
 #: (site, layer, head), layer and head counted from 0.
 Head = tuple[str, int, int]
@@ -25,42 +23,43 @@ Head = tuple[str, int, int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadEffect:
-    """One head: how idle it looks, and how much worse the model is without it."""
+    """One head, and how much the loss rises without it."""
 
     site: str
     layer: int
     head: int
     null_rate: float
     sparsity: float
-    #: Rise of the loss, in nats a target sub-word, when only this head is off.
+    #: Rise of the loss (nats per target sub-word) when this head alone is off.
     loss_change: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblationStep:
-    """The model with the first ``heads_off`` heads of a ranking switched off together."""
+    """The quality of the model with the first ``heads_off`` heads of the ranking switched off."""
 
     heads_off: int
     loss: float
-    #: None unless translation was asked for.
+    #: None where nothing was translated.
     bleu: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadAblation:
-    """What ``measure_heads`` found."""
+    """The result of ``measure_heads``."""
 
     sentences: int
+    #: Loss of the whole model.
     loss: float
-    #: All heads, in the order of ``rank_heads``: the idlest first.
+    #: All heads in the order of ``rank_heads``.
     effects: tuple[HeadEffect, ...]
-    #: Heads switched off together in that order.
+    #: More and more heads off, in that order.
     steps: tuple[AblationStep, ...]
 
 
 @contextmanager
 def ablate_heads(model: Transformer, heads: Iterable[Head]) -> Iterator[None]:
-    """Silence some heads inside the block. Masks that were set before are combined, and come back afterwards.
+    """Switch heads off inside the block. Blocks may be nested.
 
     Raises ValueError for a head that the model does not have.
     """
@@ -82,7 +81,7 @@ def ablate_heads(model: Transformer, heads: Iterable[Head]) -> Iterator[None]:
 
 
 def rank_heads(layers: Iterable[LayerStatistics]) -> list[Head]:
-    """All heads, the one that looks idlest first: by null rate, then by sparsity."""
+    """All heads, the least active first: by falling null rate, then by falling sparsity rate."""
     ranked = [
         (-null_rate, -sparsity, (layer.site, layer.layer, head))
         for layer in layers
@@ -91,110 +90,48 @@ def rank_heads(layers: Iterable[LayerStatistics]) -> list[Head]:
     return [head for _, _, head in sorted(ranked)]
 
 
-def loss_of(model: Transformer, pairs: Sequence[Pair]) -> float:
-    """Negative log-likelihood in nats a target sub-word (end of sentence included), without label smoothing."""
+def reference_loss(model: Transformer, pairs: Sequence[EncodedPair]) -> float:
+    """Negative log-likelihood of the targets (nats per sub-word, EOS included), without label smoothing."""
     return float(-teacher_forced_pass(model, pairs).sum() / sum(len(pair.target) for pair in pairs))
 
 
 def measure_heads(
     model: Transformer,
-    pairs: Sequence[Pair],
+    pairs: Sequence[EncodedPair],
     layers: Sequence[LayerStatistics],
     *,
     num_steps: int = ABLATION_STEPS,
     bleu: Callable[[], float] | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> HeadAblation:
-    """Switch off every head by itself, then more and more heads at once, up to all of them in ``num_steps`` steps.
+    """Switch off each head alone, then the heads in the order of ``rank_heads``, in ``num_steps`` steps up to all.
 
-    ``layers`` are the statistics that the ranking goes by. ``bleu`` translates with the model as it stands and returns
-    a score; it is called once a step, and once before.
+    ``layers`` are the statistics to rank by. ``bleu`` translates with the model as it is and returns a score; it is
+    called once per step and once before them. ``progress`` is called with 1 after each head and each step.
     """
     ranking = rank_heads(layers)
-    rates = {(layer.site, layer.layer): layer for layer in layers}
-    baseline = loss_of(model, pairs)
-    effects = []
+    statistics = {(layer.site, layer.layer): layer for layer in layers}
+    baseline = reference_loss(model, pairs)
+    effects, steps = [], []
     for site, layer, head in ranking:
         with ablate_heads(model, [(site, layer, head)]):
-            loss = loss_of(model, pairs)
-        found = rates[site, layer]
+            loss = reference_loss(model, pairs)
         effects.append(
             HeadEffect(
                 site=site,
                 layer=layer,
                 head=head,
-                null_rate=found.null_rate[head],
-                sparsity=found.sparsity[head],
+                null_rate=statistics[site, layer].null_rate[head],
+                sparsity=statistics[site, layer].sparsity[head],
                 loss_change=loss - baseline,
             )
         )
         if progress is not None:
-            progress.update(1)
-    steps = []
-    for off in sorted({round(step * len(ranking) / num_steps) for step in range(num_steps + 1)}):
-        with ablate_heads(model, ranking[:off]):
-            steps.append(AblationStep(heads_off=off, loss=loss_of(model, pairs), bleu=bleu() if bleu else None))
+            progress(1)
+    for heads_off in sorted({round(step * len(ranking) / num_steps) for step in range(num_steps + 1)}):
+        with ablate_heads(model, ranking[:heads_off]):
+            score = None if bleu is None else bleu()
+            steps.append(AblationStep(heads_off=heads_off, loss=reference_loss(model, pairs), bleu=score))
         if progress is not None:
-            progress.update(1)
+            progress(1)
     return HeadAblation(sentences=len(pairs), loss=baseline, effects=tuple(effects), steps=tuple(steps))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Correlation:
-    """How the null rate of sentences goes with their quality; None where one of the two does not vary."""
-
-    site: str
-    #: None: all layers of the site together.
-    layer: int | None
-    #: Pearson's r.
-    pearson: float | None
-    #: Spearman's ρ, mean ranks for ties.
-    spearman: float | None
-
-
-def null_rate_correlations(
-    null_rates: dict[tuple[str, int], npt.NDArray[np.float32]], quality: npt.ArrayLike
-) -> list[Correlation]:
-    """Correlate each sentence's null rate with its quality, for every site and every layer.
-
-    ``null_rates`` has [sentences, heads] by site and layer, ``quality`` one number a sentence, larger is better.
-    """
-    wanted = np.asarray(quality, dtype=np.float64)
-    found = []
-    for site in dict.fromkeys(site for site, _ in null_rates):
-        by_layer = {layer: rates.mean(axis=1) for (name, layer), rates in null_rates.items() if name == site}
-        groups: list[tuple[int | None, npt.NDArray[np.float64]]] = [(None, np.mean(list(by_layer.values()), axis=0))]
-        groups += [(layer, rates) for layer, rates in sorted(by_layer.items())]
-        found += [
-            Correlation(site=site, layer=layer, pearson=pearson(rates, wanted), spearman=spearman(rates, wanted))
-            for layer, rates in groups
-        ]
-    return found
-
-
-def pearson(first: npt.ArrayLike, second: npt.ArrayLike) -> float | None:
-    """Pearson's correlation; None where a side is constant or there are fewer than three values."""
-    a, b = (np.asarray(values, dtype=np.float64) for values in (first, second))
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float | None:
-    """Spearman's rank correlation; None as for ``pearson``."""
-    return pearson(mean_ranks(first), mean_ranks(second))
-
-
-def mean_ranks(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """DistributedContext from 1; equal values share the mean of their ranks."""
-    _, places, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: npt.NDArray[np.float64] = (last - (counts - 1) / 2.0)[places]
-    return ranks
-
-
-def auc(matched: npt.ArrayLike, mismatched: npt.ArrayLike) -> float:
-    """How often a mismatched pair has the higher value (area under the ROC curve); 0.5 is chance, ties count half."""
-    a, b = (np.asarray(values, dtype=np.float64) for values in (matched, mismatched))
-    ranks = mean_ranks(np.concatenate([a, b]))[len(a) :]
-    return float((ranks.sum() - len(b) * (len(b) + 1) / 2) / (len(a) * len(b)))

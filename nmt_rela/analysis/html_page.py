@@ -1,9 +1,9 @@
-"""One self-contained HTML page of attention, made from arrays: no network, no library, opens from a file.
+"""A self-contained HTML page of attention weights, made from arrays. It opens from a file and loads nothing.
 
-The page holds its texts and numbers as JSON, and one compressed block of weights for each run and sentence, which the
-browser unpacks when the sentence is looked at. A block is zlib over, for each of the sites encoder, decoder, cross: the
+The page holds its texts and numbers as JSON, and one compressed block of weights per run and sentence, which the
+browser unpacks when the sentence is shown. A block is zlib data: for each of the sites encoder, decoder, cross the
 largest weight of every head (little-endian float32 [layers, heads]), then codes (uint8 [layers, heads, queries, keys])
-with weight = largest · (code / 255)². Code 0 is a weight of exactly 0 and nothing else.
+with weight = largest · (code / 255)². Code 0 means a weight of exactly 0.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,20 +26,21 @@ from nmt_rela.analysis.statistics import LayerStatistics
 from nmt_rela.models.transformer import SITES
 from nmt_rela.utils.text import atomic_write
 
-MOST_RUNS = 5
+#: Runs that the page shows side by side at most.
+MAX_RUNS = 5
 _SCRIPTS = ("weights.js", "view.js", "page.js")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PageSentence:
-    """One sentence pair as one run sees it."""
+    """One sentence pair in one run."""
 
-    #: Sub-words with EOS; the decoder reads the target one step later, begin of sentence first.
+    #: Sub-words with EOS. The decoder reads the target one step later, with the start of sentence first.
     source: tuple[str, ...]
     target: tuple[str, ...]
-    #: log p(target | source), in nats.
+    #: Log-probability of the target, in nats.
     log_probability: float
-    #: What ``pack_weights`` made of the weights.
+    #: The weights as ``pack_weights`` returns them.
     weights: str
 
 
@@ -47,26 +49,26 @@ class PageRun:
     """One run on the page."""
 
     name: str
-    #: The attention kind of each site.
+    #: The attention variant of each site.
     attention: Mapping[str, str]
-    #: As many as the page has sentences; None where the run has no weights for one.
+    #: One entry per sentence of the page; None where the run has no weights for it.
     sentences: Sequence[PageSentence | None]
     statistics: Sequence[LayerStatistics]
-    #: More numbers a head, [layers, heads] by label and site, e.g. {"AER normal": {"cross": …}}; None where not
-    #: defined.
-    measures: Mapping[str, Mapping[str, Sequence[Sequence[float | None]]]] = field(default_factory=dict)
-    #: More numbers a layer, [layers] by label and site.
+    #: More numbers per head, [layers, heads] by label and site, e.g. {"AER normal": {"cross": …}}; None where a number
+    #: is not defined.
+    head_measures: Mapping[str, Mapping[str, Sequence[Sequence[float | None]]]] = field(default_factory=dict)
+    #: More numbers per layer, [layers] by label and site.
     layer_measures: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
 
 
 def pack_weights(weights: Mapping[str, npt.ArrayLike]) -> str:
-    """Base64 text of one sentence's weights, [layers, heads, queries, keys] for each of the three sites."""
+    """One sentence's weights, [layers, heads, queries, keys] by site, as base64 text of the page's format."""
     parts = []
     for site in SITES:
         values = np.asarray(weights[site], dtype=np.float32)
         largest = values.max(axis=(2, 3))
-        share = values / np.where(largest > 0, largest, 1)[:, :, None, None]
-        codes = np.ceil(np.sqrt(share) * 255 - 0.5).clip(0, 255)
+        fraction = values / np.where(largest > 0, largest, 1)[:, :, None, None]
+        codes = np.ceil(np.sqrt(fraction) * 255 - 0.5).clip(0, 255)
         codes = np.where(values > 0, np.maximum(codes, 1), 0)
         parts += [largest.astype("<f4").tobytes(), codes.astype(np.uint8).tobytes()]
     return base64.b64encode(zlib.compress(b"".join(parts), 6)).decode("ascii")
@@ -79,38 +81,34 @@ def render_page(
     title: str,
     subtitle: str = "",
 ) -> str:
-    """The page as HTML text. ``texts`` are the pairs as they stand in the files, one for each of a run's sentences."""
+    """The page as HTML text. ``texts`` are the source and target lines of the sentences of every run."""
     assert all(len(run.sentences) == len(texts) for run in runs)
     data = {
         "title": title,
         "subtitle": subtitle,
-        "most_runs": MOST_RUNS,
+        "max_runs": MAX_RUNS,
         "sentences": [{"source": source, "target": target} for source, target in texts],
         "runs": [_run_data(run) for run in runs],
     }
     blocks = "\n".join(
-        f'<script type="text/plain" id="weights-{number}-{place}">{sentence.weights}</script>'
+        f'<script type="text/plain" id="weights-{number}-{index}">{sentence.weights}</script>'
         for number, run in enumerate(runs)
-        for place, sentence in enumerate(run.sentences)
+        for index, sentence in enumerate(run.sentences)
         if sentence is not None
     )
-    filling = {
-        "@title@": html.escape(title),
-        "@style@": _part("page.css"),
-        "@script@": "\n".join(_part(name) for name in _SCRIPTS),
-        "@data@": _script_json(data),
-        "@weights@": blocks,
+    values = {
+        "title": html.escape(title),
+        "style": _part("page.css"),
+        "script": "\n".join(_part(name) for name in _SCRIPTS),
+        "data": _script_json(data),
+        "weights": blocks,
     }
-    page = _part("page.html")
-    head, *rest = page.split("@")  # pieces between the marks: text, mark, text, mark, …, text
-    filled = [head]
-    for mark, text in zip(rest[::2], rest[1::2], strict=True):
-        filled += [filling[f"@{mark}@"], text]
-    return "".join(filled)
+    # One pass over the template, so that a value that looks like a placeholder is not replaced.
+    return re.sub(r"@(\w+)@", lambda placeholder: values[placeholder[1]], _part("page.html"))
 
 
 def write_page(path: Path, runs: Sequence[PageRun], texts: Sequence[tuple[str, str]], **options: str) -> Path:
-    """Write ``render_page`` to a file, whole or not at all."""
+    """Write the page of ``render_page`` atomically."""
     with atomic_write(path) as stream:
         stream.write(render_page(runs, texts, **options).encode("utf-8"))
     return path
@@ -121,7 +119,7 @@ def _part(name: str) -> str:
 
 
 def _script_json(data: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot end the script element around it."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
@@ -136,7 +134,7 @@ def _run_data(run: PageRun) -> dict[str, Any]:
             else {
                 "source": list(sentence.source),
                 "target": list(sentence.target),
-                "log_probability": _short(sentence.log_probability),
+                "log_probability": _rounded(sentence.log_probability),
             }
             for sentence in run.sentences
         ],
@@ -146,17 +144,17 @@ def _run_data(run: PageRun) -> dict[str, Any]:
 def _site_data(run: PageRun, site: str) -> dict[str, Any]:
     layers = [asdict(layer) for layer in run.statistics if layer.site == site]
     heads = {name: [layer[name] for layer in layers] for name in ("sparsity", "null_rate", "entropy", "mass")}
-    heads |= {label: found[site] for label, found in run.measures.items() if site in found}  # type: ignore[misc]
+    heads |= {label: found[site] for label, found in run.head_measures.items() if site in found}  # type: ignore[misc]
     by_layer: dict[str, Any] = {"diversity": [layer["diversity"] for layer in layers]}
     by_layer |= {label: found[site] for label, found in run.layer_measures.items() if site in found}
     return {
         "layers": len(layers),
         "heads": len(layers[0]["sparsity"]) if layers else 0,
-        "head_measures": {name: [[_short(v) for v in row] for row in rows] for name, rows in heads.items()},
-        "layer_measures": {name: [_short(v) for v in values] for name, values in by_layer.items()},
+        "head_measures": {name: [[_rounded(v) for v in row] for row in rows] for name, rows in heads.items()},
+        "layer_measures": {name: [_rounded(v) for v in values] for name, values in by_layer.items()},
     }
 
 
-def _short(value: float | None) -> float | None:
-    """Five digits are all the page can show."""
+def _rounded(value: float | None) -> float | None:
+    """Rounded to the five digits that the page can show."""
     return None if value is None else float(f"{value:.5g}")

@@ -1,7 +1,7 @@
-"""Pictures of attention, made from arrays; matplotlib is imported only when one is drawn.
+"""Plots of attention, made from arrays. matplotlib is imported when the first plot is drawn.
 
-Every function returns a ``matplotlib.figure.Figure`` of its own, outside pyplot: nothing is global and nothing needs a
-display. Layers and heads count from 0.
+Every function returns a new ``matplotlib.figure.Figure`` outside pyplot, so that neither global state nor a display is
+needed. Layers and heads count from 0.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, RULE, NULL = "#1b2127", "#6b747d", "#d5dae0", "#d9730d"
-#: Okabe and Ito's colours, which remain distinct for colour-blind eyes; beyond five the cycle starts again.
+#: Okabe and Ito's colours, which colour-blind readers can distinguish. They repeat after five runs.
 RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#5f4b00")
 MARKERS = ("o", "s", "^", "D", "v")
-#: From almost paper to ink; lightness falls evenly.
+#: From almost white to almost black, with evenly falling lightness.
 SCALE = ("#dfeaf3", "#a9cbe4", "#5f9fcd", "#23699f", "#08304f")
 SITE_TITLES = {"encoder": "encoder self-attention", "decoder": "decoder self-attention", "cross": "cross-attention"}
 _FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Arial Unicode MS", "PingFang SC")
@@ -32,15 +32,17 @@ Series = Mapping[str, Sequence[float | None]]
 
 
 def require_matplotlib() -> None:
-    """Raises UserError, naming the command that installs it, where matplotlib is absent."""
+    """Raise UserError, which names the command that installs matplotlib, where it is absent."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise UserError("plots need matplotlib; run: pip install 'nmt_rela[analysis]' (or give --no-plots)") from error
+        raise UserError(
+            "plots need matplotlib, which is not installed; run: pip install 'nmt_rela[analysis]', or use --no-plots"
+        ) from error
 
 
 def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Write ``stem.png``, ``stem.svg``, … (any of png, svg, pdf) and return the paths. Directories are made."""
+    """Write ``stem.png``, ``stem.svg``, … (any of png, svg, pdf), create missing directories and return the paths."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
     for path in paths:
@@ -57,27 +59,27 @@ def heatmap(
     title: str = "",
     columns: int = 4,
 ) -> Figure:
-    """Heads side by side: queries down, keys across, one panel a head, as in the paper's figure of null attention.
+    """Weight matrices side by side, queries down and keys across, one panel per head.
 
-    ``weights`` is [panels, queries, keys]. Each panel is shaded up to its own maximum, which is written above it; a
-    weight of exactly 0 is left blank and a null row is ruled through.
+    ``weights`` is [panels, queries, keys]. Each panel is shaded up to its own maximum, which stands above it. A weight
+    of exactly 0 is left blank, and a null row is struck through, as in the paper's figure of null attention.
     """
     require_matplotlib()
     matrices = np.asarray(weights, dtype=float)
     if matrices.shape != (len(panels), len(queries), len(keys)):
-        raise ValueError(f"weights are {matrices.shape}; expected {(len(panels), len(queries), len(keys))}")
+        raise ValueError(f"weights have shape {matrices.shape}; expected {(len(panels), len(queries), len(keys))}")
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     cell = 0.17
     figure, axes = _grid(rows, columns, width=cell * len(keys) + 0.35, height=cell * len(queries) + 0.4, margin=1.5)
-    for place, axis in enumerate(axes.flat):
-        if place >= len(panels):
+    for index, axis in enumerate(axes.flat):
+        if index >= len(panels):
             axis.set_visible(False)
             continue
-        row, column = divmod(place, columns)
-        _draw_matrix(axis, matrices[place])
-        peak = f"max {matrices[place].max():.2g}" if matrices[place].any() else "all zero"
-        axis.set_xlabel(f"{panels[place]} · {peak}", fontsize=8, color=MUTED, labelpad=5)
+        row, column = divmod(index, columns)
+        _draw_matrix(axis, matrices[index])
+        peak = f"max {matrices[index].max():.2g}" if matrices[index].any() else "all zero"
+        axis.set_xlabel(f"{panels[index]} · {peak}", fontsize=8, color=MUTED, labelpad=5)
         _label_tokens(axis, queries if column == 0 else [], keys if row == 0 else [])
     if title:
         figure.suptitle(title, fontsize=10, color=INK, x=0.01, ha="left")
@@ -94,10 +96,10 @@ def by_layer(
     ylim: tuple[float | None, float | None] = (0, None),
     notes: tuple[str, str] = ("", ""),
 ) -> Figure:
-    """Curves over layers, a panel for each title and a line for each run.
+    """Lines over layers, one panel per title and one line per run.
 
-    ``panels`` maps title → run → one number a layer (None: not defined). ``dashed`` has second lines of the same runs,
-    ``dots`` single heads: title → run → layer → head. ``notes`` says what solid and dashed lines are.
+    ``panels`` maps title → run → one number per layer (None: not defined). ``dashed`` has second lines of the same
+    runs, ``dots`` numbers of single heads: title → run → layer → head. ``notes`` labels solid and dashed lines.
     """
     require_matplotlib()
     figure, axes = _grid(1, len(panels), width=2.9, height=2.5, margin=0.9, sharey=True)
@@ -127,9 +129,9 @@ def by_layer(
 
 
 def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, xlabel: str) -> Figure:
-    """Curves of any length, a panel for each title and a line for each run: title → run → points (x, y).
+    """Curves of any length, one panel per title and one line per run: title → run → points (x, y).
 
-    The first quarter of a long curve does not set the scale: early losses would leave nothing to see of the rest.
+    The first quarter of a long curve does not set the scale, because early losses would flatten the rest.
     """
     require_matplotlib()
     figure, axes = _grid(1, len(panels), width=4.2, height=3.0, margin=0.9)
@@ -153,7 +155,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *,
 
 
 def histogram(panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str, bins: int = 20) -> Figure:
-    """How many heads have which rate between 0 and 1: title → run → one rate a head."""
+    """Histogram of rates between 0 and 1: title → run → one rate per head."""
     require_matplotlib()
     figure, axes = _grid(1, len(panels), width=2.9, height=2.2, margin=0.9)
     runs = list(dict.fromkeys(run for series in panels.values() for run in series))
@@ -173,7 +175,7 @@ def histogram(panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: st
 
 
 def head_grid(panels: Mapping[str, npt.ArrayLike], *, label: str, number: str = "{:+.3f}") -> Figure:
-    """One number a head, layers down and heads across, a panel for each title; shaded by size, number in the cell."""
+    """One number per head, layers down and heads across, one panel per title; cells are shaded by absolute value."""
     require_matplotlib()
     matrices = {title: np.asarray(values, dtype=float) for title, values in panels.items()}
     rows, columns = (max(matrix.shape[side] for matrix in matrices.values()) for side in (0, 1))
@@ -195,14 +197,14 @@ def head_grid(panels: Mapping[str, npt.ArrayLike], *, label: str, number: str = 
     return figure
 
 
-def readable(pieces: Sequence[str]) -> list[str]:
-    """Sub-words for people: words as they are, the rest of a word after a dot, the special ones by their meaning."""
+def readable(subwords: Sequence[str]) -> list[str]:
+    """Labels of sub-words: the start of a word without ▁, its continuation after a dot, special tokens by name."""
     meanings = {"</s>": "‹end›", "<s>": "‹start›"}
     shown = []
-    for place, piece in enumerate(pieces):
-        begins = piece.startswith("▁") or place == 0
-        text = piece.removeprefix("▁") or "▁"
-        shown.append(meanings.get(piece, text if begins else f"·{text}"))
+    for index, subword in enumerate(subwords):
+        begins = subword.startswith("▁") or index == 0
+        text = subword.removeprefix("▁") or "▁"
+        shown.append(meanings.get(subword, text if begins else f"·{text}"))
     return shown
 
 
@@ -229,7 +231,7 @@ def _draw_matrix(axis: Axes, matrix: npt.NDArray[np.float64]) -> None:
     from matplotlib.patches import Rectangle
 
     queries, keys = matrix.shape
-    shown = np.where(matrix == 0.0, np.nan, matrix)  # not a number: not drawn
+    shown = np.where(matrix == 0.0, np.nan, matrix)  # NaN is not drawn
     axis.imshow(shown, cmap=_colour_map(), vmin=0, vmax=matrix.max() or 1.0, aspect="equal", interpolation="nearest")
     for query in np.flatnonzero(~matrix.any(axis=1)):
         axis.add_patch(Rectangle((-0.5, query - 0.5), keys, 1, color=NULL, alpha=0.10, lw=0))
@@ -253,7 +255,7 @@ def _label_tokens(axis: Axes, queries: Sequence[str], keys: Sequence[str]) -> No
 
 
 def _escape(token: str) -> str:
-    """A dollar sign would start a formula."""
+    """Escaped, because matplotlib starts a formula at a dollar sign."""
     return token.replace("$", r"\$")
 
 

@@ -1,7 +1,6 @@
-"""Numbers of attention weights, streamed: nothing grows with the corpus.
+"""Statistics of attention weights, accumulated batch by batch in constant memory.
 
-Shapes are named by their letters: B sentences, H heads, Q queries, K keys. *Valid* positions are those the model may
-look at: neither padding nor, in the decoder, the future. All logarithms are natural.
+Definitions of sparsity, null rows and valid positions: ``metrics.attention_sparsity``. Logarithms are natural.
 """
 
 from __future__ import annotations
@@ -13,45 +12,44 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nmt_rela.analysis.teacher_forcing import TeacherForcedBatch
 from nmt_rela.metrics.attention_sparsity import SparsityCounts
 from nmt_rela.models.transformer import SITES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerStatistics:
-    """What the heads of one layer at one site did, over all sentences. Tuples have one entry a head."""
+    """The statistics of one layer at one site over all sentences. Tuples have one entry per head."""
 
     site: str
     layer: int
-    #: Valid queries: rows a head produced.
+    #: Valid queries, which is the number of rows per head.
     queries: int
-    #: Valid positions of one head: the denominator of its sparsity.
+    #: Valid positions per head, the denominator of the sparsity rate.
     positions: int
-    #: Share of valid weights that are exactly 0.
     sparsity: tuple[float, ...]
-    #: Share of valid queries whose whole row is 0.
     null_rate: tuple[float, ...]
-    #: Mean sum of a row: 1 for softmax, sparsemax and entmax15.
+    #: Mean sum of a row; 1 for softmax, sparsemax and entmax15.
     mass: tuple[float, ...]
-    #: Mean entropy of the sum-normalised row over the rows that are not null; None where all are.
+    #: Mean entropy of the sum-normalised rows, null rows left out; None where all rows are null.
     entropy: tuple[float | None, ...]
-    #: Head diversity with sum-normalised rows, null rows left out; None where no query has two heads left.
+    #: Head diversity of sum-normalised rows, null rows left out; None where no query has two heads left.
     diversity: float | None
-    #: Queries that ``diversity`` is the mean of, those left out had fewer than two heads that were not null.
+    #: Queries that ``diversity`` is averaged over: those with at least two heads whose row is not null.
     diversity_queries: int
-    #: Null rows left out of ``diversity``.
+    #: Null rows that ``diversity`` leaves out.
     diversity_null_rows: int
-    #: Head diversity with each row put through a softmax over its valid keys (a null row becomes uniform).
+    #: Head diversity with a softmax over the valid keys of each row instead, so that a null row becomes uniform.
     diversity_softmax: float | None
 
     @property
     def heads(self) -> int:
-        """Heads of the layer."""
+        """Number of heads."""
         return len(self.sparsity)
 
     @property
     def mean_sparsity(self) -> float:
-        """Sparsity over all heads, which have the same number of positions each."""
+        """Sparsity rate over all heads."""
         return sum(self.sparsity) / self.heads
 
     @property
@@ -62,7 +60,7 @@ class LayerStatistics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiteStatistics:
-    """One site, pooled over its layers: rates by their counts, diversity by the queries it is defined for."""
+    """The statistics of one site over all its layers. Diversity is weighted by the queries for which it is defined."""
 
     site: str
     layers: int
@@ -71,53 +69,54 @@ class SiteStatistics:
     diversity: float | None
 
 
+def head_diversity(rows: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Generalised Jensen-Shannon divergence over heads, H(mean p) - mean H(p) (Correia et al. 2019).
+
+    ``rows`` [batch, heads, queries, keys] are distributions over keys. A head is left out of both means where
+    ``present`` [batch, heads, queries] is False; its row must be 0 there. Returns the divergence [batch, queries], from
+    0 to the logarithm of the number of present heads, and where it is defined (at least two heads) [batch, queries].
+    """
+    heads = present.sum(1)
+    divisor = heads.clamp(min=1).to(rows.dtype)
+    entropy_of_mean = _entropy(rows.sum(1) / divisor[..., None])
+    mean_entropy = (_entropy(rows) * present).sum(1) / divisor
+    # The bounds hold exactly; rounding may exceed them.
+    return torch.minimum((entropy_of_mean - mean_entropy).clamp(min=0), divisor.log()), heads >= 2
+
+
 def _entropy(rows: Tensor) -> Tensor:
+    """[..., keys] -> [...]"""
     terms: Tensor = torch.special.entr(rows)
     return terms.sum(-1)
 
 
-def divergence(rows: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Generalised Jensen-Shannon divergence over heads, H(mean p) - mean H(p) (Correia et al. 2019).
-
-    ``rows`` [B, H, Q, K] are distributions over keys, or zeros where ``present`` [B, H, Q] is False: that head is
-    left out of both means. Returns the divergence [B, Q] and whether it is defined (two heads or more) [B, Q]. It lies
-    between 0 and the logarithm of the heads present; rounding beyond these bounds is cut off.
-    """
-    heads = present.sum(1)
-    share = heads.clamp(min=1).to(rows.dtype)
-    mixture = _entropy(rows.sum(1) / share[..., None])
-    own = (_entropy(rows) * present).sum(1) / share
-    return torch.minimum((mixture - own).clamp(min=0), share.log()), heads >= 2
-
-
 class _LayerSums:
-    """The running sums of one layer, in float64."""
+    """The sums that the statistics of one layer are made of, in float64 on the device of the weights."""
 
     def __init__(self, heads: int, device: torch.device) -> None:
         self.counts = SparsityCounts(heads, device)
         self.mass, self.entropy = (torch.zeros(heads, dtype=torch.float64, device=device) for _ in range(2))
-        self.diversity = self.diversity_softmax = 0.0
-        self.diversity_queries = self.softmax_queries = 0
+        #: Sum over queries and number of queries, for sum-normalised rows and for rows through a softmax.
+        self.diversity, self.diversity_softmax = (torch.zeros(2, dtype=torch.float64, device=device) for _ in range(2))
 
     def add(self, weights: Tensor, valid: Tensor) -> None:
+        """Add ``weights`` [batch, heads, queries, keys] at ``valid`` [batch, queries, keys]."""
         null = self.counts.add(weights, valid)  # [batch, heads, queries]
-        valid_queries = valid.any(-1)[:, None]
-        present = valid_queries & ~null
+        is_query = valid.any(-1)[:, None]  # [batch, 1, queries]
+        present = is_query & ~null
         mass = weights.sum(-1)
         rows = weights / mass.masked_fill(~present, 1)[..., None]
-        self.mass += (mass * valid_queries).double().sum((0, 2))
+        self.mass += (mass * is_query).double().sum((0, 2))
         self.entropy += (_entropy(rows) * present).double().sum((0, 2))
-        value, defined = divergence(rows, present)
-        self.diversity += float((value * defined).double().sum())
-        self.diversity_queries += int(defined.sum())
-        soft = weights.masked_fill(~valid[:, None], -math.inf).softmax(-1).nan_to_num(0.0)
-        value, defined = divergence(soft, valid_queries.expand_as(null))
-        self.diversity_softmax += float((value * defined).double().sum())
-        self.softmax_queries += int(defined.sum())
+        self.diversity += _sum_where_defined(*head_diversity(rows, present))
+        soft_rows = weights.masked_fill(~valid[:, None], -math.inf).softmax(-1).nan_to_num(0.0)
+        self.diversity_softmax += _sum_where_defined(*head_diversity(soft_rows, is_query.expand_as(null)))
 
     def result(self, site: str, layer: int) -> LayerStatistics:
-        queries, null = int(self.counts.queries), self.counts.null_rows.tolist()
-        rows = [queries - int(count) for count in null]
+        queries = int(self.counts.queries)
+        null_rows = [int(count) for count in self.counts.null_rows.tolist()]
+        diversity, diversity_queries = self.diversity.tolist()
+        diversity_softmax, softmax_queries = self.diversity_softmax.tolist()
         return LayerStatistics(
             site=site,
             layer=layer,
@@ -126,35 +125,48 @@ class _LayerSums:
             sparsity=tuple(self.counts.sparsity().tolist()),
             null_rate=tuple(self.counts.null_rate().tolist()),
             mass=tuple((self.mass / max(queries, 1)).tolist()),
-            entropy=tuple(e / n if n else None for e, n in zip(self.entropy.tolist(), rows, strict=True)),
-            diversity=self.diversity / self.diversity_queries if self.diversity_queries else None,
-            diversity_queries=self.diversity_queries,
-            diversity_null_rows=int(sum(null)),
-            diversity_softmax=self.diversity_softmax / self.softmax_queries if self.softmax_queries else None,
+            entropy=tuple(
+                total / (queries - null) if queries > null else None
+                for total, null in zip(self.entropy.tolist(), null_rows, strict=True)
+            ),
+            diversity=diversity / diversity_queries if diversity_queries else None,
+            diversity_queries=int(diversity_queries),
+            diversity_null_rows=sum(null_rows),
+            diversity_softmax=diversity_softmax / softmax_queries if softmax_queries else None,
         )
 
 
+def _sum_where_defined(values: Tensor, defined: Tensor) -> Tensor:
+    return torch.stack([(values * defined).double().sum(), defined.sum()])
+
+
 class AttentionStatistics:
-    """Statistics of every layer, gathered batch by batch."""
+    """The statistics of every layer. It is an attention consumer; ``add`` takes weights from elsewhere."""
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, int], _LayerSums] = {}
 
+    def __call__(self, batch: TeacherForcedBatch, site: str, layer: int, weights: Tensor) -> None:
+        self.add(site, layer, weights, batch.valid(site))
+
     def add(self, site: str, layer: int, weights: Tensor, valid: Tensor) -> None:
-        """Count one batch: ``weights`` [B, H, Q, K] (0 at keys that are not valid), ``valid`` bool [B, Q, K]."""
+        """Add one batch.
+
+        ``weights`` is [batch, heads, queries, keys] and 0 at keys that are not valid, ``valid`` is bool [batch,
+        queries, keys].
+        """
         key = (site, layer)
         if key not in self._sums:
             self._sums[key] = _LayerSums(weights.shape[1], weights.device)
         self._sums[key].add(weights.detach().float(), valid)
 
     def layers(self) -> list[LayerStatistics]:
-        """Everything seen so far, in the order encoder, decoder, cross, layer by layer."""
-        ordered = sorted(self._sums, key=lambda key: (SITES.index(key[0]) if key[0] in SITES else len(SITES), key))
-        return [self._sums[key].result(*key) for key in ordered]
+        """The statistics so far, in the order encoder, decoder, cross, and by layer."""
+        return [self._sums[key].result(*key) for key in sorted(self._sums, key=lambda key: (SITES.index(key[0]), key))]
 
 
 def pool_layers(layers: Iterable[LayerStatistics]) -> list[SiteStatistics]:
-    """One line a site: its layers together."""
+    """One entry per site, over its layers."""
     by_site: dict[str, list[LayerStatistics]] = {}
     for layer in layers:
         by_site.setdefault(layer.site, []).append(layer)

@@ -1,11 +1,10 @@
-"""Teacher forcing: run a model over sentence pairs and hand its attention, batch by batch, to whoever listens."""
+"""Teacher forcing: the model reads sentence pairs, and consumers receive its attention weights batch by batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,23 +12,23 @@ import torch
 from torch import Tensor
 
 from nmt_rela.analysis.capture import observe_attention
-from nmt_rela.analysis.statistics import AttentionStatistics
 from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import EOS, PAD, TokenizerPair
-from nmt_rela.metrics.attention_sparsity import null_rows, valid_positions
+from nmt_rela.generation.batching import batch_by_tokens
+from nmt_rela.metrics.attention_sparsity import valid_positions
+from nmt_rela.metrics.forced_log_probs import forced_log_probs
 from nmt_rela.models.transformer import Transformer
 
-# Weights of one head at one site in a batch: with 8 heads a tensor of 8 MiB, and the statistics need a few of them.
+#: Weights per head and layer in a batch. With 8 heads a tensor of weights takes 8 MiB; the statistics need a few.
 _BATCH_POSITIONS = 1 << 18
-# Padded sub-words in a batch: the feed-forward activations of a base model take 64 MiB.
-_BATCH_TOKENS = 1 << 13
-# Rows of logits made at a time: 64 MiB with a vocabulary of 32,000.
-_LOGIT_ROWS = 512
+#: A padded sub-word counts as this many weights. It bounds a batch of short sentences to 8,192 padded sub-words, whose
+#: feed-forward activations in a base model take 64 MiB.
+_SUBWORD_COST = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """A sentence pair as sub-word ids, both sides ending in EOS, and its place in the text."""
+class EncodedPair:
+    """A sentence pair as sub-word ids, both sides with EOS, and its line number in the text, counted from 0."""
 
     index: int
     source: tuple[int, ...]
@@ -43,122 +42,66 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class TeacherForcedBatch:
-    """Some pairs, padded: ``source`` [B, S] and ``target`` [B, T] with EOS."""
+    """Pairs and their padded ids: ``source`` [batch, source length] and ``target`` [batch, target length]."""
 
-    pairs: Sequence[Pair]
+    pairs: Sequence[EncodedPair]
     source: Tensor
     target: Tensor
 
     def valid(self, site: str) -> Tensor:
-        """Where attention at ``site`` may look: bool [B, Q, K]."""
+        """The valid positions at ``site``, bool [batch, queries, keys]."""
         return valid_positions(site, self.source != PAD, self.target != PAD)
 
 
-#: Gets the weights [B, H, Q, K] of one layer, float32, 0 at keys that are not valid.
+#: Receives (batch, site, layer, weights). The weights [batch, heads, queries, keys] are float32, and 0 at masked keys.
 AttentionConsumer = Callable[[TeacherForcedBatch, str, int, Tensor], None]
 
 
-class Progress(Protocol):
-    """A progress display."""
-
-    def update(self, count: int) -> object: ...
-
-
-def encode_pairs(lines: Sequence[tuple[str, str]], vocabularies: TokenizerPair) -> list[Pair]:
-    """Sub-word ids of every line pair, EOS appended."""
-    sources = vocabularies.source.encode([source for source, _ in lines])
-    targets = vocabularies.target.encode([target for _, target in lines])
+def encode_pairs(lines: Sequence[tuple[str, str]], tokenizers: TokenizerPair) -> list[EncodedPair]:
+    """The sub-word ids of every line pair, with EOS."""
+    sources = tokenizers.source.encode([source for source, _ in lines])
+    targets = tokenizers.target.encode([target for _, target in lines])
     return [
-        Pair(index, (*source, EOS), (*target, EOS))
+        EncodedPair(index, (*source, EOS), (*target, EOS))
         for index, (source, target) in enumerate(zip(sources, targets, strict=True))
     ]
 
 
-def batches(
-    pairs: Iterable[Pair], *, positions: int = _BATCH_POSITIONS, tokens: int = _BATCH_TOKENS
-) -> Iterator[list[Pair]]:
-    """Pairs of like length together, within bounds of sentences × longest² and sentences × longest (or one pair)."""
-    batch: list[Pair] = []
-    for pair in sorted(pairs, key=lambda pair: pair.longest):
-        if batch and (len(batch) + 1) * pair.longest > min(tokens, positions // pair.longest):
-            yield batch
-            batch = []
-        batch.append(pair)
-    if batch:
-        yield batch
-
-
-def target_log_probabilities(model: Transformer, states: Tensor, target: Tensor) -> Tensor:
-    """log p of every target sub-word [B, T], 0 at padding, from decoder ``states`` [B, T, d]; logits made in slices."""
-    rows, wanted = states.flatten(0, 1), target.flatten()
-    found = [
-        model.project(rows[start : start + _LOGIT_ROWS])
-        .float()
-        .log_softmax(-1)
-        .gather(1, wanted[start : start + _LOGIT_ROWS, None])[:, 0]
-        for start in range(0, len(rows), _LOGIT_ROWS)
-    ]
-    return torch.cat(found).view_as(target) * (target != PAD)
+def batch_pairs(pairs: Sequence[EncodedPair], max_positions: int = _BATCH_POSITIONS) -> Iterator[list[EncodedPair]]:
+    """Batches of pairs of similar length, longest first, with at most ``max_positions`` weights (or one pair)."""
+    costs = [max(pair.longest**2, _SUBWORD_COST * pair.longest) for pair in pairs]
+    for members in batch_by_tokens(costs, max_positions):
+        yield [pairs[member] for member in members]
 
 
 @torch.inference_mode()
 def teacher_forced_pass(
     model: Transformer,
-    pairs: Sequence[Pair],
+    pairs: Sequence[EncodedPair],
     consumers: Sequence[AttentionConsumer] = (),
     *,
-    progress: Progress | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Read every pair once; the summed log-probability of each target, in the order of ``pairs``.
+    """The log-probability (nats) of every target, in the order of ``pairs``, whose indices must differ.
 
-    Memory is bounded by the longest pair, not by their number. The model is used in the mode (eval) and on the device
-    that it is in.
+    The attention weights of every layer are passed to every consumer. ``progress`` is called with the number of pairs
+    of each batch. Memory is bounded by the longest pair. The model stays in its mode (eval) and on its device.
     """
     device = next(model.parameters()).device
-    place = {pair.index: row for row, pair in enumerate(pairs)}
-    found = np.zeros(len(pairs))
-    for members in batches(pairs):
-        batch = TeacherForcedBatch(
-            members,
-            pad_sequences([pair.source for pair in members]).to(device),
-            pad_sequences([pair.target for pair in members]).to(device),
-        )
+    sums: dict[int, float] = {}
+    for members in batch_pairs(pairs):
+        source = pad_sequences([pair.source for pair in members]).to(device)
+        target = pad_sequences([pair.target for pair in members]).to(device)
+        batch = TeacherForcedBatch(members, source, target)
 
-        if consumers:
-            with observe_attention(model, partial(_tell, consumers, batch)):
-                states = model(batch.source, model.shift(batch.target))
-        else:
-            states = model(batch.source, model.shift(batch.target))
-        sums = target_log_probabilities(model, states, batch.target).double().sum(1)
-        found[[place[pair.index] for pair in members]] = sums.cpu().numpy()
+        def consume(site: str, layer: int, weights: Tensor, batch: TeacherForcedBatch = batch) -> None:
+            for consumer in consumers:
+                consumer(batch, site, layer, weights)
+
+        # Without consumers nothing is observed, so that the model may use its fastest backend.
+        with observe_attention(model, consume) if consumers else nullcontext():
+            log_probs = forced_log_probs(model, source, target).double().sum(1).tolist()
+        sums |= zip([pair.index for pair in members], log_probs, strict=True)
         if progress is not None:
-            progress.update(len(members))
-    return found
-
-
-def _tell(
-    consumers: Sequence[AttentionConsumer], batch: TeacherForcedBatch, site: str, layer: int, weights: Tensor
-) -> None:
-    for consumer in consumers:
-        consumer(batch, site, layer, weights)
-
-
-class StatisticsConsumer:
-    """Streams the weights into ``AttentionStatistics``, and keeps the null rate of every sentence and head."""
-
-    def __init__(self) -> None:
-        self.statistics = AttentionStatistics()
-        self._null_rates: dict[tuple[str, int], dict[int, npt.NDArray[np.float32]]] = {}
-
-    def __call__(self, batch: TeacherForcedBatch, site: str, layer: int, weights: Tensor) -> None:
-        valid = batch.valid(site)
-        self.statistics.add(site, layer, weights, valid)
-        queries = valid.any(-1).sum(-1)
-        rates = (null_rows(weights, valid).sum(-1) / queries[:, None]).float().cpu().numpy()
-        kept = self._null_rates.setdefault((site, layer), {})
-        for pair, rate in zip(batch.pairs, rates, strict=True):
-            kept[pair.index] = rate.copy()
-
-    def null_rates(self, pairs: Sequence[Pair]) -> dict[tuple[str, int], npt.NDArray[np.float32]]:
-        """Share of null rows [sentences, heads] by site and layer, in the order of ``pairs``."""
-        return {key: np.stack([rates[pair.index] for pair in pairs]) for key, rates in self._null_rates.items()}
+            progress(len(members))
+    return np.array([sums[pair.index] for pair in pairs])

@@ -75,8 +75,8 @@ def test_json_has_every_run_site_and_layer(output: Path) -> None:
     assert len(rela["head_ablation"]["effects"]) == 6 * HEADS
     assert [step["heads_off"] for step in rela["head_ablation"]["steps"]] == list(range(0, 25, 3))
     assert rela["head_ablation"]["steps"][0]["bleu"] is not None
-    assert set(rela["quality"]["mismatch_separation"]) == {"encoder", "decoder", "cross"}
-    assert rela["quality"]["mismatch_separation"]["encoder"] == 0.5  # the encoder does not see the target
+    assert set(rela["quality"]["mismatch_auc"]) == {"encoder", "decoder", "cross"}
+    assert rela["quality"]["mismatch_auc"]["encoder"] == 0.5  # the encoder does not see the target
 
 
 def test_pharaoh_files_give_the_error_rates_of_the_json(place: Path, output: Path) -> None:
@@ -142,7 +142,7 @@ def test_page_and_plots_are_there(output: Path) -> None:
     assert (output / "attention.html").stat().st_size > 20_000
     if _has_matplotlib():
         names = {"sparsity_by_layer", "null_rate_by_layer", "diversity_by_layer", "null_rate_histogram", "aer_by_layer"}
-        names |= {f"{kind}.{run}" for kind in ("heatmap", "head_ablation") for run in ("rela", "soft")}
+        names |= {f"{plot}.{run}" for plot in ("heatmap", "head_ablation") for run in ("rela", "soft")}
         assert {path.name for path in (output / "plots").iterdir()} == {f"{name}.svg" for name in names}
 
 
@@ -190,7 +190,7 @@ def test_overlong_pairs_are_left_out_and_counted(place: Path, tmp_path: Path) ->
     assert lines[1] == ""
 
 
-@pytest.mark.parametrize(("blank", "said"), [("\n", "1 pairs left out"), ("", "rela: no pair whose sub-words form")])
+@pytest.mark.parametrize(("blank", "said"), [("\n", "1 pairs left out"), ("", "rela: no alignment, because no pair")])
 def test_blank_lines_and_words_that_do_not_match_are_no_fault(
     place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], blank: str, said: str
 ) -> None:
@@ -235,7 +235,7 @@ def test_the_study_judges_by_the_decoding_that_is_asked_for(
         (["--model", "{rela}", *"--source {place}/text.en --target {place}/text.de --sentence 13".split()], "12 lines"),
         (["--model", "{rela}", *"--source {place}/text.en --target {rela}/words.txt".split()], "12 lines"),
         (["--model", "{rela}", "--checkpoint", "bst"], "no checkpoint 'bst'"),
-        (["--model", "{rela}", "decoding.beem=2"], "did you mean 'beam'"),
+        (["--model", "{rela}", "decoding.beam_siz=2"], "did you mean 'beam_size'"),
         (["--model", "{rela}", "model.heads=2"], "accepted: decoding.key=value"),
     ],
 )

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from small_run import ENGLISH, GERMAN, write_run
 from nmt_rela.metrics.word_alignment import GoldAlignment
-from nmt_rela.analysis.pipeline import AnalysisData, analyze_run
+from nmt_rela.analysis.data import AnalysisData
+from nmt_rela.analysis.pipeline import analyze_run
 from nmt_rela.models.transformer import Transformer
 
 torch.set_num_threads(1)
@@ -25,9 +26,9 @@ draw = random.Random(1)
 lengths = [min(max(int(draw.lognormvariate(1.8, 0.55)), 2), 110) for _ in range(9_990)] + [110] * 10
 lines = [(" ".join(draw.choices(ENGLISH, k=n)), " ".join(draw.choices(GERMAN, k=n))) for n in lengths]
 links = [frozenset((i, i) for i in range(n)) for n in lengths]
-text = AnalysisData(name="text", lines=lines, gold=[GoldAlignment(sure=found, possible=found) for found in links])
+data = AnalysisData(name="text", lines=lines, gold=[GoldAlignment(sure=found, possible=found) for found in links])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-analyze_run(model, vocabularies, text, name="run")
+analyze_run(model, vocabularies, data, name="run")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
 """
 

@@ -50,7 +50,7 @@ def page_run(name: str, sentences: Sequence[dict[str, np.ndarray] | None]) -> Pa
             for s in sentences
         ],
         statistics=statistics.layers(),
-        measures={"AER normal": {"cross": [[0.1, 0.2, None]] * LAYERS}},
+        head_measures={"AER normal": {"cross": [[0.1, 0.2, None]] * LAYERS}},
     )
 
 
@@ -122,7 +122,7 @@ def test_null_rows_are_marked_and_counted(browser: Chromium, page: Path) -> None
     assert texts(browser, ".says") == ["Hover a token. 5 of 5 rows are null."]
     assert browser.evaluate("document.querySelectorAll('.matrix .void').length") == 5
     browser.hover(".reading[data-side=query] .token[data-index='0']")
-    assert texts(browser, ".says") == ["reading ‹start›, predicting Das looks at nothing: a null row"]
+    assert texts(browser, ".says") == ["reading ‹start›, predicting Das attends to nothing: a null row"]
 
 
 def test_keys_walk_through_heads_layers_sites_sentences_and_tokens(browser: Chromium, page: Path) -> None:
@@ -173,7 +173,7 @@ def test_text_is_shown_as_it_is(browser: Chromium, page: Path) -> None:
 
 def test_a_sentence_that_a_run_does_not_have_is_said_to_be_missing(browser: Chromium, page: Path) -> None:
     browser.open(page, "#sentence=2")
-    assert texts(browser, ".absent") == ["This sentence is too long for this run's page."]
+    assert texts(browser, ".absent") == ["This sentence is too long for the page of this run."]
     assert browser.evaluate("document.querySelectorAll('.matrix').length") == 1
 
 
@@ -222,8 +222,8 @@ def test_a_large_page_opens_in_under_two_seconds(browser: Chromium, tmp_path: Pa
 
     def softmax() -> str:
         scores = generator.normal(size=(3, 6, 8, length, length)) * 2
-        share = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
-        return pack_weights(dict(zip(SITES, share, strict=True)))
+        weights = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+        return pack_weights(dict(zip(SITES, weights, strict=True)))
 
     statistics = AttentionStatistics()
     for site in SITES:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nmt_rela.analysis.alignment import AVERAGE, AlignmentConsumer
-from nmt_rela.analysis.teacher_forcing import Pair, TeacherForcedBatch
+from nmt_rela.analysis.teacher_forcing import EncodedPair, TeacherForcedBatch
 from nmt_rela.metrics.word_alignment import AlignmentCounts, GoldAlignment, parse_pharaoh, score_alignments, word_ids
 
 # Two words on either side, the second in two sub-words; EOS last.
@@ -15,7 +15,7 @@ GOLD = [parse_pharaoh("0-0 1-1"), parse_pharaoh("0-0 1p1")]
 
 
 def batch_of(pairs: int) -> TeacherForcedBatch:
-    members = [Pair(index, (4, 5, 6, 2), (4, 5, 6, 2)) for index in range(pairs)]
+    members = [EncodedPair(index, (4, 5, 6, 2), (4, 5, 6, 2)) for index in range(pairs)]
     return TeacherForcedBatch(members, torch.full((pairs, 4), 4), torch.full((pairs, 4), 4))
 
 

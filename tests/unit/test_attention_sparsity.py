@@ -11,11 +11,11 @@ from nmt_rela.metrics.attention_sparsity import attention_sparsity
 from nmt_rela.models.transformer import SITES, Transformer
 
 
-@pytest.mark.parametrize("kind", ["softmax", "sparsemax", "rela-g"])
-def test_rates_are_counts_over_valid_positions(kind: str) -> None:
+@pytest.mark.parametrize("variant", ["softmax", "sparsemax", "rela-g"])
+def test_rates_are_counts_over_valid_positions(variant: str) -> None:
     torch.manual_seed(2)
     model = Transformer(
-        20, 20, attention=kind, encoder_layers=1, decoder_layers=2, dimension=16, feed_forward=16, heads=4
+        20, 20, attention=variant, encoder_layers=1, decoder_layers=2, dimension=16, feed_forward=16, heads=4
     )
     model.eval()
     source = torch.tensor([[4, 5, 6, 2], [7, 2, 0, 0]])
@@ -44,5 +44,5 @@ def test_rates_are_counts_over_valid_positions(kind: str) -> None:
                 nulls, rows = nulls + (not any(row)), rows + 1
         assert actual[f"sparsity_{site}"] == pytest.approx(zeros / weights)
         assert actual[f"null_{site}"] == pytest.approx(nulls / rows)
-    if kind == "softmax":
+    if variant == "softmax":
         assert set(actual.values()) == {0.0}

@@ -32,15 +32,15 @@ def test_weights_come_back_by_site_and_layer_with_the_documented_shapes() -> Non
     assert all(weights.dtype == torch.float32 and not weights.requires_grad for weights in attention.values())
 
 
-@pytest.mark.parametrize("kind", ["softmax", "sparsemax", "entmax15", "rela-i", "rela-g"])
-def test_padding_and_the_future_have_weight_zero(kind: str) -> None:
-    model = small_model(kind)
+@pytest.mark.parametrize("variant", ["softmax", "sparsemax", "entmax15", "rela-i", "rela-g"])
+def test_padding_and_the_future_have_weight_zero(variant: str) -> None:
+    model = small_model(variant)
     with capture_attention(model) as attention:
         model(SOURCE, model.shift(TARGET))
     assert (attention["cross", 1][1, :, :, 3:] == 0).all()
     assert (attention["encoder", 0][1, :, :, 3:] == 0).all()
     assert (attention["decoder", 2].triu(1) == 0).all()
-    if not kind.startswith("rela"):
+    if not variant.startswith("rela"):
         torch.testing.assert_close(attention["cross", 0].sum(-1), torch.ones(2, 4, 4))
 
 

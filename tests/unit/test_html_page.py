@@ -75,7 +75,7 @@ def one_run(name: str = "run") -> PageRun:
     )  # fmt: skip
     return PageRun(
         name=name, attention=dict.fromkeys(SITES, "rela-g"), sentences=[sentence, None], statistics=statistics(),
-        measures={"AER normal": {"cross": [[0.1, None, 0.3], [0.4, 0.5, 0.6]]}},
+        head_measures={"AER normal": {"cross": [[0.1, None, 0.3], [0.4, 0.5, 0.6]]}},
     )  # fmt: skip
 
 

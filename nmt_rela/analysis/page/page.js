@@ -1,14 +1,14 @@
-// What is shown, and how mouse, keys and address change it.
+// The state of the page, and how mouse, keyboard and address change it.
 
-// ---------------------------------------------------------------- state, kept in the address
-const state = {runs: page.runs.map((_, i) => i).slice(0, page.most_runs), sentence: 0, site: "cross", layer: 0, head: 0, shade: "head", map: "patterns", hold: null};
+// ---------------------------------------------------------------- state, also in the address
+const state = {runs: page.runs.map((_, i) => i).slice(0, page.max_runs), sentence: 0, site: "cross", layer: 0, head: 0, shade: "head", map: "patterns", hold: null};
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
   const whole = (name, most) => Math.max(0, Math.min(most, Number.parseInt(given.get(name), 10) || 0));
   if (given.has("runs")) {
     const wanted = given.get("runs").split(",").map(Number).filter((i) => page.runs[i]);
-    if (wanted.length) state.runs = [...new Set(wanted)].slice(0, page.most_runs);
+    if (wanted.length) state.runs = [...new Set(wanted)].slice(0, page.max_runs);
   }
   if (given.has("sentence")) state.sentence = whole("sentence", page.sentences.length - 1);
   if (SITES.some(([site]) => site === given.get("site"))) state.site = given.get("site");
@@ -73,7 +73,7 @@ function drawControls() {
   byId("map").replaceChildren(...mapChoices().map((name) => make("option", {value: name, ...(name === state.map ? {selected: ""} : {})}, name === "patterns" ? "patterns" : label(name).replace(/^[A-Z](?=[a-z])/, (c) => c.toLowerCase()))));
   for (const box of document.querySelectorAll("#runs input")) {
     box.checked = state.runs.includes(+box.value);
-    box.disabled = (box.checked && state.runs.length === 1) || (!box.checked && state.runs.length >= page.most_runs);
+    box.disabled = (box.checked && state.runs.length === 1) || (!box.checked && state.runs.length >= page.max_runs);
   }
   document.querySelectorAll("#sentence-list button").forEach((button) => button.setAttribute("aria-current", String(+button.value === state.sentence)));
 }
@@ -91,7 +91,7 @@ async function draw() {
   document.documentElement.dataset.drawn = String(turn);
 }
 
-/** Build the views for the room there is: the window's, or that of a sheet of paper. */
+/** Build the views for the available width: that of the window, or of a printed sheet. */
 function layOut() {
   if (!drawn) return;
   const {shown, blocks, alone} = drawn, paper = document.documentElement.classList.contains("paper");
@@ -104,7 +104,7 @@ function layOut() {
   byId("views").style.setProperty("--columns", columns);
   views = [];
   const elements = shown.map((run, i) => {
-    if (!blocks[i]) return make("section", {class: "view"}, make("header", {class: "title"}, make("h2", {}, page.runs[run].name)), make("p", {class: "absent"}, "This sentence is too long for this run's page."));
+    if (!blocks[i]) return make("section", {class: "view"}, make("header", {class: "title"}, make("h2", {}, page.runs[run].name)), make("p", {class: "absent"}, "This sentence is too long for the page of this run."));
     const view = buildView(run, blocks[i][state.site], sizes);
     views.push(view);
     return view.element;
@@ -161,7 +161,7 @@ function start() {
   window.addEventListener("afterprint", () => paper(false));
   let waiting = 0;
   window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(layOut, 120); });
-  if (!("DecompressionStream" in window)) { byId("views").append(make("p", {class: "absent"}, "This browser is too old to unpack the weights; any from 2023 on can.")); return; }
+  if (!("DecompressionStream" in window)) { byId("views").append(make("p", {class: "absent"}, "This browser cannot decompress the weights (no DecompressionStream); use a version from 2023 or later.")); return; }
   readAddress();
   draw();
 }

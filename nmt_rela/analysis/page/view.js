@@ -1,4 +1,4 @@
-// One run's view: running text, matrix, map of heads, numbers.
+// The view of one run: running text, matrix, map of heads, numbers.
 
 // ---------------------------------------------------------------- one run
 function buildView(run, block, {width, height, alone, side, short}) {
@@ -17,7 +17,7 @@ function buildView(run, block, {width, height, alone, side, short}) {
   element.append(make("header", {class: "title"}, make("h2", {title: data.name}, data.name),
     make("p", {}, ...[`${data.attention[state.site]}, layer ${layer}, ${head === "mean" ? "mean of heads" : `head ${head}`}`, ...facts.map(([name, value]) => `${name} ${number(value)}`)].map((fact) => make("span", {}, fact)))));
 
-  // Running text: hover a token, the other side is shaded.
+  // Running text: hovering a token shades the other side.
   const line = (axis, tokens) => {
     const spans = tokens.map((token, i) => make("span", {class: `token${token.special ? " special" : ""}${axis === "query" && isNull[i] ? " null" : ""}`, "data-side": axis, "data-index": i}, token.text));
     const running = make("p", {class: "reading", "data-side": axis}, make("span", {class: "caption"}, axes.names[axis === "query" ? 0 : 1]));
@@ -26,7 +26,7 @@ function buildView(run, block, {width, height, alone, side, short}) {
   };
   const [queryLine, querySpans] = line("query", axes.queries), [keyLine, keySpans] = line("key", axes.keys);
 
-  // The matrix: cells on a canvas, names and marks above it in SVG, one coordinate system.
+  // The matrix: weights on a canvas, labels and marks above it in SVG, in one coordinate system.
   const fit = (text, most) => { if (pen.measureText(text).width <= most) return text; let cut = text; while (cut && pen.measureText(cut + "…").width > most) cut = cut.slice(0, -1); return cut + "…"; };
   const most = alone ? 104 : 76, text = (size) => `${size}px ${getComputedStyle(document.body).fontFamily}`;
   pen.font = text(11.5);
@@ -35,7 +35,7 @@ function buildView(run, block, {width, height, alone, side, short}) {
   const tallest = height ? Math.min(26, height / matrix.queries) : alone ? Math.max(20, Math.min(34, 520 / matrix.queries)) : 26;
   const room = (aside) => Math.floor(Math.min((width - aside - 2) / matrix.keys, tallest));
   let left = longest(queryNames) + 8, top = longest(keyNames) + 8, cell = room(left);
-  const named = cell >= 9 || alone; // too small for names: the running text above has them
+  const named = cell >= 9 || alone; // cells too small for labels: the running text above has them
   if (named) cell = Math.max(cell, 9);
   else { left = 1; top = 1; cell = Math.max(3, room(1)); }
   const plotWidth = cell * matrix.keys, plotHeight = cell * matrix.queries;
@@ -75,18 +75,18 @@ function buildView(run, block, {width, height, alone, side, short}) {
     bandK.setAttribute("visibility", k == null ? "hidden" : "visible");
     if (q != null) bandQ.setAttribute("y", top + q * cell - 0.5);
     if (k != null) bandK.setAttribute("x", left + k * cell - 0.5);
-    const mark = (elements, chosen, shares) => elements.forEach((element, i) => {
+    const mark = (elements, chosen, fractions) => elements.forEach((element, i) => {
       element.classList.toggle("chosen", i === chosen);
       if (element.tagName === "SPAN") {
-        const share = shares ? shares[i] : 0;
-        element.style.background = share > 0 ? shadeOf(share) : "";
-        element.style.color = share > 0 ? inkOn(share) : "";
+        const fraction = fractions ? fractions[i] : 0;
+        element.style.background = fraction > 0 ? shadeOf(fraction) : "";
+        element.style.color = fraction > 0 ? inkOn(fraction) : "";
       }
     });
     const row = q == null ? null : matrix.rows[q], column = k == null ? null : matrix.rows.map((r) => r[k]);
-    const shares = (values) => { const largest = Math.max(...values); return Array.from(values, (v) => (largest ? v / largest : 0)); };
-    mark(querySpans, q, q == null && column ? shares(column) : null);
-    mark(keySpans, k, row ? shares(row) : null);
+    const fractions = (values) => { const largest = Math.max(...values); return Array.from(values, (v) => (largest ? v / largest : 0)); };
+    mark(querySpans, q, q == null && column ? fractions(column) : null);
+    mark(keySpans, k, row ? fractions(row) : null);
     mark(queryTexts, q);
     mark(keyTexts, k);
     says.replaceChildren(...describe(q, k, row, column));
@@ -98,12 +98,12 @@ function buildView(run, block, {width, height, alone, side, short}) {
     const top4 = (found) => found.slice(0, 4).map(([w, name]) => `${quoted(name)} ${weight(w)}`).join(", ") + (found.length > 4 ? ", …" : "");
     if (q != null) {
       const opening = axes.read ? [`reading ${quoted(axes.read[q].name)}, predicting `, bold(axes.queries[q].name)] : [bold(axes.queries[q].name)];
-      if (k != null) return [...opening, " → ", bold(axes.keys[k].name), visible(q, k) ? ` ${weight(row[k])}` : " lies in the future", isNull[q] ? make("span", {class: "null"}, " · null row") : row[k] > 0 ? ` · ${Math.round(100 * row[k] / matrix.sums[q])} % of the row` : ""];
-      if (isNull[q]) return [...opening, " ", make("span", {class: "null"}, "looks at nothing: a null row")];
+      if (k != null) return [...opening, " → ", bold(axes.keys[k].name), visible(q, k) ? ` ${weight(row[k])}` : " is in the future (masked)", isNull[q] ? make("span", {class: "null"}, " · null row") : row[k] > 0 ? ` · ${Math.round(100 * row[k] / matrix.sums[q])} % of the row` : ""];
+      if (isNull[q]) return [...opening, " ", make("span", {class: "null"}, "attends to nothing: a null row")];
       const found = list(row, axes.keys), seen = state.site === "decoder" ? q + 1 : matrix.keys;
       return [...opening, ` → ${top4(found)} · ${seen - found.length} of ${seen} are 0`];
     }
-    if (k != null) { const found = list(column, axes.queries); return [bold(axes.keys[k].name), found.length ? ` is looked at by ${top4(found)}` : " is looked at by no query"]; }
+    if (k != null) { const found = list(column, axes.queries); return [bold(axes.keys[k].name), found.length ? ` receives attention from ${top4(found)}` : " receives no attention"]; }
     const nulls = isNull.filter(Boolean).length;
     return [make("span", {class: "hint"}, `Hover a token. ${nulls ? `${nulls} of ${matrix.queries} rows are null.` : "No row is null."}`)];
   }
@@ -133,7 +133,7 @@ function buildView(run, block, {width, height, alone, side, short}) {
   return {run, element, show, says, same: JSON.stringify([axes.queries, axes.keys]), queries: matrix.queries};
 }
 
-/** Layers by heads: a small picture of every head, or one of its numbers. */
+/** Layers by heads: a miniature of every head, or one of its numbers. */
 function buildMap(block, site, layer, head, width) {
   const heads = [...Array(site.heads).keys(), "mean"], numbers = state.map === "patterns" ? null : site.head_measures[state.map];
   const size = Math.max(15, Math.min(46, Math.floor((width - 30) / heads.length) - 3));
@@ -148,10 +148,10 @@ function buildMap(block, site, layer, head, width) {
       const button = make("button", {type: "button", tabindex: "-1", title: name, "aria-label": name, "aria-pressed": String(l === layer && h === head), class: h === "mean" ? "mean" : null, style: `width:${size}px;height:${size}px`, onclick: () => change({layer: l, head: h})});
       if (!numbers) button.append(miniature(block, l, h));
       else if (value != null) {
-        const share = Math.abs(value) / peak;
+        const fraction = Math.abs(value) / peak;
         button.textContent = size < 30 ? "" : number(value);
-        button.style.background = share ? shadeOf(share) : "";
-        if (share) button.style.color = inkOn(share);
+        button.style.background = fraction ? shadeOf(fraction) : "";
+        if (fraction) button.style.color = inkOn(fraction);
       }
       grid.append(button);
     }

@@ -1,4 +1,4 @@
-// What the page holds: its data, weights, colours, tokens.
+// The content of the page: data, weights, colours, tokens.
 
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -8,7 +8,7 @@ const LABELS = {sparsity: "Sparsity", null_rate: "Null rate", entropy: "Entropy"
 const SHORT = {sparsity: "Zeros", null_rate: "Null", diversity: "Div.", "AER normal": "AER", "AER shifted": "Shift."};
 const label = (name) => LABELS[name] ?? name;
 
-// ---------------------------------------------------------------- weights, unpacked when looked at
+// ---------------------------------------------------------------- weights, decompressed when shown
 const unpacked = new Map();
 
 function weightsOf(run, sentence) {
@@ -38,7 +38,7 @@ async function unpack(text, run, sentence) {
   return sites;
 }
 
-/** One head's weights, row by row; head "mean" averages the layer. */
+/** The weights of one head, by row; head "mean" averages over the heads of the layer. */
 function matrixOf(block, layer, head) {
   const size = block.queries * block.keys, values = new Float32Array(size);
   const heads = head === "mean" ? [...Array(block.heads).keys()] : [head];
@@ -62,10 +62,10 @@ function readColours() {
     return stops[low].map((c, k) => Math.round(c + (stops[low + 1][k] - c) * (place - low)));
   });
 }
-const shadeOf = (share) => `rgb(${ramp[Math.round(255 * Math.max(0, Math.min(1, share)))].join(" ")})`;
+const shadeOf = (fraction) => `rgb(${ramp[Math.round(255 * Math.max(0, Math.min(1, fraction)))].join(" ")})`;
 /** Black or white, whichever reads better on a shade (relative luminance as in WCAG). */
-function inkOn(share) {
-  const [r, g, b] = ramp[Math.round(255 * Math.max(0, Math.min(1, share)))].map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+function inkOn(fraction) {
+  const [r, g, b] = ramp[Math.round(255 * Math.max(0, Math.min(1, fraction)))].map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? "#0d1114" : "#ffffff";
 }
 
@@ -85,11 +85,11 @@ function axesOf(site, sentence) {
   const source = tokensOf(sentence.source), target = tokensOf(sentence.target);
   const read = tokensOf(["<s>", ...sentence.target.slice(0, -1)]);
   if (site === "encoder") return {queries: source, keys: source, names: ["From", "To"], read: null};
-  if (site === "decoder") return {queries: target, keys: read, names: ["Predicting", "Looking back at"], read};
-  return {queries: target, keys: source, names: ["Predicting", "Looking at the source"], read};
+  if (site === "decoder") return {queries: target, keys: read, names: ["Predicting", "Attending to the prefix"], read};
+  return {queries: target, keys: source, names: ["Predicting", "Attending to the source"], read};
 }
 
-// ---------------------------------------------------------------- small makers
+// ---------------------------------------------------------------- helpers
 function make(tag, attributes = {}, ...children) {
   const element = tag.startsWith("svg:") ? document.createElementNS("http://www.w3.org/2000/svg", tag.slice(4)) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {

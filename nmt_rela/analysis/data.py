@@ -1,0 +1,60 @@
+"""The sentence pairs to analyse, with their gold alignments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nmt_rela.metrics.word_alignment import GoldAlignment, read_pharaoh
+from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.text import read_parallel
+
+#: Words of a sentence that fills a heatmap well.
+_HEATMAP_WORDS = range(6, 21)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnalysisData:
+    """Sentence pairs as lines of text."""
+
+    name: str
+    lines: Sequence[tuple[str, str]]
+    #: The gold alignment of every pair.
+    gold: Sequence[GoldAlignment] | None = None
+    #: The sacreBLEU tokenizer of the target language.
+    bleu_tokenizer: str = "13a"
+
+    def heatmap_sentence(self) -> int:
+        """The index of the first pair of a length that suits a heatmap; 0 where there is none."""
+        lengths = [max(len(side.split()) for side in pair) for pair in self.lines]
+        return next((index for index, length in enumerate(lengths) if length in _HEATMAP_WORDS), 0)
+
+
+def read_analysis_data(
+    name: str,
+    source: Path,
+    target: Path,
+    *,
+    normalize: tuple[Callable[[str], str], Callable[[str], str]],
+    gold: Path | None = None,
+    gold_reversed: bool = False,
+    sentences: int = 0,
+    bleu_tokenizer: str = "13a",
+) -> AnalysisData:
+    """The first ``sentences`` pairs (0: all) of two line-aligned files, each side normalised by its function.
+
+    ``gold`` is a Pharaoh file of the whole text; ``gold_reversed`` says that it has the target word first. Raises
+    DataError when the text is empty or the numbers of lines differ.
+    """
+    lines = [(normalize[0](left), normalize[1](right)) for left, right in read_parallel(source, target)]
+    if not lines:
+        raise DataError(f"{source}: no sentence pair to analyse")
+    count = sentences or len(lines)
+    links = None
+    if gold is not None:
+        links = read_pharaoh(gold)
+        if len(links) != len(lines):
+            raise DataError(f"{gold}: {len(links)} lines of gold links for {len(lines)} sentence pairs")
+        links = [alignment.reversed() if gold_reversed else alignment for alignment in links[:count]]
+    return AnalysisData(name=name, lines=lines[:count], gold=links, bleu_tokenizer=bleu_tokenizer)
