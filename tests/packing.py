@@ -42,20 +42,22 @@ def zip_bytes(members: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def packed(kind: str, members: Mapping[str, bytes]) -> bytes:
-    """An archive of a kind of ``ARCHIVE_KINDS``; single-file kinds take the only member."""
-    if kind == "zip":
+def packed(archive_format: str, members: Mapping[str, bytes]) -> bytes:
+    """An archive of a format of ``ARCHIVE_FORMATS``; single-file formats take the only member."""
+    if archive_format == "zip":
         return zip_bytes(members)
-    if kind in ("tar", "tgz") or kind.startswith("tar."):
-        return tar_bytes(members, compression={"tar": "", "tgz": "gz"}.get(kind, kind.removeprefix("tar.")))
+    if archive_format in ("tar", "tgz") or archive_format.startswith("tar."):
+        return tar_bytes(
+            members, compression={"tar": "", "tgz": "gz"}.get(archive_format, archive_format.removeprefix("tar."))
+        )
     (content,) = members.values()
-    return COMPRESSORS["" if kind == "plain" else kind](content)
+    return COMPRESSORS["" if archive_format == "plain" else archive_format](content)
 
 
-def archive(path: Path, kind: str, *parts: bytes) -> LocalArchive:
+def archive(path: Path, archive_format: str, *parts: bytes) -> LocalArchive:
     """The parts of an archive, written beside each other."""
     paths = []
     for index, part in enumerate(parts):
         paths.append(path.with_name(f"{path.name}.{index:02}"))
         paths[-1].write_bytes(part)
-    return LocalArchive(name=path.name, kind=kind, paths=tuple(paths))
+    return LocalArchive(name=path.name, format=archive_format, paths=tuple(paths))

@@ -30,8 +30,9 @@ from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.preparation.binarize import available_cores
 from nmt_rela.preparation.cleaning_stats import CleaningStats, read_stats
-from nmt_rela.preparation.sources.archive_cache import MIRROR_VARIABLE, ArchiveCache
+from nmt_rela.preparation.sources.archive_cache import ArchiveCache
 from nmt_rela.preparation.sources.archives import CorruptArchiveError, LocalArchive
+from nmt_rela.preparation.sources.mirror import MIRROR_VARIABLE
 from nmt_rela.preparation.sources.task import Archive, ParallelSource, Task, primary_language
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.preparation.stage_cache import exclusive, fingerprint, is_complete, stage
@@ -162,7 +163,7 @@ class _Preparation:
         """Look up the digests of archives that were fetched before; the archives that never were."""
         unknown = []
         for archive in self.archives(self.train + self.dev + self.tests):
-            digest = self.store.recorded(archive)
+            digest = self.store.known_digest(archive)
             if digest is None:
                 unknown.append(archive)
             else:
@@ -188,7 +189,7 @@ class _Preparation:
                 )
             }
         except CorruptArchiveError as error:
-            if error.archive and self.store.forget(error.archive):
+            if error.archive and self.store.discard(error.archive):
                 raise DataError(f"{error}; it is deleted, and fetched again by the next run") from None
             raise
         counts = _counts(stages)

@@ -324,7 +324,7 @@ def test_two_files_and_nothing_else(
             "accepted: fields with tabs between them"
         ),
         ("columns: [en, sv]", "columns: [en, se]"): "split.yaml:3: train[0].columns[1]: unknown language 'se'",
-        ("format: tab, file: train.tsv, columns: [en, sv]", "files: {en: text.en, sv: '*.sv'}"): (
+        ("format: tsv, file: train.tsv, columns: [en, sv]", "files: {en: text.en, sv: '*.sv'}"): (
             "*.sv: no such file; globs are for members of archives"
         ),
     }.items():

@@ -18,7 +18,14 @@ from nmt_rela.preparation.cleaning import Cleaner, repair_text
 from nmt_rela.preparation.cleaning_stats import DROP_REASONS, CleaningStats
 from nmt_rela.preparation.sources.archives import natural_order, open_member
 from nmt_rela.preparation.sources.readers import read_pairs
-from nmt_rela.preparation.sources.task import ARCHIVE_KINDS, FORMATS, Archive, Location, ParallelSource, TextLocation
+from nmt_rela.preparation.sources.task import (
+    ARCHIVE_FORMATS,
+    TEXT_FORMATS,
+    Archive,
+    Location,
+    ParallelSource,
+    TextLocation,
+)
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.utils.errors import ConfigError, DataError
 from nmt_rela.utils.text import decode_lines, raw_lines, read_lines, write_lines
@@ -68,16 +75,23 @@ def one_line(error: Exception) -> None:
 
 
 def read_all(
-    directory: Path, format_: str, kind: str, data: bytes, other: bytes
+    directory: Path, format_: str, archive_format: str, data: bytes, other: bytes
 ) -> list[tuple[str | None, str | None]]:
-    """Read bytes as an archive of that kind, which they may not be, in that format."""
-    member = "" if ARCHIVE_KINDS[kind][0] == "file" else "text"
-    holders = {name: Archive(name=name, locations=(Location(kind=kind, path=directory),)) for name in ("en", "de")}
-    sides = {name: TextLocation(archive=holders[name if FORMATS[format_] else "en"], member=member) for name in holders}
+    """Read bytes as an archive of that archive_format, which they may not be, in that format."""
+    member = "" if ARCHIVE_FORMATS[archive_format][0] == "file" else "text"
+    holders = {
+        name: Archive(name=name, locations=(Location(format=archive_format, path=directory),)) for name in ("en", "de")
+    }
+    sides = {
+        name: TextLocation(archive=holders[name if TEXT_FORMATS[format_] else "en"], member=member) for name in holders
+    }
     source = ParallelSource(
-        name="x", format=format_, sides=sides, columns=("de", "en") if format_ in ("tab", "bars") else ()
+        name="x", format=format_, sides=sides, columns=("de", "en") if format_ in ("tsv", "pipes") else ()
     )
-    files = {"en": archive(directory / "en", kind, data), "de": archive(directory / "de", kind, other)}
+    files = {
+        "en": archive(directory / "en", archive_format, data),
+        "de": archive(directory / "de", archive_format, other),
+    }
     return list(read_pairs(source, files, ("en", "de")))
 
 
@@ -90,7 +104,7 @@ markup = st.lists(st.sampled_from(MARKUP)).map("".join)
 
 
 @settings(max_examples=150)
-@given(st.sampled_from(sorted(FORMATS)), some_bytes | markup.map(str.encode), st.booleans())
+@given(st.sampled_from(sorted(TEXT_FORMATS)), some_bytes | markup.map(str.encode), st.booleans())
 def test_random_text_gives_pairs_or_one_line(format_: str, data: bytes, same: bool) -> None:
     with tempfile.TemporaryDirectory() as directory:
         try:
@@ -105,7 +119,7 @@ def test_random_text_gives_pairs_or_one_line(format_: str, data: bytes, same: bo
     if format_ == "text":
         assert len(pairs) == len(list(raw_lines(io.BytesIO(data))))
         assert all(left == right for left, right in pairs)
-    if format_ in ("tab", "bars"):
+    if format_ in ("tsv", "pipes"):
         assert len(pairs) == len(list(raw_lines(io.BytesIO(data))))
 
 
@@ -132,7 +146,7 @@ def fields(pairs: list[tuple[str, str]], mark: str) -> list[str]:
 
 @settings(max_examples=150)
 @given(
-    st.sampled_from(sorted(FORMATS)),
+    st.sampled_from(sorted(TEXT_FORMATS)),
     st.lists(st.tuples(line_text, line_text), max_size=8),
     st.sampled_from(["\n", "\r\n"]),
     st.booleans(),
@@ -142,14 +156,14 @@ def test_pairs_written_in_any_format_are_read_again(
     format_: str, pairs: list[tuple[str, str]], end: str, mark: bool, last_end: bool
 ) -> None:
     """Whatever is inside a line; with and without a byte-order mark and a last line end."""
-    if format_ in ("tab", "bars"):
+    if format_ in ("tsv", "pipes"):
         pairs = [tuple(re.sub(r"[\t|]", "", side) for side in pair) for pair in pairs]  # type: ignore[misc]
     sides = [[left for left, _ in pairs], [right for _, right in pairs]]
     lines = {
         "text": sides,
         "sgm": [[segments(side)] for side in sides],
-        "tab": [fields(pairs, "\t")] * 2,
-        "bars": [fields(pairs, " ||| ")] * 2,
+        "tsv": [fields(pairs, "\t")] * 2,
+        "pipes": [fields(pairs, " ||| ")] * 2,
         "tmx": [[units(pairs)]] * 2,
     }[format_]
     files = []
@@ -158,8 +172,8 @@ def test_pairs_written_in_any_format_are_read_again(
         files.append(("\ufeff" if text and (mark or text[0] == "\ufeff") else "") + text)
     expected = {
         "text": lambda text: text if end == "\r\n" else text.removesuffix("\r"),
-        "tab": lambda text: text.strip(),
-        "bars": lambda text: text.strip(),
+        "tsv": lambda text: text.strip(),
+        "pipes": lambda text: text.strip(),
         "sgm": spaced,
         "tmx": spaced,
     }[format_]
@@ -169,17 +183,17 @@ def test_pairs_written_in_any_format_are_read_again(
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(sorted(ARCHIVE_KINDS)), st.data())
-def test_damaged_archives_give_their_text_or_one_line(kind: str, data: st.DataObject) -> None:
+@given(st.sampled_from(sorted(ARCHIVE_FORMATS)), st.data())
+def test_damaged_archives_give_their_text_or_one_line(archive_format: str, data: st.DataObject) -> None:
     content = b"".join(b"line %d of the text\n" % number for number in range(50))
-    whole = bytearray(packed(kind, {"text": content}))
+    whole = bytearray(packed(archive_format, {"text": content}))
     for _ in range(data.draw(st.integers(0, 3))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     start, end = data.draw(st.integers(0, 3)), data.draw(st.integers(len(whole) - 40, len(whole)))
     with tempfile.TemporaryDirectory() as directory:
-        files = archive(Path(directory) / "a", kind, bytes(whole[start:end]))
+        files = archive(Path(directory) / "a", archive_format, bytes(whole[start:end]))
         try:
-            with open_member(files, "" if ARCHIVE_KINDS[kind][0] == "file" else "text") as stream:
+            with open_member(files, "" if ARCHIVE_FORMATS[archive_format][0] == "file" else "text") as stream:
                 while stream.read(1000):
                     pass
         except DataError as error:
@@ -187,15 +201,15 @@ def test_damaged_archives_give_their_text_or_one_line(kind: str, data: st.DataOb
 
 
 @settings(max_examples=150)
-@given(st.sampled_from(sorted(ARCHIVE_KINDS)), st.binary(max_size=600))
-def test_random_bytes_are_no_archive(kind: str, data: bytes) -> None:
+@given(st.sampled_from(sorted(ARCHIVE_FORMATS)), st.binary(max_size=600))
+def test_random_bytes_are_no_archive(archive_format: str, data: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         try:
-            read_all(Path(directory), "text", kind, data, data)
+            read_all(Path(directory), "text", archive_format, data, data)
         except DataError as error:
             one_line(error)
         else:
-            assert kind in ("plain", "tar", "bz2", "xz", "gz") or data == b""
+            assert archive_format in ("plain", "tar", "bz2", "xz", "gz") or data == b""
 
 
 @given(st.lists(st.tuples(line_text, line_text) | st.tuples(st.none(), line_text) | st.sampled_from([("a", "b")])))
@@ -243,12 +257,12 @@ def test_random_task_files_are_refused_in_one_line(text: str) -> None:
 
 @settings(max_examples=30)
 @given(st.binary(max_size=300), st.sampled_from(["tgz", "tar"]))
-def test_a_hostile_tar_header_is_refused_in_one_line(noise: bytes, kind: str) -> None:
+def test_a_hostile_tar_header_is_refused_in_one_line(noise: bytes, archive_format: str) -> None:
     data = bytearray(tar_bytes({"other": b"x" * 100, "text": b"abc"}))
     data[1024 : 1024 + len(noise)] = noise
     with tempfile.TemporaryDirectory() as directory:
-        packed_data = gzip.compress(bytes(data)) if kind == "tgz" else bytes(data)
-        files = archive(Path(directory) / "a", kind, packed_data)
+        packed_data = gzip.compress(bytes(data)) if archive_format == "tgz" else bytes(data)
+        files = archive(Path(directory) / "a", archive_format, packed_data)
         try:
             with open_member(files, "text") as stream:
                 stream.read()

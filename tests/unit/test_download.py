@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from file_server import CONTENT, Answer, FileServer
 
 from nmt_rela.preparation.sources import download as transfers
-from nmt_rela.preparation.sources.download import DownloadError, RetryPolicy, download
+from nmt_rela.preparation.sources.download import DownloadError, HttpsSession, RetryPolicy, download
 from nmt_rela.utils.progress import Progress
 
-QUICK = RetryPolicy(attempts=3, timeout=5.0, pause=0.01)
+QUICK = RetryPolicy(attempts=3, timeout=5.0, backoff=0.01)
 
 
-def get(url: str, target: Path, *, patience: RetryPolicy = QUICK, trusted: bool = False) -> bool:
+def get(url: str, target: Path, *, retry: RetryPolicy = QUICK, has_checksum: bool = False) -> bool:
     with Progress("fetching", unit="B") as progress:
-        return download(url, target, trusted=trusted, patience=patience, progress=progress, stop=threading.Event())
+        return download(
+            url, target, has_checksum=has_checksum, retry=retry, progress=progress, cancelled=threading.Event()
+        )
 
 
 def test_a_file_arrives_whole_and_alone(server: FileServer, tmp_path: Path) -> None:
@@ -70,7 +73,7 @@ def test_a_kill_before_the_first_byte_of_another_version_leaves_none_of_the_old(
 ) -> None:
     url = server.serve("/a", CONTENT, Answer(cut=70_000), Answer(cut=0))
     with pytest.raises(DownloadError):
-        get(url, tmp_path / "a", patience=RetryPolicy(attempts=1, timeout=5.0, pause=0.01))
+        get(url, tmp_path / "a", retry=RetryPolicy(attempts=1, timeout=5.0, backoff=0.01))
     server.serve("/a", CONTENT[::-1], tag='"2"')
     write_note = transfers._Transfer._write_note
 
@@ -90,16 +93,16 @@ def test_a_beginning_without_a_version_needs_a_checksum(
     server: FileServer, tmp_path: Path, trusted: bool, asked: str
 ) -> None:
     url = server.serve("/a", CONTENT, Answer(cut=70_000), tag="")
-    assert get(url, tmp_path / "a", trusted=trusted) == trusted
+    assert get(url, tmp_path / "a", has_checksum=trusted) == trusted
     assert server.ranges("/a") == ["", asked]
     assert (tmp_path / "a").read_bytes() == CONTENT
 
 
 def test_a_beginning_that_is_all_of_it_is_taken(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "a.part").write_bytes(CONTENT)
-    assert get(server.serve("/a", CONTENT), tmp_path / "a", trusted=True)
+    assert get(server.serve("/a", CONTENT), tmp_path / "a", has_checksum=True)
     (tmp_path / "b.part").write_bytes(CONTENT + b"more")
-    assert not get(server.serve("/b", CONTENT), tmp_path / "b", trusted=True)
+    assert not get(server.serve("/b", CONTENT), tmp_path / "b", has_checksum=True)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == CONTENT
 
 
@@ -111,10 +114,10 @@ def test_passing_trouble_is_waited_out(server: FileServer, tmp_path: Path, statu
 
 def test_the_server_may_ask_for_a_pause(server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     url = server.serve("/a", CONTENT, Answer(status=503, headers={"Retry-After": "7"}))
-    patience = RetryPolicy(attempts=2, timeout=5, pause=0.01, longest_pause=0.2)
+    retry = RetryPolicy(attempts=2, timeout=5, backoff=0.01, max_backoff=0.2)
     start = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        get(url, tmp_path / "a", patience=patience)
+        get(url, tmp_path / "a", retry=retry)
     assert 0.2 <= time.monotonic() - start < 3
     assert "HTTP 503; trying again" in caplog.text
 
@@ -143,17 +146,28 @@ def test_redirects_elsewhere_and_in_circles_are_refused(server: FileServer, tmp_
         get(url, tmp_path / "a")
 
 
+@pytest.mark.parametrize("location", ["http://example.org/a", "//example.org/a", "/b"])
+def test_a_redirect_out_of_https_is_refused(location: str) -> None:
+    response = requests.Response()
+    response.url, response.status_code, response.headers["Location"] = "https://example.org/a", 302, location
+    if location.startswith("http:"):
+        with pytest.raises(DownloadError, match=r"redirects to http://example\.org/a, out of https; refused"):
+            HttpsSession().get_redirect_target(response)
+    else:
+        assert HttpsSession().get_redirect_target(response) == location
+
+
 def test_a_slow_server_is_waited_for_and_a_dead_one_is_not(server: FileServer, tmp_path: Path) -> None:
     slow = Answer(pause=0.02, block=20_000)
-    get(server.serve("/slow", CONTENT, slow), tmp_path / "slow", patience=RetryPolicy(attempts=1, timeout=0.3))
+    get(server.serve("/slow", CONTENT, slow), tmp_path / "slow", retry=RetryPolicy(attempts=1, timeout=0.3))
     url = server.serve("/dead", CONTENT, Answer(wait=1.0))
     with pytest.raises(DownloadError, match="no answer in time"):
-        get(url, tmp_path / "dead", patience=RetryPolicy(attempts=1, timeout=0.1))
+        get(url, tmp_path / "dead", retry=RetryPolicy(attempts=1, timeout=0.1))
 
 
 def test_unreachable_hosts_are_named(tmp_path: Path, server: FileServer) -> None:
     with pytest.raises(DownloadError, match="refused"):
-        get("http://127.0.0.1:9/x", tmp_path / "a", patience=RetryPolicy(attempts=1))
+        get("http://127.0.0.1:9/x", tmp_path / "a", retry=RetryPolicy(attempts=1))
 
 
 def test_a_proxy_of_the_environment_is_used(
@@ -173,8 +187,8 @@ def test_a_killed_download_goes_on_where_it_was(server: FileServer, tmp_path: Pa
         "import sys, threading, pathlib\n"
         "from nmt_rela.preparation.sources.download import RetryPolicy, download\n"
         "from nmt_rela.utils.progress import Progress\n"
-        "download(sys.argv[1], pathlib.Path(sys.argv[2]), trusted=False, patience=RetryPolicy(),"
-        " progress=Progress('x', unit='B'), stop=threading.Event())\n"
+        "download(sys.argv[1], pathlib.Path(sys.argv[2]), has_checksum=False, retry=RetryPolicy(),"
+        " progress=Progress('x', unit='B'), cancelled=threading.Event())\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program, url, str(tmp_path / "a")])
     deadline = time.monotonic() + 20

@@ -18,7 +18,7 @@ LANGUAGES = ("en", "de")
 def pairs_of_files(directory: Path, format_: str, left: bytes, right: bytes) -> list[Pair]:
     """A format with a file for each language."""
     data = tar_bytes({"x.en": left, "x.de": right})
-    location = Archive(name="a", locations=(Location(kind="tar", path=directory),))
+    location = Archive(name="a", locations=(Location(format="tar", path=directory),))
     sides = {language: TextLocation(archive=location, member=f"x.{language}") for language in LANGUAGES}
     source = ParallelSource(name="mine", format=format_, sides=sides)
     return list(read_pairs(source, {"a": archive(directory / "a", "tar", data)}, LANGUAGES))
@@ -26,7 +26,7 @@ def pairs_of_files(directory: Path, format_: str, left: bytes, right: bytes) -> 
 
 def pairs_of_file(directory: Path, format_: str, data: bytes, *, columns: tuple[str, ...] = ()) -> list[Pair]:
     """A format with one file for all languages."""
-    side = TextLocation(archive=Archive(name="a", locations=(Location(kind="gz", path=directory),)))
+    side = TextLocation(archive=Archive(name="a", locations=(Location(format="gz", path=directory),)))
     source = ParallelSource(name="mine", format=format_, sides=dict.fromkeys(LANGUAGES, side), columns=columns)
     return list(read_pairs(source, {"a": archive(directory / "a", "gz", gzip.compress(data))}, LANGUAGES))
 
@@ -69,7 +69,7 @@ def test_numbered_files_are_paired_in_natural_order(tmp_path: Path) -> None:
         f"c/Book{number}_{code}.txt": f"{code}{number}\n".encode() for number in (10, 1, 2) for code in ("cn", "en")
     }
     members["c/Book1_ch.doc"] = b""
-    holder = Archive(name="a", locations=(Location(kind="zip", path=tmp_path),))
+    holder = Archive(name="a", locations=(Location(format="zip", path=tmp_path),))
     source = ParallelSource(
         name="books",
         format="text",
@@ -88,19 +88,19 @@ def test_numbered_files_are_paired_in_natural_order(tmp_path: Path) -> None:
 
 def test_fields_are_taken_by_the_order_of_columns(tmp_path: Path) -> None:
     data = "0.9\t eins \tone\textra\n0.1\tzwei\n\n0.2\t\xff\tthree\n".encode("latin-1")
-    assert pairs_of_file(tmp_path, "tab", data, columns=("-", "de", "en")) == [
+    assert pairs_of_file(tmp_path, "tsv", data, columns=("-", "de", "en")) == [
         ("one", "eins"),
         ("", "zwei"),
         ("", ""),
         ("three", None),
     ]
-    assert pairs_of_file(tmp_path, "bars", b"eins ||| one\nzwei|||two", columns=("de", "en")) == [
+    assert pairs_of_file(tmp_path, "pipes", b"eins ||| one\nzwei|||two", columns=("de", "en")) == [
         ("one", "eins"),
         ("two", "zwei"),
     ]
 
 
-@pytest.mark.parametrize(("format_", "mark"), [("tab", "tabs"), ("bars", r"\|\|\|")])
+@pytest.mark.parametrize(("format_", "mark"), [("tsv", "tabs"), ("pipes", r"\|\|\|")])
 def test_a_file_without_the_fields_that_columns_name(tmp_path: Path, format_: str, mark: str) -> None:
     data = b"one;eins\n" * 150
     expected = rf"source 'mine': 'columns' wants 2 fields, but line 1 has 1, .*; accepted: fields with {mark} between"

@@ -16,20 +16,20 @@ from nmt_rela.preparation.sources.download import RetryPolicy
 from nmt_rela.preparation.sources.task import Archive, Location, RemoteFile
 from nmt_rela.utils.errors import DataError
 
-QUICK = RetryPolicy(attempts=3, timeout=5.0, pause=0.01)
+QUICK = RetryPolicy(attempts=3, timeout=5.0, backoff=0.01)
 
 
-def archive(*locations: RemoteFile | Location, kind: str = "plain") -> Archive:
+def archive(*locations: RemoteFile | Location, archive_format: str = "plain") -> Archive:
     return Archive(
         name="news",
         locations=tuple(
-            item if isinstance(item, Location) else Location(kind=kind, parts=(item,)) for item in locations
+            item if isinstance(item, Location) else Location(format=archive_format, parts=(item,)) for item in locations
         ),
     )
 
 
 def store(directory: Path, *, mirror: str = "") -> ArchiveCache:
-    return ArchiveCache(directory / "archives", mirror=mirror, patience=QUICK)
+    return ArchiveCache(directory / "archives", mirror=mirror, retry=QUICK)
 
 
 def sha256(data: bytes) -> str:
@@ -87,7 +87,7 @@ def test_wrong_content_after_a_wrong_beginning_and_a_cut_is_refused(server: File
 
 def test_archives_may_share_a_file(server: FileServer, tmp_path: Path) -> None:
     location = Location(
-        kind="plain", parts=(RemoteFile(url=server.serve("/a", CONTENT, Answer(pause=0.02, block=20_000))),)
+        format="plain", parts=(RemoteFile(url=server.serve("/a", CONTENT, Answer(pause=0.02, block=20_000))),)
     )
     twins = [Archive(name=name, locations=(location,)) for name in "abcd"]
     assert len({digest for _, digest in store(tmp_path).fetch(twins).values()}) == 1
@@ -104,10 +104,10 @@ def test_queries_of_one_path_are_different_files(server: FileServer, tmp_path: P
 def test_a_path_that_is_not_there_is_no_preference(
     server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    absent = Location(kind="plain", path=tmp_path / "absent")
+    absent = Location(format="plain", path=tmp_path / "absent")
     wanted = archive(absent, RemoteFile(url=server.serve("/a", CONTENT)))
     store(tmp_path).fetch([wanted])
-    assert store(tmp_path).recorded(wanted) == sha256(CONTENT)
+    assert store(tmp_path).known_digest(wanted) == sha256(CONTENT)
     caplog.clear()
     store(tmp_path).fetch([wanted])
     assert caplog.text == ""
@@ -115,18 +115,18 @@ def test_a_path_that_is_not_there_is_no_preference(
 
 def test_nothing_is_fetched_twice_and_a_flipped_bit_is(server: FileServer, tmp_path: Path) -> None:
     wanted = archive(RemoteFile(url=server.serve("/a", CONTENT)))
-    assert store(tmp_path).recorded(wanted) is None
+    assert store(tmp_path).known_digest(wanted) is None
     files, digest = store(tmp_path).fetch([wanted])["news"]
     store(tmp_path).fetch([wanted])
     assert len(server.requests) == 1
-    assert store(tmp_path).recorded(wanted) == digest
+    assert store(tmp_path).known_digest(wanted) == digest
     damaged = bytearray(CONTENT)
     damaged[1234] ^= 4
     files.paths[0].write_bytes(damaged)
     store(tmp_path).fetch([wanted])
     assert files.paths[0].read_bytes() == CONTENT
     files.paths[0].unlink()
-    assert store(tmp_path).recorded(wanted) == digest, "an archive may be deleted when it is not needed any more"
+    assert store(tmp_path).known_digest(wanted) == digest, "an archive may be deleted when it is not needed any more"
 
 
 def test_a_first_download_binds_later_ones(server: FileServer, tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_a_first_download_binds_later_ones(server: FileServer, tmp_path: Path) -
 def test_a_damaged_archive_is_forgotten(server: FileServer, tmp_path: Path) -> None:
     wanted = archive(RemoteFile(url=server.serve("/a", CONTENT)))
     files, _ = store(tmp_path).fetch([wanted])["news"]
-    assert store(tmp_path).forget(files)
-    assert store(tmp_path).recorded(wanted) is None
+    assert store(tmp_path).discard(files)
+    assert store(tmp_path).known_digest(wanted) is None
     server.serve("/a", b"better")
     assert store(tmp_path).fetch([wanted])["news"][0].paths[0].read_bytes() == b"better"
 
@@ -154,27 +154,29 @@ def test_a_file_that_was_put_among_the_archives_is_not_deleted(tmp_path: Path) -
     path = tmp_path / "archives/mine.txt"
     path.parent.mkdir()
     path.write_bytes(CONTENT)
-    files, _ = store(tmp_path).fetch([archive(Location(kind="plain", path=path))])["news"]
-    assert not store(tmp_path).forget(files)
+    files, _ = store(tmp_path).fetch([archive(Location(format="plain", path=path))])["news"]
+    assert not store(tmp_path).discard(files)
     assert path.read_bytes() == CONTENT
 
 
 def test_parts_come_from_one_place_and_have_one_digest(server: FileServer, tmp_path: Path) -> None:
     first = Location(
-        kind="plain", parts=(RemoteFile(url=server.serve("/1.00", b"a")), RemoteFile(url=f"{server.url}/1.01"))
+        format="plain", parts=(RemoteFile(url=server.serve("/1.00", b"a")), RemoteFile(url=f"{server.url}/1.01"))
     )
     urls = [server.serve(f"/2.{number:02}", bytes([number])) for number in range(3)]
-    second = Location(kind="plain", parts=tuple(RemoteFile(url=url) for url in urls))
+    second = Location(format="plain", parts=tuple(RemoteFile(url=url) for url in urls))
     files, digest = store(tmp_path).fetch([archive(first, second)])["news"]
     assert [path.name for path in files.paths] == ["2.00", "2.01", "2.02"]
-    assert digest == store(tmp_path).recorded(archive(first, second)) != sha256(b"\x00")
+    assert digest == store(tmp_path).known_digest(archive(first, second)) != sha256(b"\x00")
 
 
 def test_archives_are_fetched_at_the_same_time(server: FileServer, tmp_path: Path) -> None:
     slow = [
         Archive(
             name=str(n),
-            locations=(Location(kind="plain", parts=(RemoteFile(url=server.serve(f"/{n}", b"x", Answer(wait=0.3))),)),),
+            locations=(
+                Location(format="plain", parts=(RemoteFile(url=server.serve(f"/{n}", b"x", Answer(wait=0.3))),)),
+            ),
         )
         for n in range(4)
     ]
@@ -184,7 +186,7 @@ def test_archives_are_fetched_at_the_same_time(server: FileServer, tmp_path: Pat
 
 
 def test_paths_of_urls_stay_in_the_store(server: FileServer, tmp_path: Path) -> None:
-    url = server.serve("/%2e%2e/%2e%2e/a", CONTENT)
+    url = server.serve("/../../a", CONTENT).replace("..", "%2e%2e")
     files, _ = store(tmp_path).fetch([archive(RemoteFile(url=url))])["news"]
     assert tmp_path / "archives" in files.paths[0].resolve().parents
 
@@ -227,8 +229,8 @@ def test_a_mirror_url_stands_in_for_every_host(server: FileServer, tmp_path: Pat
     wanted = archive(RemoteFile(url="https://example.org:81/pub/a.txt", md5="0" * 32))
     files, digest = store(tmp_path, mirror=f"{server.url}/copies/").fetch([wanted])["news"]
     assert files.paths[0].read_bytes() == CONTENT
-    assert store(tmp_path, mirror=f"{server.url}/copies").recorded(wanted) == digest
-    assert store(tmp_path).recorded(wanted) is None, "what a mirror has is not what the publisher has"
+    assert store(tmp_path, mirror=f"{server.url}/copies").known_digest(wanted) == digest
+    assert store(tmp_path).known_digest(wanted) == digest, "data stays valid when its mirror is gone"
 
 
 @pytest.mark.parametrize("url", ["https://../secret", "https://host/../../secret", "https://host/%2e%2e/..%2fsecret"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nmt_rela.preparation.sources.task import Task, kind_of
+from nmt_rela.preparation.sources.task import Task, archive_format_of
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.utils.errors import ConfigError
 
@@ -32,7 +32,7 @@ train:
     archive: news
     members: {{en: a/train.en, de: a/train.de}}
   - name: fields
-    format: tab
+    format: tsv
     file: fields.tsv.gz
     columns: ["-", de, en]
   - name: memory
@@ -72,8 +72,8 @@ def test_everything_a_task_can_say(tmp_path: Path) -> None:
     task = load(tmp_path, GOOD)
     news, fields, memory = task.train
     tgz, parts = news.sides["en"].archive.locations
-    assert (tgz.kind, tgz.parts[0].sha256, tgz.parts[0].size) == ("tgz", "0" * 64, 12)
-    assert (parts.kind, [part.md5 for part in parts.parts]) == ("tar.gz", ["", "0123456789abcdef0123456789abcdef"])
+    assert (tgz.format, tgz.parts[0].sha256, tgz.parts[0].size) == ("tgz", "0" * 64, 12)
+    assert (parts.format, [part.md5 for part in parts.parts]) == ("tar.gz", ["", "0123456789abcdef0123456789abcdef"])
     assert fields.columns == ("-", "de", "en")
     assert set(fields.sides) == {"en", "de"}
     assert fields.sides["en"].archive.locations[0].path == tmp_path / "fields.tsv.gz"
@@ -93,7 +93,7 @@ def test_everything_a_task_can_say(tmp_path: Path) -> None:
         ("members: {en", "member: {en", r"train\[0\].member: this format has a file for each language"),
         ("archive: news", "archive: newz", r"train\[0\]\.archive: unknown archive 'newz'; did you mean 'news'"),
         ("a/train.de}", "a/train.de, fr: x}", r"members\.fr: unknown key"),
-        ("format: tab", "format: tsv", r"train\[1\]\.format: unknown format 'tsv'"),
+        ("format: tsv", "format: tzv", r"train\[1\]\.format: unknown format 'tzv'"),
         ('["-", de, en]', '["-", de, fr]', r"columns\[2\]: unknown language 'fr'"),
         ('["-", de, en]', '["-", de]', r"columns: accepted: two or more different languages"),
         ("columns:", "lines:", r"train\[1\]: columns is missing"),
@@ -113,8 +113,8 @@ def test_everything_a_task_can_say(tmp_path: Path) -> None:
         ("name: test", "name: ../test", r"name: found '\.\./test'; accepted: letters"),
         ("name: fields", "name: news", r"train: the name 'news' is given twice"),
         ("order: [de, en]", "order: [de, de]", r"order: found de, de"),
-        ("path: packed", "kind: rar\n      path: packed", r"kind: unknown kind 'rar'"),
-        ("path: packed/mine.zip", "kind: zip", r"found none of url, parts, path"),
+        ("path: packed", "format: rar\n      path: packed", r"format: unknown format 'rar'"),
+        ("path: packed/mine.zip", "format: zip", r"found none of url, parts, path"),
         ("title: A corpus", "title: &x A", r"anchors"),
         ("title: A corpus", "title: [", r"mine\.yaml:\d+: malformed YAML"),
     ],
@@ -170,8 +170,8 @@ def test_paths_are_relative_to_where_the_caller_says(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "archive_format"),
     [("a.tar.gz", "tar.gz"), ("a.tgz", "tgz"), ("a.en.gz", "gz"), ("tar.gz.txt", "plain"), ("a", "plain")],
 )
-def test_kinds_are_known_by_the_file_name(name: str, kind: str) -> None:
-    assert kind_of(name) == kind
+def test_kinds_are_known_by_the_file_name(name: str, archive_format: str) -> None:
+    assert archive_format_of(name) == archive_format

@@ -1,103 +1,120 @@
-"""Fetching one file over HTTP: resumed after a cut or a kill, retried with growing pauses.
+"""Download of one file over HTTP: resumed after a broken connection or a kill, and retried with backoff.
 
-Proxies are those of the environment (``https_proxy``, ``no_proxy``); certificates are always verified, and a
-redirection from https to http is refused.
+Proxies are those of the environment (``https_proxy``, ``no_proxy``). Certificates are always verified. A redirect from
+https to http is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
-import email.message
-import http.client
 import json
 import logging
 import os
 import re
 import socket
-import ssl
 import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import TypeVar
+from urllib.parse import urljoin
+
+import requests
+import urllib3
 
 from nmt_rela.utils.progress import Progress, duration
 from nmt_rela.utils.text import atomic_write
 
 LOG = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _BLOCK = 1 << 16
-#: Answers after which the same request may succeed: time-out, too many requests, and faults of the server.
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+#: Statuses after which the same request may succeed: timeout, too many requests, and faults of the server.
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_ABSENT = frozenset({404, 410})
 
 
 class DownloadError(Exception):
-    """A file that cannot be had from this address; another one may do."""
+    """A file that this address does not provide. Another address may."""
+
+
+class TransientError(Exception):
+    """A failure after which the same request may succeed.
+
+    Args:
+        retry_after: seconds that the server asked to wait.
+    """
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
-    """How much trouble is put up with."""
+    """How often and how long failures are retried."""
 
-    #: Requests in a row that bring nothing new before an address is given up.
+    #: Consecutive requests without a new byte after which an address is given up.
     attempts: int = 5
     #: Seconds without a byte after which a connection counts as dead.
     timeout: float = 60.0
     #: Seconds before the second request; doubled for each further one.
-    pause: float = 1.0
-    #: No pause is longer, whatever the server asks for.
-    longest_pause: float = 60.0
+    backoff: float = 1.0
+    #: Upper bound of the wait in seconds, whatever the server asks for.
+    max_backoff: float = 60.0
 
-    def pause_after(self, failures: int, *, asked: float = 0.0) -> float:
-        """Seconds to wait after so many failures in a row, of which the server asked for some."""
-        return min(max(asked, self.pause * 2 ** max(failures - 1, 0)), self.longest_pause)
+    def delay(self, failures: int, *, retry_after: float = 0.0) -> float:
+        """Seconds to wait after this many consecutive failures."""
+        return min(max(retry_after, self.backoff * 2 ** max(failures - 1, 0)), self.max_backoff)
 
-
-class _Passing(Exception):
-    """A failure after which the same request may succeed, perhaps after a pause the server asked for."""
-
-    def __init__(self, message: str, pause: float = 0.0) -> None:
-        super().__init__(message)
-        self.pause = pause
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Redirections as urllib follows them, with 308 (which Python 3.10 lacks) and never out of TLS."""
-
-    http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302
-
-    def redirect_request(
+    def run(
         self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-            raise DownloadError(f"redirects to {newurl}, out of https; refused")
-        # urllib's own method refuses 308 in Python 3.10; for a GET it means the same as 307.
-        return super().redirect_request(req, fp, 307 if code == 308 else code, msg, headers, newurl)
+        request: Callable[[], T],
+        url: str,
+        *,
+        cancelled: threading.Event | None = None,
+        received: Callable[[], int] = lambda: 0,
+    ) -> T:
+        """The result of ``request``, which is repeated while it raises TransientError.
+
+        Args:
+            cancelled: ends the waiting, and then the retries.
+            received: bytes that have arrived. A request that brought new ones resets the count of failures.
+
+        Raises:
+            DownloadError: too many consecutive failures, or cancelled.
+        """
+        cancelled = cancelled or threading.Event()
+        failures, furthest = 0, received()
+        while True:
+            try:
+                return request()
+            except TransientError as error:
+                if cancelled.is_set():
+                    raise DownloadError("interrupted") from None
+                failures = 0 if received() > furthest else failures + 1
+                furthest = max(furthest, received())
+                if failures >= self.attempts:
+                    raise DownloadError(f"{error} ({failures} times in a row)") from None
+                delay = self.delay(failures, retry_after=error.retry_after)
+                LOG.warning("%s: %s; trying again in %s", url, error, duration(delay))
+                cancelled.wait(delay)
 
 
 def download(
-    url: str, target: Path, *, trusted: bool, patience: RetryPolicy, progress: Progress, stop: threading.Event
+    url: str, target: Path, *, has_checksum: bool, retry: RetryPolicy, progress: Progress, cancelled: threading.Event
 ) -> bool:
-    """Fetch a URL to a file, which appears under its name only when complete.
+    """Download a URL to a file, which appears under its name only when it is complete.
 
-    What has arrived is kept in ``<target>.part`` until then, also over a kill, and is added to.
+    Until then the bytes that have arrived lie in ``<target>.part``. Later calls continue there, also after a kill.
 
     Args:
-        trusted: the caller checks the result against a known checksum, so that a beginning of unknown version may be
-            completed.
-        stop: when it is set, the transfer ends with a DownloadError as soon as it can.
+        has_checksum: the caller verifies the result, so a ``.part`` file of unknown version may be continued.
+        cancelled: when it is set, the transfer ends with a DownloadError as soon as possible.
 
     Returns:
-        Whether a beginning from an earlier request was completed.
+        Whether the bytes of an earlier request were continued.
 
     Raises:
         DownloadError: the address does not have the file, or keeps failing.
@@ -105,23 +122,8 @@ def download(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".part")
-    transfer = _Transfer(url, partial, trusted=trusted, timeout=patience.timeout, progress=progress, stop=stop)
-    failures, furthest = 0, transfer.size()
-    resumed = False
-    while True:
-        try:
-            resumed = transfer.run() or resumed
-            break
-        except _Passing as error:
-            if stop.is_set():
-                raise DownloadError("interrupted") from None
-            here = transfer.size()
-            failures, furthest = (0, here) if here > furthest else (failures + 1, furthest)
-            if failures >= patience.attempts:
-                raise DownloadError(f"{error} ({failures} times in a row)") from None
-            pause = patience.pause_after(failures, asked=error.pause)
-            LOG.warning("%s: %s; trying again in %s", url, error, duration(pause))
-            stop.wait(pause)
+    transfer = _Transfer(url, partial, has_checksum, retry.timeout, progress, cancelled)
+    resumed = retry.run(transfer.request, url, cancelled=cancelled, received=transfer.size)
     with open(partial, "rb") as stream:
         os.fsync(stream.fileno())
     os.replace(partial, target)
@@ -129,169 +131,172 @@ def download(
     return resumed
 
 
-def read_small(url: str, *, limit: int, patience: RetryPolicy) -> bytes | None:
+def fetch_bytes(url: str, *, limit: int, retry: RetryPolicy) -> bytes | None:
     """The content of a small file, or None where the server does not have it.
 
     Raises:
-        DownloadError: the server cannot be asked, or the file is larger than ``limit``.
+        DownloadError: the server cannot be asked, or the file is larger than ``limit`` bytes.
     """
-    failures = 0
-    while True:
-        try:
-            return _read_small(url, limit, patience.timeout)
-        except _Passing as error:
-            failures += 1
-            if failures >= patience.attempts:
-                raise DownloadError(f"{url}: {error}") from None
-            time.sleep(patience.pause_after(failures, asked=error.pause))
+
+    def request() -> bytes | None:
+        with _get(url, {}, retry.timeout) as response:
+            if response.status_code in _ABSENT:
+                return None
+            _raise_for_status(response)
+            content = bytearray()
+            while len(content) <= limit and (block := _read(response)):
+                content += block
+        if len(content) > limit:
+            raise DownloadError(f"{url}: over {limit:,} bytes")
+        return bytes(content)
+
+    return retry.run(request, url)
 
 
-def _read_small(url: str, limit: int, timeout: float) -> bytes | None:
-    try:
-        with _ask(urllib.request.Request(url), timeout) as response, _network():
-            data: bytes = response.read(limit + 1)
-    except urllib.error.HTTPError as error:
-        if error.code in (404, 410):
-            return None
-        raise _refusal(error) from None
-    if len(data) > limit:
-        raise DownloadError(f"{url}: over {limit:,} bytes")
-    return data
-
-
+@dataclass
 class _Transfer:
-    """Requests for one file, each of which adds to the same beginning of it."""
+    """Requests for one file, each of which continues the ``.part`` file where possible.
 
-    def __init__(
-        self, url: str, partial: Path, *, trusted: bool, timeout: float, progress: Progress, stop: threading.Event
-    ) -> None:
-        self.partial = partial
-        self.note = partial.with_name(partial.name + ".json")
-        self._url = url
-        self._trusted = trusted
-        self._timeout = timeout
-        self._progress = progress
-        self._stop = stop
-        self._counted = self._expected = 0
+    A note beside it holds the URL and the version (ETag or Last-Modified) of its bytes, for If-Range.
+    """
+
+    url: str
+    partial: Path
+    has_checksum: bool
+    timeout: float
+    progress: Progress
+    cancelled: threading.Event
+    _shown: int = 0
+    _shown_total: int = 0
+
+    @property
+    def note(self) -> Path:
+        """The file of the note."""
+        return self.partial.with_name(self.partial.name + ".json")
 
     def size(self) -> int:
         """Bytes that have arrived."""
         return self.partial.stat().st_size if self.partial.exists() else 0
 
-    def run(self) -> bool:
-        """One request; returns whether it completed an earlier one. Raises _Passing where another may help."""
-        have = self.size()
-        request = urllib.request.Request(self._url, headers={"User-Agent": "nmt_rela", "Accept-Encoding": "identity"})
-        validator = self._validator()
-        if have and (validator or self._trusted):
-            request.add_header("Range", f"bytes={have}-")
-            if validator:
-                request.add_header("If-Range", validator)
-        try:
-            response = _ask(request, self._timeout)
-        except urllib.error.HTTPError as error:
-            return self._refused(error, have)
-        with response:
-            resumed = response.status == 206
-            if resumed and _range_start(response.headers) != have:
-                self._discard()
-                raise _Passing("the server sent another range than it was asked for")
-            start = have if resumed else 0
+    def request(self) -> bool:
+        """One request. Returns whether it continued an earlier one. Raises TransientError where another may help."""
+        have, version = self.size(), self._version()
+        headers = {}
+        if have and (version or self.has_checksum):
+            headers = {"Range": f"bytes={have}-", **({"If-Range": version} if version else {})}
+        with _get(self.url, headers, self.timeout) as response:
+            content_range = response.headers.get("Content-Range", "")
+            if response.status_code == 416 and content_range == f"bytes */{have}":
+                self._show(have, have)  # nothing follows: the file is complete
+                return True
+            if response.status_code == 416:
+                self.partial.unlink(missing_ok=True)
+                raise TransientError("the server has another version now")
+            _raise_for_status(response)
+            resumed = response.status_code == 206
+            if resumed and not content_range.startswith(f"bytes {have}-"):
+                self.partial.unlink(missing_ok=True)
+                raise TransientError("the server sent another range than requested")
+            if not resumed:  # before the note: a kill between them must not leave bytes of another version
+                self.partial.unlink(missing_ok=True)
             length = response.headers.get("Content-Length", "")
+            start = have if resumed else 0
             end = start + int(length) if length.isdecimal() else 0
             self._show(start, end)
-            if not resumed:
-                self._discard()  # a kill after the note must not leave bytes of another version beside it
             self._write_note(response.headers)
             with open(self.partial, "ab" if resumed else "wb") as stream:
-                self._copy(response, stream)
-        have = self.size()
-        if end and have < end:
-            raise _Passing(f"the connection was cut at {have:,} of {end:,} bytes")
+                while block := _read(response, f"the connection was cut at {self._shown:,} of {end:,} bytes"):
+                    stream.write(block)
+                    stream.flush()
+                    self._shown += len(block)
+                    self.progress.add(len(block))
+                    if self.cancelled.is_set():
+                        raise TransientError("interrupted")
         return resumed
 
-    def _copy(self, response: Any, stream: BinaryIO) -> None:
-        while True:
-            if self._stop.is_set():
-                raise _Passing("interrupted")
-            with _network():
-                block = response.read1(_BLOCK)
-            if not block:
-                return
-            stream.write(block)
-            self._counted += len(block)
-            self._progress.add(len(block))
-
-    def _refused(self, error: urllib.error.HTTPError, have: int) -> bool:
-        with error:
-            if error.code == 416:
-                # There is nothing after what we have: it is all, or it is not what the server has now.
-                total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
-                if total and int(total[1]) == have:
-                    self._show(have, have)
-                    return True
-                self._discard()
-                raise _Passing("the server has another version now")
-            raise _refusal(error)
-
     def _show(self, start: int, end: int) -> None:
-        """Bring the common progress into line with where this request starts and how far it goes."""
-        self._progress.add(start - self._counted)
-        self._progress.expect(end - self._expected)
-        self._counted, self._expected = start, end
+        """Set this file's part of the progress to where the request starts and how far it goes."""
+        self.progress.add(start - self._shown)
+        self.progress.expect(end - self._shown_total)
+        self._shown, self._shown_total = start, end
 
-    def _validator(self) -> str:
-        """What names the version of the beginning we have, for If-Range; "" where nothing does."""
+    def _version(self) -> str:
+        """The version of the bytes in the ``.part`` file, or "" where it is not known."""
         try:
             note = json.loads(self.note.read_text("utf-8"))
-            return str(note["validator"]) if note["url"] == self._url else ""
+            return str(note["version"]) if note["url"] == self.url else ""
         except (OSError, ValueError, KeyError, TypeError):
             return ""
 
-    def _write_note(self, headers: email.message.Message) -> None:
+    def _write_note(self, headers: Mapping[str, str]) -> None:
         tag = headers.get("ETag", "")
-        validator = tag if tag.startswith('"') else headers.get("Last-Modified", "")
+        version = tag if tag.startswith('"') else headers.get("Last-Modified", "")  # a weak ETag is no validator
         with atomic_write(self.note) as stream:
-            stream.write(json.dumps({"url": self._url, "validator": validator}).encode("utf-8"))
-
-    def _discard(self) -> None:
-        self.partial.unlink(missing_ok=True)
+            stream.write(json.dumps({"url": self.url, "version": version}).encode("utf-8"))
 
 
-def _ask(request: urllib.request.Request, timeout: float) -> Any:
-    """The response to a request. Raises HTTPError for the server's refusals, and otherwise as ``_network``."""
-    with _network():
-        return urllib.request.build_opener(_Redirects).open(request, timeout=timeout)
+class HttpsSession(requests.Session):
+    """A session that refuses redirects from https to another scheme."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        location = super().get_redirect_target(resp)
+        if location and resp.url.startswith("https:") and not urljoin(resp.url, location).startswith("https:"):
+            raise DownloadError(f"redirects to {location}, out of https; refused")
+        return location
 
 
 @contextlib.contextmanager
-def _network() -> Iterator[None]:
-    """Faults of the network as _Passing, or as DownloadError where asking again is no use."""
+def _get(url: str, headers: Mapping[str, str], timeout: float) -> Iterator[requests.Response]:
+    """The response to a GET request, with its body unread."""
+    # Without "identity" the server could compress, and sizes and ranges would be those of the compressed bytes.
+    headers = {"User-Agent": "nmt_rela", "Accept-Encoding": "identity", **headers}
+    with HttpsSession() as session:
+        with _network_errors():
+            response = session.get(url, headers=headers, timeout=timeout, stream=True)
+        with response:
+            yield response
+
+
+def _read(response: requests.Response, cut: str = "the connection was cut") -> bytes:
+    """The next bytes of a body as soon as any arrive; none at its end."""
+    with _network_errors(cut):
+        block: bytes = response.raw.read1(_BLOCK)
+        return block
+
+
+def _raise_for_status(response: requests.Response) -> None:
+    status = response.status_code
+    if status in _TRANSIENT:
+        after = response.headers.get("Retry-After", "")
+        raise TransientError(f"HTTP {status}", float(after) if after.isdecimal() else 0.0)
+    if status not in (200, 206):
+        raise DownloadError(f"HTTP {status}")
+
+
+@contextlib.contextmanager
+def _network_errors(cut: str = "the connection was cut") -> Iterator[None]:
+    """Errors of the network as TransientError, or as DownloadError where a retry cannot help."""
     try:
         yield
-    except urllib.error.HTTPError:
-        raise
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(reason, ssl.SSLCertVerificationError):
-            raise DownloadError(f"its certificate cannot be verified ({reason.verify_message})") from None
-        if isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        cause = _innermost(error)
+        if "CERTIFICATE_VERIFY_FAILED" in str(cause):
+            raise DownloadError(f"its certificate cannot be verified ({cause})") from None
+        if isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME:
             raise DownloadError("the host is not known") from None
-        if isinstance(reason, ValueError) and not isinstance(reason, OSError):
-            raise DownloadError(str(reason)) from None
-        if isinstance(reason, TimeoutError):
-            raise _Passing("no answer in time") from None
-        raise _Passing(getattr(reason, "strerror", None) or str(reason) or type(reason).__name__) from None
+        if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
+            raise TransientError("no answer in time") from None
+        if isinstance(error, (urllib3.exceptions.IncompleteRead, urllib3.exceptions.ProtocolError)):
+            raise TransientError(cut) from None
+        if isinstance(error, (requests.RequestException, ValueError)) and not isinstance(
+            error, requests.ConnectionError
+        ):
+            raise DownloadError(str(error)) from None  # such as a malformed address, or too many redirects
+        raise TransientError(re.sub(r"^\[Errno -?\d+\] ", "", str(cause)) or type(cause).__name__) from None
 
 
-def _refusal(error: urllib.error.HTTPError) -> Exception:
-    """A server's refusal as _Passing or DownloadError."""
-    if error.code not in _PASSING:
-        return DownloadError(f"HTTP {error.code}")
-    after = error.headers.get("Retry-After", "")
-    return _Passing(f"HTTP {error.code}", float(after) if after.isdecimal() else 0.0)
-
-
-def _range_start(headers: email.message.Message) -> int:
-    found = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
-    return int(found[1]) if found else -1
+def _innermost(error: BaseException) -> BaseException:
+    """The first cause of an error, which requests and urllib3 wrap several times."""
+    while isinstance(inner := getattr(error, "reason", None) or error.__cause__ or error.__context__, BaseException):
+        error = inner
+    return error

@@ -262,7 +262,7 @@ def _units(stream: BinaryIO) -> Iterator[str]:
 _READERS: dict[str, Callable[[ParallelSource, Mapping[str, LocalArchive], tuple[str, str]], Iterator[Pair]]] = {
     "text": _text_pairs,
     "sgm": _sgm_pairs,
-    "tab": _field_pairs(b"\t", "tabs"),
-    "bars": _field_pairs(b"|||", "|||"),
+    "tsv": _field_pairs(b"\t", "tabs"),
+    "pipes": _field_pairs(b"|||", "|||"),
     "tmx": _tmx_pairs,
 }

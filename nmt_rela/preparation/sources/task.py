@@ -1,6 +1,6 @@
-"""Translation tasks: which corpora make up a task, where they are, and how they are read. ``task_files`` reads them.
+"""Translation tasks: the corpora of a task, where they are, and how they are read. ``task_parser`` reads task files.
 
-A task holds text in two or more languages; which of them is translated into which is the choice of a configuration.
+A task holds text in two or more languages. A configuration chooses the direction.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from nmt_rela.utils.errors import ConfigError, did_you_mean
 
-#: How an archive is packed: its container and the compression around it.
-ARCHIVE_KINDS: dict[str, tuple[str, str]] = {
+#: Formats of archives: the container and the compression around it.
+ARCHIVE_FORMATS: dict[str, tuple[str, str]] = {
     "tar": ("tar", ""),
     "tgz": ("tar", "gz"),
     "tar.gz": ("tar", "gz"),
@@ -26,20 +26,20 @@ ARCHIVE_KINDS: dict[str, tuple[str, str]] = {
     "plain": ("file", ""),
 }
 
-#: The formats of parallel text, and whether each language has a file of its own.
-#: text: line by line · sgm: NIST segments · tab, bars: fields between tabs or ``|||``, as ``columns`` says · tmx.
-FORMATS: dict[str, bool] = {"text": True, "sgm": True, "tab": False, "bars": False, "tmx": False}
+#: Formats of parallel text, and whether each language has its own file.
+#: text: line by line · sgm: NIST segments · tsv, pipes: fields separated by tabs or ``|||``, see ``columns`` · tmx.
+TEXT_FORMATS: dict[str, bool] = {"text": True, "sgm": True, "tsv": False, "pipes": False, "tmx": False}
 
-#: Stands in ``columns`` for a field that is not text of the task.
+#: Marks a field in ``columns`` that holds no text of the task.
 SKIPPED_COLUMN = "-"
 
-#: sacreBLEU's tokenisation by target language, where it is not 13a.
+#: sacreBLEU's tokenizer by target language; 13a for all others.
 BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteFile:
-    """One file to fetch. Checksums are lower-case hexadecimal; "" and 0 stand for unknown."""
+    """A file to download. Checksums are lower-case hexadecimal; "" and 0 stand for unknown."""
 
     url: str
     sha256: str = ""
@@ -49,9 +49,9 @@ class RemoteFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Location:
-    """One place an archive can be had from: parts to be joined in order, or a path on this machine."""
+    """One place that provides an archive: remote files to be concatenated in order, or a path on this machine."""
 
-    kind: str
+    format: str
     parts: tuple[RemoteFile, ...] = ()
     path: Path | None = None
 
@@ -61,7 +61,7 @@ class Location:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Archive:
-    """Something to fetch, with its locations in order of preference."""
+    """An archive, or a single file, with its locations in order of preference."""
 
     name: str
     locations: tuple[Location, ...]
@@ -77,16 +77,16 @@ class TextLocation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelSource:
-    """One parallel text. In a format with one file for all languages they all have the same side."""
+    """One parallel text. In a format with one file for all languages, all have the same location."""
 
     name: str
     format: str
     sides: Mapping[str, TextLocation]
-    #: Language of each field, for the formats that have fields.
+    #: Language of each field, for formats with fields.
     columns: tuple[str, ...] = ()
-    #: Lines it is known to have (0: unknown); another count is an error.
+    #: Known number of lines (0: unknown); any other number is an error.
     lines: int = 0
-    #: Pharaoh file of gold word alignments, one line a pair, and the languages of the two numbers of a link.
+    #: Pharaoh file of gold word alignments, one line per pair, and the languages of the two numbers of a link.
     alignments: Path | None = None
     alignment_order: tuple[str, ...] = ()
 
@@ -110,7 +110,7 @@ class Task:
     tests: tuple[ParallelSource, ...]
 
     def bleu_tokenizer(self, language: str) -> str:
-        """sacreBLEU's tokenisation for translations into this language."""
+        """sacreBLEU's tokenizer for translations into this language."""
         return self.bleu_tokenizers.get(language) or BLEU_TOKENIZERS.get(primary_language(language), "13a")
 
 
@@ -124,17 +124,17 @@ def find_task(name_or_path: str, *, relative_to: Path | None = None) -> Path:
         path = (relative_to or Path()) / Path(name_or_path).expanduser()
         if not path.is_file():
             raise ConfigError(f"data.task: {path}: no such task file")
-        return path.absolute()  # so are the paths of local text, which are relative to it
+        return path.absolute()  # paths of local text are relative to it
     schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))  # where pip puts data files
-    shared = [Path(sysconfig.get_path("data", scheme)) / "share" / "nmt_rela" / "tasks" for scheme in schemes]
-    shelves = [Path(__file__).parents[3] / "data" / "tasks", *shared]
-    for shelf in shelves:
-        if (shelf / f"{name_or_path}.yaml").is_file():
-            return shelf / f"{name_or_path}.yaml"
+    installed = [Path(sysconfig.get_path("data", scheme)) / "share" / "nmt_rela" / "tasks" for scheme in schemes]
+    directories = [Path(__file__).parents[3] / "data" / "tasks", *installed]
+    for directory in directories:
+        if (directory / f"{name_or_path}.yaml").is_file():
+            return directory / f"{name_or_path}.yaml"
     own = (relative_to or Path()) / f"{name_or_path}.yaml"
     if own.is_file():
         raise ConfigError(f"data.task: unknown task '{name_or_path}'; for the file write {own.name}")
-    names = {path.stem for shelf in shelves for path in shelf.glob("*.yaml")}
+    names = {path.stem for directory in directories for path in directory.glob("*.yaml")}
     raise ConfigError(f"data.task: unknown task '{name_or_path}'; {did_you_mean(name_or_path, names)}")
 
 
@@ -143,7 +143,6 @@ def primary_language(code: str) -> str:
     return code.lower().replace("_", "-").split("-")[0]
 
 
-def kind_of(file_name: str) -> str:
-    """The archive kind that a file name tells; ``plain`` where it tells nothing."""
-    kinds = [kind for kind in ARCHIVE_KINDS if file_name.endswith(f".{kind}")]
-    return max(kinds, key=len, default="plain")
+def archive_format_of(file_name: str) -> str:
+    """The archive format by the suffix of a file name; ``plain`` for other suffixes."""
+    return max((name for name in ARCHIVE_FORMATS if file_name.endswith(f".{name}")), key=len, default="plain")

@@ -30,23 +30,23 @@ from urllib.parse import urlsplit
 from nmt_rela.config import yaml_nodes
 from nmt_rela.config.yaml_nodes import List, Scalar, Tree, described
 from nmt_rela.preparation.sources.task import (
-    ARCHIVE_KINDS,
-    FORMATS,
+    ARCHIVE_FORMATS,
     SKIPPED_COLUMN,
+    TEXT_FORMATS,
     Archive,
     Location,
     ParallelSource,
     RemoteFile,
     Task,
     TextLocation,
+    archive_format_of,
     find_task,
-    kind_of,
 )
 from nmt_rela.utils.errors import ConfigError, did_you_mean
 
 _TASK = ("title", "licence", "languages", "bleu_tokenizers", "archives", "train", "dev", "tests")
 _SOURCE = ("name", "format", "archive", "members", "member", "files", "file", "columns", "lines", "alignments")
-_LOCATION = ("url", "sha256", "md5", "bytes", "parts", "path", "kind")
+_LOCATION = ("url", "sha256", "md5", "bytes", "parts", "path", "format")
 _PART = ("url", "sha256", "md5", "bytes")
 
 
@@ -175,18 +175,18 @@ class _TaskReader:
         if len(ways) != 1:
             raise node.error(f"found {' and '.join(ways) or 'none'} of url, parts, path; accepted: exactly one of them")
         if "url" not in entry and (stray := {"sha256", "md5", "bytes"} & set(entry)):
-            raise node.error(f"{min(stray)} belongs to a url; accepted here: {ways[0]}, kind")
+            raise node.error(f"{min(stray)} belongs to a url; accepted here: {ways[0]}, format")
         if "path" in entry:
             path = self.path.parent / Path(entry["path"].text()).expanduser()
-            return Location(path=path, kind=_kind(entry, path.name))
+            return Location(path=path, format=_kind(entry, path.name))
         if "parts" in entry:
             parts = tuple(_part(item.mapping(_PART), item) for item in entry["parts"].items())
         else:
             parts = (_part(entry, node),)
         kind = _kind(entry, re.sub(r"\.\d+$", "", PurePosixPath(urlsplit(parts[0].url).path).name))
         if kind == "zip" and len(parts) > 1:
-            raise node.error("a zip archive cannot be read in parts; accepted: tar and single-file kinds")
-        return Location(parts=parts, kind=kind)
+            raise node.error("a zip archive cannot be read in parts; accepted: tar and single-file formats")
+        return Location(parts=parts, format=kind)
 
     def sources(self, node: _Node) -> tuple[ParallelSource, ...]:
         sources = tuple(self.source(item) for item in node.items())
@@ -201,9 +201,9 @@ class _TaskReader:
         name = _required(node, entry, "name").text()
         if not re.fullmatch(r"\w[\w.+-]*", name):
             raise entry["name"].error(f"found '{name}'; accepted: letters, digits, and . _ + -")
-        format_ = entry["format"].choice(FORMATS, "format") if "format" in entry else "text"
+        format_ = entry["format"].choice(TEXT_FORMATS, "format") if "format" in entry else "text"
         columns: tuple[str, ...] = ()
-        if format_ in ("tab", "bars"):
+        if format_ in ("tsv", "pipes"):
             accepted = (*self.languages, SKIPPED_COLUMN)
             items = _required(node, entry, "columns").items()
             columns = tuple(item.choice(accepted, "language") for item in items)
@@ -212,7 +212,7 @@ class _TaskReader:
                 raise entry["columns"].error("accepted: two or more different languages")
         elif "columns" in entry:
             raise entry["columns"].error(f"has no meaning for the format '{format_}'")
-        if FORMATS[format_]:
+        if TEXT_FORMATS[format_]:
             sides = self.sides(node, entry)
         else:
             held = [column for column in columns if column != SKIPPED_COLUMN] or self.languages
@@ -260,19 +260,19 @@ class _TaskReader:
     def side(self, archive_name: _Node, member: _Node | None) -> TextLocation:
         archive = self.archives[archive_name.choice(self.archives, "archive")]
         for location in archive.locations:
-            single = ARCHIVE_KINDS[location.kind][0] == "file"
+            single = ARCHIVE_FORMATS[location.format][0] == "file"
             if single and member:
                 raise member.error(f"'{location}' is a single file; accepted: no member")
             if not single and not member:
-                raise archive_name.error(f"'{location}' is a {location.kind} archive, and no member of it is named")
+                raise archive_name.error(f"'{location}' is a {location.format} archive, and no member of it is named")
         return TextLocation(archive=archive, member=member.text() if member else "")
 
     def local(self, node: _Node) -> Archive:
         path = self.local_path(node)
-        kind = kind_of(path.name)
-        if ARCHIVE_KINDS[kind][0] != "file":
+        kind = archive_format_of(path.name)
+        if ARCHIVE_FORMATS[kind][0] != "file":
             raise node.error(f"found a {kind} archive; name it under archives (by its path) and its members here")
-        return Archive(name=str(path), locations=(Location(path=path, kind=kind),))
+        return Archive(name=str(path), locations=(Location(path=path, format=kind),))
 
     def local_path(self, node: _Node) -> Path:
         """A path of the task file, which starts from its folder."""
@@ -320,4 +320,4 @@ def _is_web_address(url: str) -> bool:
 
 
 def _kind(entry: Mapping[str, _Node], file_name: str) -> str:
-    return entry["kind"].choice(ARCHIVE_KINDS, "kind") if "kind" in entry else kind_of(file_name)
+    return entry["format"].choice(ARCHIVE_FORMATS, "format") if "format" in entry else archive_format_of(file_name)
