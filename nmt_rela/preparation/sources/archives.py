@@ -138,16 +138,16 @@ def _members(archive: LocalArchive, stack: contextlib.ExitStack) -> Iterator[_Me
         zipped = stack.enter_context(zipfile.ZipFile(archive.paths[0]))
         for entry in zipped.infolist():
             is_file = not entry.is_dir() and stat.S_IFMT(entry.external_attr >> 16) in (0, stat.S_IFREG)
-            open_it = partial(_open_zipped, zipped, entry, archive, stack)
-            yield _Member(str(PurePosixPath(entry.filename)), is_file, entry.file_size, open_it)
+            read = partial(_open_zipped, zipped, entry, archive, stack)
+            yield _Member(str(PurePosixPath(entry.filename)), is_file, entry.file_size, read)
         return
     tar = tarfile.open(fileobj=_container(archive, stack), mode="r|", bufsize=_BLOCK)  # noqa: SIM115
     stack.enter_context(tar)
     for info in tar:
         tar.members = []  # type: ignore[attr-defined]  # a stream cannot go back, so the list of members is not needed
         is_file = info.isreg() and not info.issparse()
-        open_it = cast(Callable[[], BinaryIO], partial(tar.extractfile, info))
-        yield _Member(str(PurePosixPath(info.name)), is_file, info.size, open_it)
+        extract = cast(Callable[[], BinaryIO], partial(tar.extractfile, info))
+        yield _Member(str(PurePosixPath(info.name)), is_file, info.size, extract)
 
 
 def _find_member(archive: LocalArchive, name: str, stack: contextlib.ExitStack) -> BinaryIO:
