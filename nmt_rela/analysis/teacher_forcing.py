@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nmt_rela.analysis.capture import observe_attention
 from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import EOS, PAD, TokenizerPair
 from nmt_rela.generation.batching import batch_by_tokens
 from nmt_rela.metrics.attention_sparsity import valid_positions
 from nmt_rela.metrics.forced_log_probs import forced_log_probs
+from nmt_rela.models.attention_capture import observe_attention
 from nmt_rela.models.transformer import Transformer
 
 #: Weights per head and layer in a batch. With 8 heads a tensor of weights takes 8 MiB; the statistics need a few.

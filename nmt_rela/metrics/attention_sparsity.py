@@ -7,13 +7,12 @@ fraction of valid queries whose row is null.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from nmt_rela.data.data_loader import Batch
 from nmt_rela.data.tokenizer import PAD
+from nmt_rela.models.attention_capture import observe_attention
 from nmt_rela.models.transformer import SITES, Transformer
 
 
@@ -72,25 +71,13 @@ def attention_sparsity(model: Transformer, batch: Batch) -> dict[str, float]:
     """
     source_valid, target_valid = batch.source != PAD, batch.target != PAD
     valid = {site: valid_positions(site, source_valid, target_valid) for site in SITES}
-    modules = model.attention_modules()
-    heads = next(iter(modules.values())).heads
+    heads = next(iter(model.attention_modules().values())).heads
     counts = {site: SparsityCounts(heads, batch.source.device) for site in SITES}
 
-    def observe(site: str) -> Callable[[Tensor], None]:
-        def count(weights: Tensor) -> None:
-            counts[site].add(weights, valid[site])
+    def count(site: str, layer: int, weights: Tensor) -> None:
+        counts[site].add(weights, valid[site])
 
-        return count
-
-    try:
-        for (site, _), module in modules.items():
-            module.observer = observe(site)
+    with observe_attention(model, count):
         model(batch.source, model.shift(batch.target))
-    finally:
-        for module in modules.values():
-            module.observer = None
-    rates: dict[str, float] = {}
-    for site in SITES:
-        rates[f"sparsity_{site}"] = float(counts[site].sparsity().mean())
-        rates[f"null_{site}"] = float(counts[site].null_rate().mean())
-    return rates
+    sparsity = {f"sparsity_{site}": float(counts[site].sparsity().mean()) for site in SITES}
+    return sparsity | {f"null_{site}": float(counts[site].null_rate().mean()) for site in SITES}

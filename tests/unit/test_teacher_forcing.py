@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from nmt_rela.analysis.capture import capture_attention
 from nmt_rela.analysis.quality import SentenceNullRates
 from nmt_rela.analysis.teacher_forcing import EncodedPair, batch_pairs, teacher_forced_pass
 from nmt_rela.analysis.weight_recorder import SentenceWeights, WeightRecorder
+from nmt_rela.models.attention_capture import capture_attention
 from nmt_rela.models.transformer import Transformer
 
 PAIRS = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nmt_rela.analysis.capture import capture_attention, observe_attention
+from nmt_rela.models.attention_capture import capture_attention, observe_attention
 from nmt_rela.models.transformer import Transformer
 
 

@@ -1,0 +1,56 @@
+"""Attention weights of a running model: a context manager for any batch, also in a notebook.
+
+    with capture_attention(model) as attention:
+        model(source, target_input)
+    attention["cross", 3]        # Tensor [batch, heads, target positions, source positions]
+
+Shapes: ``("encoder", layer)`` is [batch, heads, source, source], ``("decoder", layer)`` [batch, heads, target, target]
+and ``("cross", layer)`` [batch, heads, target, source]. Layers and heads count from 0. Row t of a target belongs to the
+step that reads ``target_input[t]`` and predicts ``target[t]``. Weights are float32, taken before dropout, and exactly 0
+at masked positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from nmt_rela.models.transformer import Transformer
+
+
+@contextmanager
+def observe_attention(model: Transformer, observer: Callable[[str, int, Tensor], None]) -> Iterator[None]:
+    """Call ``observer(site, layer, weights)`` for every attention that is computed inside the block.
+
+    Nothing is kept, so that statistics of a corpus need constant memory.
+    """
+    modules = model.attention_modules()
+    before = {key: module.observer for key, module in modules.items()}
+
+    def bind(site: str, layer: int) -> Callable[[Tensor], None]:
+        return lambda weights: observer(site, layer, weights)
+
+    try:
+        for (site, layer), module in modules.items():
+            module.observer = bind(site, layer)
+        yield
+    finally:
+        for key, module in modules.items():
+            module.observer = before[key]
+
+
+@contextmanager
+def capture_attention(model: Transformer) -> Iterator[dict[tuple[str, int], Tensor]]:
+    """The weights of the last forward pass inside the block, by ``(site, layer)``.
+
+    The tensors are detached and stay on the model's device. For a corpus use ``observe_attention``.
+    """
+    captured: dict[tuple[str, int], Tensor] = {}
+
+    def capture(site: str, layer: int, weights: Tensor) -> None:
+        captured[site, layer] = weights.detach()
+
+    with observe_attention(model, capture):
+        yield captured
