@@ -1,4 +1,4 @@
-"""What stands for a translator where processes are tested: quick to start, and it stumbles when it is told to."""
+"""A stand-in for a translator in tests of processes: it starts fast, and some lines make it fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nmt_rela.utils.errors import ConfigError
 
 
 class Echo:
-    """Numbers lines instead of translating them; some words make it stumble."""
+    """Numbers lines instead of translating them; some lines make it fail."""
 
     def translate(
         self, lines: Sequence[str], *, first_line: int, prefixes: Sequence[str] | None = None, mark: str = ""
@@ -21,6 +21,8 @@ class Echo:
         for line in lines:
             if line == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            elif line == "pause":
+                time.sleep(3)
             elif line == "sleep":
                 time.sleep(60)
             elif line == "mistake":
@@ -38,7 +40,7 @@ def _translated(text: str) -> TranslationHypothesis:
 
 
 def load(fault: str = "") -> Any:
-    """What the processes call."""
+    """The factory that the processes call."""
     if fault:
         raise ConfigError(fault)
     return Echo()

@@ -22,8 +22,7 @@ from nmt_rela.commands.model_arguments import (
 )
 
 if TYPE_CHECKING:
-    from nmt_rela.generation.alignment import AlignmentOptions
-    from nmt_rela.generation.sampling import SamplingOptions
+    from nmt_rela.generation.options import AlignmentOptions, SamplingOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sampling(options: argparse.Namespace) -> SamplingOptions | None:
-    from nmt_rela.generation.sampling import SamplingOptions
+    from nmt_rela.generation.options import SamplingOptions
 
     if not options.sample:
         return None
@@ -128,7 +127,7 @@ def _sampling(options: argparse.Namespace) -> SamplingOptions | None:
 
 
 def _alignment(options: argparse.Namespace) -> AlignmentOptions | None:
-    from nmt_rela.generation.alignment import AlignmentOptions
+    from nmt_rela.generation.options import AlignmentOptions
 
     if not options.alignments:
         return None

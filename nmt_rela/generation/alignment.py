@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -14,22 +13,10 @@ from torch import Tensor
 from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import Vocabulary
 from nmt_rela.generation.hypothesis import Hypothesis
+from nmt_rela.generation.options import AlignmentOptions
 from nmt_rela.metrics.word_alignment import Link, extract_alignment, word_ids
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AlignmentOptions:
-    """The cross-attention that word alignments are read from. Layers and heads count from 0.
-
-    The default is the mean over the heads of ``default_alignment_layer``, at the step that predicts the word.
-    """
-
-    layer: int | None = None
-    head: int | None = None
-    #: Use the step that reads the word as input, which is better in the lower layers.
-    shifted: bool = False
 
 
 def default_alignment_layer(num_layers: int) -> int:

@@ -6,10 +6,42 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from nmt_rela.config.schema import DecodingConfig
-from nmt_rela.generation.alignment import AlignmentOptions
-from nmt_rela.generation.sampling import SamplingOptions
 from nmt_rela.metrics.word_alignment import Link
 from nmt_rela.utils.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingOptions:
+    """How tokens are sampled. Raises ConfigError for values out of range."""
+
+    seed: int = 1
+    #: Divides the logits: below 1 sharpens the distribution, above 1 flattens it.
+    temperature: float = 1.0
+    #: Sample from this many most probable tokens only (0: all).
+    top_k: int = 0
+    #: Sample from the smallest set of most probable tokens with this probability (Holtzman et al. 2020; 1: all).
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0.0:
+            raise ConfigError(f"temperature: found {self.temperature}; accepted: above 0")
+        if self.top_k < 0:
+            raise ConfigError(f"top-k: found {self.top_k}; accepted: 0 (all) or more")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ConfigError(f"top-p: found {self.top_p}; accepted: above 0, up to 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignmentOptions:
+    """The cross-attention that word alignments are read from. Layers and heads count from 0.
+
+    The default is the mean over the heads of the layer at five sixths of the depth, at the step that predicts the word.
+    """
+
+    layer: int | None = None
+    head: int | None = None
+    #: Use the step that reads the word as input, which is better in the lower layers.
+    shifted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,6 @@ Shapes: S active sentences, N sequences per sentence, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,28 +20,7 @@ from nmt_rela.generation.decoding_step import (
     suppress_,
 )
 from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
-from nmt_rela.utils.errors import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplingOptions:
-    """How tokens are sampled. Raises ConfigError for values out of range."""
-
-    seed: int = 1
-    #: Divides the logits: below 1 sharpens the distribution, above 1 flattens it.
-    temperature: float = 1.0
-    #: Sample from this many most probable tokens only (0: all).
-    top_k: int = 0
-    #: Sample from the smallest set of most probable tokens with this probability (Holtzman et al. 2020; 1: all).
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0.0:
-            raise ConfigError(f"temperature: found {self.temperature}; accepted: above 0")
-        if self.top_k < 0:
-            raise ConfigError(f"top-k: found {self.top_k}; accepted: 0 (all) or more")
-        if not 0.0 < self.top_p <= 1.0:
-            raise ConfigError(f"top-p: found {self.top_p}; accepted: above 0, up to 1")
+from nmt_rela.generation.options import SamplingOptions
 
 
 def sample(

@@ -15,7 +15,8 @@ from nmt_rela.generation.beam_search import beam_search, shortlist, top_candidat
 from nmt_rela.generation.decoding_step import SUPPRESSED_TOKENS, constrained_log_softmax
 from nmt_rela.generation.ensemble import EnsembleDecoder
 from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
-from nmt_rela.generation.sampling import SamplingOptions, greedy_search, sample
+from nmt_rela.generation.options import SamplingOptions
+from nmt_rela.generation.sampling import greedy_search, sample
 from nmt_rela.kernels.cpu.topk import blockwise_shortlist, supports_blockwise_shortlist
 from nmt_rela.utils.errors import ConfigError
 

@@ -27,27 +27,35 @@ def children() -> list[Any]:
     return multiprocessing.active_children()
 
 
-def test_order_and_shares() -> None:
+def test_order_and_division_of_the_work() -> None:
     generator = random.Random(1)
     lines = ["x" * generator.randint(0, 60) for _ in range(3000)]
     found = list(translate_multiprocess([load, load, load], lines, mark="!"))
     assert [translation.source for translation in found] == lines
     assert [translation.text.split()[0] for translation in found] == [f"{i}!" for i in range(3000)]
-    shares: dict[str, int] = {}
-    for translation in found:
-        process = translation.text.split()[1]
-        shares[process] = shares.get(process, 0) + len(translation.source) + 1
-    assert len(shares) == 3
-    assert max(shares.values()) < 1.1 * min(shares.values())
     assert children() == []
     assert list(translate_multiprocess([load, load], [])) == []
 
 
-def test_even_parts() -> None:
-    assert split_evenly(["a"], 3) == [[], ["a"], []]
-    assert split_evenly(["aaa", "b", "c", "dddd"], 2) == [["aaa", "b"], ["c", "dddd"]]
-    assert split_evenly([""] * 4, 4) == [[""]] * 4
-    assert split_evenly([], 2) == [[], []]
+def test_every_process_translates() -> None:
+    lines = ["pause", "pause", "pause"]
+    processes = {translation.text.split()[1] for translation in translate_multiprocess([load] * 3, lines)}
+    assert len(processes) == 3
+
+
+def test_lines_are_divided_by_their_characters() -> None:
+    def parts(lines: list[str], count: int) -> list[list[str]]:
+        return [lines[part] for part in split_evenly(lines, count)]
+
+    assert parts(["a"], 3) == [["a"]]
+    assert parts(["aaa", "b", "c", "dddd"], 2) == [["aaa", "b"], ["c", "dddd"]]
+    assert parts([""] * 4, 4) == [[""]] * 4
+    assert parts([], 2) == []
+    generator = random.Random(1)
+    lines = ["x" * generator.randint(0, 60) for _ in range(3000)]
+    sizes = [sum(len(line) + 1 for line in part) for part in parts(lines, 3)]
+    assert sum(map(len, parts(lines, 3))) == 3000
+    assert max(sizes) < 1.1 * min(sizes)
 
 
 def test_answers_come_before_the_end() -> None:
@@ -68,27 +76,29 @@ def test_answers_come_before_the_end() -> None:
 @pytest.mark.parametrize(
     ("line", "error", "message"),
     [
-        ("die", RuntimeError, r"translating process [12] died, exit status -9"),
+        ("die", RuntimeError, "^a translation process died"),
         ("mistake", ConfigError, "^decoding.beam_size: found 0; accepted: 1 or more$"),
-        ("fault", RuntimeError, r"(?s)a translating process failed:.*ZeroDivisionError: of our own making"),
+        ("fault", ZeroDivisionError, "^of our own making$"),
     ],
 )
 def test_what_goes_wrong_in_a_process_is_raised(line: str, error: type[Exception], message: str) -> None:
     lines = iter(["a", "b", "c", "d", line, "f"])
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as raised:
         list(translate_multiprocess([load, load], lines))
+    if line == "fault":  # with the traceback of the process
+        assert "in translate" in str(raised.value.__cause__)
     assert children() == []
 
 
 def test_a_death_is_seen_while_another_works() -> None:
-    with pytest.raises(RuntimeError, match="process 2 died"):
+    with pytest.raises(RuntimeError, match="process died"):
         list(translate_multiprocess([load, load], ["sleep", "die"]))
     assert children() == []
 
 
 def test_what_a_load_raises_is_raised() -> None:
     with pytest.raises(ConfigError, match=r"^no such run$"):
-        list(translate_multiprocess([load, partial(load, "no such run")], ["a", "b"]))
+        list(translate_multiprocess([load, partial(load, "no such run")], ["pause", "pause"]))
 
 
 def test_what_reading_raises_comes_after_the_lines_before() -> None:
@@ -145,7 +155,10 @@ def test_no_process_outlives_the_first(tmp_path: Path, ending: signal.Signals) -
         process.kill()
     log = process.communicate(timeout=60)[1]  # comes back when the last process has let go of the pipe
     assert process.returncode == (130 if ending == signal.SIGINT else -9)
-    assert log == ("sleepers: interrupted\n" if ending == signal.SIGINT else "")
+    if ending == signal.SIGINT:
+        assert log == "sleepers: interrupted\n"
+    else:  # Python's resource tracker may warn that it cleaned up after the dead process
+        assert "Traceback" not in log
 
 
 def test_devices_of_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from toy_translator import sentences, toy_model, toy_run
 
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
-from nmt_rela.generation.alignment import AlignmentOptions
 from nmt_rela.generation.device import prepare_for_inference
+from nmt_rela.generation.options import AlignmentOptions
 from nmt_rela.generation.translator import Translator
 from nmt_rela.kernels.cpu.packed_linear import DynamicInt8Linear, has_packed, pack
 from nmt_rela.utils.errors import ConfigError

@@ -16,11 +16,15 @@ import torch
 from toy_translator import sentences, toy_model, toy_translator, vocabularies
 
 from nmt_rela.data.tokenizer import EOS, PAD
-from nmt_rela.generation.alignment import AlignmentOptions
 from nmt_rela.generation.device import resolve_device
 from nmt_rela.generation.formatting import format_jsonl, format_moses, format_text, strip_newlines
-from nmt_rela.generation.options import Translation, TranslationHypothesis, TranslationOptions
-from nmt_rela.generation.sampling import SamplingOptions
+from nmt_rela.generation.options import (
+    AlignmentOptions,
+    SamplingOptions,
+    Translation,
+    TranslationHypothesis,
+    TranslationOptions,
+)
 from nmt_rela.generation.segmentation import split_tokens
 from nmt_rela.generation.streaming import read_chunks
 from nmt_rela.generation.translator import Translator
@@ -289,7 +293,7 @@ def test_chunks_read_a_bounded_number_of_lines_ahead() -> None:
     assert next(taken) <= 4 + 16 + 3
     stream.close()  # type: ignore[attr-defined]
     time.sleep(0.3)
-    assert not [thread for thread in threading.enumerate() if thread.name == "nmt-rela-reading"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "nmt-rela-prefetch"]
 
 
 def test_threads_share_a_translator() -> None:
