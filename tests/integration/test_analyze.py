@@ -146,7 +146,7 @@ def test_page_and_plots_are_there(output: Path) -> None:
         assert {path.name for path in (output / "plots").iterdir()} == {f"{name}.svg" for name in names}
 
 
-def test_the_table_is_printed_and_the_picture_named(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_table_and_the_written_paths_are_printed(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra 'analysis')")
     assert main(["--model", str(place / "rela"), *text_options(place), "--sentence", "3", "--layer", "0"]) == 0
     lines = capfd.readouterr().out.splitlines()
@@ -156,7 +156,7 @@ def test_the_table_is_printed_and_the_picture_named(place: Path, capfd: pytest.C
     assert all(Path(line).exists() for line in lines if line.startswith(str(place)))
 
 
-def test_reversed_gold_links_are_turned_round(place: Path, tmp_path: Path) -> None:
+def test_reversed_gold_links_are_swapped(place: Path, tmp_path: Path) -> None:
     reverse = tmp_path / "reverse.align"
     lines = (place / "text.align").read_text().splitlines()
     reverse.write_text("".join("0-2 " + line + "\n" for line in lines))
@@ -191,7 +191,7 @@ def test_overlong_pairs_are_left_out_and_counted(place: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("blank", "said"), [("\n", "1 pairs left out"), ("", "rela: no alignment, because no pair")])
-def test_blank_lines_and_words_that_do_not_match_are_no_fault(
+def test_blank_lines_and_mismatched_words_are_accepted_and_counted(
     place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], blank: str, said: str
 ) -> None:
     source, target, gold = tmp_path / "odd.en", tmp_path / "odd.de", tmp_path / "odd.align"
@@ -205,7 +205,7 @@ def test_blank_lines_and_words_that_do_not_match_are_no_fault(
     assert said in capfd.readouterr().out
 
 
-def test_the_study_judges_by_the_decoding_that_is_asked_for(
+def test_ablation_translates_with_the_decoding_overrides(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -239,7 +239,7 @@ def test_the_study_judges_by_the_decoding_that_is_asked_for(
         (["--model", "{rela}", "model.heads=2"], "accepted: decoding.key=value"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_a_user_error_is_one_line_on_stderr(
     place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     filled = [option.format(place=place, rela=place / "rela") for option in options]

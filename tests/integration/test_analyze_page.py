@@ -85,7 +85,7 @@ def pressed(browser: Chromium, group: str) -> str:
     return found
 
 
-def test_hovering_a_token_shades_what_it_looks_at_in_every_run(browser: Chromium, page: Path) -> None:
+def test_hovering_a_token_shades_its_weights_in_every_run(browser: Chromium, page: Path) -> None:
     browser.open(page, "#site=cross&layer=1&head=1")
     browser.hover("[data-run='0'] .reading[data-side=query] .token[data-index='2']")
     said = texts(browser, ".says")
@@ -161,17 +161,17 @@ def test_the_map_can_show_numbers(browser: Chromium, page: Path) -> None:
     assert texts(browser, ".heads button")[:4] == ["0.10", "0.20", "", ""]
 
 
-def test_a_held_token_comes_back_from_the_address(browser: Chromium, page: Path) -> None:
+def test_a_pinned_token_is_restored_from_the_address(browser: Chromium, page: Path) -> None:
     browser.open(page, "#runs=0&site=cross&layer=1&head=1&query=3")
     assert texts(browser, ".says")[0].startswith("reading Haus, predicting steht → sta 0.50")
 
 
-def test_text_is_shown_as_it_is(browser: Chromium, page: Path) -> None:
+def test_text_is_shown_unchanged(browser: Chromium, page: Path) -> None:
     browser.open(page)
     assert texts(browser, "#sentence-list .text") == [source for source, _ in TEXTS]
 
 
-def test_a_sentence_that_a_run_does_not_have_is_said_to_be_missing(browser: Chromium, page: Path) -> None:
+def test_a_sentence_without_weights_is_reported_as_missing(browser: Chromium, page: Path) -> None:
     browser.open(page, "#sentence=2")
     assert texts(browser, ".absent") == ["This sentence is too long for the page of this run."]
     assert browser.evaluate("document.querySelectorAll('.matrix').length") == 1

@@ -157,7 +157,7 @@ def test_processes_give_what_one_gives(translated: Translate) -> None:
         (["--model", "/no/such/run"], "not a run directory"),
     ],
 )
-def test_mistakes_are_one_line(translated: Translate, arguments: list[str], message: str) -> None:
+def test_a_user_error_is_one_line_on_stderr(translated: Translate, arguments: list[str], message: str) -> None:
     assert translated(*arguments, status=2) == b""
     log = translated.log.decode()
     assert message in log

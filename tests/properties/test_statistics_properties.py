@@ -31,7 +31,7 @@ def measure(weights: torch.Tensor, valid: torch.Tensor, parts: int = 1) -> Layer
 
 @settings(max_examples=60, deadline=None)
 @given(shape=shapes, seed=st.integers(0, 10**6), threshold=st.floats(-4, 6))
-def test_rates_are_shares_and_diversity_stays_below_the_logarithm_of_the_heads(
+def test_rates_are_fractions_and_diversity_stays_below_the_logarithm_of_the_heads(
     shape: tuple[int, ...], seed: int, threshold: float
 ) -> None:
     found = measure(*weights_and_mask(shape, seed, threshold))

@@ -20,7 +20,7 @@ SOURCE = torch.tensor([[4, 5, 6, 7, 2], [4, 5, 2, 0, 0]])
 TARGET = torch.tensor([[5, 6, 2, 0], [7, 8, 9, 2]])
 
 
-def test_weights_come_back_by_site_and_layer_with_the_documented_shapes() -> None:
+def test_weights_are_captured_by_site_and_layer_with_the_documented_shapes() -> None:
     model = small_model()
     with capture_attention(model) as attention:
         model(SOURCE, model.shift(TARGET))
@@ -44,7 +44,7 @@ def test_padding_and_the_future_have_weight_zero(variant: str) -> None:
         torch.testing.assert_close(attention["cross", 0].sum(-1), torch.ones(2, 4, 4))
 
 
-def test_looking_changes_nothing() -> None:
+def test_capturing_does_not_change_the_output() -> None:
     model = small_model()
     plain = model(SOURCE, model.shift(TARGET))
     with capture_attention(model):

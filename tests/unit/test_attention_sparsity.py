@@ -12,7 +12,7 @@ from nmt_rela.models.transformer import SITES, Transformer
 
 
 @pytest.mark.parametrize("variant", ["softmax", "sparsemax", "rela-g"])
-def test_rates_are_counts_over_valid_positions(variant: str) -> None:
+def test_sparsity_and_null_rate_equal_counts_over_valid_positions(variant: str) -> None:
     torch.manual_seed(2)
     model = Transformer(
         20, 20, attention=variant, encoder_layers=1, decoder_layers=2, dimension=16, feed_forward=16, heads=4

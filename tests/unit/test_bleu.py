@@ -21,7 +21,7 @@ def test_scores_come_with_signatures() -> None:
     assert json.loads(json.dumps(scores.as_dict()))["chrf"] == scores.chrf
 
 
-def test_translations_that_are_too_long_show() -> None:
+def test_the_length_ratio_shows_translations_that_are_too_long() -> None:
     # BLEU's brevity penalty says nothing of them.
     scores = compute_scores(["the cat sat on the mat on the mat on the mat"], ["the cat sat on the mat"])
     assert (scores.brevity_penalty, scores.length_ratio) == (1.0, 2.0)
@@ -30,7 +30,7 @@ def test_translations_that_are_too_long_show() -> None:
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
-def test_a_perfect_translation(tokenizer: str) -> None:
+def test_a_perfect_translation_scores_100(tokenizer: str) -> None:
     scores = compute_scores(
         ["ein Hund läuft über die grüne Wiese ."], ["ein Hund läuft über die grüne Wiese ."], tokenizer=tokenizer
     )
@@ -46,11 +46,11 @@ def test_chinese_is_split_into_characters() -> None:
     )
 
 
-def test_case_counts() -> None:
+def test_bleu_is_case_sensitive() -> None:
     assert compute_scores(["a b c d e"], ["A B C D E"]).bleu < 1.0
 
 
-def test_refusals() -> None:
+def test_unequal_or_empty_texts_and_unknown_tokenizers_are_refused() -> None:
     with pytest.raises(DataError, match="2 translations for 1 references"):
         compute_scores(["a", "b"], ["a"])
     with pytest.raises(DataError, match="no line"):

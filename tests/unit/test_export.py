@@ -206,7 +206,7 @@ def test_a_safetensors_folder_that_does_not_fit(tmp_path: Path, safetensors: Any
         folder.load_model()
 
 
-def test_mistakes_are_one_line(
+def test_a_user_error_is_one_line_on_stderr(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = softmax_run(tmp_path / "run")

@@ -31,7 +31,7 @@ def statistics_of(model: Transformer) -> list[LayerStatistics]:
     return statistics.layers()
 
 
-def test_a_switched_off_head_is_as_good_as_a_head_without_weights(model: Transformer) -> None:
+def test_a_switched_off_head_equals_a_head_with_zero_values(model: Transformer) -> None:
     source, target = torch.tensor([PAIRS[0].source]), torch.tensor([PAIRS[0].target])
     module = model.attention_modules()["cross", 1]
     with ablate_heads(model, [("cross", 1, 2)]):
@@ -58,7 +58,7 @@ def test_masks_nest_and_come_back(model: Transformer) -> None:
     assert module.head_mask is None
 
 
-def test_heads_are_ranked_and_studied(model: Transformer) -> None:
+def test_heads_are_ranked_and_ablated_in_that_order(model: Transformer) -> None:
     layers = statistics_of(model)
     ranking = rank_heads(layers)
     assert len(ranking) == len(set(ranking)) == 20
@@ -76,7 +76,7 @@ def test_heads_are_ranked_and_studied(model: Transformer) -> None:
     assert {step.bleu for step in study.steps} == {7.0}
 
 
-def test_a_null_head_costs_nothing(model: Transformer) -> None:
+def test_a_head_of_null_rows_can_be_removed_without_loss(model: Transformer) -> None:
     module = model.attention_modules()["decoder", 0]
     with torch.no_grad():  # head 1: equal queries and opposite keys, so that every score is negative
         for start, value in ((4, 1.0), (20, -1.0)):

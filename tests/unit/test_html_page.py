@@ -40,7 +40,7 @@ def unpack(text: str) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 300.0])
-def test_packed_weights_are_close_and_zeros_are_exact(scale: float) -> None:
+def test_packed_weights_are_within_half_a_percent_and_zeros_are_exact(scale: float) -> None:
     weights = some_weights(scale=scale)
     weights["cross"][1, 2] = 0
     weights["cross"][0, 0, 0, 0] = scale * 1e-12  # tiny, but not zero
@@ -105,7 +105,7 @@ def parse(page: str) -> _Elements:
     return elements
 
 
-def test_the_page_carries_everything_and_asks_for_nothing() -> None:
+def test_the_page_contains_all_data_and_loads_nothing() -> None:
     texts = [("a </script><b>", "x \u2028 @data@"), ("c", "d")]
     elements = parse(render_page([one_run()], texts, title="<Attention> & co", subtitle="@title@"))
     assert elements.addresses == []
@@ -122,13 +122,13 @@ def test_the_page_carries_everything_and_asks_for_nothing() -> None:
     np.testing.assert_array_equal(unpack(elements.scripts["weights-0-0"])["cross"] == 0, some_weights()["cross"] == 0)
 
 
-def test_the_page_forbids_itself_the_network() -> None:
+def test_the_page_forbids_network_access_by_policy() -> None:
     page = render_page([one_run()], [("a", "b")] * 2, title="t")
     assert "default-src 'none'" in page
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
 
 
-def test_the_page_is_written_whole(tmp_path: Path) -> None:
+def test_the_page_is_written_atomically(tmp_path: Path) -> None:
     path = write_page(tmp_path / "new" / "page.html", [one_run("ä"), one_run("b")], [("a", "b")] * 2, title="t")
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert [entry.name for entry in path.parent.iterdir()] == ["page.html"]

@@ -23,7 +23,7 @@ def weights() -> np.ndarray:
     return made
 
 
-def test_heat_map_has_a_panel_a_head_with_its_maximum_and_leaves_zeros_blank() -> None:
+def test_heatmap_has_one_panel_per_head_with_its_maximum_and_leaves_zeros_blank() -> None:
     figure = plots.heatmap(QUERIES, KEYS, weights(), panels=["head 0", "head 1", "head 2"], title="cross", columns=2)
     axes = [axis for axis in figure.axes if axis.get_visible()]
     assert [axis.get_xlabel() for axis in axes] == ["head 0 · max 1.5", "head 1 · all zero", "head 2 · max 0.25"]
@@ -34,13 +34,13 @@ def test_heat_map_has_a_panel_a_head_with_its_maximum_and_leaves_zeros_blank() -
     assert [label.get_text() for label in axes[0].get_xticklabels()] == ["the", r"\$house\$", "‹end›", "."]
 
 
-def test_heat_map_rules_null_rows_through() -> None:
+def test_heatmap_strikes_null_rows_through() -> None:
     figure = plots.heatmap(QUERIES, KEYS, weights(), panels=["a", "b", "c"])
     assert [len(axis.lines) for axis in figure.axes[:3]] == [1, 3, 0]
     assert list(figure.axes[0].lines[0].get_ydata()) == [2, 2]
 
 
-def test_heat_map_refuses_weights_of_another_shape() -> None:
+def test_heatmap_refuses_weights_of_another_shape() -> None:
     with pytest.raises(ValueError, match=r"weights are \(3, 3, 4\); expected \(2, 3, 4\)"):
         plots.heatmap(QUERIES, KEYS, weights(), panels=["a", "b"])
 
@@ -91,7 +91,7 @@ def test_figures_are_written_in_every_format_asked_for(tmp_path: Path) -> None:
     assert b"<svg" in written[1].read_bytes()
 
 
-def test_sub_words_are_made_readable() -> None:
+def test_labels_of_subwords_are_readable() -> None:
     assert plots.readable(["<s>", "▁old", "er", "▁", "▁house", "</s>"]) == [
         "‹start›",
         "old",
@@ -103,7 +103,7 @@ def test_sub_words_are_made_readable() -> None:
     assert plots.readable(["un", "▁known"]) == ["un", "known"]
 
 
-def test_without_matplotlib_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real_import = builtins.__import__
 
     def refuse(name: str, *arguments: Any, **options: Any) -> Any:

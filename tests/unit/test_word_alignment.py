@@ -11,6 +11,7 @@ import pytest
 from nmt_rela.metrics.word_alignment import (
     GoldAlignment,
     extract_alignment,
+    format_gold,
     format_pharaoh,
     merge_subwords,
     parse_pharaoh,
@@ -34,7 +35,7 @@ from nmt_rela.utils.errors import DataError
         (["▁"], (-1,)),
     ],
 )
-def test_word_groups(pieces: list[str], groups: tuple[int, ...]) -> None:
+def test_each_subword_gets_the_number_of_its_word(pieces: list[str], groups: tuple[int, ...]) -> None:
     assert word_ids(pieces) == groups
 
 
@@ -42,14 +43,14 @@ SOURCE = (0, 0, 1, -1)  # two words, the first of two pieces, and the end of sen
 TARGET = (0, 1, 1, -1)
 
 
-def test_pieces_merge_into_words() -> None:
+def test_weights_are_summed_over_source_subwords_and_averaged_over_target_subwords() -> None:
     weights = np.arange(16.0).reshape(4, 4)
     np.testing.assert_allclose(merge_subwords(weights, SOURCE, TARGET), [[1.0, 2.0], [(9 + 17) / 2, 8.0]])
     with pytest.raises(ValueError, match="3 target"):
         merge_subwords(weights, SOURCE, TARGET[:3])
 
 
-def test_links_are_the_largest_weights() -> None:
+def test_a_target_word_is_linked_to_the_source_word_of_largest_weight() -> None:
     weights = np.array([[0.1, 0.1, 0.7, 0.1], [0.3, 0.3, 0.4, 0.0], [0.2, 0.2, 0.5, 0.1], [0.0, 0.0, 0.0, 1.0]])
     assert extract_alignment(weights, SOURCE, TARGET) == {(1, 0), (0, 1)}
 
@@ -66,25 +67,31 @@ def test_null_rows_and_the_end_of_sentence_give_no_link() -> None:
     assert extract_alignment(np.ones((1, 1)), (-1,), (-1,)) == frozenset()
 
 
-def test_pharaoh_lines() -> None:
+def test_pharaoh_lines_are_parsed_and_formatted() -> None:
     gold = parse_pharaoh("0-0 1p2 3?4\t10-1")
     assert gold == GoldAlignment(
         sure=frozenset({(0, 0), (10, 1)}), possible=frozenset({(0, 0), (1, 2), (3, 4), (10, 1)})
     )
     assert parse_pharaoh("").possible == frozenset()
+    assert format_gold(gold) == "0-0 1p2 3p4 10-1"
+    assert parse_pharaoh(format_gold(gold)) == gold
     assert format_pharaoh({(10, 1), (2, 0), (2, 11)}) == "2-0 2-11 10-1"
     assert parse_pharaoh(format_pharaoh(gold.sure)).sure == gold.sure
 
 
+def test_reversed_links_have_source_and_target_swapped() -> None:
+    assert parse_pharaoh("0-1 2p3").reversed() == parse_pharaoh("1-0 3p2")
+
+
 @pytest.mark.parametrize("line", ["0", "0-", "-1", "a-b", "0-1-2", "0--1", "1-2p3", "²-1"])
-def test_what_is_no_link_is_named(line: str, tmp_path: Path) -> None:
+def test_an_invalid_link_is_named_with_file_and_line(line: str, tmp_path: Path) -> None:
     path = tmp_path / "gold.txt"
     path.write_text(f"0-0\n1-1 {line}\n", encoding="utf-8")
     with pytest.raises(DataError, match=rf"gold\.txt:2: found '{line}'; accepted"):
         read_pharaoh(path)
 
 
-def test_missing_and_damaged_files(tmp_path: Path) -> None:
+def test_missing_and_damaged_files_raise_data_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent"):
         read_pharaoh(tmp_path / "absent")
     whole = gzip.compress(b"0-0\n" * 1000)
@@ -93,7 +100,7 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
         read_pharaoh(tmp_path / "cut.gz")
 
 
-def test_aer_by_hand() -> None:
+def test_aer_equals_the_value_computed_by_hand() -> None:
     gold = [parse_pharaoh("0-0 1p1"), parse_pharaoh("2-2")]
     scores = score_alignments([{(0, 0), (1, 1)}, {(0, 2)}], gold)
     assert scores.error_rate == pytest.approx(1 - (1 + 2) / (3 + 2))
@@ -114,7 +121,7 @@ def test_aer_by_hand() -> None:
         ("giza.deen.grow-diagonal", 21.4),
     ],
 )
-def test_published_rates(gold_alignments: Path, aligner: str, published: float) -> None:
+def test_aligner_outputs_have_their_published_aer(gold_alignments: Path, aligner: str, published: float) -> None:
     gold = read_pharaoh(gold_alignments / "de-en_rwth/gold.0based.txt.gz")
     found = read_pharaoh(gold_alignments / f"known_answers/{aligner}.0based.txt.gz")
     assert len(gold) == 508
