@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from nmt_rela.analysis.statistics import LayerStatistics
 from nmt_rela.models.transformer import SITES
-from nmt_rela.utils.text import atomic_write
+from nmt_rela.utils.files import atomic_write
 
 #: Runs that the page shows side by side at most.
 MAX_RUNS = 5

@@ -21,7 +21,8 @@ from nmt_rela.analysis.pipeline import RunAnalysis
 from nmt_rela.analysis.statistics import LayerStatistics
 from nmt_rela.analysis.tables import analysis_json, head_error_rates, head_rows, layer_rows, loss_changes
 from nmt_rela.models.transformer import SITES
-from nmt_rela.utils.text import atomic_write, write_lines
+from nmt_rela.utils.files import atomic_write
+from nmt_rela.utils.text import write_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -122,7 +122,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list
 def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:
     """The text of ``--source`` and ``--target``, or a set of the task."""
     from nmt_rela.analysis.data import read_analysis_data
-    from nmt_rela.preparation.cleaning import normalization_for
+    from nmt_rela.data.normalization import normalization_for
     from nmt_rela.preparation.pipeline import load_prepared
 
     gold, tokenizer = options.gold, "13a"
@@ -143,8 +143,8 @@ def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:
         source,
         target,
         normalize=(
-            normalization_for(config.source_language, romanian=config.romanian_diacritics),
-            normalization_for(config.target_language, romanian=config.romanian_diacritics),
+            normalization_for(config.source_language, romanian_diacritics=config.romanian_diacritics),
+            normalization_for(config.target_language, romanian_diacritics=config.romanian_diacritics),
         ),
         gold=gold,
         gold_reversed=options.gold_reversed,

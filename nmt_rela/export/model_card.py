@@ -19,7 +19,7 @@ from nmt_rela.config.schema import AttentionBySite, Config
 from nmt_rela.preparation.pipeline import load_prepared
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.utils.errors import UserError
-from nmt_rela.utils.text import atomic_write
+from nmt_rela.utils.files import atomic_write
 
 log = logging.getLogger("nmt_rela")
 

@@ -14,6 +14,7 @@ import torch
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.data.data_loader import pad_sequences
+from nmt_rela.data.normalization import normalization_for
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.generation.alignment import WordAligner
 from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
@@ -28,7 +29,6 @@ from nmt_rela.generation.scoring import score_lines
 from nmt_rela.generation.segmentation import Segment, join_segments, segment_lines
 from nmt_rela.generation.streaming import MAX_CHUNK, read_chunks, zip_prefixes
 from nmt_rela.models.transformer import Transformer
-from nmt_rela.preparation.cleaning import normalization_for
 from nmt_rela.utils.errors import CheckpointError, ConfigError
 from nmt_rela.utils.memory import trim_malloc
 
@@ -106,8 +106,8 @@ class Translator:
             options=TranslationOptions.from_config(decoding or configs[0].decoding),
             device=resolved,
             max_source_length=data.max_length,
-            normalize_source=normalization_for(data.source_language, romanian=data.romanian_diacritics),
-            normalize_target=normalization_for(data.target_language, romanian=data.romanian_diacritics),
+            normalize_source=normalization_for(data.source_language, romanian_diacritics=data.romanian_diacritics),
+            normalize_target=normalization_for(data.target_language, romanian_diacritics=data.romanian_diacritics),
         )
 
     def translate(

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import html
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nmt_rela.data.normalization import RomanianDiacritics, normalization_for, primary_language
 from nmt_rela.preparation.cleaning_stats import CleaningStats
-from nmt_rela.preparation.sources.task import primary_language
-
-Romanian = Literal["none", "cedilla", "remove"]
 
 #: No sentence has so many characters, whatever the writing system.
 MAX_CHARACTERS = 65_536
@@ -42,29 +38,6 @@ _UNSPACED_WORD = re.compile(
     "|[^\\s\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff]+"
 )
-
-_COMBINING = re.compile("[\u0300-\u036f]")
-_CEDILLA = str.maketrans("ŞşŢţ", "ȘșȚț")
-_DIACRITICS = str.maketrans("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi")
-
-
-def normalise_romanian(text: str, mode: Romanian) -> str:
-    """Romanian letters in one form: ``cedilla`` writes ş ţ with a comma below; ``remove`` takes all diacritics off.
-
-    Letters written as a base and combining marks are composed first (NFC).
-    """
-    if mode == "none":
-        return text
-    if _COMBINING.search(text):
-        text = unicodedata.normalize("NFC", text)
-    return text.translate(_CEDILLA if mode == "cedilla" else _DIACRITICS)
-
-
-def normalization_for(language: str, *, romanian: Romanian) -> Callable[[str], str]:
-    """What is done to all text of a language, also to what is to be translated and to references."""
-    if primary_language(language) == "ro" and romanian != "none":
-        return lambda text: normalise_romanian(text, romanian)
-    return lambda text: text
 
 
 def word_counter(language: str) -> Callable[[str], int]:
@@ -127,12 +100,14 @@ class Cleaner:
         *,
         source_language: str,
         target_language: str,
-        romanian: Romanian = "none",
+        romanian: RomanianDiacritics = "none",
         max_length_ratio: float = 9.0,
         drop_duplicates: bool = True,
         drop_copies: bool = True,
     ) -> None:
-        self._normalisers = [normalization_for(code, romanian=romanian) for code in (source_language, target_language)]
+        self._normalisers = [
+            normalization_for(code, romanian_diacritics=romanian) for code in (source_language, target_language)
+        ]
         self._counters = [word_counter(code) for code in (source_language, target_language)]
         self._max_ratio = max_length_ratio
         self._drop_copies = drop_copies

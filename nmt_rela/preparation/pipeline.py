@@ -22,24 +22,25 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nmt_rela.config.schema import DataConfig
+from nmt_rela.data.normalization import primary_language
+from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.preparation.binarize import available_cores
 from nmt_rela.preparation.cleaning_stats import CleaningStats, read_stats
 from nmt_rela.preparation.sources.archive_cache import ArchiveCache
 from nmt_rela.preparation.sources.archives import CorruptArchiveError, LocalArchive
 from nmt_rela.preparation.sources.mirror import MIRROR_VARIABLE
-from nmt_rela.preparation.sources.task import Archive, ParallelSource, Task, primary_language
+from nmt_rela.preparation.sources.task import Archive, ParallelSource, Task
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.preparation.stage_cache import exclusive, fingerprint, is_complete, stage
 from nmt_rela.preparation.steps import clean_text, encode_dev, encode_train, learn_subwords, write_sets
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
+from nmt_rela.utils.files import atomic_write
 from nmt_rela.utils.progress import duration
-from nmt_rela.utils.text import atomic_write
 
 LOG = logging.getLogger(__name__)
 
@@ -47,36 +48,6 @@ LOG = logging.getLogger(__name__)
 _VERSIONS = {"sets": 1, "text": 1, "subwords": 1, "train": 1, "dev": 1}
 #: Likewise, for what one option does alone: other data stays as it is.
 _ROMANIAN_VERSIONS = {"none": "none", "cedilla": "cedilla 2", "remove": "remove 2"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TextSet:
-    """A development or test set: plain text, one sentence a line, as many lines in both files."""
-
-    name: str
-    source: Path
-    target: Path
-    #: sacreBLEU's name of the tokenisation for the target language.
-    bleu_tokenizer: str
-    #: Pharaoh file of gold links, source word first, where the set has one.
-    gold_alignments: Path | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PreparedData:
-    """Everything training and evaluation need of a corpus."""
-
-    directory: Path
-    #: Binary corpus of training pairs.
-    train: Path
-    #: Binary corpus of the development pairs, for the loss.
-    dev_binary: Path
-    dev: TextSet
-    tests: tuple[TextSet, ...]
-    #: Directory of the vocabularies.
-    tokenizer: Path
-    #: ``sources`` (an account each), ``total``, ``dev`` and ``tests`` (lines), ``vocabulary`` (sizes).
-    counts: dict[str, Any]
 
 
 def prepare(
@@ -303,9 +274,9 @@ class _Preparation:
         return self.stage_directory(text), self.stage_directory("subwords")
 
     def prepared(self, stages: Mapping[str, Path], counts: dict[str, Any]) -> PreparedData:
-        def text_set(stem: str, name: str) -> TextSet:
+        def text_set(stem: str, name: str) -> EvaluationSet:
             links = stages["sets"] / f"{stem}.align"
-            return TextSet(
+            return EvaluationSet(
                 name=name,
                 source=stages["sets"] / f"{stem}.{self.data.source_language}",
                 target=stages["sets"] / f"{stem}.{self.data.target_language}",
@@ -321,6 +292,8 @@ class _Preparation:
             tests=tuple(text_set(f"test-{source.name}", source.name) for source in self.tests),
             tokenizer=stages["subwords"],
             counts=counts,
+            title=self.task.title or self.task.name,
+            licence=self.task.licence,
         )
 
 

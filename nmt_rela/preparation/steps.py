@@ -8,9 +8,10 @@ from itertools import accumulate, chain, islice
 from pathlib import Path
 
 from nmt_rela.config.schema import DataConfig
+from nmt_rela.data.normalization import normalization_for
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.preparation.binarize import LengthFilter, binarise
-from nmt_rela.preparation.cleaning import Cleaner, normalization_for
+from nmt_rela.preparation.cleaning import Cleaner
 from nmt_rela.preparation.cleaning_stats import CleaningStats, format_stats, read_stats, write_stats
 from nmt_rela.preparation.evaluation_sets import copy_alignments, read_evaluation_pairs, write_parallel
 from nmt_rela.preparation.sources.archives import LocalArchive
@@ -36,7 +37,7 @@ def write_sets(
         alignments: gold alignments by the name of their source; they become ``<set>.align``, source word first.
     """
     languages = (data.source_language, data.target_language)
-    normalise = [normalization_for(language, romanian=data.romanian_diacritics) for language in languages]
+    normalise = [normalization_for(language, romanian_diacritics=data.romanian_diacritics) for language in languages]
     lines: dict[str, int] = {}
     for name, sources in (("dev", dev), *((f"test-{source.name}", [source]) for source in tests)):
         pairs = chain.from_iterable(read_evaluation_pairs(source, files, languages) for source in sources)

@@ -11,8 +11,8 @@ from typing import Literal
 
 import sentencepiece
 
+from nmt_rela.data.normalization import primary_language
 from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, Vocabulary
-from nmt_rela.preparation.sources.task import primary_language
 from nmt_rela.utils.errors import ConfigError
 from nmt_rela.utils.text import raw_lines
 

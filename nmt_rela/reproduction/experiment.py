@@ -14,7 +14,7 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml, load_config, override_config
 from nmt_rela.config.schema import AttentionBySite, AttentionKind, Config
 from nmt_rela.utils.errors import CheckpointError, ConfigError, did_you_mean
-from nmt_rela.utils.text import atomic_write
+from nmt_rela.utils.files import atomic_write
 
 log = logging.getLogger("nmt_rela.reproduction")
 

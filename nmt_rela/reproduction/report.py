@@ -15,8 +15,8 @@ from nmt_rela.reproduction.experiment import ATTENTION_VARIANTS, BASELINE, REPOS
 from nmt_rela.reproduction.markdown import Block, Code, Figure, Heading, Paragraph, Points, Table, to_html, to_markdown
 from nmt_rela.reproduction.results import Findings, Tree, gather, own_configuration
 from nmt_rela.reproduction.step_state import Journal
+from nmt_rela.utils.files import atomic_write
 from nmt_rela.utils.progress import duration
-from nmt_rela.utils.text import atomic_write
 
 _MODES = ("normal", "shifted")
 _OF = ("best", "average")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nmt_rela.utils.text import atomic_write
+from nmt_rela.utils.files import atomic_write
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

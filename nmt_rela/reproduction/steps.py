@@ -10,7 +10,8 @@ from pathlib import Path
 from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml
-from nmt_rela.preparation.pipeline import PreparedData, TextSet, load_prepared
+from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
+from nmt_rela.preparation.pipeline import load_prepared
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import REPOSITORY, Experiment, Run, relative
 from nmt_rela.utils.errors import DataError, UserError
@@ -161,7 +162,7 @@ def test_names(experiment: Experiment) -> list[str]:
     return [source.name for source in load_task(data.task).tests if languages <= set(source.sides)]
 
 
-def test_set(run: Run, name: str) -> TextSet:
+def test_set(run: Run, name: str) -> EvaluationSet:
     """A test set as it is prepared. Raises DataError while it is not."""
     return next(test for test in prepared_data(run).tests if test.name == name)
 

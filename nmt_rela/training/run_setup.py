@@ -16,11 +16,11 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.checkpoints.run_lock import RunLock
 from nmt_rela.config.loader import config_to_yaml, diff_configs
 from nmt_rela.config.schema import Config
+from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
-from nmt_rela.preparation.pipeline import PreparedData
 from nmt_rela.training.distributed import DistributedContext
 from nmt_rela.utils.errors import ConfigError
-from nmt_rela.utils.text import atomic_write
+from nmt_rela.utils.files import atomic_write
 
 log = logging.getLogger("nmt_rela.training")
 

@@ -21,8 +21,8 @@ from nmt_rela.config.schema import Config
 from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
 from nmt_rela.data.data_loader import Batch, iterate_updates
 from nmt_rela.data.indexed_dataset import ParallelDataset
+from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.tokenizer import PAD, TokenizerPair
-from nmt_rela.preparation.pipeline import PreparedData
 from nmt_rela.training.distributed import DistributedContext
 from nmt_rela.training.loss import fused_linear_cross_entropy
 from nmt_rela.training.metric_logger import Monitor, finite

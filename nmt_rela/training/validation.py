@@ -14,13 +14,13 @@ from nmt_rela.config.schema import Config
 from nmt_rela.data.batch_plan import plan_epoch
 from nmt_rela.data.data_loader import collate
 from nmt_rela.data.indexed_dataset import ParallelDataset
+from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.tokenizer import PAD, TokenizerPair
 from nmt_rela.generation.options import TranslationOptions
 from nmt_rela.generation.translator import Translator
 from nmt_rela.metrics import bleu
 from nmt_rela.metrics.attention_sparsity import attention_sparsity
 from nmt_rela.models.transformer import Transformer
-from nmt_rela.preparation.pipeline import PreparedData
 from nmt_rela.training.distributed import DistributedContext
 from nmt_rela.training.loss import fused_linear_cross_entropy
 from nmt_rela.utils.errors import CheckpointError

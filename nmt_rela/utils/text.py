@@ -7,15 +7,14 @@ end a line here, as they would with :meth:`str.splitlines`, which would misalign
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
 from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.files import atomic_write
 
 LOG = logging.getLogger(__name__)
 
@@ -91,24 +90,6 @@ def read_parallel(source: Path | str, target: Path | str) -> Iterator[tuple[str,
                 f"{source}: {counts[0]:,} lines, but {target}: {counts[1]:,} lines; accepted: as many in both files"
             )
         yield left, right
-
-
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file under a temporary name, synced and renamed to ``path`` when the block ends without an exception.
-
-    The temporary name is always the same, so that a kill leaves one at most; two writers at once need a lock.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> int:

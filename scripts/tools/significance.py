@@ -20,7 +20,8 @@ from typing import Any
 from nmt_rela.commands import cli
 from nmt_rela.metrics.bleu import TOKENIZERS
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.text import atomic_write, read_lines
+from nmt_rela.utils.files import atomic_write
+from nmt_rela.utils.text import read_lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.indexed_dataset import ParallelDataset
+from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
-from nmt_rela.preparation.pipeline import PreparedData
 
 WORDS = ("ein haus am see", "der hund", "die katze schläft im garten", "wir gehen heute", "es regnet", "gute nacht")
 

@@ -17,8 +17,8 @@ from nmt_rela import Translator
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import evaluate, score
 from nmt_rela.config.loader import config_to_yaml
+from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
 from nmt_rela.preparation import pipeline
-from nmt_rela.preparation.pipeline import PreparedData, TextSet
 
 AWKWARD = "der Hund\r\n\n  \nein\u2028Haus\u0085neu\nHund Katze 🎉🎉\x0b\x0c\x00".encode()
 
@@ -252,16 +252,16 @@ def test_given_text_is_normalised_as_training_text_was(tmp_path: Path, capsys: p
 def test_a_test_set_may_have_the_name_of_the_development_set(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def text_set(name: str, stem: str, lines: list[str]) -> TextSet:
+    def text_set(name: str, stem: str, lines: list[str]) -> EvaluationSet:
         path = tmp_path / stem
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        return TextSet(name=name, source=path, target=path, bleu_tokenizer="13a", gold_alignments=None)
+        return EvaluationSet(name=name, source=path, target=path, bleu_tokenizer="13a", gold_alignments=None)
 
     data = PreparedData(
         directory=tmp_path, train=tmp_path, dev_binary=tmp_path, dev=text_set("news", "dev", LINES[:1]),
-        tests=(text_set("news", "test", LINES[:3]),), tokenizer=tmp_path, counts={},
+        tests=(text_set("news", "test", LINES[:3]),), tokenizer=tmp_path, counts={}, title="news", licence="",
     )  # fmt: skip
-    monkeypatch.setattr(pipeline, "locate", lambda _: data)
+    monkeypatch.setattr(pipeline, "load_prepared", lambda _: data)
     for options, expected in (([], 3), (["--test-set", "news"], 3), (["--test-set", "dev"], 1)):
         assert evaluate.main(["--model", str(run), "--device", "cpu", "--json", *options]) == 0
         assert [found["sentences"] for found in json.loads(capsys.readouterr().out)] == [expected]

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nmt_rela.data.normalization import normalize_romanian
 from nmt_rela.preparation import cleaning
 from nmt_rela.preparation.cleaning import (
     MAX_CHARACTERS,
     Cleaner,
     HashSet64,
-    normalise_romanian,
     repair_text,
     word_counter,
 )
@@ -126,9 +126,9 @@ def test_words_of_languages_without_spaces_are_characters() -> None:
 
 
 def test_romanian_letters() -> None:
-    assert normalise_romanian("Şi ţară, și țară", "none") == "Şi ţară, și țară"
-    assert normalise_romanian("Şi ţară, și țară", "cedilla") == "Și țară, și țară"
-    assert normalise_romanian("ŞŢșț ĂÂÎ ăâî ö", "remove") == "STst AAI aai ö"
+    assert normalize_romanian("Şi ţară, și țară", "none") == "Şi ţară, și țară"
+    assert normalize_romanian("Şi ţară, și țară", "cedilla") == "Și țară, și țară"
+    assert normalize_romanian("ŞŢșț ĂÂÎ ăâî ö", "remove") == "STst AAI aai ö"
     kept, _ = clean([("ţară", "ţară")], source="ro", target="en", romanian="remove")
     assert kept == [("tara", "ţară")]
 
@@ -138,11 +138,11 @@ def test_romanian_letters_may_be_written_in_two_characters() -> None:
     decomposed = unicodedata.normalize("NFD", composed)
     cedilla = "s\u0327i t\u0327ara\u0306"
     assert len(decomposed) > len(composed)
-    assert normalise_romanian(decomposed, "none") == decomposed
-    assert normalise_romanian(decomposed, "cedilla") == composed
-    assert normalise_romanian(cedilla, "cedilla") == "și țară"
-    assert normalise_romanian(decomposed, "remove") == "Si tara, inapoi, maine, Asta"
-    assert normalise_romanian(cedilla, "remove") == "si tara"
+    assert normalize_romanian(decomposed, "none") == decomposed
+    assert normalize_romanian(decomposed, "cedilla") == composed
+    assert normalize_romanian(cedilla, "cedilla") == "și țară"
+    assert normalize_romanian(decomposed, "remove") == "Si tara, inapoi, maine, Asta"
+    assert normalize_romanian(cedilla, "remove") == "si tara"
 
 
 def test_hashes_are_remembered_in_any_order() -> None:

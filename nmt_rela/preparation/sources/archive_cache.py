@@ -20,8 +20,8 @@ from nmt_rela.preparation.sources.mirror import Mirror, path_of_url
 from nmt_rela.preparation.sources.task import Archive, Location, RemoteFile
 from nmt_rela.preparation.stage_cache import exclusive, fingerprint
 from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.files import atomic_write
 from nmt_rela.utils.progress import Progress
-from nmt_rela.utils.text import atomic_write
 
 LOG = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from urllib.parse import urljoin
 import requests
 import urllib3
 
+from nmt_rela.utils.files import atomic_write
 from nmt_rela.utils.progress import Progress, duration
-from nmt_rela.utils.text import atomic_write
 
 LOG = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice, zip_longest
 from typing import BinaryIO
 
+from nmt_rela.data.normalization import primary_language
 from nmt_rela.preparation.sources.archives import LocalArchive, is_pattern, list_members, open_member
-from nmt_rela.preparation.sources.task import ParallelSource, TextLocation, primary_language
+from nmt_rela.preparation.sources.task import ParallelSource, TextLocation
 from nmt_rela.utils.errors import DataError
 
 LOG = logging.getLogger(__name__)

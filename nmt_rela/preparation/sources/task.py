@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nmt_rela.data.normalization import primary_language
 from nmt_rela.utils.errors import ConfigError, did_you_mean
 
 #: Formats of archives: the container and the compression around it.
@@ -136,11 +137,6 @@ def find_task(name_or_path: str, *, relative_to: Path | None = None) -> Path:
         raise ConfigError(f"data.task: unknown task '{name_or_path}'; for the file write {own.name}")
     names = {path.stem for directory in directories for path in directory.glob("*.yaml")}
     raise ConfigError(f"data.task: unknown task '{name_or_path}'; {did_you_mean(name_or_path, names)}")
-
-
-def primary_language(code: str) -> str:
-    """The language of a code, without region or script: ``zh`` of ``zh-Hant`` and ``ZH_tw``."""
-    return code.lower().replace("_", "-").split("-")[0]
 
 
 def archive_format_of(file_name: str) -> str:

@@ -1,0 +1,115 @@
+"""Files and directories that appear whole or not at all; checksums; locks between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
+
+#: Suffix of a file or directory that is still being written.
+PARTIAL = ".partial"
+#: Suffix of the directory that `atomic_directory` sets aside while its replacement is renamed.
+REPLACED = ".replaced"
+_BLOCK = 1 << 22
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A binary file under a temporary name; synced and renamed to ``path`` when the block ends without an exception.
+
+    The temporary name is always the same, so a kill leaves at most one. Two concurrent writers need a lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}{PARTIAL}")
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """An empty directory to fill; synced and renamed to ``path`` when the block ends without an exception.
+
+    Every file in it is synced first. An older directory at ``path`` is set aside as ``<path>.replaced`` during the
+    rename and then deleted. A kill leaves a ``.partial`` directory, or the old one under ``.replaced``: see
+    `restore_replaced`. An exception leaves ``path`` as it was and removes what was written.
+    """
+    partial, replaced = path.with_name(path.name + PARTIAL), path.with_name(path.name + REPLACED)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for file in sorted(partial.rglob("*")):
+            sync(file)
+        sync(partial)
+        shutil.rmtree(replaced, ignore_errors=True)
+        if path.exists():
+            os.replace(path, replaced)
+        os.replace(partial, path)
+        sync(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def restore_replaced(path: Path) -> None:
+    """Undo what a kill inside `atomic_directory` left: put the old directory back where no new one took its place."""
+    replaced = path.with_name(path.name + REPLACED)
+    if replaced.exists() and not path.exists():
+        os.replace(replaced, path)
+    shutil.rmtree(replaced, ignore_errors=True)
+    shutil.rmtree(path.with_name(path.name + PARTIAL), ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a directory, to the disk, so that they survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def file_lock(path: Path, *, wait: bool = True) -> FileLock:
+    """Acquire a lock that the system releases when the process ends, however it ends.
+
+    Use the result as a context manager, or call its ``release``. Raises filelock.Timeout when another process holds
+    the lock and ``wait`` is false; NotImplementedError or OSError on a file system without locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    lock.acquire(timeout=-1 if wait else 0)
+    return lock
+
+
+__all__ = [
+    "PARTIAL",
+    "REPLACED",
+    "Timeout",
+    "atomic_directory",
+    "atomic_write",
+    "file_lock",
+    "restore_replaced",
+    "sha256_of",
+    "sync",
+]
