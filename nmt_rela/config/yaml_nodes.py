@@ -1,19 +1,20 @@
-"""YAML as a tree of plain text that remembers where each value stands.
+"""YAML as a tree of nodes, each with its place (``file:line``).
 
-Types are not guessed here: whether ``no`` is a language or a switch, and ``1e-8`` a number or a word, is known only
-to the reader of the field. Accepted is the plain core of YAML: mappings, lists and scalars of one document, without
-tags, anchors and aliases (nothing is executed, nothing expands), and no key twice.
+Scalars stay text: only the reader of a field knows whether ``no`` is a language or false, and ``1e-8`` a number or a
+word. Accepted is the plain core of YAML: one document of mappings, lists and scalars, without tags, anchors and aliases
+(nothing is executed, nothing expands), and without a key given twice.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
 
-from nmt_rela.utils.errors import ConfigError
+from nmt_rela.utils.errors import ConfigError, did_you_mean
 
 _NUMBER = re.compile(r"[-+]?((\d[\d_]*)?(\.\d*)?([eE][-+]?\d+)?|0[xob][\da-fA-F_]+)", re.ASCII)
 _WHOLE = re.compile(r"[-+]?(0|[1-9]\d*(_\d+)*)", re.ASCII)
@@ -25,7 +26,7 @@ _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A value as it was written; quoted ones are text whatever they look like."""
+    """A value as it is written. A quoted one is always text."""
 
     place: str
     text: str
@@ -36,7 +37,7 @@ class Scalar:
         return not self.quoted and self.text in _NULL
 
     def as_bool(self) -> bool | None:
-        """true/false (yes/no, on/off), or None where it is something else."""
+        """true/false (yes/no, on/off), or None for anything else."""
         word = "" if self.quoted else self.text.lower()
         return True if word in _TRUE else False if word in _FALSE else None
 
@@ -46,14 +47,14 @@ class Scalar:
         return int(self.text) if short and not self.quoted and _WHOLE.fullmatch(self.text) else None
 
     def as_float(self) -> float | None:
-        """A finite number (``1e-8`` too, which YAML 1.1 takes for a word), or None."""
+        """A finite number (``1e-8`` too, which YAML 1.1 takes as a word), or None."""
         if self.quoted or not _DECIMAL.fullmatch(self.text):
             return None
         number = float(self.text)
         return number if abs(number) != float("inf") else None
 
     def as_text(self) -> str | None:
-        """Text (``no`` and ``on`` too), or None where it looks like a number, ``true``, ``false`` or nothing."""
+        """Text (``no`` and ``on`` too), or None for what looks like a number, ``true``, ``false`` or nothing."""
         if self.quoted:
             return self.text
         if self.is_null or self.text.lower() in ("true", "false") or looks_like_number(self.text):
@@ -63,7 +64,7 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """A list, with the place of its beginning."""
+    """A list and the place of its beginning."""
 
     place: str
     items: list[Tree] = field(default_factory=list)
@@ -71,7 +72,7 @@ class List:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A mapping, with the place of its beginning and of each key."""
+    """A mapping and the places of its beginning and of each key."""
 
     place: str
     entries: dict[str, Tree] = field(default_factory=dict)
@@ -84,6 +85,24 @@ Tree: TypeAlias = "Scalar | List | Mapping"
 def looks_like_number(text: str) -> bool:
     """Whether unquoted text would be read as a number by this or another YAML reader."""
     return any(character.isdigit() for character in text) and _NUMBER.fullmatch(text) is not None
+
+
+def read_file(path: Path) -> Tree:
+    """The tree of a YAML file. Raises ConfigError where the file cannot be read."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        siblings = [str(path.with_name(other.name)) for other in sorted(path.parent.glob("*.yaml"))]
+        hint = f"; {did_you_mean(str(path), siblings)}" if siblings else ""
+        raise ConfigError(f"{path}: no such file{hint}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a directory; expected a YAML file") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: invalid UTF-8 (byte 0x{error.object[error.start]:02x})") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return parse(text, str(path))
 
 
 def parse(text: str, name: str, *, fixed_place: bool = False) -> Tree:
@@ -112,7 +131,7 @@ def parse(text: str, name: str, *, fixed_place: bool = False) -> Tree:
 
 
 class _Composer(yaml.SafeLoader):
-    """PyYAML up to its node tree, where aliases could still multiply and tags still ask for objects."""
+    """PyYAML's composer without aliases, which could multiply, and without tags, which could construct objects."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
@@ -144,7 +163,7 @@ def _tree(node: Any, place: Any) -> Tree:
 
 
 def merge(below: Tree, above: Tree) -> Tree:
-    """Mappings are merged key by key, and an empty one (``model:``) changes nothing; others replace what is below."""
+    """``above`` merged over ``below``. Mappings merge key by key, an empty one changes nothing, other nodes replace."""
     if isinstance(below, Mapping) and isinstance(above, Scalar) and above.is_null:
         return below
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
@@ -156,13 +175,13 @@ def merge(below: Tree, above: Tree) -> Tree:
 
 
 def printable(text: str) -> str:
-    """Text for a one-line message: cut when long, escaped when it holds control characters."""
-    cut = text if len(text) <= 60 else text[:57] + "..."
-    return cut if cut.isprintable() else repr(cut)[1:-1]
+    """Text for a one-line message: truncated when long, escaped when it holds control characters."""
+    short = text if len(text) <= 60 else text[:57] + "..."
+    return short if short.isprintable() else repr(short)[1:-1]
 
 
-def described(tree: Tree) -> str:
-    """What was found, for an error message."""
+def describe_node(tree: Tree) -> str:
+    """What a node holds, for an error message."""
     if isinstance(tree, Mapping):
         return "a mapping"
     if isinstance(tree, List):

@@ -28,7 +28,8 @@ from typing import Any
 
 import yaml
 
-from nmt_rela.config.loader import key_paths
+from nmt_rela.config.builder import key_paths
+from nmt_rela.config.schema import Config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "scripts/benchmarks/RESULTS.md"
@@ -120,7 +121,7 @@ def check_command(words: list[str]) -> None:
         if word.startswith("--"):
             assert re.search(rf"{re.escape(word.split('=')[0])}\b", text), f"{shown}: no option {word}"
         elif setting := re.fullmatch(r"([a-z_.]+)=.*", word):
-            assert setting[1] in set(key_paths()) or "." not in setting[1], f"{shown}: no setting {setting[1]}"
+            assert setting[1] in set(key_paths(Config)) or "." not in setting[1], f"{shown}: no setting {setting[1]}"
         elif re.fullmatch(r"configs/[\w-]+\.yaml", word) and (REPOSITORY / "configs" / "base.yaml").is_file():
             known = (REPOSITORY / word).is_file() or "configs/sv.yaml" in word  # a reader's own
             assert known, f"{shown}: no such configuration"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nmt_rela.config.builder import key_paths
 from nmt_rela.config.loader import (
     config_from_yaml,
     config_to_yaml,
     diff_configs,
-    key_paths,
     override_config,
 )
 from nmt_rela.config.schema import Config
@@ -102,7 +102,7 @@ def test_differences_are_exactly_the_overrides_that_lead_from_one_to_the_other(o
     ascii_only = {"run": "r", "training": dataclasses.replace(new.training, start_from="s")}
     new = dataclasses.replace(new, **ascii_only, data=dataclasses.replace(old.data, joint_vocabulary=True))
     found = diff_configs(old, new)
-    assert {difference.path for difference in found} <= {*key_paths()} | {
+    assert {difference.path for difference in found} <= {*key_paths(Config)} | {
         f"model.attention.{site}" for site in ("encoder", "decoder", "cross")
     }
     assert override_config(old, [f"{difference.path}={as_yaml(difference.new)}" for difference in found]) == new
@@ -135,11 +135,11 @@ def test_a_damaged_document_is_read_or_refused_in_one_line(config: Config, data:
     assert is_one_line_with_its_place(refusal(text[:place] + piece + text[place + length :]))
 
 
-@given(st.sampled_from(sorted(key_paths())), st.text(alphabet="abcxyz_", min_size=1, max_size=3), st.data())
+@given(st.sampled_from(sorted(key_paths(Config))), st.text(alphabet="abcxyz_", min_size=1, max_size=3), st.data())
 def test_a_misspelt_key_is_refused_and_named(path: str, extra: str, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(path)))
     wrong = path[:place] + extra + path[place:]
-    if wrong in key_paths():
+    if wrong in key_paths(Config):
         return
     with pytest.raises(ConfigError) as caught:
         override_config(

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from nmt_rela.config.builder import key_paths
 from nmt_rela.config.loader import (
     ConfigChange,
     config_from_yaml,
     config_to_yaml,
     diff_configs,
-    key_paths,
     load_config,
     override_config,
 )
@@ -346,7 +346,7 @@ def test_base_spells_out_every_default() -> None:
         text.replace("\ndata:\n", "\nrun: r\ndata:\n  task: t\n  source_language: a\n  target_language: b\n")
     )
     assert base == config_from_yaml("run: r\ndata: {task: t, source_language: a, target_language: b}")
-    for path in key_paths():
+    for path in key_paths(Config):
         if path not in given:
             assert f"\n  {path.split('.')[-1]}: " in text, f"{path} is not in base.yaml"
 

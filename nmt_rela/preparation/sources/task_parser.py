@@ -1,8 +1,8 @@
-"""Task files: pure data, read strictly.
+"""Parser of task files, which are pure data.
 
     title: My corpus
     languages: [en, de]
-    archives:                                # what is fetched, by name; locations in order of preference
+    archives:                                # archives to download, by name; locations in order of preference
       news:
         - url: https://example.org/news.tgz
           sha256: …                          # or md5, and bytes, where they are known
@@ -24,11 +24,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from nmt_rela.config import yaml_nodes
-from nmt_rela.config.yaml_nodes import List, Scalar, Tree, described
+from nmt_rela.config.builder import build
 from nmt_rela.preparation.sources.task import (
     ARCHIVE_FORMATS,
     SKIPPED_COLUMN,
@@ -44,10 +46,63 @@ from nmt_rela.preparation.sources.task import (
 )
 from nmt_rela.utils.errors import ConfigError, did_you_mean
 
-_TASK = ("title", "licence", "languages", "bleu_tokenizers", "archives", "train", "dev", "tests")
-_SOURCE = ("name", "format", "archive", "members", "member", "files", "file", "columns", "lines", "alignments")
-_LOCATION = ("url", "sha256", "md5", "bytes", "parts", "path", "format")
-_PART = ("url", "sha256", "md5", "bytes")
+
+def _hexadecimal(digits: int) -> Mapping[str, Any]:
+    return {"pattern": rf"[0-9a-fA-F]{{{digits}}}", "wanted": f"{digits} hexadecimal digits"}
+
+
+# What a task file may say. The fields of these classes are its keys.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _PartEntry:
+    url: str
+    sha256: str = field(default="", metadata=_hexadecimal(64))
+    md5: str = field(default="", metadata=_hexadecimal(32))
+    bytes: int = field(default=0, metadata={"low": 1})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _LocationEntry:
+    url: str = ""
+    sha256: str = field(default="", metadata=_hexadecimal(64))
+    md5: str = field(default="", metadata=_hexadecimal(32))
+    bytes: int = field(default=0, metadata={"low": 1})
+    parts: tuple[_PartEntry, ...] = ()
+    path: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _AlignmentEntry:
+    file: str
+    order: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _SourceEntry:
+    name: str
+    format: Literal["text", "sgm", "tsv", "pipes", "tmx"] = "text"
+    archive: str | dict[str, str] = ""
+    members: dict[str, str] = field(default_factory=dict)
+    member: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    file: str = ""
+    columns: tuple[str, ...] = ()
+    lines: int = field(default=0, metadata={"low": 1})
+    alignments: _AlignmentEntry | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _TaskEntry:
+    languages: tuple[str, ...]
+    train: tuple[_SourceEntry, ...]
+    dev: tuple[_SourceEntry, ...] = ()
+    tests: tuple[_SourceEntry, ...] = ()
+    title: str = ""
+    licence: str = "not stated"
+    bleu_tokenizers: dict[str, str] = field(default_factory=dict)
+    archives: dict[str, tuple[_LocationEntry, ...]] = field(default_factory=dict)
 
 
 def load_task(name_or_path: str, *, relative_to: Path | None = None) -> Task:
@@ -55,269 +110,214 @@ def load_task(name_or_path: str, *, relative_to: Path | None = None) -> Task:
 
     Args:
         name_or_path: a name in ``data/tasks/``, or the path of a task file.
-        relative_to: the directory a relative path starts from; the working directory where it is not given.
+        relative_to: the directory that a relative path starts from; by default the working directory.
 
     Raises:
-        ConfigError: no such task, or a key or value in it that cannot be honoured; the message names its line.
+        ConfigError: no such task, or a key or value that is not accepted; the message names its line.
     """
     path = find_task(name_or_path, relative_to=relative_to)
-    try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: invalid UTF-8 (byte 0x{error.object[error.start]:02x})") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    return _TaskReader(path).task(_Node(yaml_nodes.parse(text, str(path)), ""))
-
-
-class _Node:
-    """A tree of the file with its key path; its methods return plain values or fail with the place."""
-
-    def __init__(self, tree: Tree, path: str) -> None:
-        self.tree = tree
-        self.path = path
-
-    def error(self, message: str) -> ConfigError:
-        return ConfigError(
-            f"{self.tree.place}: {self.path}: {message}" if self.path else f"{self.tree.place}: {message}"
-        )
-
-    def unexpected(self, expected: str) -> ConfigError:
-        return self.error(f"expected {expected}, found {described(self.tree)}")
-
-    def mapping(self, accepted: Iterable[str] = ()) -> dict[str, _Node]:
-        """The entries of a mapping; with ``accepted``, other keys are refused."""
-        if not isinstance(self.tree, yaml_nodes.Mapping):
-            raise self.unexpected("a mapping")
-        nodes = {key: _Node(tree, f"{self.path}.{key}".lstrip(".")) for key, tree in self.tree.entries.items()}
-        known = set(accepted)
-        for key in nodes:
-            if known and key not in known:
-                shown = f"{self.path}.{key}".lstrip(".")
-                raise ConfigError(f"{self.tree.places[key]}: {shown}: unknown key; {did_you_mean(key, known)}")
-        return nodes
-
-    def items(self) -> list[_Node]:
-        if not isinstance(self.tree, List) or not self.tree.items:
-            raise self.unexpected("a list with at least one entry")
-        return [_Node(tree, f"{self.path}[{index}]") for index, tree in enumerate(self.tree.items)]
-
-    def text(self) -> str:
-        text = self.tree.as_text() if isinstance(self.tree, Scalar) else None
-        if not text or not text.strip():
-            raise self.unexpected("text")
-        return text.strip()
-
-    def choice(self, accepted: Iterable[str], what: str) -> str:
-        text, names = self.text(), list(accepted)
-        if text not in names:
-            raise self.error(f"unknown {what} '{text}'; {did_you_mean(text, names)}")
-        return text
-
-    def count(self) -> int:
-        number = self.tree.as_int() if isinstance(self.tree, Scalar) else None
-        if number is None or number < 1:
-            raise self.unexpected("a whole number above 0")
-        return number
-
-    def hexadecimal(self, digits: int) -> str:
-        """A checksum. Unquoted ones may look like numbers to YAML, so the text is taken as it stands."""
-        text = self.tree.text.lower() if isinstance(self.tree, Scalar) else ""
-        if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", text):
-            raise self.unexpected(f"{digits} hexadecimal digits")
-        return text
+    tree = yaml_nodes.read_file(path)
+    if not isinstance(tree, yaml_nodes.Mapping):
+        raise ConfigError(f"{tree.place}: expected a mapping, found {yaml_nodes.describe_node(tree)}")
+    entry, places = build(_TaskEntry, tree, f"{path}:1")
+    return _TaskReader(path, places).task(entry)
 
 
 class _TaskReader:
-    """Turns the tree of one task file into a ``Task``."""
+    """Checks the entries of a task file against each other and turns them into a ``Task``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, places: Mapping[str, str]) -> None:
         self.path = path
+        self.places = places
         self.languages: tuple[str, ...] = ()
         self.archives: dict[str, Archive] = {}
 
-    def task(self, root: _Node) -> Task:
-        top = root.mapping(_TASK)
-        for key in ("languages", "train", "dev", "tests"):
-            if key not in top and key in ("dev", "tests") and "train" in top:
-                raise root.error(f"{key} is missing; docs/tasks.md shows how to take one out of the training text")
-            _required(root, top, key)
-        self.languages = tuple(item.text() for item in top["languages"].items())
+    def error(self, path: str, message: str) -> ConfigError:
+        """An error at a key path. Keys that the file does not hold have the place of what encloses them."""
+        place = path
+        while place and place not in self.places:
+            place = re.sub(r"(\.|^)[^.\[\]]*$|\[\d+\]$", "", place)
+        return ConfigError(f"{self.places.get(place, f'{self.path}:1')}: {path}: {message}")
+
+    def choice(self, path: str, text: str, accepted: Iterable[str], what: str) -> str:
+        names = list(accepted)
+        if text not in names:
+            raise self.error(path, f"unknown {what} '{text}'; {did_you_mean(text, names)}")
+        return text
+
+    def task(self, entry: _TaskEntry) -> Task:
+        for key in ("dev", "tests"):
+            if not getattr(entry, key):
+                hint = "docs/tasks.md shows how to take one out of the training text"
+                raise ConfigError(f"{self.path}:1: {key} is missing; {hint}")
+        self.languages = entry.languages
         if len(self.languages) < 2 or len(set(self.languages)) < len(self.languages):
-            raise top["languages"].error(
-                f"found {', '.join(self.languages)}; accepted: two or more different languages"
-            )
-        for language, item in zip(self.languages, top["languages"].items(), strict=True):
-            if not re.fullmatch(r"\w[\w-]*", language):  # it becomes part of file names
-                raise item.error(f"found '{language}'; accepted: letters, digits, _ and -, such as pt-BR")
-        if "archives" in top:
-            self.archives = {
-                name: Archive(name=name, locations=tuple(self.location(item) for item in node.items()))
-                for name, node in top["archives"].mapping().items()
-            }
-        tokenizers = top["bleu_tokenizers"].mapping(self.languages) if "bleu_tokenizers" in top else {}
+            found = ", ".join(self.languages)
+            raise self.error("languages", f"found {found}; accepted: two or more different languages")
+        for index, language in enumerate(self.languages):
+            if not re.fullmatch(r"\w[\w-]*", language):  # languages become parts of file names
+                accepted = "letters, digits, _ and -, such as pt-BR"
+                raise self.error(f"languages[{index}]", f"found '{language}'; accepted: {accepted}")
+        self.check_languages("bleu_tokenizers", entry.bleu_tokenizers)
+        for name, locations in entry.archives.items():
+            read = (self.location(f"archives.{name}[{index}]", item) for index, item in enumerate(locations))
+            self.archives[name] = Archive(name=name, locations=tuple(read))
         return Task(
             name=self.path.stem,
             path=self.path,
-            title=top["title"].text() if "title" in top else self.path.stem,
-            licence=top["licence"].text() if "licence" in top else "not stated",
+            title=entry.title or self.path.stem,
+            licence=entry.licence,
             languages=self.languages,
-            bleu_tokenizers={language: node.text() for language, node in tokenizers.items()},
-            train=self.sources(top["train"]),
-            dev=self.sources(top["dev"]),
-            tests=self.sources(top["tests"]),
+            bleu_tokenizers=entry.bleu_tokenizers,
+            train=self.sources("train", entry.train),
+            dev=self.sources("dev", entry.dev),
+            tests=self.sources("tests", entry.tests),
         )
 
-    def location(self, node: _Node) -> Location:
-        entry = node.mapping(_LOCATION)
-        ways = [key for key in ("url", "parts", "path") if key in entry]
-        if len(ways) != 1:
-            raise node.error(f"found {' and '.join(ways) or 'none'} of url, parts, path; accepted: exactly one of them")
-        if "url" not in entry and (stray := {"sha256", "md5", "bytes"} & set(entry)):
-            raise node.error(f"{min(stray)} belongs to a url; accepted here: {ways[0]}, format")
-        if "path" in entry:
-            path = self.path.parent / Path(entry["path"].text()).expanduser()
-            return Location(path=path, format=_kind(entry, path.name))
-        if "parts" in entry:
-            parts = tuple(_part(item.mapping(_PART), item) for item in entry["parts"].items())
-        else:
-            parts = (_part(entry, node),)
-        kind = _kind(entry, re.sub(r"\.\d+$", "", PurePosixPath(urlsplit(parts[0].url).path).name))
-        if kind == "zip" and len(parts) > 1:
-            raise node.error("a zip archive cannot be read in parts; accepted: tar and single-file formats")
-        return Location(parts=parts, format=kind)
+    def check_languages(self, path: str, by_language: Mapping[str, str]) -> None:
+        for language in by_language:
+            if language not in self.languages:
+                raise self.error(f"{path}.{language}", f"unknown key; {did_you_mean(language, self.languages)}")
 
-    def sources(self, node: _Node) -> tuple[ParallelSource, ...]:
-        sources = tuple(self.source(item) for item in node.items())
-        names = [source.name for source in sources]
+    def location(self, path: str, entry: _LocationEntry) -> Location:
+        given = [key for key in ("url", "parts", "path") if getattr(entry, key)]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise self.error(path, f"found {found} of url, parts, path; accepted: exactly one of them")
+        if not entry.url and (stray := [key for key in ("bytes", "md5", "sha256") if getattr(entry, key)]):
+            raise self.error(path, f"{stray[0]} belongs to a url; accepted here: {given[0]}, format")
+        if entry.format:
+            self.choice(f"{path}.format", entry.format, ARCHIVE_FORMATS, "format")
+        if entry.path:
+            local = self.local_path(entry.path)
+            return Location(path=local, format=entry.format or archive_format_of(local.name))
+        if entry.url:
+            part = _PartEntry(url=entry.url, sha256=entry.sha256, md5=entry.md5, bytes=entry.bytes)
+            parts: tuple[RemoteFile, ...] = (self.part(path, part),)
+        else:
+            parts = tuple(self.part(f"{path}.parts[{index}]", part) for index, part in enumerate(entry.parts))
+        file_name = PurePosixPath(urlsplit(parts[0].url).path).name
+        location = Location(parts=parts, format=entry.format or archive_format_of(re.sub(r"\.\d+$", "", file_name)))
+        if location.format == "zip" and len(parts) > 1:
+            raise self.error(path, "a zip archive cannot be read in parts; accepted: tar and single-file formats")
+        return location
+
+    def part(self, path: str, entry: _PartEntry) -> RemoteFile:
+        if not _is_web_address(entry.url):
+            raise self.error(f"{path}.url", f"found '{entry.url}'; accepted: an http:// or https:// address")
+        return RemoteFile(url=entry.url, sha256=entry.sha256.lower(), md5=entry.md5.lower(), size=entry.bytes)
+
+    def sources(self, path: str, entries: tuple[_SourceEntry, ...]) -> tuple[ParallelSource, ...]:
+        names = [entry.name for entry in entries]
         for name in names:
             if names.count(name) > 1:
-                raise node.error(f"the name '{name}' is given twice")
-        return sources
+                raise self.error(path, f"the name '{name}' is given twice")
+        return tuple(self.source(f"{path}[{index}]", entry) for index, entry in enumerate(entries))
 
-    def source(self, node: _Node) -> ParallelSource:
-        entry = node.mapping(_SOURCE)
-        name = _required(node, entry, "name").text()
-        if not re.fullmatch(r"\w[\w.+-]*", name):
-            raise entry["name"].error(f"found '{name}'; accepted: letters, digits, and . _ + -")
-        format_ = entry["format"].choice(TEXT_FORMATS, "format") if "format" in entry else "text"
-        columns: tuple[str, ...] = ()
-        if format_ in ("tsv", "pipes"):
-            accepted = (*self.languages, SKIPPED_COLUMN)
-            items = _required(node, entry, "columns").items()
-            columns = tuple(item.choice(accepted, "language") for item in items)
-            named = [column for column in columns if column != SKIPPED_COLUMN]
-            if len(named) < 2 or len(set(named)) < len(named):
-                raise entry["columns"].error("accepted: two or more different languages")
-        elif "columns" in entry:
-            raise entry["columns"].error(f"has no meaning for the format '{format_}'")
-        if TEXT_FORMATS[format_]:
-            sides = self.sides(node, entry)
+    def source(self, path: str, entry: _SourceEntry) -> ParallelSource:
+        if not re.fullmatch(r"\w[\w.+-]*", entry.name):
+            raise self.error(f"{path}.name", f"found '{entry.name}'; accepted: letters, digits, and . _ + -")
+        has_fields = entry.format in ("tsv", "pipes")
+        if has_fields and not entry.columns:
+            raise self.error(path, "columns is missing")
+        if entry.columns and not has_fields:
+            raise self.error(f"{path}.columns", f"has no meaning for the format '{entry.format}'")
+        for index, column in enumerate(entry.columns):
+            self.choice(f"{path}.columns[{index}]", column, (*self.languages, SKIPPED_COLUMN), "language")
+        named = [column for column in entry.columns if column != SKIPPED_COLUMN]
+        if has_fields and (len(named) < 2 or len(set(named)) < len(named)):
+            raise self.error(f"{path}.columns", "accepted: two or more different languages")
+        if TEXT_FORMATS[entry.format]:
+            sides = self.separate_files(path, entry)
         else:
-            held = [column for column in columns if column != SKIPPED_COLUMN] or self.languages
-            sides = dict.fromkeys(held, self.single_side(node, entry))
-        alignments, order = self.alignments(entry["alignments"]) if "alignments" in entry else (None, ())
+            sides = dict.fromkeys(named or self.languages, self.common_file(path, entry))
+        order: tuple[str, ...] = ()
+        if entry.alignments:
+            order = entry.alignments.order
+            for index, language in enumerate(order):
+                self.choice(f"{path}.alignments.order[{index}]", language, self.languages, "language")
+            if len(order) != 2 or order[0] == order[1]:
+                found = f"found {', '.join(order)}; accepted: the two languages of a link i-j"
+                raise self.error(f"{path}.alignments.order", found)
         return ParallelSource(
-            name=name,
-            format=format_,
+            name=entry.name,
+            format=entry.format,
             sides=sides,
-            columns=columns,
-            lines=entry["lines"].count() if "lines" in entry else 0,
-            alignments=alignments,
+            columns=entry.columns,
+            lines=entry.lines,
+            alignments=self.local_path(entry.alignments.file) if entry.alignments else None,
             alignment_order=order,
         )
 
-    def sides(self, node: _Node, entry: Mapping[str, _Node]) -> dict[str, TextLocation]:
-        """One file a language: ``files``; or ``archive`` (one for all, or one each) with ``members``."""
-        _exclude(entry, {"file": "files", "member": "members"}, "this format has a file for each language")
-        if "files" in entry:
-            _exclude(entry, {"archive": "files", "members": "files"}, "files are given already")
-            files = entry["files"].mapping(self.languages)
-            sides = {language: TextLocation(archive=self.local(file)) for language, file in files.items()}
+    def separate_files(self, path: str, entry: _SourceEntry) -> dict[str, TextLocation]:
+        """One file per language: ``files``; or ``archive`` (one for all, or one per language) with ``members``."""
+        self.exclude(path, entry, {"file": "files", "member": "members"}, "this format has a file for each language")
+        if entry.files:
+            self.exclude(path, entry, {"archive": "files", "members": "files"}, "files are given already")
+            self.check_languages(f"{path}.files", entry.files)
+            sides = {name: self.local_text(f"{path}.files.{name}", file) for name, file in entry.files.items()}
         else:
-            members = entry["members"].mapping(self.languages) if "members" in entry else {}
-            archive = _required(node, entry, "archive")
-            if isinstance(archive.tree, Scalar):
-                archives = dict.fromkeys(members, archive)
-            else:
-                archives = archive.mapping(self.languages)
-                for language in members.keys() - archives.keys():
-                    raise members[language].error("its archive is not given")
-            sides = {language: self.side(name, members.get(language)) for language, name in archives.items()}
+            if not entry.archive:
+                raise self.error(path, "archive is missing")
+            self.check_languages(f"{path}.members", entry.members)
+            is_common = isinstance(entry.archive, str)
+            archives = dict.fromkeys(entry.members, entry.archive) if isinstance(entry.archive, str) else entry.archive
+            self.check_languages(f"{path}.archive", {} if is_common else archives)
+            for language in entry.members.keys() - archives.keys():
+                raise self.error(f"{path}.members.{language}", "its archive is not given")
+            sides = {}
+            for language, archive in archives.items():
+                place = f"{path}.archive" if is_common else f"{path}.archive.{language}"
+                member = (f"{path}.members.{language}", entry.members.get(language, ""))
+                sides[language] = self.archived_text(place, archive, member)
         if len(sides) < 2:
-            raise node.error("holds fewer than two languages; accepted: files, or archive with members")
+            raise self.error(path, "holds fewer than two languages; accepted: files, or archive with members")
         return sides
 
-    def single_side(self, node: _Node, entry: Mapping[str, _Node]) -> TextLocation:
+    def common_file(self, path: str, entry: _SourceEntry) -> TextLocation:
         """One file for all languages: ``file``; or ``archive`` with ``member``."""
-        _exclude(entry, {"files": "file", "members": "member"}, "this format has one file for all languages")
-        if "file" in entry:
-            _exclude(entry, {"archive": "file", "member": "file"}, "a file is given already")
-            return TextLocation(archive=self.local(entry["file"]))
-        return self.side(_required(node, entry, "archive"), entry.get("member"))
+        self.exclude(path, entry, {"files": "file", "members": "member"}, "this format has one file for all languages")
+        if entry.file:
+            self.exclude(path, entry, {"archive": "file", "member": "file"}, "a file is given already")
+            return self.local_text(f"{path}.file", entry.file)
+        if not isinstance(entry.archive, str) or not entry.archive:
+            raise self.error(path, "archive is missing; accepted: the name of one archive")
+        return self.archived_text(f"{path}.archive", entry.archive, (f"{path}.member", entry.member))
 
-    def side(self, archive_name: _Node, member: _Node | None) -> TextLocation:
-        archive = self.archives[archive_name.choice(self.archives, "archive")]
+    def exclude(self, path: str, entry: _SourceEntry, instead: Mapping[str, str], reason: str) -> None:
+        for key, accepted in instead.items():
+            if getattr(entry, key):
+                raise self.error(f"{path}.{key}", f"{reason}; accepted: {accepted}")
+
+    def archived_text(self, path: str, archive_name: str, member: tuple[str, str]) -> TextLocation:
+        """Text in an archive. ``member``: the key path and the name of the member ("" where none is given)."""
+        archive = self.archives[self.choice(path, archive_name, self.archives, "archive")]
+        member_path, name = member
         for location in archive.locations:
-            single = ARCHIVE_FORMATS[location.format][0] == "file"
-            if single and member:
-                raise member.error(f"'{location}' is a single file; accepted: no member")
-            if not single and not member:
-                raise archive_name.error(f"'{location}' is a {location.format} archive, and no member of it is named")
-        return TextLocation(archive=archive, member=member.text() if member else "")
+            is_single_file = ARCHIVE_FORMATS[location.format][0] == "file"
+            if is_single_file and name:
+                raise self.error(member_path, f"'{location}' is a single file; accepted: no member")
+            if not is_single_file and not name:
+                raise self.error(path, f"'{location}' is a {location.format} archive, and no member of it is named")
+        return TextLocation(archive=archive, member=name)
 
-    def local(self, node: _Node) -> Archive:
-        path = self.local_path(node)
-        kind = archive_format_of(path.name)
-        if ARCHIVE_FORMATS[kind][0] != "file":
-            raise node.error(f"found a {kind} archive; name it under archives (by its path) and its members here")
-        return Archive(name=str(path), locations=(Location(path=path, format=kind),))
+    def local_text(self, path: str, file: str) -> TextLocation:
+        local = self.local_path(file)
+        format_ = archive_format_of(local.name)
+        if ARCHIVE_FORMATS[format_][0] != "file":
+            raise self.error(
+                path, f"found a {format_} archive; name it under archives (by its path) and its members here"
+            )
+        return TextLocation(archive=Archive(name=str(local), locations=(Location(path=local, format=format_),)))
 
-    def local_path(self, node: _Node) -> Path:
-        """A path of the task file, which starts from its folder."""
-        return Path(os.path.normpath(self.path.parent / Path(node.text()).expanduser()))
-
-    def alignments(self, node: _Node) -> tuple[Path, tuple[str, ...]]:
-        entry = node.mapping(("file", "order"))
-        items = _required(node, entry, "order").items()
-        order = tuple(item.choice(self.languages, "language") for item in items)
-        if len(order) != 2 or order[0] == order[1]:
-            raise entry["order"].error(f"found {', '.join(order)}; accepted: the two languages of a link i-j")
-        return self.local_path(_required(node, entry, "file")), order
-
-
-def _required(parent: _Node, entry: Mapping[str, _Node], key: str) -> _Node:
-    if key not in entry:
-        raise parent.error(f"{key} is missing")
-    return entry[key]
-
-
-def _exclude(entry: Mapping[str, _Node], instead: Mapping[str, str], reason: str) -> None:
-    for key, accepted in instead.items():
-        if key in entry:
-            raise entry[key].error(f"{reason}; accepted: {accepted}")
-
-
-def _part(entry: Mapping[str, _Node], node: _Node) -> RemoteFile:
-    url = _required(node, entry, "url").text()
-    if not _is_web_address(url):
-        raise entry["url"].error(f"found '{url}'; accepted: an http:// or https:// address")
-    return RemoteFile(
-        url=url,
-        sha256=entry["sha256"].hexadecimal(64) if "sha256" in entry else "",
-        md5=entry["md5"].hexadecimal(32) if "md5" in entry else "",
-        size=entry["bytes"].count() if "bytes" in entry else 0,
-    )
+    def local_path(self, text: str) -> Path:
+        """A path of the task file, which starts from its directory."""
+        return Path(os.path.normpath(self.path.parent / Path(text).expanduser()))
 
 
 def _is_web_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets or a port that make no sense
+    except ValueError:  # malformed brackets or port
         return False
-
-
-def _kind(entry: Mapping[str, _Node], file_name: str) -> str:
-    return entry["format"].choice(ARCHIVE_FORMATS, "format") if "format" in entry else archive_format_of(file_name)

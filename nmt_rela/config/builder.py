@@ -1,0 +1,155 @@
+"""Builder of frozen dataclasses from a YAML tree, strict about keys, types and bounds.
+
+Configurations and task files are read by it. A field may hold a plain value (bool, int, float, str, a Literal), a
+dataclass, ``tuple[X, ...]``, ``dict[str, X]``, or a union of such types. Its metadata may hold ``low`` and ``high``
+(inclusive bounds of a number), or ``pattern`` and ``wanted`` (a regular expression for text, taken as it is written,
+and its description).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import types
+from collections.abc import Iterator
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from nmt_rela.config.yaml_nodes import List, Mapping, Scalar, Tree, describe_node, printable
+from nmt_rela.utils.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+#: Integers are stored in 64 bits.
+_MAX_INT = 2**63 - 1
+_READERS: dict[Any, tuple[Any, str]] = {
+    bool: (Scalar.as_bool, "true or false"),
+    int: (Scalar.as_int, "a whole number"),
+    float: (Scalar.as_float, "a number"),
+    str: (Scalar.as_text, "text"),
+}
+
+
+def build(cls: type[T], tree: Mapping, name: str) -> tuple[T, dict[str, str]]:
+    """An instance of a dataclass, and where each key path that the tree holds is written (``file:line``).
+
+    Args:
+        name: stands for the file where a required key is missing.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value that is not accepted. One line: place, key path, what was
+            found and what is accepted.
+    """
+    builder = _Builder(cls)
+    built = builder.section(cls, tree, "", name)
+    if builder.missing:
+        place = builder.missing[0][0]
+        paths = [path for where, path in builder.missing if where == place]
+        raise ConfigError(f"{place}: missing required key{'s' * (len(paths) > 1)}: {', '.join(paths)}")
+    return built, builder.places
+
+
+def key_paths(cls: type, prefix: str = "") -> Iterator[str]:
+    """The paths of all plain settings (``model.heads``) of a dataclass, in the order of the fields."""
+    for item in dataclasses.fields(cls):
+        inner = field_types(cls)[item.name]
+        if dataclasses.is_dataclass(inner):
+            yield from key_paths(inner, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+        else:
+            yield prefix + item.name
+
+
+@functools.cache
+def field_types(cls: type) -> dict[str, Any]:
+    """The resolved type of each field of a dataclass."""
+    return get_type_hints(cls)
+
+
+class _Builder:
+    """One traversal of a tree. Missing keys are collected: a misspelt key is often the reason and is named first."""
+
+    def __init__(self, root: type) -> None:
+        self.root = root
+        self.places: dict[str, str] = {}
+        self.missing: list[tuple[str, str]] = []
+
+    def section(self, cls: type, tree: Mapping, prefix: str, place: str) -> Any:
+        fields = {item.name: item for item in dataclasses.fields(cls)}
+        for key in tree.entries:
+            if key not in fields:
+                elsewhere = [path for path in key_paths(self.root) if path.split(".")[-1] == key]
+                hint = f"did you mean {' or '.join(map(repr, elsewhere))}?" if elsewhere else did_you_mean(key, fields)
+                raise ConfigError(f"{tree.places[key]}: {prefix}{printable(key)}: unknown key; {hint}")
+        values: dict[str, Any] = {}
+        missing = len(self.missing)
+        for key, item in fields.items():
+            path, expected, found = prefix + key, field_types(cls)[key], tree.entries.get(key)
+            if dataclasses.is_dataclass(expected):
+                # An absent or empty section has the defaults of all its keys.
+                inner = Mapping(tree.place) if found is None or (isinstance(found, Scalar) and found.is_null) else found
+                if not isinstance(inner, Mapping):
+                    raise ConfigError(
+                        f"{inner.place}: {path}: expected a section of keys, found {describe_node(inner)}"
+                    )
+                values[key] = self.section(expected, inner, f"{path}.", place)  # type: ignore[arg-type]
+            elif found is not None:
+                self.places[path] = tree.places[key]
+                values[key] = self.value(expected, found, path, item.metadata)
+            elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+                self.missing.append((place, path))
+        return cls(**values) if len(self.missing) == missing else None
+
+    def value(self, expected: Any, found: Tree, path: str, limits: Any) -> Any:
+        """A value of the expected type, or of one of its alternatives, within its limits."""
+        options = get_args(expected) if get_origin(expected) in (Union, types.UnionType) else (expected,)
+        for option in options:
+            item_types = get_args(option)
+            if dataclasses.is_dataclass(option) and isinstance(found, Mapping):
+                return self.section(option, found, f"{path}.", found.place)  # type: ignore[arg-type]
+            if get_origin(option) is dict and isinstance(found, Mapping):
+                for key, place in found.places.items():
+                    self.places[f"{path}.{key}"] = place
+                entries = found.entries.items()
+                return {key: self.value(item_types[1], tree, f"{path}.{key}", limits) for key, tree in entries}
+            if get_origin(option) is tuple and isinstance(found, List) and found.items:
+                for index, tree in enumerate(found.items):
+                    self.places[f"{path}[{index}]"] = tree.place
+                items = enumerate(found.items)
+                return tuple(self.value(item_types[0], tree, f"{path}[{index}]", limits) for index, tree in items)
+        plain = [option for option in options if option in _READERS or get_origin(option) is Literal]
+        if not plain:
+            wanted = "a list with at least one entry" if get_origin(options[0]) is tuple else "a mapping"
+            raise ConfigError(f"{found.place}: {path}: expected {wanted}, found {describe_node(found)}")
+        return _scalar(plain[0], found, path, limits)
+
+
+def _scalar(expected: Any, found: Tree, path: str, limits: Any) -> Any:
+    """A plain value of exactly the expected type, within its limits."""
+    if get_origin(expected) is Literal:
+        choices = get_args(expected)
+        if isinstance(found, Scalar) and found.text in choices:
+            return found.text
+        hint = did_you_mean(found.text, choices) if isinstance(found, Scalar) else f"accepted: {', '.join(choices)}"
+        raise ConfigError(f"{found.place}: {path}: found {describe_node(found)}; {hint}")
+    if "pattern" in limits:
+        # Taken as written: an unquoted checksum may look like a number.
+        if isinstance(found, Scalar) and re.fullmatch(limits["pattern"], found.text):
+            return found.text
+        raise ConfigError(f"{found.place}: {path}: expected {limits['wanted']}, found {describe_node(found)}")
+    reader, wanted = _READERS[expected]
+    value = reader(found) if isinstance(found, Scalar) else None
+    if value is None:
+        quotes = " in quotes" if expected is str and isinstance(found, Scalar) and not found.is_null else ""
+        raise ConfigError(f"{found.place}: {path}: expected {wanted}{quotes}, found {describe_node(found)}")
+    low, high = limits.get("low"), limits.get("high")
+    if expected is int and high is None and value > _MAX_INT:
+        high = _MAX_INT
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise ConfigError(f"{found.place}: {path}: found {value}; accepted: {_range(low, high)}")
+    return value
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if high is None:
+        return f"{low} or more"
+    return f"{high} or less" if low is None else f"{low} to {high}"
