@@ -1,7 +1,7 @@
-"""Translate the task's test sets and score them: sacreBLEU and chrF, with their signatures.
+"""Translate the task's test sets and score them: BLEU and chrF of sacreBLEU, with their signatures.
 
-Other text can be given by ``--source`` and ``--reference``. The translations are kept in the run directory, under
-evaluation/.
+``--source`` and ``--reference`` give other text. Translations and scores are written to evaluation/ in the run
+directory.
 """
 
 from __future__ import annotations
@@ -10,26 +10,17 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import add_model_arguments, add_search_arguments, load_translator
 from nmt_rela.utils.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from nmt_rela.generation.translator import Translator
+    from nmt_rela.checkpoints.run_directory import RunDirectory
 
-log = logging.getLogger("nmt_rela")
-
-
-@dataclass(frozen=True, slots=True)
-class _TestSet:
-    name: str
-    source: Path
-    reference: Path
-    tokenizer: str
+LOG = logging.getLogger("nmt_rela")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,10 +37,10 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     parser.add_argument(
         "--test-set", action="append", metavar="NAME", help="a test set of the task, or dev (default: all test sets)"
     )
-    parser.add_argument("--source", type=Path, metavar="FILE", help="text to translate instead")
-    parser.add_argument("--reference", type=Path, metavar="FILE", help="its translation by people")
+    parser.add_argument("--source", type=Path, metavar="FILE", help="translate this text instead")
+    parser.add_argument("--reference", type=Path, metavar="FILE", help="its reference translation")
     parser.add_argument(
-        "--tokenizer", choices=TOKENIZERS, help="what BLEU splits words with (default: the task's; 13a with --source)"
+        "--tokenizer", choices=TOKENIZERS, help="tokenizer of BLEU (default: the task's; 13a with --source)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = cli.parse(parser, arguments)
@@ -58,80 +49,50 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
 
     from nmt_rela.checkpoints.run_directory import RunDirectory
     from nmt_rela.export.model_card import write_model_card
+    from nmt_rela.generation.evaluation import evaluate
     from nmt_rela.utils.text import write_lines
 
-    sets = _named_sets(options) if options.source is None else [_given_set(options)]
+    run = RunDirectory(options.model[0])
+    if options.source is None:
+        test_sets = _test_sets(run, options)
+    else:
+        test_sets = [(options.source.name, options.source, options.reference, options.tokenizer or "13a")]
     translator = load_translator(options)
-    directory = _output_directory(options)
-    results = []
-    for test in sets:
-        result = _evaluate_set(translator, test, directory)
-        results.append(result)
+    directory = (
+        run.path / "evaluation" / (run.checkpoint(options.checkpoint).name if len(options.model) == 1 else "ensemble")
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    report = []
+    for name, source, reference, tokenizer in test_sets:
+        evaluation = evaluate(translator, name, source, reference, tokenizer=tokenizer, directory=directory)
+        report.append(evaluation.as_dict())
         if not options.json:
-            print(f"{test.name} ({result['sentences']} sentences)")
-            print("  " + "\n  ".join(result["lines"]), flush=True)
-    report = [{name: value for name, value in result.items() if name != "lines"} for result in results]
-    write_lines(directory / "scores.json", json.dumps(report, indent=1).split("\n"))
+            print(f"{name} ({evaluation.scores.sentences} sentences)")
+            print("  " + "\n  ".join(evaluation.scores.lines()), flush=True)
+    document = json.dumps(report, indent=1)
+    write_lines(directory / "scores.json", document.split("\n"))
     if options.json:
-        print(json.dumps(report, indent=1))
+        print(document)
     if len(options.model) == 1:
-        write_model_card(RunDirectory(options.model[0]))
-    log.info("translations and scores: %s", directory)
+        write_model_card(run)
+    LOG.info("translations and scores: %s", directory)
 
 
-def _evaluate_set(translator: Translator, test: _TestSet, directory: Path) -> dict[str, Any]:
-    import time
-
-    from nmt_rela.generation.formatting import strip_newlines
-    from nmt_rela.metrics.bleu import compute_scores
-    from nmt_rela.utils.progress import Progress
-    from nmt_rela.utils.text import read_parallel, write_lines
-
-    pairs = list(read_parallel(test.source, test.reference))
-    start = time.perf_counter()
-    with Progress(f"translating {test.name}", unit="lines", total=len(pairs)) as bar:
-        translations = translator.translate([source for source, _ in pairs], progress=bar.add)
-    seconds = time.perf_counter() - start
-    hypotheses = [strip_newlines(translation.text) for translation in translations]
-    write_lines(directory / f"{test.name}.txt", hypotheses)
-    # Prepared sets are normalised already; text given by --reference is scored like them.
-    references = [translator.normalize_target(reference) for _, reference in pairs]
-    scores = compute_scores(hypotheses, references, tokenizer=test.tokenizer)
-    log.info("%s: %.1f s, %.1f sentences/s", test.name, seconds, len(pairs) / max(seconds, 1e-9))
-    return {"name": test.name, "seconds": round(seconds, 3), **scores.as_dict(), "lines": scores.lines()}
-
-
-def _named_sets(options: argparse.Namespace) -> list[_TestSet]:
-    """The test sets of the run's task."""
-    from nmt_rela.checkpoints.run_directory import RunDirectory
+def _test_sets(run: RunDirectory, options: argparse.Namespace) -> list[tuple[str, Path, Path, str]]:
+    """Name, source, reference and BLEU tokenizer of the chosen test sets of the run's task."""
     from nmt_rela.preparation.pipeline import load_prepared
 
-    data = load_prepared(RunDirectory(options.model[0]).config().data)
-    known = {text.name: text for text in (data.dev, *data.tests)}
+    data = load_prepared(run.config().data)
+    known = {test_set.name: test_set for test_set in (data.dev, *data.tests)}
     known.setdefault("dev", data.dev)
-    names = options.test_set or [text.name for text in data.tests]
+    names = options.test_set or [test_set.name for test_set in data.tests]
     for name in names:
         if name not in known:
             raise ConfigError(f"--test-set: unknown '{name}'; {did_you_mean(name, known)}")
     return [
-        _TestSet(name, known[name].source, known[name].target, options.tokenizer or known[name].bleu_tokenizer)
+        (name, known[name].source, known[name].target, options.tokenizer or known[name].bleu_tokenizer)
         for name in names
     ]
-
-
-def _given_set(options: argparse.Namespace) -> _TestSet:
-    return _TestSet(options.source.name, options.source, options.reference, options.tokenizer or "13a")
-
-
-def _output_directory(options: argparse.Namespace) -> Path:
-    """evaluation/<checkpoint> in the (first) run."""
-    from nmt_rela.checkpoints.run_directory import RunDirectory
-
-    run = RunDirectory(options.model[0])
-    name = run.checkpoint(options.checkpoint).name if len(options.model) == 1 else "ensemble"
-    directory = run.path / "evaluation" / name
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
 
 
 if __name__ == "__main__":

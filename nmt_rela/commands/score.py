@@ -1,6 +1,6 @@
-"""The model's log-probability of given translations: a number a line (natural logarithm, end of sentence included).
+"""Print the model's log-probability of given translations: one number per line, in nats, end of sentence included.
 
-``--source`` and ``--target`` are plain text, as many lines in both.
+``--source`` and ``--target`` are plain text with the same number of lines.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import add_model_arguments, load_translator
 
-log = logging.getLogger("nmt_rela")
+LOG = logging.getLogger("nmt_rela")
 
-#: Lines that are sorted by length and scored together.
-_WINDOW = 4096
+#: Lines that are sorted by length and scored at a time.
+_CHUNK = 4096
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,18 +42,20 @@ def _score(arguments: Sequence[str] | None) -> None:
     from nmt_rela.utils.text import read_parallel
 
     for _ in read_parallel(options.source, options.target):
-        pass  # unequal files are refused before anything is printed
+        pass  # files of different line counts are refused before anything is printed
     pairs = read_parallel(options.source, options.target)
     translator = load_translator(options)
     total = 0.0
     tokens = 0
-    while window := list(islice(pairs, _WINDOW)):
-        for scored in translator.score([source for source, _ in window], [target for _, target in window]):
+    while chunk := list(islice(pairs, _CHUNK)):
+        for scored in translator.score([source for source, _ in chunk], [target for _, target in chunk]):
             total += scored.log_probability
             tokens += len(scored.tokens)
             print(f"{scored.log_probability:.6f}" if options.format == "text" else format_score_jsonl(scored))
     if tokens:
-        log.info("%d sub-words, %.4f nats each, perplexity %.3f", tokens, -total / tokens, math.exp(-total / tokens))
+        LOG.info(
+            "%d sub-words, %.4f nats per sub-word, perplexity %.3f", tokens, -total / tokens, math.exp(-total / tokens)
+        )
 
 
 if __name__ == "__main__":
