@@ -1,4 +1,4 @@
-"""A scorer one can see through: the next token depends on the last one, by a table for each sentence."""
+"""A transparent scorer: the next token depends on the last one, by a table per sentence."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ def table(*, sentences: int, vocabulary: int, seed: int) -> Tensor:
 
 
 class TableState:
-    """Speaks the protocol of the search, and checks that it is spoken to properly: beams are re-ordered as they
-    should be.
-    """
+    """A ``StepDecoder`` on tables. It checks that the search reorders beams correctly."""
 
     def __init__(self, tables: Tensor, *, beams: int, memory: float = 0.1) -> None:
         self.tables, self.memory = tables, memory
@@ -32,7 +30,7 @@ class TableState:
         assert (tokens == BOS).all() or self.history.shape[2] > 0
         self.history = torch.cat([self.history, tokens.unsqueeze(2)], dim=2)
         self.rows_seen.append(len(tokens))
-        # The whole history has its say, a little, so that a beam continued from the wrong history is found out.
+        # The whole history has a small influence, so that a beam continued from the wrong history is found.
         past = torch.sin(self.history.double() @ torch.arange(1.0, self.history.shape[2] + 1.0).double()) * self.memory
         logits = self.tables[torch.arange(len(tokens)).unsqueeze(1), tokens]
         return logits * (1.0 + past.float().unsqueeze(2))
@@ -47,16 +45,16 @@ class TableState:
 def score_of(logits: Tensor, tokens: Sequence[int]) -> list[float]:
     """Log-probability of each token of a sequence, by the same rule, for one sentence."""
     state = TableState(logits.unsqueeze(0), beams=1)
-    gains = []
+    token_log_probs = []
     for previous, token in zip([BOS, *tokens[:-1]], tokens, strict=True):
-        gains.append(float(state.step(torch.tensor([[previous]]))[0, 0].log_softmax(0)[token]))
-    return gains
+        token_log_probs.append(float(state.step(torch.tensor([[previous]]))[0, 0].log_softmax(0)[token]))
+    return token_log_probs
 
 
 def best_by_trying(
     logits: Tensor, *, max_length: int, exponent: float, min_length: int, count: int
 ) -> list[tuple[tuple[int, ...], float]]:
-    """The best sequences among all there are."""
+    """The best sequences, by enumeration of all."""
     ordinary = [token for token in range(logits.shape[0]) if token not in (PAD, UNK, EOS, BOS)]
     every = [
         (*body, EOS) for length in range(min_length, max_length) for body in itertools.product(ordinary, repeat=length)
@@ -81,10 +79,10 @@ def found_by_the_book(
         for tokens, total in alive:
             state = TableState(logits.unsqueeze(0), beams=1)
             for previous in (BOS, *tokens):
-                gains = state.step(torch.tensor([[previous]]))[0, 0].log_softmax(0).tolist()
-            for token, gain in enumerate(gains):
+                token_log_probs = state.step(torch.tensor([[previous]]))[0, 0].log_softmax(0).tolist()
+            for token, log_prob in enumerate(token_log_probs):
                 if token not in (PAD, UNK, BOS) and (token != EOS or length > min_length):
-                    candidates.append(((*tokens, token), total + gain))
+                    candidates.append(((*tokens, token), total + log_prob))
         candidates.sort(key=lambda candidate: -candidate[1])
         alive = []
         for rank, (tokens, total) in enumerate(candidates):

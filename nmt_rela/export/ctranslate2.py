@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nmt_rela.config.schema import ModelConfig
 from nmt_rela.data.tokenizer import BOS, EOS, UNK, TokenizerPair, Vocabulary
+from nmt_rela.generation.alignment import default_alignment_layer
 from nmt_rela.models.embedding import Embedding, sinusoidal_positions
 from nmt_rela.models.layers import NORM_EPSILON, FeedForward, Residual
 from nmt_rela.models.transformer import Transformer
@@ -56,8 +57,8 @@ def transformer_spec(model: Transformer, vocabularies: TokenizerPair) -> Transfo
         (len(model.encoder), len(model.decoder)),
         cross.heads,
         pre_norm=isinstance(model.decoder_norm, nn.LayerNorm),
-        # Where nmt-translate reads word links by default: the mean of all heads at five sixths of the depth.
-        alignment_layer=max(round(len(model.decoder) * 5 / 6) - 1, 0),
+        # The default of nmt-translate: the mean of all heads.
+        alignment_layer=default_alignment_layer(len(model.decoder)),
         alignment_heads=cross.heads,
     )
     _set_embedding(spec.encoder, spec.encoder.embeddings[0], model.source_embedding, zero_start=False)

@@ -21,7 +21,7 @@ def prefetch(iterable: Iterable[Item], depth: int, *, idle_after: float) -> Gene
 def prefetch(iterable: Iterable[Any], depth: int, *, idle_after: float | None = None) -> Generator[Any, None, None]:
     """The items of ``iterable``, in order, read by a thread that is at most ``depth`` items ahead.
 
-    With ``idle_after``, one None follows whenever no item came for so many seconds. An exception of ``iterable`` is
+    With ``idle_after``, one None follows whenever no item came for that many seconds. An exception of ``iterable`` is
     raised after the items before it. The thread ends with the items, or with the next item after the generator is
     closed. A thread that waits for input does not keep the process alive.
     """

@@ -1,4 +1,4 @@
-"""What nmt-translate keeps in memory, and what it makes of input that nobody would write on purpose."""
+"""The memory of nmt-translate, and unusual input."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def texts(output: bytes) -> list[str]:
     return output.decode().split("\n")[:-1]
 
 
-def test_a_line_a_line_as_python_gives_them(translated: Translate, run: Path) -> None:
+def test_one_line_per_line_as_from_python(translated: Translate, run: Path) -> None:
     expected = [translation.text for translation in Translator.load(run, device="cpu").translate(LINES)]
     assert texts(translated()) == expected
     assert texts(translated(given="\n".join(LINES).encode())) == expected  # no line end at the end of the file
@@ -92,7 +92,7 @@ def test_json_lines(translated: Translate) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_prefixes_a_line_a_line(translated: Translate, run: Path, tmp_path: Path, workers: int) -> None:
+def test_one_prefix_per_line(translated: Translate, run: Path, tmp_path: Path, workers: int) -> None:
     begun = ["die Katze", "", "heute", *[""] * (len(LINES) - 3)]
     path = tmp_path / "begun"
     path.write_text("".join(f"{line}\n" for line in begun), encoding="utf-8")
@@ -110,7 +110,7 @@ def test_prefixes_a_line_a_line(translated: Translate, run: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_no_threads_are_refused(translated: Translate, workers: int) -> None:
+def test_zero_threads_are_refused(translated: Translate, workers: int) -> None:
     translated("--threads", "0", "--workers", str(workers), status=2)
     assert b"--threads: found 0; accepted: 1 or more" in translated.log
 
@@ -123,14 +123,14 @@ def test_samples(translated: Translate) -> None:
     assert first != translated("--sample", "--seed", "4", "--temperature", "1.5", "--top-k", "20")
 
 
-def test_processes_give_what_one_gives(translated: Translate) -> None:
+def test_processes_translate_as_one_does(translated: Translate) -> None:
     long = " ".join(["ein Hund läuft."] * 30)
     given = "\n".join([*LINES, long, ""]).encode()
     options = ("--beam-size", "2", "--n-best", "2", "--format", "jsonl", "--alignments")
-    together = [json.loads(line) for line in texts(translated(*options, "--workers", "2", given=given))]
+    parallel = [json.loads(line) for line in texts(translated(*options, "--workers", "2", given=given))]
     assert f"line {len(LINES) + 1}: " in translated.log.decode()
     for one, other in zip(
-        [json.loads(line) for line in texts(translated(*options, given=given))], together, strict=True
+        [json.loads(line) for line in texts(translated(*options, given=given))], parallel, strict=True
     ):
         assert [h["tokens"] for h in one["hypotheses"]] == [h["tokens"] for h in other["hypotheses"]]
         assert [h["alignment"] for h in one["hypotheses"]] == [h["alignment"] for h in other["hypotheses"]]
@@ -288,7 +288,7 @@ def test_a_slow_pipe_is_answered_at_once(run: Path) -> None:
         assert process.wait(30) == 0
 
 
-def test_a_closed_pipe_is_quiet(run: Path) -> None:
+def test_a_closed_pipe_prints_nothing(run: Path) -> None:
     with start(run) as process:
         assert process.stdin is not None
         assert process.stdout is not None

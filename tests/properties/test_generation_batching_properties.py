@@ -1,4 +1,4 @@
-"""What is decoded together: every sentence once, within the budget, and threads that share the work evenly."""
+"""Batches for decoding: every sentence once, within the limit, divided evenly among threads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_one_thread_goes_from_long_to_short(lengths: list[int], budget: int) -> 
 
 
 @given(st.integers(2, 5), st.integers(1, 60), st.integers(MIN_BATCH_TOKENS, 500), st.integers(2, 2000))
-def test_threads_share_the_work_evenly(threads: int, length: int, budget: int, sentences: int) -> None:
+def test_the_work_is_divided_evenly_among_threads(threads: int, length: int, budget: int, sentences: int) -> None:
     batches = list(batch_by_tokens([length] * sentences, budget, threads=threads))
     tokens = [length * sum(map(len, batches[hand::threads])) for hand in range(threads)]
     rounds = -(-len(batches) // threads)
@@ -34,7 +34,7 @@ def test_threads_share_the_work_evenly(threads: int, length: int, budget: int, s
         assert max(tokens) - min(tokens) <= rounds * length + length
 
 
-def test_few_tokens_stay_together() -> None:
+def test_few_tokens_make_one_batch() -> None:
     assert len(list(batch_by_tokens([10] * 12, 2000, threads=4))) == 1
     assert len(list(batch_by_tokens([10] * 25, 2000, threads=4))) == 3
 

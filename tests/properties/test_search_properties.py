@@ -1,4 +1,4 @@
-"""What must hold of any search, cut and word grouping, whatever the numbers."""
+"""Properties of search, segmentation and word grouping."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def test_a_wide_beam_is_exact(seed: int, exponent: float, vocabulary: int, lengt
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6),
     early=st.booleans(),
 )
-def test_looking_for_fewer_loses_nothing(
+def test_n_best_is_a_prefix_of_the_whole_pool(
     seed: int, exponent: float, beams: int, lengths: list[int], early: bool
 ) -> None:
-    """The best n are the first of the whole pool, for which the search goes on longer."""
+    """The search runs longer for the whole pool; its first n are the n best."""
     tables = table(sentences=len(lengths), vocabulary=9, seed=seed)
     whole = search(tables, lengths, beams=beams, n_best=beams, exponent=exponent, early_stopping=early)
     for n_best in range(1, beams):
@@ -75,7 +75,7 @@ def test_looking_for_fewer_loses_nothing(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5),
     minimum=st.integers(0, 4),
 )
-def test_early_stopping_is_that_of_the_book(
+def test_early_stopping_equals_a_plain_implementation(
     seed: int, exponent: float, beams: int, ends: float, lengths: list[int], minimum: int
 ) -> None:
     tables = table(sentences=len(lengths), vocabulary=9, seed=seed)
@@ -105,12 +105,12 @@ def test_batch_and_order_do_not_matter(
     seed: int, beams: int, lengths: list[int], early: bool, data: st.DataObject
 ) -> None:
     tables = table(sentences=len(lengths), vocabulary=9, seed=seed)
-    together = search(tables, lengths, beams=beams, early_stopping=early)
+    batched = search(tables, lengths, beams=beams, early_stopping=early)
     order = data.draw(st.permutations(range(len(lengths))))
-    turned = search(tables[list(order)], [lengths[i] for i in order], beams=beams, early_stopping=early)
-    assert [turned[order.index(i)] for i in range(len(lengths))] == together
+    shuffled = search(tables[list(order)], [lengths[i] for i in order], beams=beams, early_stopping=early)
+    assert [shuffled[order.index(i)] for i in range(len(lengths))] == batched
     alone = data.draw(st.integers(0, len(lengths) - 1))
-    assert search(tables[alone : alone + 1], [lengths[alone]], beams=beams, early_stopping=early) == [together[alone]]
+    assert search(tables[alone : alone + 1], [lengths[alone]], beams=beams, early_stopping=early) == [batched[alone]]
 
 
 @settings(max_examples=25, deadline=None)
@@ -126,10 +126,10 @@ def test_every_hypothesis_is_well_formed(seed: int, exponent: float, beams: int,
             assert EOS not in tokens[:-1]
             assert finished or len(tokens) == length
             assert not finished or len(tokens) - 1 >= max(1, minimum)
-            gains = score_of(tables[sentence], tokens)
-            assert hypothesis.token_log_probabilities == pytest.approx(gains, abs=1e-5)
+            token_log_probs = score_of(tables[sentence], tokens)
+            assert hypothesis.token_log_probabilities == pytest.approx(token_log_probs, abs=1e-5)
             assert hypothesis.score == pytest.approx(
-                sum(gains) / length_penalty_factor(len(tokens), exponent), abs=1e-4
+                sum(token_log_probs) / length_penalty_factor(len(tokens), exponent), abs=1e-4
             )
 
 
@@ -137,7 +137,7 @@ pieces = st.lists(st.sampled_from(["▁a", "b", "▁", ".", "▁c.", "。", "”
 
 
 @given(pieces=pieces, limit=st.integers(1, 20))
-def test_cutting_keeps_every_piece(pieces: list[str], limit: int) -> None:
+def test_segmentation_keeps_every_piece(pieces: list[str], limit: int) -> None:
     parts = [pieces[part] for part in split_tokens(pieces, limit)]
     assert list(itertools.chain(*parts)) == pieces
     assert all(len(part) <= limit for part in parts)

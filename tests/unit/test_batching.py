@@ -1,4 +1,4 @@
-"""Batches side by side: in order, one PyTorch thread each, and the setting as it was afterwards."""
+"""Batches in threads: in order, one PyTorch thread each, and the number of threads restored."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_error_ends_the_work(two_threads: None) -> None:
     assert torch.get_num_threads() == 2
 
 
-def test_threads_work_in_the_precision_of_the_one_that_waits(two_threads: None) -> None:
+def test_threads_inherit_autocast(two_threads: None) -> None:
     def work(_: int) -> torch.dtype:
         return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
 

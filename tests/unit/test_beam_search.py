@@ -1,4 +1,4 @@
-"""Search on hand-made scorers whose best answers can be told by trying everything."""
+"""Search on small scorers whose best sequences are found by enumeration."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def search(
 
 @pytest.mark.parametrize("exponent", [0.0, 0.6, 1.0, 2.0])
 @pytest.mark.parametrize("min_length", [0, 2])
-def test_a_wide_beam_finds_what_trying_everything_finds(exponent: float, min_length: int) -> None:
+def test_a_wide_beam_equals_enumeration(exponent: float, min_length: int) -> None:
     tables = table(sentences=5, vocabulary=7, seed=3)
     found = search(tables, beams=64, max_length=4, n_best=5, length_penalty=exponent, min_length=min_length)
     for sentence, hypotheses in enumerate(found):
@@ -53,7 +53,7 @@ def test_a_wide_beam_finds_what_trying_everything_finds(exponent: float, min_len
         )
 
 
-def test_scores_are_those_of_forced_decoding() -> None:
+def test_scores_equal_those_of_forced_decoding() -> None:
     tables = table(sentences=6, vocabulary=9, seed=1)
     for sentence, hypotheses in enumerate(search(tables, n_best=4, max_length=8)):
         assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
@@ -85,14 +85,14 @@ def test_beam_of_one_is_greedy() -> None:
 def test_results_do_not_depend_on_the_batch(beams: int) -> None:
     tables = table(sentences=13, vocabulary=12, seed=8)
     lengths = [3 + (5 * i) % 9 for i in range(13)]
-    together = search(tables, beams=beams, max_length=lengths)
+    batched = search(tables, beams=beams, max_length=lengths)
     order = list(reversed(range(13)))
-    turned = search(tables[order], beams=beams, max_length=[lengths[i] for i in order])
+    reversed_batch = search(tables[order], beams=beams, max_length=[lengths[i] for i in order])
     for sentence in range(13):
         assert search(tables[sentence : sentence + 1], beams=beams, max_length=[lengths[sentence]]) == [
-            together[sentence]
+            batched[sentence]
         ]
-        assert turned[order.index(sentence)] == together[sentence]
+        assert reversed_batch[order.index(sentence)] == batched[sentence]
 
 
 def test_finished_sentences_leave_the_batch() -> None:
@@ -105,7 +105,7 @@ def test_finished_sentences_leave_the_batch() -> None:
 
 
 def test_early_stopping_ends_where_the_bound_would_go_on() -> None:
-    """A penalty that more than makes up for what a token costs: the exact rule must search to the maximum length."""
+    """Where the penalty outweighs the cost of a token, the exact rule must search to the maximum length."""
     tables = table(sentences=6, vocabulary=9, seed=2)
     tables[:, :, EOS] += 3.0
     steps = {}
@@ -175,12 +175,12 @@ def test_ties_go_to_the_smaller_token() -> None:
 def test_ties_do_not_depend_on_the_batch() -> None:
     tables = torch.zeros(9, 200, 200)  # everything is tied
     for beams in (1, 4):
-        together = search(tables, beams=beams, max_length=5)
-        assert together == search(tables[:1], beams=beams, max_length=5) * 9
+        batched = search(tables, beams=beams, max_length=5)
+        assert batched == search(tables[:1], beams=beams, max_length=5) * 9
 
 
 @pytest.mark.parametrize("vocabulary", [40, 64, 1024, 1087])
-def test_best_continuations_are_those_of_a_full_sort(vocabulary: int) -> None:
+def test_top_candidates_equal_a_full_sort(vocabulary: int) -> None:
     random = torch.Generator().manual_seed(1)
     scores = torch.randn(5, 2, generator=random).mul(4).round().div(4)
     scores[0, 1] = -torch.inf  # a beam that is dead
@@ -210,7 +210,7 @@ def test_the_blockwise_shortlist_holds_the_best_of_the_plain_one(vocabulary: int
     assert torch.equal(*best)
 
 
-def test_a_forced_token_is_all_that_is_left_and_keeps_its_probability() -> None:
+def test_a_forced_token_keeps_its_probability_and_excludes_all_others() -> None:
     logits = torch.randn(3, 2, 10, generator=torch.Generator().manual_seed(1))
     expected = logits.log_softmax(2)
     forced = (torch.tensor([True, False, True]), torch.tensor([UNK, 0, 7]))
@@ -238,29 +238,29 @@ def test_an_ensemble_averages_probabilities() -> None:
     first, second = table(sentences=4, vocabulary=8, seed=1), table(sentences=4, vocabulary=8, seed=2)
     mean = (first.log_softmax(-1).exp() + second.log_softmax(-1).exp()).div(2).log()
     state = EnsembleDecoder([TableState(first, beams=3, memory=0.0), TableState(second, beams=3, memory=0.0)])
-    together = beam_search(state, beam_size=3, max_lengths=torch.full((4,), 6))
+    batched = beam_search(state, beam_size=3, max_lengths=torch.full((4,), 6))
     alone = beam_search(TableState(mean, beams=3, memory=0.0), beam_size=3, max_lengths=torch.full((4,), 6))
-    for left, right in zip(together, alone, strict=True):
+    for left, right in zip(batched, alone, strict=True):
         assert left[0].tokens == right[0].tokens
         assert left[0].score == pytest.approx(right[0].score, abs=1e-5)
 
 
 def draw(
-    tables: Tensor, sampling: SamplingOptions, *, samples: int = 3, keys: Sequence[int] | None = None
+    tables: Tensor, sampling: SamplingOptions, *, samples: int = 3, seeds: Sequence[int] | None = None
 ) -> list[list[Hypothesis]]:
     return sample(
         TableState(tables, beams=samples), sampling, num_samples=samples,
-        seeds=list(range(len(tables))) if keys is None else keys, max_lengths=torch.full((len(tables),), 7),
+        seeds=list(range(len(tables))) if seeds is None else seeds, max_lengths=torch.full((len(tables),), 7),
     )  # fmt: skip
 
 
-def test_samples_depend_on_seed_and_key_alone() -> None:
+def test_samples_depend_only_on_the_seeds() -> None:
     tables = table(sentences=6, vocabulary=20, seed=1)
     drawn = draw(tables, SamplingOptions(seed=3))
     assert drawn == draw(tables, SamplingOptions(seed=3))
     assert drawn != draw(tables, SamplingOptions(seed=4))
-    for key in range(6):
-        assert draw(tables[key : key + 1], SamplingOptions(seed=3), keys=[key]) == [drawn[key]]
+    for seed in range(6):
+        assert draw(tables[seed : seed + 1], SamplingOptions(seed=3), seeds=[seed]) == [drawn[seed]]
     for sentence, hypotheses in enumerate(drawn):
         for hypothesis in hypotheses:
             assert hypothesis.token_log_probabilities == pytest.approx(
@@ -275,8 +275,8 @@ def test_samples_follow_the_distribution() -> None:
     )
     logits = tables[0, BOS].clone()
     logits[:4] = -math.inf
-    shares = torch.bincount(firsts, minlength=8) / len(firsts)
-    assert torch.allclose(shares, logits.softmax(0), atol=0.035)
+    frequencies = torch.bincount(firsts, minlength=8) / len(firsts)
+    assert torch.allclose(frequencies, logits.softmax(0), atol=0.035)
 
 
 def test_narrow_samples_are_greedy() -> None:

@@ -90,7 +90,7 @@ def test_ctranslate2_gives_the_same_numbers_and_words(
     ours = Translator.load(run.path, device="cpu")
 
     for beam in (1, 4):
-        translations = ours.translate(LINES, beam=beam, length_penalty=0.0)
+        translations = ours.translate(LINES, beam_size=beam, length_penalty=0.0)
         assert len({translation.text for translation in translations}) > 10
         for line, translation in zip(pieces(LINES), translations, strict=True):
             longest = len(line) + 1 + ours.decoding.max_length_offset

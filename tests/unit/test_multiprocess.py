@@ -1,4 +1,4 @@
-"""One stream through several processes: its order, its speed of answer, and how everything ends."""
+"""One stream through several processes: order, latency, errors and the end of the processes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_lines_are_divided_by_their_characters() -> None:
     assert max(sizes) < 1.1 * min(sizes)
 
 
-def test_answers_come_before_the_end() -> None:
+def test_translations_come_before_the_end_of_the_stream() -> None:
     answered = threading.Event()
 
     def slow() -> Iterator[str]:
@@ -81,7 +81,7 @@ def test_answers_come_before_the_end() -> None:
         ("fault", ZeroDivisionError, "^of our own making$"),
     ],
 )
-def test_what_goes_wrong_in_a_process_is_raised(line: str, error: type[Exception], message: str) -> None:
+def test_an_error_in_a_process_is_raised(line: str, error: type[Exception], message: str) -> None:
     lines = iter(["a", "b", "c", "d", line, "f"])
     with pytest.raises(error, match=message) as raised:
         list(translate_multiprocess([load, load], lines))
@@ -90,18 +90,18 @@ def test_what_goes_wrong_in_a_process_is_raised(line: str, error: type[Exception
     assert children() == []
 
 
-def test_a_death_is_seen_while_another_works() -> None:
+def test_a_death_is_seen_while_another_process_works() -> None:
     with pytest.raises(RuntimeError, match="process died"):
         list(translate_multiprocess([load, load], ["sleep", "die"]))
     assert children() == []
 
 
-def test_what_a_load_raises_is_raised() -> None:
+def test_an_error_of_a_factory_is_raised() -> None:
     with pytest.raises(ConfigError, match=r"^no such run$"):
         list(translate_multiprocess([load, partial(load, "no such run")], ["pause", "pause"]))
 
 
-def test_what_reading_raises_comes_after_the_lines_before() -> None:
+def test_an_error_of_the_input_comes_after_the_lines_before_it() -> None:
     def failing() -> Iterator[str]:
         yield "a"
         raise OSError("gone")
@@ -112,7 +112,7 @@ def test_what_reading_raises_comes_after_the_lines_before() -> None:
         next(stream)
 
 
-def test_closing_ends_processes_at_work() -> None:
+def test_closing_ends_running_processes() -> None:
     stream = translate_multiprocess([load, load], ["a", "sleep"])
     next(stream)
     started = time.monotonic()
@@ -137,7 +137,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
-def test_no_process_outlives_the_first(tmp_path: Path, ending: signal.Signals) -> None:
+def test_no_process_outlives_its_parent(tmp_path: Path, ending: signal.Signals) -> None:
     """Ctrl-C reaches all processes of a terminal, a kill the first alone."""
     (tmp_path / "sleepers.py").write_text(SCRIPT, encoding="utf-8")
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])

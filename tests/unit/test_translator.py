@@ -1,4 +1,4 @@
-"""Text in, text out: exactness over batches and orders, hostile lines, streams, word links, threads."""
+"""Translation of text: independence of batch and order, hostile lines, streams, word alignments, threads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ PIECES = {piece: i for i, piece in enumerate(vocabularies().target.pieces(range(
 
 
 def assert_same(left: list[Translation], right: list[Translation]) -> None:
-    """The same strings, and scores to 1e-5."""
+    """Equal strings, and scores equal to 1e-5."""
     for a, b in zip(left, right, strict=True):
         assert [h.text for h in a.hypotheses] == [h.text for h in b.hypotheses]
         assert [h.tokens for h in a.hypotheses] == [h.tokens for h in b.hypotheses]
@@ -44,23 +45,22 @@ def assert_same(left: list[Translation], right: list[Translation]) -> None:
 
 
 @pytest.mark.parametrize("attention", ATTENTION_VARIANTS)
-@pytest.mark.parametrize("beam", [1, 4])
-def test_one_by_one_is_any_batch_in_any_order(attention: str, beam: int) -> None:
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_results_do_not_depend_on_batch_or_order(attention: str, beam_size: int) -> None:
     translator = toy_translator(attention=attention)
-    together = translator.translate(LINES, beam_size=beam, n_best=min(beam, 2))
-    assert len({translation.text for translation in together}) > 5
-    assert_same(
-        [translator.translate([line], beam_size=beam, n_best=min(beam, 2))[0] for line in LINES[:4]], together[:4]
-    )
+    options = replace(translator.options, beam_size=beam_size, n_best=min(beam_size, 2))
+    batched = translator.translate(LINES, options)
+    assert len({translation.text for translation in batched}) > 5
+    assert_same([translator.translate([line], options)[0] for line in LINES[:4]], batched[:4])
     order = list(range(len(LINES)))
     random.Random(1).shuffle(order)
-    turned = translator.translate([LINES[i] for i in order], beam_size=beam, n_best=min(beam, 2), batch_tokens=90)
-    assert_same([turned[order.index(i)] for i in range(len(LINES))], together)
+    shuffled = translator.translate([LINES[i] for i in order], options, batch_tokens=90)
+    assert_same([shuffled[order.index(i)] for i in range(len(LINES))], batched)
 
 
 @pytest.mark.parametrize("attention", ATTENTION_VARIANTS)
-def test_caches_give_what_recomputing_gives(attention: str) -> None:
-    """The search's token scores, made step by step from caches, are those of the whole target at once (``score``)."""
+def test_cached_decoding_equals_teacher_forcing(attention: str) -> None:
+    """Token scores of the search, computed step by step from caches, equal those of the whole target at once."""
     translator = toy_translator(attention=attention)
     ids = vocabularies().source.encode(LINES)
     for translation, source in zip(translator.translate(LINES, n_best=3), ids, strict=True):
@@ -69,12 +69,12 @@ def test_caches_give_what_recomputing_gives(attention: str) -> None:
             model = translator.models[0]
             with torch.no_grad():
                 states = model(torch.tensor([[*source, EOS]]), model.shift(target))
-                gains = model.project(states).log_softmax(-1).gather(2, target.unsqueeze(2)).flatten()
-            assert hypothesis.token_log_probabilities == pytest.approx(gains.tolist(), abs=4e-5)
-            assert hypothesis.log_probability == pytest.approx(float(gains.sum()), abs=1e-4)
+                token_log_probs = model.project(states).log_softmax(-1).gather(2, target.unsqueeze(2)).flatten()
+            assert hypothesis.token_log_probabilities == pytest.approx(token_log_probs.tolist(), abs=4e-5)
+            assert hypothesis.log_probability == pytest.approx(float(token_log_probs.sum()), abs=1e-4)
 
 
-def test_scores_of_given_translations_are_those_of_the_search() -> None:
+def test_scores_of_given_translations_equal_those_of_the_search() -> None:
     translator = toy_translator()
     texts = ["der Hund läuft.", "die Katze schläft heute.", ""]
     scored = translator.score(LINES[:3], texts)
@@ -92,7 +92,7 @@ def test_scores_of_given_translations_are_those_of_the_search() -> None:
     assert translator.score([], []) == []
 
 
-def test_beam_of_one_takes_the_most_probable_token_each_time() -> None:
+def test_beam_of_one_takes_the_most_probable_token_at_every_step() -> None:
     translator = toy_translator()
     model = translator.models[0]
     for line in LINES[:6]:
@@ -116,7 +116,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def test_hostile_lines_keep_their_places() -> None:
+def test_hostile_lines_do_not_shift_other_lines() -> None:
     translator = toy_translator(max_source_length=32)
     ordinary = sentences(len(HOSTILE), seed=9, longest=5)
     mixed = [line for pair in zip(HOSTILE, ordinary, strict=True) for line in pair]
@@ -153,7 +153,7 @@ def test_long_lines_are_translated_in_parts(caplog: pytest.LogCaptureFixture) ->
     assert all(source < words and target < len(best.text.split()) for source, target in best.alignment)
 
 
-def test_where_long_lines_are_cut() -> None:
+def test_long_lines_are_cut_after_sentences_then_words() -> None:
     pieces = ["▁der", "▁Hund", ".", "▁die", "▁Kat", "ze", "▁läuft", ".", "”", "▁und", "▁weg"]
 
     def parts(limit: int) -> list[list[str]]:
@@ -173,7 +173,7 @@ def test_where_long_lines_are_cut() -> None:
         assert list(itertools.chain(*parts(limit))) == pieces
 
 
-def test_prefixes() -> None:
+def test_a_translation_begins_with_its_prefix() -> None:
     translator = toy_translator()
     free = translator.translate(LINES[:4])
     forced = translator.translate(LINES[:4], prefixes=["", "die Katze", "heute", "ein Haus mit Frau " * 20])
@@ -192,7 +192,7 @@ def test_samples_do_not_depend_on_the_batch() -> None:
     assert [t.text for t in drawn] != [t.text for t in other]
 
 
-def test_ensembles() -> None:
+def test_an_ensemble_averages_its_models() -> None:
     first, second = toy_model(seed=1), toy_model(seed=2)
     options = TranslationOptions(max_length_offset=5)
 
@@ -209,7 +209,7 @@ def test_ensembles() -> None:
 
 
 @pytest.mark.parametrize("choice", [{}, {"layer": 0}, {"head": 2}, {"layer": 1, "head": 0, "shifted": True}])
-def test_word_links_point_at_words(choice: dict[str, int]) -> None:
+def test_word_alignments_link_existing_words(choice: dict[str, int]) -> None:
     translator = toy_translator(attention="rela-g")
     for translation in translator.translate(LINES, n_best=2, alignment=AlignmentOptions(**choice)):  # type: ignore[arg-type]
         for hypothesis in translation.hypotheses:
@@ -221,7 +221,7 @@ def test_word_links_point_at_words(choice: dict[str, int]) -> None:
     assert translator.models[0].attention_modules()["cross", 0].observer is None
 
 
-def test_settings_out_of_range() -> None:
+def test_options_out_of_range_are_refused() -> None:
     translator = toy_translator()
     for wrong in ({"n_best": 5}, {"n_best": 0}, {"beam_size": 0}):
         with pytest.raises(ConfigError, match="accepted"):
@@ -236,16 +236,16 @@ def test_settings_out_of_range() -> None:
         resolve_device("cuda:99")
 
 
-@pytest.mark.parametrize("beam", [1, 4])
-def test_a_broken_model_is_named(beam: int) -> None:
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_non_finite_predictions_are_an_error(beam_size: int) -> None:
     translator = toy_translator()
     with torch.no_grad():
         translator.models[0].output_weight.fill_(torch.nan)
     with pytest.raises(CheckpointError, match="not finite"):
-        translator.translate(LINES, beam_size=beam)
+        translator.translate(LINES, beam_size=beam_size)
 
 
-def test_streams_answer_before_their_end() -> None:
+def test_a_stream_is_translated_before_its_end() -> None:
     translator = toy_translator()
     answered = threading.Event()
 
@@ -269,7 +269,7 @@ def test_chunks_grow_and_keep_order() -> None:
     assert list(read_chunks(iter([]))) == []
 
 
-def test_chunks_raise_what_reading_raises_after_the_lines_before() -> None:
+def test_chunks_raise_the_exception_of_the_input_after_the_lines_before_it() -> None:
     def failing() -> Iterator[str]:
         yield "a"
         raise OSError("gone")
@@ -296,8 +296,8 @@ def test_chunks_read_a_bounded_number_of_lines_ahead() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "nmt-rela-prefetch"]
 
 
-def test_threads_share_a_translator() -> None:
-    """Whatever threads ask of one translator at once, each gets what it would get alone."""
+def test_threads_may_use_one_translator() -> None:
+    """Concurrent calls of one translator return what single calls return."""
     translator = toy_translator(attention="rela-g")
     requests: list[Callable[[], list[Translation]]] = [
         lambda: translator.translate(LINES),
@@ -311,9 +311,9 @@ def test_threads_share_a_translator() -> None:
     with ThreadPoolExecutor(len(requests)) as pool:
         for _ in range(2):
             for alone, future in zip(expected, [pool.submit(request) for request in requests], strict=True):
-                together = future.result()
-                assert_same(alone, together)
-                assert [t.hypotheses[0].alignment for t in alone] == [t.hypotheses[0].alignment for t in together]
+                concurrent = future.result()
+                assert_same(alone, concurrent)
+                assert [t.hypotheses[0].alignment for t in alone] == [t.hypotheses[0].alignment for t in concurrent]
 
 
 def test_output_formats() -> None:
