@@ -93,7 +93,7 @@ def test_ctranslate2_gives_the_same_numbers_and_words(
         translations = ours.translate(LINES, beam_size=beam, length_penalty=0.0)
         assert len({translation.text for translation in translations}) > 10
         for line, translation in zip(pieces(LINES), translations, strict=True):
-            longest = len(line) + 1 + ours.decoding.max_length_offset
+            longest = len(line) + 1 + ours.options.max_length_offset
             (found,) = theirs.translate_batch([line], beam_size=beam, max_decoding_length=longest, **OPTIONS)
             assert found.hypotheses[0] == [token for token in translation.hypotheses[0].tokens if token != "</s>"]
 
