@@ -41,7 +41,7 @@ def test_heatmap_strikes_null_rows_through() -> None:
 
 
 def test_heatmap_refuses_weights_of_another_shape() -> None:
-    with pytest.raises(ValueError, match=r"weights are \(3, 3, 4\); expected \(2, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"weights have shape \(3, 3, 4\); expected \(2, 3, 4\)"):
         plots.heatmap(QUERIES, KEYS, weights(), panels=["a", "b"])
 
 
