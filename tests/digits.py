@@ -21,7 +21,7 @@ tests:
 """
 
 CONFIG = """
-run: RUN
+run_dir: RUN
 data:
   task: digits.yaml
   source_language: plain
@@ -46,13 +46,13 @@ training:
   max_updates: 500
   batch_tokens: 1024
   accumulate: 1
-  schedule: inverse_sqrt
+  lr_schedule: inverse_sqrt
   learning_rate: 0.004
-  warmup: 60
-  clip_norm: 1.0
+  warmup_updates: 60
+  max_grad_norm: 1.0
   log_every: 100
   validate_every: 1000
-  validate_sentences: 20
+  validation_decode_sentences: 20
   save_every: 500
 decoding:
   batch_tokens: 4000

@@ -79,7 +79,7 @@ def toy_translator(
 def toy_run(path: Path, *, seed: int = 0, max_length: int = 64) -> Path:
     """A run directory with two checkpoints of random weights."""
     config = Config(
-        run=str(path),
+        run_dir=str(path),
         data=DataConfig(
             task="none", source_language="a", target_language="b", data_dir=str(path / "data"), max_length=max_length
         ),

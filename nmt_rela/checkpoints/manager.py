@@ -24,7 +24,7 @@ log = logging.getLogger("nmt_rela.training")
 
 
 class CheckpointManager:
-    """Saves, links ``last`` and ``best``, and keeps the newest ``keep_last`` and the best ``keep_best`` checkpoints."""
+    """Writes checkpoints, links ``last`` and ``best``, and deletes those that are neither new nor good."""
 
     def __init__(self, run: RunDirectory, settings: TrainingConfig) -> None:
         self._run, self._settings = run, settings
@@ -72,10 +72,10 @@ class CheckpointManager:
         """Let ``last`` and ``best`` name what they say; the names of the checkpoints to keep."""
         scores = {path.name: score for path in steps if (score := _score(path)) is not None}
         # Of equals the first is the best.
-        best = sorted(scores, key=lambda name: (-scores[name], name))[: self._settings.keep_best]
+        best = sorted(scores, key=lambda name: (-scores[name], name))[: self._settings.keep_best_checkpoints]
         self._run.point("last", steps[-1].name)
         self._run.point("best", best[0] if best else None)
-        return {path.name for path in steps[-self._settings.keep_last :]} | set(best)
+        return {path.name for path in steps[-self._settings.keep_last_checkpoints :]} | set(best)
 
 
 def _score(directory: Path) -> float | None:

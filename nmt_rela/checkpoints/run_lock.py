@@ -32,7 +32,7 @@ class RunLock:
             owner = file.read().strip() or "another process"
             file.close()
             raise ConfigError(
-                f"run: {path.parent} is being trained by {owner}; wait for it or stop it, or choose another run=…"
+                f"run_dir: {path.parent} is being trained by {owner}; wait for it, stop it, or choose another run_dir=…"
             ) from None
         except OSError as error:  # a file system without locks
             log.warning("%s cannot be locked (%s); take care that no other process trains this run", path, error)

@@ -34,7 +34,7 @@ def _train(arguments: Sequence[str] | None) -> int:
     parser = cli.make_parser("nmt-train", __doc__)
     cli.add_config_arguments(parser)
     parser.add_argument(
-        "--fresh", action="store_true", help="start over; an earlier run of that name is moved aside, not deleted"
+        "--restart", action="store_true", help="start over; an earlier run of that name is moved aside, not deleted"
     )
     options = cli.parse(parser, arguments)
     config = cli.read_config(options)
@@ -43,10 +43,10 @@ def _train(arguments: Sequence[str] | None) -> int:
         return _on_all_gpus(gpus, list(sys.argv[1:] if arguments is None else arguments))
     # DistributedContext that torchrun has started again go on where they were.
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    return _on_this_rank(config, fresh=options.fresh and restarts == 0)
+    return _on_this_rank(config, restart=options.restart and restarts == 0)
 
 
-def _on_this_rank(config: Config, *, fresh: bool) -> int:
+def _on_this_rank(config: Config, *, restart: bool) -> int:
     from nmt_rela.checkpoints.run_lock import RunLock
     from nmt_rela.training.distributed import PeerLostError, RemoteRankError, join
     from nmt_rela.utils.memory import disable_malloc_trimming, limit_onednn_cache
@@ -58,7 +58,7 @@ def _on_this_rank(config: Config, *, fresh: bool) -> int:
     lock = RunLock()
     try:
         ranks = join(config.training.device)
-        status = _run(config, ranks, lock, fresh=fresh)
+        status = _run(config, ranks, lock, restart=restart)
         ranks.leave()
     except RemoteRankError as failure:
         return EXIT_USER_ERROR if failure.mistake else EXIT_INTERNAL_ERROR
@@ -72,7 +72,7 @@ def _on_this_rank(config: Config, *, fresh: bool) -> int:
     return status
 
 
-def _run(config: Config, ranks: DistributedContext, lock: RunLock, *, fresh: bool) -> int:
+def _run(config: Config, ranks: DistributedContext, lock: RunLock, *, restart: bool) -> int:
     from nmt_rela.checkpoints.run_directory import RunDirectory
     from nmt_rela.export.model_card import write_model_card
     from nmt_rela.preparation.pipeline import prepare
@@ -80,9 +80,9 @@ def _run(config: Config, ranks: DistributedContext, lock: RunLock, *, fresh: boo
     from nmt_rela.training.trainer import Trainer
 
     data = ranks.on_main(lambda: prepare(config.data))
-    resume = ranks.on_main(lambda: prepare_run_directory(config, data, ranks, lock, fresh=fresh))
+    resume = ranks.on_main(lambda: prepare_run_directory(config, data, ranks, lock, restart=restart))
     requests = GracefulStop()
-    run = RunDirectory(config.run)
+    run = RunDirectory(config.run_dir)
     trainer = ranks.together(lambda: Trainer(config, data=data, run=run, ranks=ranks, resume=resume))
     outcome = trainer.run(stop_requested=requests.any)
     ranks.on_main(lambda: write_model_card(run))

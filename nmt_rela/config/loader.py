@@ -157,7 +157,7 @@ def _check_rules(config: Config, at: Any) -> None:
     """Check the rules between keys. ``at`` gives the place and path of a key, for messages."""
     data, model, training = config.data, config.model, config.training
     for path, text in {
-        "run": config.run,
+        "run_dir": config.run_dir,
         "data.task": data.task,
         "data.source_language": data.source_language,
         "data.target_language": data.target_language,
@@ -178,15 +178,19 @@ def _check_rules(config: Config, at: Any) -> None:
         raise ConfigError(
             f"{at('model.tied_embeddings')}: 'all' needs data.joint_vocabulary: true; accepted without it: target, none"
         )
-    if training.schedule != "noam" and training.learning_rate > 0.1:
+    if training.lr_schedule != "noam" and training.learning_rate > 0.1:
         raise ConfigError(
             f"{at('training.learning_rate')}: found {training.learning_rate}, a factor for the schedule noam; "
-            f"{training.schedule} takes the highest rate itself, accepted: 0.1 or less"
+            f"{training.lr_schedule} takes the highest rate itself, accepted: 0.1 or less"
         )
-    if training.best_by == "bleu" and training.validate_sentences == 0 and (training.keep_best or training.patience):
+    if (
+        training.checkpoint_metric == "bleu"
+        and training.validation_decode_sentences == 0
+        and (training.keep_best_checkpoints or training.patience)
+    ):
         raise ConfigError(
-            f"{at('training.best_by')}: 'bleu' needs translations, but training.validate_sentences is 0; "
-            "accepted with it: loss"
+            f"{at('training.checkpoint_metric')}: 'bleu' needs translations, but "
+            "training.validation_decode_sentences is 0; accepted with it: loss"
         )
 
 

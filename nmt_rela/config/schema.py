@@ -121,16 +121,16 @@ class TrainingConfig:
     accumulate: int = field(default=4, metadata=accepts(low=1))
     #: How the loss of an update is averaged: over its target tokens, or (the released code) over sentences of token
     #: means.
-    loss_average: Literal["token", "sentence"] = "token"
+    loss_normalization: Literal["tokens", "sentences"] = "tokens"
     #: Probability taken from the right token and spread evenly over the others.
     label_smoothing: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
-    #: noam: factor · dimension^-½ · min(step^-½, step · warmup^-1.5); inverse_sqrt: the same with its peak at
+    #: noam: factor · dimension^-½ · min(step^-½, step · warmup_updates^-1.5); inverse_sqrt: the same with its peak at
     #: learning_rate; constant.
-    schedule: Literal["noam", "inverse_sqrt", "constant"] = "noam"
+    lr_schedule: Literal["noam", "inverse_sqrt", "constant"] = "noam"
     #: Factor of noam; peak of inverse_sqrt and constant.
     learning_rate: float = field(default=1.0, metadata=accepts(low=0.0))
     #: Updates of linear warm-up.
-    warmup: int = field(default=4_000, metadata=accepts(low=1))
+    warmup_updates: int = field(default=4_000, metadata=accepts(low=1))
     #: Adam's first decay.
     adam_beta1: float = field(default=0.9, metadata=accepts(low=0.0, high=0.999999))
     #: Adam's second decay.
@@ -140,7 +140,7 @@ class TrainingConfig:
     #: Decoupled weight decay (0: off).
     weight_decay: float = field(default=0.0, metadata=accepts(low=0.0))
     #: Clip the global gradient norm to this (0: off).
-    clip_norm: float = field(default=0.0, metadata=accepts(low=0.0))
+    max_grad_norm: float = field(default=0.0, metadata=accepts(low=0.0))
     #: auto is bf16 on a GPU that has it and float32 elsewhere.
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     #: auto is all visible GPUs, or the CPU where there is none.
@@ -148,25 +148,25 @@ class TrainingConfig:
     #: One seed for parameters, batches and dropout.
     seed: int = field(default=1, metadata=accepts(low=0))
     #: Stop after so many non-finite updates in a row (seen when a log line, a validation or a checkpoint is due).
-    max_nonfinite: int = field(default=10, metadata=accepts(low=1))
+    max_consecutive_nonfinite_updates: int = field(default=10, metadata=accepts(low=1))
     #: Updates between log lines.
     log_every: int = field(default=100, metadata=accepts(low=1))
     #: Updates between validations (loss, perplexity, BLEU on the development set).
     validate_every: int = field(default=5_000, metadata=accepts(low=1))
     #: At most so many development sentences are translated at a validation (0: none, all with -1).
-    validate_sentences: int = field(default=-1, metadata=accepts(low=-1))
+    validation_decode_sentences: int = field(default=-1, metadata=accepts(low=-1))
     #: Updates between checkpoints.
     save_every: int = field(default=5_000, metadata=accepts(low=1))
     #: Newest checkpoints kept.
-    keep_last: int = field(default=5, metadata=accepts(low=1))
+    keep_last_checkpoints: int = field(default=5, metadata=accepts(low=1))
     #: Best checkpoints kept beside them.
-    keep_best: int = field(default=1, metadata=accepts(low=0))
+    keep_best_checkpoints: int = field(default=1, metadata=accepts(low=0))
     #: What "best" means on the development set.
-    best_by: Literal["bleu", "loss"] = "bleu"
+    checkpoint_metric: Literal["bleu", "loss"] = "bleu"
     #: Stop after so many validations in a row without a new best (0: never).
     patience: int = field(default=0, metadata=accepts(low=0))
     #: Start from another run's weights: a run directory.
-    start_from: str = ""
+    initialize_from: str = ""
     #: Write torch's profiler trace of so many updates, a few after the start, into the run's profile/ (0: none).
     profile_updates: int = field(default=0, metadata=accepts(low=0))
 
@@ -195,7 +195,7 @@ class Config:
     """One experiment."""
 
     #: The run directory, relative to where the command is called.
-    run: str
+    run_dir: str
     #: The corpus.
     data: DataConfig
     #: The model.

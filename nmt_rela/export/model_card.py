@@ -79,7 +79,7 @@ def _card_lines(run: RunDirectory) -> Iterator[str]:
         yield _row("passes over the data", f"{progress['epoch']:,}")
         yield _row("target tokens seen", f"{progress['target_tokens']:,}")
     yield _row("an update", f"{training.accumulate} x {training.batch_tokens:,} padded tokens")
-    yield _row("schedule", f"{training.schedule}, {training.learning_rate}, warm-up {training.warmup:,}")
+    yield _row("schedule", f"{training.lr_schedule}, {training.learning_rate}, warm-up {training.warmup_updates:,}")
     yield _row("seed", str(training.seed))
     environment = _read(run.environment) or {}
     if environment:

@@ -123,7 +123,7 @@ def _estimator(
 
     def train(kind: str) -> float:
         speed = speeds[kind]
-        validated = dev if training.validate_sentences < 0 else min(dev, training.validate_sentences)
+        validated = dev if training.validation_decode_sentences < 0 else min(dev, training.validation_decode_sentences)
         validation = validated * SENTENCE / speed.decoding_tokens
         validations = training.max_updates / training.validate_every
         saves = training.max_updates / training.save_every
@@ -162,7 +162,7 @@ def _disk_lines(experiment: Experiment, size: Size, *, data_is_there: bool) -> I
     archives = 0 if data_is_there else size.known_bytes
     text = archives * _EXPANSION * (1 + _IDS) if not config.data.max_pairs_per_source else 0.0
     checkpoint = parameters_of(config) * _BYTES_PER_PARAMETER
-    kept = config.training.keep_last + config.training.keep_best + 1  # one is being written
+    kept = config.training.keep_last_checkpoints + config.training.keep_best_checkpoints + 1  # one is being written
     runs = len(experiment.runs) * (kept * checkpoint + checkpoint / 3)
     free = shutil.disk_usage(_existing(experiment.output)).free
     yield (

@@ -45,8 +45,8 @@ SCALES: dict[str, tuple[str, ...]] = {
         "data.max_pairs_per_source=200000", "data.vocabulary_size=16000",
         "model.encoder_layers=3", "model.decoder_layers=3", "model.dimension=256", "model.feed_forward=1024",
         "model.heads=4", "training.max_updates=20000", "training.batch_tokens=8192", "training.accumulate=1",
-        "training.schedule=noam", "training.learning_rate=1.0", "training.warmup=2000",
-        "training.validate_every=1000", "training.validate_sentences=500", "training.save_every=1000",
+        "training.lr_schedule=noam", "training.learning_rate=1.0", "training.warmup_updates=2000",
+        "training.validate_every=1000", "training.validation_decode_sentences=500", "training.save_every=1000",
     ),
     # Every step on little of everything, in minutes: shows that it works, and nothing about attention. Fewer updates
     # would make for empty translations.
@@ -54,8 +54,9 @@ SCALES: dict[str, tuple[str, ...]] = {
         "data.max_pairs_per_source=1000", "data.vocabulary_size=4000",
         "model.encoder_layers=2", "model.decoder_layers=2", "model.dimension=32", "model.feed_forward=64",
         "model.heads=4", "training.max_updates=200", "training.batch_tokens=2048", "training.accumulate=1",
-        "training.schedule=noam", "training.learning_rate=0.1", "training.warmup=20", "training.log_every=20",
-        "training.validate_every=100", "training.validate_sentences=10", "training.save_every=20",
+        "training.lr_schedule=noam", "training.learning_rate=0.1", "training.warmup_updates=20",
+        "training.log_every=20", "training.validate_every=100",
+        "training.validation_decode_sentences=10", "training.save_every=20",
         "decoding.max_length_offset=0",
     ),
 }  # fmt: skip
@@ -139,12 +140,12 @@ def new_experiment(
     name = file.stem
     if output is None:
         output = Path("runs/reproduce") / (name if scale == "paper" else f"{name}.{scale}")
-    config = load_config(file, [*SCALES[scale], *overrides, f"run={output / 'run'}"])
+    config = load_config(file, [*SCALES[scale], *overrides, f"run_dir={output / 'run'}"])
     runs = []
     for seed in seeds or [config.training.seed]:
         for kind in sorted(kinds, key=ATTENTION_VARIANTS.index):
             path = output / f"{kind}.seed{seed}"
-            own = [f"model.attention={kind}", f"training.seed={seed}", f"run={path}"]
+            own = [f"model.attention={kind}", f"training.seed={seed}", f"run_dir={path}"]
             own += _shared_by(gpus, config, path) if gpus > 1 else []
             runs.append(
                 Run(
@@ -185,7 +186,7 @@ def adopted_experiment(
 
     Raises ConfigError when there is none.
     """
-    wanted = load_config(configuration_of(task), ["run=unused"]).data
+    wanted = load_config(configuration_of(task), ["run_dir=unused"]).data
     runs = []
     for path in sorted(directory.iterdir()) if directory.is_dir() else []:
         if not RunDirectory(path).config_file.is_file():

@@ -251,7 +251,8 @@ def _alignment(experiment: Experiment, findings: Findings) -> Iterator[Block]:
 
 def _deviations(experiment: Experiment, findings: Findings) -> Iterator[str]:
     base = load_config(
-        REPOSITORY / "configs/base.yaml", ["run=r", "data.task=t", "data.source_language=a", "data.target_language=b"]
+        REPOSITORY / "configs/base.yaml",
+        ["run_dir=r", "data.task=t", "data.source_language=a", "data.target_language=b"],
     )
     changed = [
         f"`{d.path}` {_setting(d.new)} (paper: {_setting(d.old)})"
@@ -293,15 +294,15 @@ _WRITTEN_DOWN = tuple(
     for key in (
         "log_every",
         "validate_every",
-        "validate_sentences",
-        "keep_last",
-        "keep_best",
+        "validation_decode_sentences",
+        "keep_last_checkpoints",
+        "keep_best_checkpoints",
         "device",
-        "max_nonfinite",
+        "max_consecutive_nonfinite_updates",
     )
 )
 #: Where base.yaml has the usual and the task files the released code's choice.
-_RELEASED_CODE = ("model.embedding_bias", "model.start", "training.loss_average")
+_RELEASED_CODE = ("model.embedding_bias", "model.start", "training.loss_normalization")
 
 
 def _how(experiment: Experiment, findings: Findings, journal: Journal) -> Iterator[Block]:

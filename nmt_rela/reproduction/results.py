@@ -226,7 +226,7 @@ def own_configuration(run: Run) -> Config:
 
 def _differing(experiment: Experiment) -> list[str]:
     """Settings in which runs differ from the first one, other than those that are meant to."""
-    meant = {"run", "model.attention", "training.seed", "data.data_dir"}
+    meant = {"run_dir", "model.attention", "training.seed", "data.data_dir"}
     first = own_configuration(experiment.runs[0])
     return [
         f"{run.name}: {difference.path} is {difference.new}, in {experiment.runs[0].name} it is {difference.old}"

@@ -11,15 +11,17 @@ from nmt_rela.config.schema import TrainingConfig
 
 SCHEDULES: dict[str, Callable[[TrainingConfig, int, int], float]] = {
     # Vaswani et al. 2017, equation 3, times a factor
-    "noam": lambda c, step, dimension: c.learning_rate * dimension**-0.5 * min(step**-0.5, step * c.warmup**-1.5),
-    "inverse_sqrt": lambda c, step, _: c.learning_rate * min(step / c.warmup, (c.warmup / step) ** 0.5),
-    "constant": lambda c, step, _: c.learning_rate * min(step / c.warmup, 1.0),
+    "noam": lambda c, step, dimension: (
+        c.learning_rate * dimension**-0.5 * min(step**-0.5, step * c.warmup_updates**-1.5)
+    ),
+    "inverse_sqrt": lambda c, step, _: c.learning_rate * min(step / c.warmup_updates, (c.warmup_updates / step) ** 0.5),
+    "constant": lambda c, step, _: c.learning_rate * min(step / c.warmup_updates, 1.0),
 }
 
 
 def learning_rate(config: TrainingConfig, step: int, *, dimension: int) -> float:
     """The learning rate of the ``step``-th update, counted from 1."""
-    return SCHEDULES[config.schedule](config, step, dimension)
+    return SCHEDULES[config.lr_schedule](config, step, dimension)
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:

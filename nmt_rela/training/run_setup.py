@@ -28,18 +28,18 @@ log = logging.getLogger("nmt_rela.training")
 #: not what an update does. Everything else would make it another experiment.
 RESUME_MUTABLE_KEYS = frozenset(
     {
-        "run",
+        "run_dir",
         "data.data_dir",
         "training.max_updates",
         "training.max_epochs",
         "training.max_hours",
-        "training.max_nonfinite",
+        "training.max_consecutive_nonfinite_updates",
         "training.log_every",
         "training.validate_every",
-        "training.validate_sentences",
+        "training.validation_decode_sentences",
         "training.save_every",
-        "training.keep_last",
-        "training.keep_best",
+        "training.keep_last_checkpoints",
+        "training.keep_best_checkpoints",
         "training.patience",
         "training.profile_updates",
         "training.device",
@@ -48,7 +48,7 @@ RESUME_MUTABLE_KEYS = frozenset(
 
 
 def prepare_run_directory(
-    config: Config, data: PreparedData, ranks: DistributedContext, lock: RunLock, *, fresh: bool
+    config: Config, data: PreparedData, ranks: DistributedContext, lock: RunLock, *, restart: bool
 ) -> Path | None:
     """Make the run's directory, or find it made; the checkpoint to continue from, None for a new run. The main rank
     calls this, and nobody else trains the run while the lock is kept.
@@ -56,11 +56,13 @@ def prepare_run_directory(
     Raises ConfigError when the directory is in use, holds a run with settings that matter and differ, or something
     else; CheckpointError when none of its checkpoints is intact.
     """
-    run = RunDirectory(config.run)
+    run = RunDirectory(config.run_dir)
     if not run.config_file.exists() and run.path.is_dir() and any(map(_is_foreign, run.path.iterdir())):
-        raise ConfigError(f"run: {run.path} is a directory that holds something other than a run; choose another name")
+        raise ConfigError(
+            f"run_dir: {run.path} is a directory that holds something other than a run; choose another name"
+        )
     lock.take(run.lock)
-    if fresh and run.config_file.exists():
+    if restart and run.config_file.exists():
         log.info("the earlier run is now %s", _move_aside(run.path))
         lock.take(run.lock)
     checkpoint = CheckpointManager(run, config.training).newest()
@@ -92,7 +94,7 @@ def _check_fits(run: RunDirectory, config: Config, *, resume: bool) -> None:
     if resume and refused:
         raise ConfigError(
             f"{run.config_file}: this run was begun with other settings: {', '.join(refused)}; "
-            "set them back, choose another run=…, or start over with --fresh"
+            "set them back, choose another run_dir=…, or start over with --restart"
         )
 
 

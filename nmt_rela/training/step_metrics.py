@@ -17,8 +17,8 @@ from nmt_rela.training.distributed import DistributedContext
 class Window:
     """Losses, token counts, gradient norm and time of the updates since the last reading."""
 
-    def __init__(self, device: torch.device, *, loss_average: Literal["token", "sentence"] = "token") -> None:
-        self._device, self._loss_average = device, loss_average
+    def __init__(self, device: torch.device, *, loss_normalization: Literal["tokens", "sentences"] = "tokens") -> None:
+        self._device, self._loss_normalization = device, loss_normalization
         self._reset()
         self.restart_clock()
 
@@ -67,7 +67,7 @@ class Window:
         loss, likelihood, target, source, cells, sentences = (sum(row[i] for row in rows) for i in range(6))
         skipped, _, seconds, waited = rows[0][6:]
         values = {
-            "loss": loss / max(target if self._loss_average == "token" else sentences, 1.0),
+            "loss": loss / max(target if self._loss_normalization == "tokens" else sentences, 1.0),
             "perplexity": math.exp(min(likelihood / max(target, 1.0), 100.0)),
             "gradient_norm": float(self._norm),
             "skipped_updates": int(skipped),

@@ -72,7 +72,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision is torch.float16)
         self.progress = Progress()
         self.keeper = CheckpointManager(run, settings)
-        self.window = Window(ranks.device, loss_average=settings.loss_average)
+        self.window = Window(ranks.device, loss_normalization=settings.loss_normalization)
         self._nonfinite_in_a_row = torch.zeros((), device=ranks.device)
         # This rank's share of the latest update, and its loss.
         self._latest: tuple[list[Batch], Tensor] = ([], torch.zeros(()))
@@ -80,8 +80,8 @@ class Trainer:
         self._unsaved = False
         if resume is not None:
             self._load(resume)
-        elif settings.start_from:
-            self._start_from(RunDirectory(settings.start_from))
+        elif settings.initialize_from:
+            self._start_from(RunDirectory(settings.initialize_from))
         self.validator = Validator(config, data, self.vocabularies, ranks)
         self.monitor: Monitor | None = None
 
@@ -148,7 +148,7 @@ class Trainer:
         settings, progress = self.config.training, self.progress
         self.model.train()
         total_tokens, total_sentences = self._update_size(plan)
-        normaliser = total_tokens if settings.loss_average == "token" else total_sentences
+        normaliser = total_tokens if settings.loss_normalization == "tokens" else total_sentences
         summed_loss = torch.zeros((), device=self.ranks.device)
         for index, batch in enumerate(batches):
             if len(batch.indices) == 0:
@@ -172,8 +172,8 @@ class Trainer:
         norm = get_total_norm(gradients)
         # The fused optimiser looks at this flag on the device and leaves everything as it is when it is set.
         skipped = (~norm.isfinite()).float()
-        if settings.clip_norm:
-            clip_grads_with_norm_(self.parameters, settings.clip_norm, norm)
+        if settings.max_grad_norm:
+            clip_grads_with_norm_(self.parameters, settings.max_grad_norm, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, progress.update + 1, dimension=self.config.model.dimension)
         self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
@@ -193,7 +193,7 @@ class Trainer:
         """Summed loss and summed negative log-likelihood of one micro-batch."""
         positions = (batch.target != PAD).flatten().nonzero()[:, 0]  # found on the host, where it costs no waiting
         token_weights = None
-        if self.config.training.loss_average == "sentence":
+        if self.config.training.loss_normalization == "sentences":
             lengths = (batch.target != PAD).sum(dim=1, keepdim=True)
             token_weights = lengths.float().reciprocal().expand_as(batch.target).flatten()[positions]
             token_weights = self._send(token_weights)
@@ -298,7 +298,7 @@ class Trainer:
     def _stop_if_nonfinite(self) -> None:
         """The weights are those before the first of these updates, so what is saved stays sound."""
         in_a_row = int(self._nonfinite_in_a_row)
-        if in_a_row < self.config.training.max_nonfinite:
+        if in_a_row < self.config.training.max_consecutive_nonfinite_updates:
             return
         batches, loss = self._latest
         pairs = ", ".join(str(i) for batch in batches for i in batch.indices[:3].tolist())
@@ -307,8 +307,8 @@ class Trainer:
         self.ranks.fail(
             TrainingDivergedError(
                 f"update {self.progress.update}, {', '.join(places) or 'all ranks'}: loss or gradients were not finite "
-                f"for {in_a_row} updates in a row (training.max_nonfinite); lower training.learning_rate, lengthen "
-                "training.warmup, or set training.clip_norm"
+                f"for {in_a_row} updates in a row (training.max_consecutive_nonfinite_updates); lower "
+                "training.learning_rate, raise training.warmup_updates, or set training.max_grad_norm"
             )
         )
 
@@ -317,7 +317,7 @@ class Trainer:
         settings, progress = self.config.training, self.progress
         with self._autocast():
             result = self.validator.measure(self.model)
-        score = result.bleu if settings.best_by == "bleu" else -result.loss
+        score = result.bleu if settings.checkpoint_metric == "bleu" else -result.loss
         self._score = None if score is None else finite(score)
         is_best = self._score is not None and (progress.best_score is None or self._score > progress.best_score)
         progress.best_score = self._score if is_best else progress.best_score
@@ -327,7 +327,7 @@ class Trainer:
             self.monitor.record("validation", progress.update, result.values())
             self.monitor.samples(progress.update, *result.samples)
             log.info("update %6d  %s%s", progress.update, result.line(), "  (best so far)" if is_best else "")
-        return is_best and settings.keep_best > 0
+        return is_best and settings.keep_best_checkpoints > 0
 
     def _save(self) -> None:
         """Write a checkpoint from the main rank. What cannot be written is warned of: training goes on."""
@@ -382,7 +382,7 @@ class Trainer:
                 )
             checkpoint = other.load_into(self.model)
         except UserError as error:
-            raise CheckpointError(f"training.start_from: {error}") from error
+            raise CheckpointError(f"training.initialize_from: {error}") from error
         log.info("starting from the weights of %s", checkpoint)
 
 

@@ -72,7 +72,7 @@ class Validator:
     ) -> None:
         self._config, self._ranks, self._vocabularies = config, ranks, vocabularies
         self._corpus = ParallelDataset.open(data.dev_binary)
-        limit = config.training.validate_sentences
+        limit = config.training.validation_decode_sentences
         pairs = read_parallel(data.dev.source, data.dev.target)
         self._pairs = list(islice(pairs, None if limit < 0 else limit))
         self._tokenizer = data.dev.bleu_tokenizer

@@ -39,7 +39,7 @@ class PlainUpdates:
         self._optimizer = torch.optim.Adam(
             self._model.parameters(), lr=1e-4, betas=(settings.adam_beta1, settings.adam_beta2), fused=True
         )
-        self._smoothing, self._clip_norm = settings.label_smoothing, settings.clip_norm
+        self._smoothing, self._clip_norm = settings.label_smoothing, settings.max_grad_norm
         self._device, self._precision = device, precision
 
     def step(self, batches: list[Batch]) -> Tensor:

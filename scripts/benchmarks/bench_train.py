@@ -45,8 +45,10 @@ from nmt_rela.utils.text import write_lines
 
 def make_trainer(config: Config, kind: str, folder: Path) -> Trainer:
     """A trainer of one kind, whose run directory is thrown away."""
-    config = replace(config, run=str(folder / kind), model=replace(config.model, attention=cast(AttentionKind, kind)))
-    run = RunDirectory(config.run)
+    config = replace(
+        config, run_dir=str(folder / kind), model=replace(config.model, attention=cast(AttentionKind, kind))
+    )
+    run = RunDirectory(config.run_dir)
     run.checkpoints.mkdir(parents=True)
     data, ranks = prepare(config.data), join(config.training.device)
     return Trainer(config, data=data, run=run, ranks=ranks, resume=None)

@@ -24,8 +24,8 @@ An experiment is one YAML file; `nmt-train --config FILE` runs it and `--print-c
 * **Start from another file** with `extends: base.yaml` (relative to the file that says so). Sections are merged key by
   key, so a file holds only what it changes. `configs/base.yaml` spells out the defaults, which are the paper's.
 * **Override on the command line** with `section.key=value`, after or before the options:
-  `nmt-train --config configs/demo.yaml model.attention=softmax run=runs/demo-softmax`. The value is YAML. Commands that
-  take `--model RUN` accept overrides of the run's own settings, such as `decoding.beam_size=8`.
+  `nmt-train --config configs/demo.yaml model.attention=softmax run_dir=runs/demo-softmax`. The value is YAML. Commands
+  that take `--model RUN` accept overrides of the run's own settings, such as `decoding.beam_size=8`.
 * **Strict**: an unknown key, a key given twice, a wrong type or a value out of bounds ends the command with one line
   that names the file and line, or the override, and the nearest valid choice; the exit status is 2.
 * **Types** are exact: a whole number may stand for a decimal one and nothing else is converted. `1e-8` is a number and
@@ -34,7 +34,7 @@ An experiment is one YAML file; `nmt-train --config FILE` runs it and `--print-c
 
 A key without a default must be given. Beyond the bounds of single keys: `model.heads` divides `model.dimension`;
 `model.tied_embeddings: all` needs `data.joint_vocabulary: true`; `training.learning_rate` is at most 0.1 unless the
-schedule is `noam`; `training.best_by: bleu` needs `training.validate_sentences` other than 0.
+schedule is `noam`; `training.checkpoint_metric: bleu` needs `training.validation_decode_sentences` other than 0.
 """
 
 

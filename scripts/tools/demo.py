@@ -2,7 +2,7 @@
 """The demonstration: train on the embedded corpus, score, show translations, look into the attention.
 
     scripts/tools/demo.py                                                        rela-g, in runs/demo
-    scripts/tools/demo.py model.attention=softmax run=runs/demo-softmax          another kind
+    scripts/tools/demo.py model.attention=softmax run_dir=runs/demo-softmax          another kind
 
 Each step is a command of the package, printed before it runs, so it can be repeated by hand. What is done is re-used.
 """
@@ -40,17 +40,19 @@ def _demonstrate(arguments: Sequence[str] | None) -> int:
     start = time.monotonic()
     for command in (
         ["nmt-train", "--config", CONFIG, *options.overrides],
-        ["nmt-average", "--model", config.run, "--last", "5"],
-        ["nmt-evaluate", "--model", config.run],
+        ["nmt-average", "--model", config.run_dir, "--last", "5"],
+        ["nmt-evaluate", "--model", config.run_dir],
     ):
         status = _step(command)
         if status:
             return status
     _show_examples(config)
-    status = _step(["nmt-analyze", "--model", config.run])
+    status = _step(["nmt-analyze", "--model", config.run_dir])
     if not status:
         minutes, seconds = divmod(round(time.monotonic() - start), 60)
-        print(f"\nThe demo took {minutes} min {seconds} s. Your own text: nmt-translate --model {config.run} < FILE")
+        print(
+            f"\nThe demo took {minutes} min {seconds} s. Your own text: nmt-translate --model {config.run_dir} < FILE"
+        )
     return status
 
 
@@ -64,7 +66,7 @@ def _step(command: Sequence[str]) -> int:
 def _show_examples(config: Config) -> None:
     """A few test sentences spread over the set, with reference and translation."""
     test = load_prepared(config.data).tests[0]
-    directory = Path(config.run) / "evaluation" / RunDirectory(config.run).checkpoint().name
+    directory = Path(config.run_dir) / "evaluation" / RunDirectory(config.run_dir).checkpoint().name
     columns = [list(read_lines(path)) for path in (test.source, test.target, directory / f"{test.name}.txt")]
     print(f"\nExamples from {test.name}:")
     for number in range(0, len(columns[0]), max(1, len(columns[0]) // EXAMPLES)):

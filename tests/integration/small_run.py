@@ -20,7 +20,7 @@ das ein kleine alte rote haus baum hund katze sieht findet liest schreibt heute 
 ENGLISH, GERMAN = (line.split() for line in _WORDS.strip().splitlines())
 
 CONFIG = """
-run: {run}
+run_dir: {run}
 data: {{task: demo, source_language: en, target_language: de, vocabulary_size: 96}}
 model: {{attention: {attention}, encoder_layers: 2, decoder_layers: 2, dimension: 32, feed_forward: 48, heads: 4}}
 training: {{}}
@@ -65,7 +65,7 @@ def write_run(path: Path, *, attention: str = "rela-g", seed: int = 1) -> RunDir
     vocabularies = TokenizerPair(joint, joint)
     vocabularies.save(run.tokenizer)
     config = config_from_yaml(CONFIG.format(run=path, attention=attention), "small_run")
-    run.config_file.write_text(config_to_yaml(replace(config, run=str(path))), encoding="utf-8")
+    run.config_file.write_text(config_to_yaml(replace(config, run_dir=str(path))), encoding="utf-8")
     torch.manual_seed(seed)
     model = build_model(config.model, vocabularies)
     write_checkpoint(

@@ -84,7 +84,7 @@ def test_a_directory_that_is_no_run_is_neither_used_nor_overwritten(
 def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run")
     other = write_digits(tmp_path, reverse=False, pairs=50)
-    settings = ["training.max_updates=1", f"run={tmp_path / 'digits'}"]
+    settings = ["training.max_updates=1", f"run_dir={tmp_path / 'digits'}"]
     assert train.main(["--config", str(other), "--quiet", *settings]) == 0
     shutil.rmtree(run.tokenizer)
     shutil.copytree(tmp_path / "digits" / "tokenizer", run.tokenizer)
@@ -107,19 +107,22 @@ def test_fine_tuning_takes_weights_only_of_the_same_vocabulary(
 ) -> None:
     config = write_digits(tmp_path, reverse=False, pairs=50)
     assert train.main(["--config", str(config), "--quiet", "training.max_updates=2"]) == 0
-    tuned = ["training.max_updates=1", f"run={tmp_path / 'tuned'}", "training.seed=2"]
-    start = f"training.start_from={tmp_path / 'run'}"
+    tuned = ["training.max_updates=1", f"run_dir={tmp_path / 'tuned'}", "training.seed=2"]
+    start = f"training.initialize_from={tmp_path / 'run'}"
     assert train.main(["--config", str(config), "--quiet", *tuned, start]) == 0
     before, after = (load_tensors(tmp_path / name / "last", "model") for name in ("run", "tuned"))
     # Adam's first step is never longer than the learning rate, which has only begun to rise.
     assert all(float((after[name] - before[name]).abs().max()) < 7e-5 for name in before)
     other = write_run(tmp_path / "other")
     capsys.readouterr()
-    wider = ["--quiet", f"run={tmp_path / 'wider'}", "model.feed_forward=96", start]
+    wider = ["--quiet", f"run_dir={tmp_path / 'wider'}", "model.feed_forward=96", start]
     assert train.main(["--config", str(config), *wider]) == 2
     assert re.search(r"run/best: parameter \S+ is \[128.*\] in the checkpoint, \[96", capsys.readouterr().err)
-    assert train.main(["--config", str(config), "--quiet", tuned[0], f"{start}-nowhere", f"run={tmp_path / 'no'}"]) == 2
+    assert (
+        train.main(["--config", str(config), "--quiet", tuned[0], f"{start}-nowhere", f"run_dir={tmp_path / 'no'}"])
+        == 2
+    )
     assert "run-nowhere: not a run directory" in capsys.readouterr().err
-    tuned[1] = f"run={tmp_path / 'refused'}"
-    assert train.main(["--config", str(config), "--quiet", *tuned, f"training.start_from={other.path}"]) == 2
+    tuned[1] = f"run_dir={tmp_path / 'refused'}"
+    assert train.main(["--config", str(config), "--quiet", *tuned, f"training.initialize_from={other.path}"]) == 2
     assert "another vocabulary" in capsys.readouterr().err

@@ -257,7 +257,7 @@ def test_the_command_prints_the_account(
     own_task(tmp_path)
     base = Path(__file__).parents[2] / "configs/base.yaml"
     data = "data: {task: mine.yaml, source_language: de, target_language: en, vocabulary_size: 100}"
-    (tmp_path / "c.yaml").write_text(f"extends: {base}\nrun: run\n{data}\n", "utf-8")
+    (tmp_path / "c.yaml").write_text(f"extends: {base}\nrun_dir: run\n{data}\n", "utf-8")
     assert command.main(["--config", "c.yaml", "--workers", "1"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[0].split() == ["train", "300", "pairs,", "300", "kept"]

@@ -23,12 +23,18 @@ from nmt_rela.training import distributed, trainer, validation
 from tests.digits import TINY, write_digits
 from tests.ranks import ForkedRanks
 
-COMMON = [*TINY, "training.log_every=1", "training.validate_sentences=0", "training.best_by=loss", "training.warmup=1"]
+COMMON = [
+    *TINY,
+    "training.log_every=1",
+    "training.validation_decode_sentences=0",
+    "training.checkpoint_metric=loss",
+    "training.warmup_updates=1",
+]
 ENDLESS = ["training.max_updates=1000000", "training.accumulate=2", "training.batch_tokens=256"]
 
 
 def settings(config: Path, name: str, *more: str) -> list[str]:
-    return ["--config", str(config), f"run={config.parent / name}", *COMMON, *more]
+    return ["--config", str(config), f"run_dir={config.parent / name}", *COMMON, *more]
 
 
 def launched(arguments: list[str], *options: str) -> subprocess.Popen[str]:
@@ -56,11 +62,16 @@ def first_moments(run: Path) -> list[torch.Tensor]:
     return [state[index]["exp_avg"].double() for index in sorted(state)]
 
 
-@pytest.mark.parametrize("average", ["token", "sentence"])
+@pytest.mark.parametrize("average", ["tokens", "sentences"])
 def test_gradients_do_not_depend_on_how_an_update_is_cut(tmp_path: Path, average: str) -> None:
     """Ten ragged pairs make one update, whatever it is cut into."""
     config = write_digits(tmp_path, reverse=True, pairs=10)
-    common = ["training.max_updates=1", f"training.loss_average={average}", "training.batch_tokens=1024", "--quiet"]
+    common = [
+        "training.max_updates=1",
+        f"training.loss_normalization={average}",
+        "training.batch_tokens=1024",
+        "--quiet",
+    ]
     for pieces in (1, 2, 5):
         assert train.main(settings(config, f"pieces{pieces}", *common, f"training.accumulate={pieces}")) == 0
     ranks = ForkedRanks(settings(config, "ranks", *common, "training.accumulate=4"), tmp_path)
@@ -88,7 +99,7 @@ def test_two_ranks_with_dropout_are_bitwise_one_rank_and_may_take_over_from_it(t
 def test_a_signal_to_one_rank_stops_all_and_stopping_changes_no_bit(tmp_path: Path) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=200)
     common = ["training.accumulate=4", "training.batch_tokens=128", "model.dropout=0.2", "training.max_updates=6"]
-    common += ["training.log_every=4", "training.validate_every=3", "training.validate_sentences=5", "--quiet"]
+    common += ["training.log_every=4", "training.validate_every=3", "training.validation_decode_sentences=5", "--quiet"]
     real = trainer.Trainer.step
 
     def signal_after(update: int, rank: int) -> None:

@@ -24,7 +24,12 @@ def config(tmp_path: Path) -> Path:
 
 
 def updates_done(config: Path, *settings: str, status: int = 0) -> int:
-    fast = ["training.validate_sentences=0", "training.best_by=loss", "training.batch_tokens=256", "--quiet"]
+    fast = [
+        "training.validation_decode_sentences=0",
+        "training.checkpoint_metric=loss",
+        "training.batch_tokens=256",
+        "--quiet",
+    ]
     assert train.main(["--config", str(config), *fast, *settings]) == status
     return int(list_checkpoints(config.parent / "run" / "checkpoints")[-1].name.removeprefix("step_"))
 
@@ -75,7 +80,7 @@ def test_an_update_reads_nothing_back_from_the_device(
 
     monkeypatch.setattr(trainer.Trainer, "_loss", loss)
     monkeypatch.setattr(trainer.Trainer, "step", step)
-    settings = [f"training.loss_average={average}", "training.clip_norm=1.0", "model.dropout=0.1"]
+    settings = [f"training.loss_normalization={average}", "training.max_grad_norm=1.0", "model.dropout=0.1"]
     assert updates_done(config, "training.max_updates=2", *settings) == 2
 
 
@@ -111,7 +116,7 @@ def test_too_many_in_a_row_end_the_run_and_leave_sound_weights(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil_losses(monkeypatch, until=100)
-    settings = ["training.max_nonfinite=4", "training.save_every=1"]
+    settings = ["training.max_consecutive_nonfinite_updates=4", "training.save_every=1"]
     updates_done(config, *settings, status=2)
     error = capsys.readouterr().err.strip().split("\n")[-1]
     assert re.search(r"update 4, rank 0 \(training pairs (\d+, )+\d+ …\): .* not finite for 4 updates in a row", error)

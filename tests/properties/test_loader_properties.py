@@ -73,10 +73,10 @@ def obeying(config: Config) -> Config:
     data = dataclasses.replace(data, **names, target_language=names["source_language"] + "2")
     tied = model.tied_embeddings if data.joint_vocabulary else "none"
     model = dataclasses.replace(model, dimension=model.heads * min(model.dimension, 7), tied_embeddings=tied)
-    rate = training.learning_rate if training.schedule == "noam" else min(training.learning_rate, 0.1)
-    training = dataclasses.replace(training, learning_rate=rate, best_by="loss")
-    run = config.run if config.run.strip() else "r"
-    return dataclasses.replace(config, run=run, data=data, model=model, training=training)
+    rate = training.learning_rate if training.lr_schedule == "noam" else min(training.learning_rate, 0.1)
+    training = dataclasses.replace(training, learning_rate=rate, checkpoint_metric="loss")
+    run = config.run_dir if config.run_dir.strip() else "r"
+    return dataclasses.replace(config, run_dir=run, data=data, model=model, training=training)
 
 
 configs = settings(Config).map(obeying).filter(lambda config: config.model.dimension < 2**63)
@@ -99,7 +99,7 @@ def as_yaml(value: Any) -> str:
 
 @given(configs, configs)
 def test_differences_are_exactly_the_overrides_that_lead_from_one_to_the_other(old: Config, new: Config) -> None:
-    ascii_only = {"run": "r", "training": dataclasses.replace(new.training, start_from="s")}
+    ascii_only = {"run_dir": "r", "training": dataclasses.replace(new.training, initialize_from="s")}
     new = dataclasses.replace(new, **ascii_only, data=dataclasses.replace(old.data, joint_vocabulary=True))
     found = diff_configs(old, new)
     assert {difference.path for difference in found} <= {*key_paths(Config)} | {
@@ -143,7 +143,7 @@ def test_a_misspelt_key_is_refused_and_named(path: str, extra: str, data: st.Dat
         return
     with pytest.raises(ConfigError) as caught:
         override_config(
-            config_from_yaml("run: r\ndata: {task: t, source_language: a, target_language: b}"), [f"{wrong}=1"]
+            config_from_yaml("run_dir: r\ndata: {task: t, source_language: a, target_language: b}"), [f"{wrong}=1"]
         )
     assert "unknown key" in str(caught.value)
     assert wrong in str(caught.value)
@@ -166,5 +166,6 @@ def test_a_number_out_of_bounds_is_refused(field: tuple[str, Any], beyond: int) 
     for value in sides:
         with pytest.raises(ConfigError, match="accepted: "):
             override_config(
-                config_from_yaml("run: r\ndata: {task: t, source_language: a, target_language: b}"), [f"{path}={value}"]
+                config_from_yaml("run_dir: r\ndata: {task: t, source_language: a, target_language: b}"),
+                [f"{path}={value}"],
             )

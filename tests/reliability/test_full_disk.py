@@ -18,7 +18,7 @@ from nmt_rela.commands import train
 from tests.digits import TINY, write_digits
 
 SETTINGS = ["training.max_updates=6", "training.save_every=2", "training.validate_every=6", "training.batch_tokens=512"]
-SETTINGS += ["training.validate_sentences=0", "training.best_by=loss", "--quiet", *TINY]
+SETTINGS += ["training.validation_decode_sentences=0", "training.checkpoint_metric=loss", "--quiet", *TINY]
 
 
 def run(folder: Path, *, status: int = 0) -> RunDirectory:

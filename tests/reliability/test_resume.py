@@ -32,8 +32,8 @@ SETTINGS = [
     "training.log_every=4",
     "training.save_every=3",
     "training.validate_every=7",
-    "training.validate_sentences=2",
-    "training.keep_last=3",
+    "training.validation_decode_sentences=2",
+    "training.keep_last_checkpoints=3",
 ]
 #: What time does to a record is not part of the promise.
 TIMED = ("per_second", "data_wait_share")
@@ -87,7 +87,7 @@ def ended(straight: RunDirectory, tmp_path: Path) -> RunDirectory:
 
 
 def go_on(run: RunDirectory, straight: RunDirectory, update: int, *more: str, status: int = 0) -> None:
-    run_to(straight.path.parent / "config.yaml", update, f"run={run.path}", *more, status=status)
+    run_to(straight.path.parent / "config.yaml", update, f"run_dir={run.path}", *more, status=status)
 
 
 @pytest.fixture
@@ -184,8 +184,8 @@ def test_a_changed_setting_that_matters_is_refused_and_named(
     assert sorted(p.name for p in ended.checkpoints.iterdir()) == before
 
 
-def test_fresh_moves_the_old_run_aside(ended: RunDirectory, straight: RunDirectory) -> None:
-    go_on(ended, straight, 3, "--fresh")
+def test_restart_moves_the_old_run_aside(ended: RunDirectory, straight: RunDirectory) -> None:
+    go_on(ended, straight, 3, "--restart")
     assert [p.name for p in list_checkpoints(ended.checkpoints)] == ["step_00000003"]
     assert list_checkpoints(ended.path.with_name("ended.old-1") / "checkpoints")
 

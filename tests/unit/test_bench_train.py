@@ -44,7 +44,7 @@ def test_other_models_learn(name: str, tied: str, vocabularies: TokenizerPair) -
     if not installed(name):
         pytest.skip(f"the library of {name} is not installed")
     config = config_from_yaml(
-        f"run: none\ndata: {{task: demo, source_language: en, target_language: de}}\n"
+        f"run_dir: none\ndata: {{task: demo, source_language: en, target_language: de}}\n"
         f"{SMALL}, tied_embeddings: {tied}}}",
         "small",
     )
@@ -58,7 +58,7 @@ def test_other_models_learn(name: str, tied: str, vocabularies: TokenizerPair) -
 def test_a_tiny_benchmark(tmp_path: Path) -> None:
     config = tmp_path / "small.yaml"
     config.write_text(
-        f"run: {tmp_path}/run\n{SMALL}}}\n"
+        f"run_dir: {tmp_path}/run\n{SMALL}}}\n"
         f"data: {{task: {own_task(tmp_path)}, source_language: de, target_language: en, vocabulary_size: 120, "
         f"data_dir: {tmp_path}}}\n"
         "training: {batch_tokens: 128, precision: float32}\n",

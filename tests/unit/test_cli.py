@@ -17,7 +17,7 @@ from nmt_rela.commands import cli, prepare
 from nmt_rela.config.loader import config_from_yaml, load_config
 from nmt_rela.utils.errors import DataError
 
-CONFIG = "run: runs/x\ndata: {task: demo, source_language: en, target_language: de}\n"
+CONFIG = "run_dir: runs/x\ndata: {task: demo, source_language: en, target_language: de}\n"
 
 
 def ending(error: BaseException) -> int:
@@ -117,9 +117,9 @@ def config_parser() -> ArgumentParser:
 
 
 def test_overrides_and_options_mix() -> None:
-    options = cli.parse(config_parser(), ["model.heads=4", "--config", "c.yaml", "run=r", "--quiet", "a.b=-1"])
+    options = cli.parse(config_parser(), ["model.heads=4", "--config", "c.yaml", "run_dir=r", "--quiet", "a.b=-1"])
     assert options.config == "c.yaml"
-    assert options.overrides == ["model.heads=4", "run=r", "a.b=-1"]
+    assert options.overrides == ["model.heads=4", "run_dir=r", "a.b=-1"]
     assert options.quiet
 
 

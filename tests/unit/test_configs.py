@@ -14,7 +14,7 @@ from nmt_rela.models.transformer import Transformer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 #: What one gives oneself.
-GIVEN = ["run=runs/mine", "data.task=demo", "data.source_language=en", "data.target_language=de"]
+GIVEN = ["run_dir=runs/mine", "data.task=demo", "data.source_language=en", "data.target_language=de"]
 #: Complete experiments; the others are to be extended.
 EXPERIMENTS = {
     "demo",
@@ -44,7 +44,7 @@ def formula(config: Config) -> int:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_loads(path: Path) -> None:
     config = load_config(path, [] if path.stem in EXPERIMENTS else GIVEN)
-    assert config.run
+    assert config.run_dir
 
 
 @pytest.mark.parametrize("name", ["small", "base", "big"])

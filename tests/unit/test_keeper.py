@@ -33,7 +33,7 @@ def name(path: Path | None) -> str:
     [(1, 0, [7]), (2, 1, [3, 6, 7]), (2, 2, [1, 3, 6, 7]), (9, 0, [1, 2, 3, 4, 5, 6, 7])],
 )
 def test_the_newest_and_the_best_stay(tmp_path: Path, last: int, best: int, kept: list[int]) -> None:
-    settings = replace(TrainingConfig(), keep_last=last, keep_best=best)
+    settings = replace(TrainingConfig(), keep_last_checkpoints=last, keep_best_checkpoints=best)
     scores = {1: 20.0, 2: None, 3: 30.0, 4: None, 5: 10.0, 6: None, 7: None}
     run = RunDirectory(tmp_path)
     save_all(run, settings, scores)
@@ -55,15 +55,17 @@ def test_the_newest_intact_checkpoint_is_found_and_none_is_an_error(tmp_path: Pa
 
 def test_of_equal_scores_the_first_stays_best(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    save_all(run, replace(TrainingConfig(), keep_last=1, keep_best=1), {1: 100.0, 2: 100.0, 3: None})
+    save_all(
+        run, replace(TrainingConfig(), keep_last_checkpoints=1, keep_best_checkpoints=1), {1: 100.0, 2: 100.0, 3: None}
+    )
     assert run.checkpoint("best").resolve().name == "step_00000001"
 
 
 def test_a_damaged_checkpoint_that_was_passed_over_does_not_push_out_a_new_one(tmp_path: Path) -> None:
-    run, settings = RunDirectory(tmp_path), replace(TrainingConfig(), keep_last=2, keep_best=0)
+    run, settings = RunDirectory(tmp_path), replace(TrainingConfig(), keep_last_checkpoints=2, keep_best_checkpoints=0)
     save_all(run, settings, {1: None, 5: None})
     (run.checkpoints / "step_00000005" / "state.json").write_text("{}")
-    settings = replace(settings, keep_last=1)
+    settings = replace(settings, keep_last_checkpoints=1)
     keeper = CheckpointManager(run, settings)
     assert name(keeper.newest()) == "step_00000001"
     keeper.save(update=3, score=None, tensors={"model": {}}, state={"update": 3})
@@ -99,7 +101,7 @@ def test_what_a_kill_inside_a_save_has_left_is_cleared_up(tmp_path: Path) -> Non
 
 
 def test_a_best_that_could_not_be_written_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, settings = RunDirectory(tmp_path), replace(TrainingConfig(), keep_last=1, keep_best=1)
+    run, settings = RunDirectory(tmp_path), replace(TrainingConfig(), keep_last_checkpoints=1, keep_best_checkpoints=1)
     save_all(run, settings, {1: 5.0})
 
     def full(*_: object, **__: object) -> None:
@@ -114,7 +116,7 @@ def test_a_best_that_could_not_be_written_is_not_named(tmp_path: Path, monkeypat
 
 def test_no_best_is_named_where_none_is_kept(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    save_all(run, replace(TrainingConfig(), keep_last=1, keep_best=1), {1: 5.0, 2: 1.0})
-    save_all(run, replace(TrainingConfig(), keep_last=1, keep_best=0), {3: 9.0, 4: 8.0})
+    save_all(run, replace(TrainingConfig(), keep_last_checkpoints=1, keep_best_checkpoints=1), {1: 5.0, 2: 1.0})
+    save_all(run, replace(TrainingConfig(), keep_last_checkpoints=1, keep_best_checkpoints=0), {3: 9.0, 4: 8.0})
     assert not (tmp_path / "best").is_symlink()
     assert [path.name for path in list_checkpoints(run.checkpoints)] == ["step_00000004"]

@@ -22,7 +22,7 @@ from nmt_rela.config.schema import AttentionBySite, Config, DataConfig, Training
 from nmt_rela.utils.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-MINIMAL = "run: runs/x\ndata:\n  task: demo\n  source_language: en\n  target_language: de\n"
+MINIMAL = "run_dir: runs/x\ndata:\n  task: demo\n  source_language: en\n  target_language: de\n"
 
 
 def read(text: str) -> Config:
@@ -53,9 +53,9 @@ def test_sections_without_keys_have_their_defaults() -> None:
 
 
 def test_numbers_and_switches_are_read_as_the_field_wants_them() -> None:
-    config = read("training: {adam_epsilon: 1e-8, clip_norm: 1, max_hours: .5, max_updates: 32_000, seed: 0}")
+    config = read("training: {adam_epsilon: 1e-8, max_grad_norm: 1, max_hours: .5, max_updates: 32_000, seed: 0}")
     assert repr(config.training.adam_epsilon) == "1e-08"
-    assert repr(config.training.clip_norm) == "1.0"
+    assert repr(config.training.max_grad_norm) == "1.0"
     assert config.training.max_hours == 0.5
     assert config.training.max_updates == 32_000
     assert config.training.seed == 0
@@ -107,11 +107,11 @@ def test_a_byte_order_mark_and_windows_line_ends_are_harmless(tmp_path: Path) ->
         ("model: {heads: 99999999999999999999}\n", "accepted: 1 to 9223372036854775807"),
         ("model: {dropout: 1}\n", "c.yaml:6: model.dropout: found 1.0; accepted: 0.0 to 0.9"),
         ("model: {dropout: .nan}\n", "c.yaml:6: model.dropout: expected a number, found the text '.nan'"),
-        ("training: {clip_norm: 1e999}\n", "c.yaml:6: training.clip_norm: expected a number"),
+        ("training: {max_grad_norm: 1e999}\n", "c.yaml:6: training.max_grad_norm: expected a number"),
         ("model: {embedding_bias: 1}\n", "c.yaml:6: model.embedding_bias: expected true or false, found 1"),
         ("model: {embedding_bias: 'true'}\n", "model.embedding_bias: expected true or false, found the text 'true'"),
-        ("training: {start_from: 12}\n", "c.yaml:6: training.start_from: expected text in quotes, found 12"),
-        ("training: {start_from: }\n", "c.yaml:6: training.start_from: expected text, found nothing"),
+        ("training: {initialize_from: 12}\n", "c.yaml:6: training.initialize_from: expected text in quotes, found 12"),
+        ("training: {initialize_from: }\n", "c.yaml:6: training.initialize_from: expected text, found nothing"),
         ("model: 3\n", "c.yaml:6: model: expected a section of keys, found 3"),
         (
             "model: {attention: {encoder: softmax}}\n",
@@ -128,7 +128,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_harmless(tmp_path: Path) ->
         ("\tmodel: 3\n", "c.yaml:6: malformed YAML: found character '\\t' that cannot start any token"),
         ("? [a]\n: 3\n", "c.yaml:6: a key must be a plain word"),
         ("# \x07\n", "c.yaml:6: malformed YAML: the character U+0007 is not allowed"),
-        ("---\nrun: y\n", "malformed YAML"),
+        ("---\nrun_dir: y\n", "malformed YAML"),
         ('"a\\nb": 3\n', "c.yaml:6: a\\nb: unknown key"),
     ],
 )
@@ -143,9 +143,9 @@ def test_nesting_without_end_is_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "missing"),
     [
-        ("", "keys: run, data.task, data.source_language, data.target_language"),
-        ("run: x\ndata:\n", "keys: data.task, data.source_language, data.target_language"),
-        ("run: x\ndata: {task: t, source_language: en}", "key: data.target_language"),
+        ("", "keys: run_dir, data.task, data.source_language, data.target_language"),
+        ("run_dir: x\ndata:\n", "keys: data.task, data.source_language, data.target_language"),
+        ("run_dir: x\ndata: {task: t, source_language: en}", "key: data.target_language"),
     ],
 )
 def test_all_missing_keys_are_named(text: str, missing: str) -> None:
@@ -165,9 +165,9 @@ def test_a_document_that_is_no_mapping_is_refused(text: str) -> None:
     [
         ("model.heads=3", "model.heads: found 3, which does not divide model.dimension (512)"),
         ("data.target_language=en", "data.target_language: found 'en', as in data.source_language"),
-        ("run=", "run: must not be empty"),
-        ("training.schedule=constant", "training.learning_rate: found 1.0, a factor for the schedule noam"),
-        ("training.validate_sentences=0", "training.best_by: 'bleu' needs translations"),
+        ("run_dir=", "run_dir: must not be empty"),
+        ("training.lr_schedule=constant", "training.learning_rate: found 1.0, a factor for the schedule noam"),
+        ("training.validation_decode_sentences=0", "training.checkpoint_metric: 'bleu' needs translations"),
         ("model={tied_embeddings: all, heads: 1}", ""),
     ],
 )
@@ -190,17 +190,17 @@ def test_extends_merges_key_by_key(tmp_path: Path) -> None:
     write(tmp_path, "top.yaml", "model: {heads: 4, dropout: 0.3}\ndata: {source_language: en, target_language: de}\n")
     (tmp_path / "inner").mkdir()
     write(tmp_path / "inner", "middle.yaml", "extends: ../top.yaml\nmodel: {dropout: 0.2}\ndata: {task: demo}\n")
-    file = write(tmp_path / "inner", "c.yaml", "extends: middle.yaml\nrun: runs/c\ndata: {target_language: fr}\n")
+    file = write(tmp_path / "inner", "c.yaml", "extends: middle.yaml\nrun_dir: runs/c\ndata: {target_language: fr}\n")
     config = load_config(file)
     assert (config.model.heads, config.model.dropout) == (4, 0.2)
-    assert (config.data.source_language, config.data.target_language, config.run) == ("en", "fr", "runs/c")
+    assert (config.data.source_language, config.data.target_language, config.run_dir) == ("en", "fr", "runs/c")
 
 
 def test_a_section_left_empty_keeps_what_it_extends(tmp_path: Path) -> None:
     write(
         tmp_path,
         "base.yaml",
-        "model: {heads: 4}\nrun: x\ndata: {task: demo, source_language: en, target_language: de}\n",
+        "model: {heads: 4}\nrun_dir: x\ndata: {task: demo, source_language: en, target_language: de}\n",
     )
     config = load_config(write(tmp_path, "c.yaml", "extends: base.yaml\nmodel:\n  # heads: 2\n"))
     assert config.model.heads == 4
@@ -238,7 +238,7 @@ def test_a_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
 def test_a_directory_bad_utf8_and_a_bad_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a directory"):
         load_config(tmp_path)
-    (tmp_path / "c.yaml").write_bytes(b"run: x\n# caf\xe9\n")
+    (tmp_path / "c.yaml").write_bytes(b"run_dir: x\n# caf\xe9\n")
     with pytest.raises(ConfigError, match=r"c\.yaml:2: invalid UTF-8 \(byte 0xe9\)"):
         load_config(tmp_path / "c.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -257,7 +257,9 @@ def test_a_task_file_is_relative_to_the_configuration_that_names_it(
         (tmp_path / folder).mkdir()
     write(tmp_path / "a", "base.yaml", "data: {task: ../tasks/mine.yaml}\n")
     write(
-        tmp_path / "b", "c.yaml", "extends: ../a/base.yaml\nrun: x\ndata: {source_language: en, target_language: de}\n"
+        tmp_path / "b",
+        "c.yaml",
+        "extends: ../a/base.yaml\nrun_dir: x\ndata: {source_language: en, target_language: de}\n",
     )
     config = load_config("b/c.yaml")
     assert config.data.task == str(tmp_path / "tasks/mine.yaml")
@@ -276,9 +278,9 @@ def test_a_task_file_is_relative_to_the_configuration_that_names_it(
 def test_the_last_override_wins_and_mappings_merge() -> None:
     config = override_config(read(""), ["model.heads=2", "model={dropout: 0, norm: pre}", "model.heads=4"])
     assert (config.model.heads, config.model.dropout, config.model.norm) == (4, 0.0, "pre")
-    assert override_config(config, ["training.start_from=runs/y"]).training.start_from == "runs/y"
-    assert override_config(config, ["training.start_from="]).training.start_from == ""
-    assert override_config(config, ["run=runs/a=b"]).run == "runs/a=b"
+    assert override_config(config, ["training.initialize_from=runs/y"]).training.initialize_from == "runs/y"
+    assert override_config(config, ["training.initialize_from="]).training.initialize_from == ""
+    assert override_config(config, ["run_dir=runs/a=b"]).run_dir == "runs/a=b"
 
 
 @pytest.mark.parametrize(
@@ -316,11 +318,11 @@ def test_an_override_is_checked_against_the_file_it_changes(tmp_path: Path) -> N
 def test_differences_name_the_path_and_both_values() -> None:
     old = read("")
     new = override_config(
-        old, ["model.heads=4", "run=runs/y", "model.attention={encoder: softmax, decoder: softmax, cross: rela-g}"]
+        old, ["model.heads=4", "run_dir=runs/y", "model.attention={encoder: softmax, decoder: softmax, cross: rela-g}"]
     )
     sites = AttentionBySite(encoder="softmax", decoder="softmax", cross="rela-g")
     assert diff_configs(old, new) == [
-        ConfigChange(path="run", old="runs/x", new="runs/y"),
+        ConfigChange(path="run_dir", old="runs/x", new="runs/y"),
         ConfigChange(path="model.attention", old="rela-g", new=sites),
         ConfigChange(path="model.heads", old=8, new=4),
     ]
@@ -332,20 +334,20 @@ def test_differences_name_the_path_and_both_values() -> None:
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
 def test_every_shipped_configuration_is_valid(file: Path, tmp_path: Path) -> None:
     text = f"extends: {file}\n"
-    if "\nrun: " not in file.read_text(encoding="utf-8"):  # a model to extend, without task and run
-        text += "run: r\ndata: {task: t, source_language: a, target_language: b}\n"
+    if "\nrun_dir: " not in file.read_text(encoding="utf-8"):  # a model to extend, without task and run
+        text += "run_dir: r\ndata: {task: t, source_language: a, target_language: b}\n"
     (tmp_path / "experiment.yaml").write_text(text, encoding="utf-8")
     config = load_config(tmp_path / "experiment.yaml")
     assert config_from_yaml(config_to_yaml(config)) == config
 
 
 def test_base_spells_out_every_default() -> None:
-    given = ("run", "data.task", "data.source_language", "data.target_language")
+    given = ("run_dir", "data.task", "data.source_language", "data.target_language")
     text = (CONFIGS / "base.yaml").read_text(encoding="utf-8")
     base = config_from_yaml(
-        text.replace("\ndata:\n", "\nrun: r\ndata:\n  task: t\n  source_language: a\n  target_language: b\n")
+        text.replace("\ndata:\n", "\nrun_dir: r\ndata:\n  task: t\n  source_language: a\n  target_language: b\n")
     )
-    assert base == config_from_yaml("run: r\ndata: {task: t, source_language: a, target_language: b}")
+    assert base == config_from_yaml("run_dir: r\ndata: {task: t, source_language: a, target_language: b}")
     for path in key_paths(Config):
         if path not in given:
             assert f"\n  {path.split('.')[-1]}: " in text, f"{path} is not in base.yaml"
@@ -355,7 +357,7 @@ def test_every_field_is_frozen_and_keyword_only() -> None:
     for kind in (Config, DataConfig, TrainingConfig):
         assert all(field.kw_only for field in dataclasses.fields(kind))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        read("").run = "y"  # type: ignore[misc]
+        read("").run_dir = "y"  # type: ignore[misc]
 
 
 def test_reading_settings_loads_nothing_heavy() -> None:

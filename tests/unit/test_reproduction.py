@@ -75,7 +75,7 @@ def test_the_paper_scale_is_the_paper() -> None:
     config = experiment().runs[0].config
     assert (config.model.encoder_layers, config.model.dimension, config.model.heads) == (6, 512, 8)
     assert config.training.accumulate * config.training.batch_tokens == 25_000
-    assert (config.training.max_updates, config.training.keep_last) == (300_000, 5)
+    assert (config.training.max_updates, config.training.keep_last_checkpoints) == (300_000, 5)
     assert (config.decoding.beam_size, config.decoding.length_penalty) == (4, 0.6)
 
 

@@ -18,7 +18,7 @@ def test_the_second_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
     first, second = RunLock(), RunLock()
     first.take(tmp_path / "run" / ".lock")
     owner = f"process {os.getpid()} on {socket.gethostname()}"
-    with pytest.raises(ConfigError, match=rf"run: .*/run is being trained by {owner}; wait for it"):
+    with pytest.raises(ConfigError, match=rf"run_dir: .*/run is being trained by {owner}; wait for it"):
         second.take(tmp_path / "run" / ".lock")
     first.release()
     second.take(tmp_path / "run" / ".lock")
