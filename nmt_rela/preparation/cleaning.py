@@ -1,7 +1,7 @@
-"""Cleaning of training text: which pairs are kept, repaired or dropped, and the account of it.
+"""Cleaning of training text: pairs are kept, repaired or dropped, and counted.
 
-A pair is dropped as a whole, never one side of it, and counted under the first reason that is true of it. Text that
-translations are scored against is not cleaned.
+A pair is dropped as a whole, never one side of it, and counted under the first reason that applies. Development and
+test sets are not cleaned.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from nmt_rela.data.normalization import RomanianDiacritics, normalization_for, primary_language
 from nmt_rela.preparation.cleaning_stats import CleaningStats
 
-#: No sentence has so many characters, whatever the writing system.
+#: Longer sides are dropped in any writing system.
 MAX_CHARACTERS = 65_536
-#: Pairs up to this many words on either side may have any length ratio; copies of fewer than this many words stay.
+#: Pairs with up to RATIO_FREE_WORDS words per side may have any length ratio; copies of fewer than COPY_WORDS are kept.
 RATIO_FREE_WORDS = 5
 COPY_WORDS = 3
 
-#: A chunk has so many pairs, or characters, whichever comes first.
+#: Size of a chunk: pairs or characters, whichever is reached first.
 _CHUNK = 1 << 16
 _CHUNK_CHARACTERS = 1 << 24
 _SUSPECT = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029&]")
@@ -41,14 +41,14 @@ _UNSPACED_WORD = re.compile(
 
 
 def word_counter(language: str) -> Callable[[str], int]:
-    """A function that counts words: between spaces, or by characters in a language written without them."""
+    """A function that counts words: between spaces, or single characters in a language written without spaces."""
     if primary_language(language) in _UNSPACED:
         return lambda text: len(_UNSPACED_WORD.findall(text))
     return lambda text: len(text.split())
 
 
 def repair_text(text: str) -> tuple[str, str]:
-    """Text with entities resolved and control characters and separators made spaces, and the first reason, or ""."""
+    """Text with entities resolved and control characters and separators as spaces, and the repair made, or ""."""
     if not _SUSPECT.search(text):
         return text, ""
     reason = ""
@@ -65,26 +65,26 @@ def repair_text(text: str) -> tuple[str, str]:
 
 
 class HashSet64:
-    """A set of 64-bit hashes in sorted arrays: 8 bytes an entry (16 while two arrays are merged)."""
+    """A set of 64-bit hashes in sorted arrays: 8 bytes per entry, 16 while two arrays are merged."""
 
     def __init__(self) -> None:
         self._runs: list[NDArray[np.uint64]] = []
 
     def add(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Add hashes; which of them are new, the first of equal ones only."""
+        """Add hashes. Returns which of them are new; of equal ones only the first is."""
         unique, first = np.unique(hashes, return_index=True)
         known = np.zeros(len(unique), dtype=np.bool_)
         for run in self._runs:
-            places = np.searchsorted(run, unique)
-            places[places == len(run)] = 0
-            known |= run[places] == unique
+            positions = np.searchsorted(run, unique)
+            positions[positions == len(run)] = 0
+            known |= run[positions] == unique
         new = np.zeros(len(hashes), dtype=np.bool_)
         new[first[~known]] = True
         self._insert(unique[~known])
         return new
 
     def _insert(self, run: NDArray[np.uint64]) -> None:
-        """Runs of similar size are merged, so that there are few: a logarithm of the entries."""
+        """Merge runs of similar size, so that their number is the logarithm of the number of entries."""
         while self._runs and len(self._runs[-1]) <= 2 * len(run):
             run = np.concatenate((self._runs.pop(), run))
             run.sort(kind="stable")
@@ -93,88 +93,89 @@ class HashSet64:
 
 
 class Cleaner:
-    """Cleans one source after another; duplicates are known across all of them."""
+    """Cleans one source after another. Duplicates are found across all of them."""
 
     def __init__(
         self,
         *,
         source_language: str,
         target_language: str,
-        romanian: RomanianDiacritics = "none",
+        romanian_diacritics: RomanianDiacritics = "none",
         max_length_ratio: float = 9.0,
         drop_duplicates: bool = True,
-        drop_copies: bool = True,
+        drop_untranslated: bool = True,
     ) -> None:
-        self._normalisers = [
-            normalization_for(code, romanian_diacritics=romanian) for code in (source_language, target_language)
+        self._normalize = [
+            normalization_for(code, romanian_diacritics=romanian_diacritics)
+            for code in (source_language, target_language)
         ]
         self._counters = [word_counter(code) for code in (source_language, target_language)]
         self._max_ratio = max_length_ratio
-        self._drop_copies = drop_copies
+        self._drop_untranslated = drop_untranslated
         self._seen = HashSet64() if drop_duplicates else None
 
     def clean(
-        self, pairs: Iterable[tuple[str | None, str | None]], account: CleaningStats
+        self, pairs: Iterable[tuple[str | None, str | None]], stats: CleaningStats
     ) -> Iterator[list[tuple[str, str]]]:
-        """The pairs that stay, in their order and in chunks; the account grows with what was read and decided."""
+        """The pairs that are kept, in order and in chunks. Every decision is counted in ``stats``."""
         chunk: list[tuple[str, str]] = []
-        reasons: list[str] = []
+        repairs: list[str] = []
         characters = 0
         for pair in pairs:
-            account.read += 1
-            kept = self._keep(pair, account, reasons)
+            stats.read += 1
+            kept = self._clean_pair(pair, stats, repairs)
             if kept:
                 chunk.append(kept)
                 characters += len(kept[0]) + len(kept[1])
             if len(chunk) == _CHUNK or characters > _CHUNK_CHARACTERS:
-                yield self._distinct(chunk, reasons, account)
-                chunk, reasons, characters = [], [], 0
-        yield self._distinct(chunk, reasons, account)
+                yield self._without_duplicates(chunk, repairs, stats)
+                chunk, repairs, characters = [], [], 0
+        yield self._without_duplicates(chunk, repairs, stats)
 
-    def _keep(
-        self, pair: tuple[str | None, str | None], account: CleaningStats, reasons: list[str]
+    def _clean_pair(
+        self, pair: tuple[str | None, str | None], stats: CleaningStats, repairs: list[str]
     ) -> tuple[str, str] | None:
-        """The repaired pair, with the reason of the mending appended; or None, counted."""
+        """The repaired pair, its repair appended to ``repairs``; None for a dropped pair."""
         left, right = pair
         if left is None or right is None:
-            account.drop("undecodable")
+            stats.drop("undecodable")
             return None
         left, repaired_left = repair_text(left)
         right, repaired_right = repair_text(right)
-        left, right = self._normalisers[0](left.strip()), self._normalisers[1](right.strip())
+        left, right = self._normalize[0](left.strip()), self._normalize[1](right.strip())
         if not left or not right:
-            account.drop("empty")
+            stats.drop("empty")
             return None
         if len(left) > MAX_CHARACTERS or len(right) > MAX_CHARACTERS:
-            account.drop("overlong")
+            stats.drop("overlong")
             return None
         shorter, longer = sorted((self._counters[0](left), self._counters[1](right)))
-        if self._drop_copies and left == right and longer >= COPY_WORDS:
-            account.drop("copy")
+        if self._drop_untranslated and left == right and longer >= COPY_WORDS:
+            stats.drop("copy")
             return None
         if longer > RATIO_FREE_WORDS and longer > self._max_ratio * shorter:
-            account.drop("ratio")
+            stats.drop("ratio")
             return None
-        reasons.append(repaired_left or repaired_right)
+        repairs.append(repaired_left or repaired_right)
         return left, right
 
-    def _distinct(
-        self, chunk: list[tuple[str, str]], reasons: list[str], account: CleaningStats
+    def _without_duplicates(
+        self, chunk: list[tuple[str, str]], repairs: list[str], stats: CleaningStats
     ) -> list[tuple[str, str]]:
         new = [True] * len(chunk)
         if self._seen is not None:
             new = self._seen.add(np.fromiter(map(_hash, chunk), dtype=np.uint64, count=len(chunk))).tolist()
         kept = []
-        for pair, reason, is_new in zip(chunk, reasons, new, strict=True):
+        for pair, reason, is_new in zip(chunk, repairs, new, strict=True):
             if is_new:
                 kept.append(pair)
                 if reason:
-                    account.repaired[reason] += 1
-        account.kept += len(kept)
-        account.drop("duplicate", len(chunk) - len(kept))
+                    stats.repaired[reason] += 1
+        stats.kept += len(kept)
+        stats.drop("duplicate", len(chunk) - len(kept))
         return kept
 
 
 def _hash(pair: tuple[str, str]) -> int:
-    """64 bits; among 40 million pairs the chance that any two different ones agree is 1 in 20,000."""
+    """A 64-bit hash. Among 40 million pairs the probability of any collision is 1 in 20,000."""
     return int.from_bytes(blake2b("\n".join(pair).encode("utf-8"), digest_size=8).digest(), "little")

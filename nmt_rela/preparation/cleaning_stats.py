@@ -1,4 +1,4 @@
-"""The account of a corpus: what was read, kept, repaired and dropped, and why."""
+"""Statistics of cleaning: how many pairs were read, kept, repaired and dropped, and why."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: Why a pair is dropped, in the order of the tests. Over-long pairs are also found after the split into sub-words.
+#: Reasons for dropping a pair, in the order of the checks. Sub-word lengths are checked after all others.
 DROP_REASONS = ("undecodable", "empty", "overlong", "copy", "ratio", "duplicate")
-#: What is put right in a pair that stays; a pair is counted under one of them.
+#: Repairs of kept pairs. A pair is counted under one of them.
 REPAIRS = ("control characters", "separators", "entities")
 
 
 @dataclass(slots=True)
 class CleaningStats:
-    """What became of the pairs of one source. ``read`` equals ``kept`` plus all that were dropped."""
+    """The counts of one source. ``read`` equals ``kept`` plus all dropped pairs."""
 
     read: int = 0
     kept: int = 0
@@ -26,12 +26,12 @@ class CleaningStats:
     truncated: int = 0
 
     def drop(self, reason: str, pairs: int = 1) -> None:
-        """Count pairs, which were counted as read, as dropped."""
+        """Count pairs as dropped. They must have been counted as read."""
         if pairs:
             self.dropped[reason] += pairs
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, reasons in their usual order, zeros left out."""
+        """Plain values; reasons in a fixed order, zeros omitted."""
         return {
             "read": self.read,
             "kept": self.kept,
@@ -46,21 +46,21 @@ class CleaningStats:
         return cls(tree["read"], tree["kept"], Counter(tree["dropped"]), Counter(tree["repaired"]), tree["truncated"])
 
     @classmethod
-    def sum(cls, accounts: Iterable[CleaningStats]) -> CleaningStats:
-        """One account of several sources."""
+    def sum(cls, stats: Iterable[CleaningStats]) -> CleaningStats:
+        """The sum of several sources."""
         total = cls()
-        for account in accounts:
-            total.read += account.read
-            total.kept += account.kept
-            total.dropped += account.dropped
-            total.repaired += account.repaired
-            total.truncated += account.truncated
+        for counts in stats:
+            total.read += counts.read
+            total.kept += counts.kept
+            total.dropped += counts.dropped
+            total.repaired += counts.repaired
+            total.truncated += counts.truncated
         return total
 
 
-def write_stats(path: Path, accounts: Mapping[str, CleaningStats]) -> None:
-    """Write the accounts of sources, in their order, as JSON."""
-    path.write_text(json.dumps({name: account.as_dict() for name, account in accounts.items()}, indent=1), "utf-8")
+def write_stats(path: Path, stats: Mapping[str, CleaningStats]) -> None:
+    """Write the statistics of sources, in their order, as JSON."""
+    path.write_text(json.dumps({name: counts.as_dict() for name, counts in stats.items()}, indent=1), "utf-8")
 
 
 def read_stats(path: Path) -> dict[str, CleaningStats]:
@@ -69,7 +69,7 @@ def read_stats(path: Path) -> dict[str, CleaningStats]:
 
 
 def format_stats(counts: Mapping[str, Any]) -> Iterator[str]:
-    """The ``counts`` of prepared data as lines to print."""
+    """The ``counts`` of `PreparedData` as lines to print."""
     rows = {**counts["sources"], **({"total": counts["total"]} if "total" in counts else {})}
     width = max(map(len, rows))
     for name, row in rows.items():

@@ -1,27 +1,27 @@
-"""From a task file to data that a model can be trained on.
+"""Preparation of data: from a task file to binary pairs that a model is trained on.
 
-    <directory>/archives/…                      what was fetched, and checksums.json
-    <directory>/<task>-<source>-<target>/
+    <data_dir>/archives/…                       downloaded archives, and checksums.json
+    <data_dir>/<task>-<source>-<target>/
         sets-<fingerprint>/                     development and test sets, as text
-        text-<fingerprint>/                     cleaned training text, and the account of its cleaning
+        text-<fingerprint>/                     cleaned training text, and the statistics of its cleaning
         subwords-<fingerprint>/                 SentencePiece models
         train-<fingerprint>/, dev-<fingerprint>/    pairs as sub-word ids
-        prepared-<fingerprint>.json             which of these belong together
+        prepared-<fingerprint>.json             summary: the stages of one configuration
 
-Every stage is skipped when it is there. Archives may be deleted once the text is made of them, but not
-``checksums.json``, which says what it was made of.
+It has two passes. The first resolves the sources: every archive is known by its digest. The second goes through a list
+of stages, whose directories follow from the digests and the settings, and makes those that are missing. Archives may be
+deleted once the text is made, but not ``checksums.json``, which holds their digests.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.normalization import primary_language
 from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.preparation import steps
 from nmt_rela.preparation.binarize import available_cores
 from nmt_rela.preparation.cleaning_stats import CleaningStats, read_stats
 from nmt_rela.preparation.sources.archive_cache import ArchiveCache
@@ -36,268 +37,165 @@ from nmt_rela.preparation.sources.archives import CorruptArchiveError, LocalArch
 from nmt_rela.preparation.sources.mirror import MIRROR_VARIABLE
 from nmt_rela.preparation.sources.task import Archive, ParallelSource, Task
 from nmt_rela.preparation.sources.task_parser import load_task
-from nmt_rela.preparation.stage_cache import exclusive, fingerprint, is_complete, stage
-from nmt_rela.preparation.steps import clean_text, encode_dev, encode_train, learn_subwords, write_sets
+from nmt_rela.preparation.stage_cache import (
+    Stage,
+    ensure_stage,
+    exclusive,
+    fingerprint,
+    is_complete,
+    remove_partial_stages,
+)
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
-from nmt_rela.utils.files import atomic_write
-from nmt_rela.utils.progress import duration
+from nmt_rela.utils.files import atomic_write, sha256_of
 
 LOG = logging.getLogger(__name__)
 
-#: Raised when the code of a stage gives another result for the same inputs.
+#: Increased when the code of a stage gives another result for the same inputs.
 _VERSIONS = {"sets": 1, "text": 1, "subwords": 1, "train": 1, "dev": 1}
-#: Likewise, for what one option does alone: other data stays as it is.
+#: The same for the modes of one option; data of other modes stays valid.
 _ROMANIAN_VERSIONS = {"none": "none", "cedilla": "cedilla 2", "remove": "remove 2"}
 
 
 def prepare(
     data: DataConfig, *, mirror: str | None = None, workers: int = 0, log: logging.Logger = LOG
 ) -> PreparedData:
-    """Make the data that a configuration asks for; does nothing where it is made already.
+    """The data of a configuration. Stages that are missing are made; with none missing, nothing is written.
+
+    Data that is complete is used again, also when its archives, their mirror or the network are gone. It is made anew
+    when an archive is known to have changed.
 
     Args:
-        data: what to prepare. A relative path of a task file starts from the working directory.
-        mirror: a directory or URL that stands in for the internet; by default ``NMT_RELA_MIRROR`` of the environment.
-        workers: threads that encode; 0 for one a core.
+        data: what to prepare. The relative path of a task file starts from the working directory.
+        mirror: a directory or URL that replaces the internet; by default ``NMT_RELA_MIRROR`` of the environment.
+        workers: threads that encode; 0 for one per core.
 
     Raises:
-        ConfigError: the task file or a setting cannot be honoured.
-        DataError: text cannot be had or cannot be used.
+        ConfigError: the task file or a setting is not accepted.
+        DataError: text is not available or not usable.
     """
-    job = _Preparation(data, mirror=os.environ.get(MIRROR_VARIABLE, "") if mirror is None else mirror, log=log)
-    prepared = job.finished()
-    if prepared is None:
-        with exclusive(job.directory / ".lock", work=f"prepares data in {job.directory}"):
-            prepared = job.run(workers or available_cores())
-    return prepared
+    corpus = _Corpus.of(data)
+    mirror = os.environ.get(MIRROR_VARIABLE, "") if mirror is None else mirror
+    cache = ArchiveCache(Path(data.data_dir) / "archives", mirror=mirror)
+    summary = corpus.summary()
+    if summary and not _has_changed(corpus, cache, summary):
+        if summary["mirror"] != mirror:
+            log.info("using data prepared before from %s", summary["mirror"] or "the published archives")
+        return corpus.prepared(summary)
+    with exclusive(corpus.directory / ".lock", work=f"prepares data in {corpus.directory}"):
+        remove_partial_stages(corpus.directory)
+        languages = f"{data.source_language} to {data.target_language}"
+        log.info("preparing %s (licence: %s): %s", corpus.task.title, corpus.task.licence, languages)
+        try:
+            sources = resolve(corpus, cache)
+            stages = list_stages(corpus, sources, workers=workers or available_cores())
+            for stage in stages.values():
+                ensure_stage(stage, log=log)
+        except CorruptArchiveError as error:
+            if error.archive and cache.discard(error.archive):
+                raise DataError(f"{error}; it is deleted, and fetched again by the next run") from None
+            raise
+        summary = {
+            "stages": {name: stage.directory.name for name, stage in stages.items()},
+            "versions": _VERSIONS,
+            "mirror": mirror,
+            "digests": sources.digests,
+            "counts": _counts(stages),
+        }
+        with atomic_write(corpus.summary_file) as stream:
+            stream.write(json.dumps(summary, indent=1).encode("utf-8") + b"\n")
+    log.info("prepared in %s", corpus.directory)
+    return corpus.prepared(summary)
 
 
 def load_prepared(data: DataConfig) -> PreparedData:
-    """The data of a configuration, prepared before, from wherever it was fetched.
+    """The data of a configuration that was prepared before.
 
     Raises:
-        ConfigError: the task file cannot be honoured.
+        ConfigError: the task file is not accepted.
         DataError: the data is not prepared.
     """
-    job = _Preparation(data, mirror="", log=LOG)
-    prepared = job.load()
-    if prepared is None:
-        raise DataError(f"{job.directory}: the data of these settings is not prepared; run nmt-prepare")
-    return prepared
+    corpus = _Corpus.of(data)
+    summary = corpus.summary()
+    if not summary:
+        raise DataError(f"{corpus.directory}: the data of these settings is not prepared; run nmt-prepare")
+    return corpus.prepared(summary)
 
 
-class _Preparation:
-    """One corpus in one direction with one set of options."""
+@dataclass(frozen=True, slots=True)
+class _Corpus:
+    """A task in one direction with one set of options. Each list holds the sources that have both languages."""
 
-    def __init__(self, data: DataConfig, *, mirror: str, log: logging.Logger) -> None:
-        self.data = data
-        self.log = log
-        self.task = load_task(data.task)
-        self.languages = _languages(self.task, data)
-        self.train, self.dev, self.tests = (
-            _usable(self.task, key, sources, self.languages)
-            for key, sources in (("train", self.task.train), ("dev", self.task.dev), ("tests", self.task.tests))
-        )
-        root = Path(data.data_dir)
-        self.directory = root / f"{self.task.name}-{data.source_language}-{data.target_language}"
-        self.mirror = mirror
-        self.store = ArchiveCache(root / "archives", mirror=mirror)
-        self.files: dict[str, LocalArchive] = {}  # by name: what was verified in this run
-        self.digests: dict[str, str] = {}  # by name: of all archives, also of those that are not needed any more
+    data: DataConfig
+    task: Task
+    directory: Path
+    train: Sequence[ParallelSource]
+    dev: Sequence[ParallelSource]
+    tests: Sequence[ParallelSource]
 
-    # What is there already
+    @classmethod
+    def of(cls, data: DataConfig) -> _Corpus:
+        """The corpus of a configuration. Raises ConfigError where the task does not have it."""
+        task = load_task(data.task)
+        _check_languages(task, data)
+        directory = Path(data.data_dir) / f"{task.name}-{data.source_language}-{data.target_language}"
+        usable = (_with_both_languages(task, key, data) for key in ("train", "dev", "tests"))
+        return cls(data, task, directory, *usable)
 
     @property
-    def summary(self) -> Path:
-        options = {**dataclasses.asdict(self.data), "directory": "", "task": self.task.path.read_text("utf-8")}
-        return self.directory / f"prepared-{fingerprint(options)}.json"
-
-    def load(self) -> PreparedData | None:
-        """What an earlier run with these options made, wherever its archives came from; None where there is nothing."""
-        try:
-            summary = json.loads(self.summary.read_bytes())
-            stages = {name: self.directory / summary["stages"][name] for name in _VERSIONS}
-            counts = summary["counts"]
-        except (OSError, ValueError, KeyError):
-            return None
-        return self.prepared(stages, counts) if all(map(is_complete, stages.values())) else None
-
-    def finished(self) -> PreparedData | None:
-        """As ``load``, but None where it was made of other archives than there are now."""
-        prepared = self.load()
-        if prepared is None or self.recall_digests():
-            return None
-        current = (prepared.train.parent, prepared.dev_binary.parent, prepared.dev.source.parent)
-        return prepared if current == tuple(map(self.stage_directory, ("train", "dev", "sets"))) else None
-
-    def recall_digests(self) -> list[Archive]:
-        """Look up the digests of archives that were fetched before; the archives that never were."""
-        unknown = []
-        for archive in self.archives(self.train + self.dev + self.tests):
-            digest = self.store.known_digest(archive)
-            if digest is None:
-                unknown.append(archive)
-            else:
-                self.digests[archive.name] = digest
-        return unknown
-
-    # Making it
-
-    def run(self, workers: int) -> PreparedData:
-        """All stages that are missing, in their order."""
-        self.log.info("preparing %s (licence: %s): %s to %s", self.task.title, self.task.licence, *self.languages)
-        try:
-            self.clear_up()
-            self.fetch(self.recall_digests())
-            stages = {
-                name: self.complete(name, make)
-                for name, make in (
-                    ("sets", self.make_sets),
-                    ("text", lambda out: clean_text(out, self.data, self.train, self.files)),
-                    ("subwords", lambda out: learn_subwords(out, self.data, self.stage_directory("text"))),
-                    ("train", lambda out: encode_train(out, self.data, *self.encoder_inputs("text"), workers=workers)),
-                    ("dev", lambda out: encode_dev(out, self.data, *self.encoder_inputs("sets"))),
-                )
-            }
-        except CorruptArchiveError as error:
-            if error.archive and self.store.discard(error.archive):
-                raise DataError(f"{error}; it is deleted, and fetched again by the next run") from None
-            raise
-        counts = _counts(stages)
-        names = {name: directory.name for name, directory in stages.items()}
-        with atomic_write(self.summary) as stream:
-            tree = {"stages": names, "mirror": self.mirror, "counts": counts}
-            stream.write(json.dumps(tree, indent=1).encode("utf-8") + b"\n")
-        self.log.info("prepared in %s", self.directory)
-        return self.prepared(stages, counts)
-
-    def clear_up(self) -> None:
-        """Delete what a killed run left half made; only one process is here at a time."""
-        for path in self.directory.glob("*.partial"):
-            shutil.rmtree(path, ignore_errors=True)
-
-    def fetch(self, archives: list[Archive]) -> None:
-        """Have archives on this machine, verified in this run."""
-        for name, (files, digest) in self.store.fetch(
-            archive for archive in archives if archive.name not in self.files
-        ).items():
-            self.files[name], self.digests[name] = files, digest
-
-    def complete(self, name: str, make: Callable[[Path], None]) -> Path:
-        """The directory of a stage, made if it is not there."""
-        directory = self.stage_directory(name)
-        if not is_complete(directory):
-            # Archives that were fetched long ago are verified before they are read; it may be other ones now.
-            self.fetch(self.archives({"sets": self.dev + self.tests, "text": self.train}.get(name, [])))
-            directory = self.stage_directory(name)
-        if is_complete(directory):
-            self.log.info("%s: there already (%s)", name, directory.name)
-            return directory
-        start = time.monotonic()
-        with stage(directory, self.inputs(name)) as partial:
-            make(partial)
-        self.log.info("%s: made in %s (%s)", name, duration(time.monotonic() - start), directory.name)
-        return directory
-
-    def stage_directory(self, name: str) -> Path:
-        return self.directory / f"{name}-{fingerprint(self.inputs(name))}"
-
-    def inputs(self, name: str) -> dict[str, Any]:
-        """All that the result of a stage depends on, as plain values."""
-        data = self.data
-        needed: dict[str, Callable[[], dict[str, Any]]] = {
-            "sets": lambda: {
-                "languages": self.languages,
-                "romanian": _ROMANIAN_VERSIONS[data.romanian_diacritics],
-                "dev": [self.source_inputs(source) for source in self.dev],
-                "tests": [self.source_inputs(source) for source in self.tests],
-            },
-            "text": lambda: {
-                "languages": self.languages,
-                "sources": [self.source_inputs(source) for source in self.train],
-                "romanian": _ROMANIAN_VERSIONS[data.romanian_diacritics],
-                "max_length_ratio": data.max_length_ratio,
-                "drop_duplicates": data.drop_duplicates,
-                "drop_copies": data.drop_untranslated,
-                "max_pairs": data.max_pairs_per_source,
-            },
-            "subwords": lambda: {
-                "text": fingerprint(self.inputs("text")),
-                "subword": data.subword_model,
-                "joint_vocabulary": data.joint_vocabulary,
-                "vocabulary_size": data.vocabulary_size,
-                "subword_sample": data.tokenizer_sample_size,
-                "character_coverage": data.character_coverage,
-            },
-            "train": lambda: {
-                "subwords": fingerprint(self.inputs("subwords")),
-                "max_length": data.max_length,
-                "overlong": data.on_overlength,
-            },
-            "dev": lambda: {
-                "subwords": fingerprint(self.inputs("subwords")),
-                "dev": [self.source_inputs(source) for source in self.dev],
-                "romanian": _ROMANIAN_VERSIONS[data.romanian_diacritics],
-            },
-        }
-        return {"version": _VERSIONS[name], **needed[name]()}
-
-    def source_inputs(self, source: ParallelSource) -> dict[str, Any]:
-        sides = [source.sides[language] for language in self.languages]
-        links = self.alignments(source)
-        return {
-            "name": source.name,
-            "format": source.format,
-            "columns": source.columns,
-            "lines": source.lines,
-            "sides": [(self.digests[side.archive.name], side.member) for side in sides],
-            "alignments": hashlib.sha256(links.read_bytes()).hexdigest() if links else "",
-        }
-
-    def alignments(self, source: ParallelSource) -> Path | None:
-        """The gold alignments of a source, where they are between our languages."""
-        if source.alignments is None or set(source.alignment_order) != set(self.languages):
-            return None
-        if not source.alignments.is_file():
-            raise DataError(f"source '{source.name}': {source.alignments}: no such file")
-        return source.alignments
+    def languages(self) -> tuple[str, str]:
+        return self.data.source_language, self.data.target_language
 
     def archives(self, sources: Sequence[ParallelSource]) -> list[Archive]:
+        """The archives of sources, each once."""
         found = {archive.name: archive for source in sources for archive in source.archives(*self.languages)}
         return list(found.values())
 
-    def make_sets(self, directory: Path) -> None:
-        links = {source.name: path for source in self.tests + self.dev if (path := self.alignments(source))}
-        write_sets(directory, self.data, self.dev, self.tests, self.files, links)
+    def alignments(self, source: ParallelSource) -> Path | None:
+        """The gold alignments of a source, where they are between our languages."""
+        return source.alignments if set(source.alignment_order) == set(self.languages) else None
 
-    def encoder_inputs(self, text: str) -> tuple[Path, Path]:
-        return self.stage_directory(text), self.stage_directory("subwords")
+    @property
+    def summary_file(self) -> Path:
+        options = {**dataclasses.asdict(self.data), "data_dir": "", "task": self.task.path.read_text("utf-8")}
+        return self.directory / f"prepared-{fingerprint(options)}.json"
 
-    def prepared(self, stages: Mapping[str, Path], counts: dict[str, Any]) -> PreparedData:
-        def text_set(stem: str, name: str) -> EvaluationSet:
-            links = stages["sets"] / f"{stem}.align"
+    def summary(self) -> dict[str, Any]:
+        """The summary of an earlier preparation with these options; empty where its stages are not complete."""
+        try:
+            summary = json.loads(self.summary_file.read_bytes())
+            complete = all(is_complete(self.directory / summary["stages"][name]) for name in _VERSIONS)
+            return dict(summary) if complete else {}
+        except (OSError, ValueError, KeyError):
+            return {}
+
+    def prepared(self, summary: Mapping[str, Any]) -> PreparedData:
+        """Where the data of a summary is."""
+        stages = {name: self.directory / directory for name, directory in summary["stages"].items()}
+
+        def evaluation_set(stem: str, name: str) -> EvaluationSet:
+            alignments = stages["sets"] / f"{stem}.align"
             return EvaluationSet(
                 name=name,
                 source=stages["sets"] / f"{stem}.{self.data.source_language}",
                 target=stages["sets"] / f"{stem}.{self.data.target_language}",
                 bleu_tokenizer=self.task.bleu_tokenizer(self.data.target_language),
-                gold_alignments=links if links.exists() else None,
+                gold_alignments=alignments if alignments.exists() else None,
             )
 
         return PreparedData(
             directory=self.directory,
             train=stages["train"] / "corpus",
             dev_binary=stages["dev"] / "corpus",
-            dev=text_set("dev", "+".join(source.name for source in self.dev)),
-            tests=tuple(text_set(f"test-{source.name}", source.name) for source in self.tests),
+            dev=evaluation_set("dev", "+".join(source.name for source in self.dev)),
+            tests=tuple(evaluation_set(f"test-{source.name}", source.name) for source in self.tests),
             tokenizer=stages["subwords"],
-            counts=counts,
-            title=self.task.title or self.task.name,
+            counts=summary["counts"],
+            title=self.task.title,
             licence=self.task.licence,
         )
 
 
-def _languages(task: Task, data: DataConfig) -> tuple[str, str]:
+def _check_languages(task: Task, data: DataConfig) -> None:
     for key, language in (("source_language", data.source_language), ("target_language", data.target_language)):
         if language not in task.languages:
             hint = did_you_mean(language, task.languages)
@@ -311,26 +209,162 @@ def _languages(task: Task, data: DataConfig) -> tuple[str, str]:
             "data.romanian_diacritics: 'remove' would train translations without diacritics; "
             "accepted for the target 'ro': none, cedilla"
         )
-    return data.source_language, data.target_language
 
 
-def _usable(
-    task: Task, key: str, sources: Sequence[ParallelSource], languages: tuple[str, str]
-) -> list[ParallelSource]:
-    usable = [source for source in sources if set(languages) <= set(source.sides)]
+def _with_both_languages(task: Task, key: str, data: DataConfig) -> list[ParallelSource]:
+    languages = {data.source_language, data.target_language}
+    usable = [source for source in getattr(task, key) if languages <= set(source.sides)]
     if not usable:
-        raise ConfigError(f"{task.path}: {key}: no source has both {' and '.join(languages)}")
+        both = f"{data.source_language} and {data.target_language}"
+        raise ConfigError(f"{task.path}: {key}: no source has both {both}")
     return usable
 
 
-def _counts(stages: Mapping[str, Path]) -> dict[str, Any]:
-    accounts = read_stats(stages["train"] / "cleaning_stats.json")
-    lines = json.loads((stages["sets"] / "lines.json").read_bytes())
-    vocabularies = TokenizerPair.load(stages["subwords"])
+# First pass: the sources
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSources:
+    """The digests of all archives and alignment files by name, and the archives on this machine that will be read."""
+
+    digests: dict[str, str] = field(default_factory=dict)
+    archives: dict[str, LocalArchive] = field(default_factory=dict)
+
+
+def resolve(corpus: _Corpus, cache: ArchiveCache) -> ResolvedSources:
+    """Look up the digest of every archive, and fetch and verify the archives that missing stages read.
+
+    Raises DataError where an archive or an alignment file is not available.
+    """
+    sources = ResolvedSources()
+    for source in (*corpus.dev, *corpus.tests):
+        if path := corpus.alignments(source):
+            if not path.is_file():
+                raise DataError(f"source '{source.name}': {path}: no such file")
+            sources.digests[str(path)] = sha256_of(path)
+    needed = []
+    for archive in corpus.archives((*corpus.train, *corpus.dev, *corpus.tests)):
+        digest = cache.known_digest(archive)
+        if digest is None:
+            needed.append(archive)
+        else:
+            sources.digests[archive.name] = digest
+    while True:
+        for name, (files, digest) in cache.fetch(needed).items():
+            sources.archives[name], sources.digests[name] = files, digest
+        # An archive that is fetched again may have another digest, and then other stages are missing.
+        missing = [stage for stage in list_stages(corpus, sources).values() if not is_complete(stage.directory)]
+        read = corpus.archives([source for stage in missing for source in stage.reads])
+        needed = [archive for archive in read if archive.name not in sources.archives]
+        if not needed:
+            return sources
+
+
+def _has_changed(corpus: _Corpus, cache: ArchiveCache, summary: Mapping[str, Any]) -> bool:
+    """Whether a file or a stage's code is known to differ from what a summary was made with."""
+    archives = corpus.archives((*corpus.train, *corpus.dev, *corpus.tests))
+    now = {archive.name: cache.known_digest(archive) for archive in archives}
+    for source in (*corpus.dev, *corpus.tests):
+        if (path := corpus.alignments(source)) and path.is_file():
+            now[str(path)] = sha256_of(path)
+    changed = any(digest and digest != summary["digests"].get(name) for name, digest in now.items())
+    return changed or summary["versions"] != _VERSIONS
+
+
+# Second pass: the stages
+
+
+def list_stages(corpus: _Corpus, sources: ResolvedSources, *, workers: int = 1) -> dict[str, Stage]:
+    """The stages of a corpus by name, in the order in which they are made."""
+    data = corpus.data
+    stages: dict[str, Stage] = {}
+
+    def add(name: str, make: Any, reads: Sequence[ParallelSource] = (), **inputs: Any) -> Stage:
+        inputs = {"version": _VERSIONS[name], **inputs}
+        stages[name] = Stage(name, corpus.directory / f"{name}-{fingerprint(inputs)}", inputs, make, reads)
+        return stages[name]
+
+    def inputs_of(group: Sequence[ParallelSource]) -> list[dict[str, Any]]:
+        return [_source_inputs(corpus, source, sources.digests) for source in group]
+
+    romanian = _ROMANIAN_VERSIONS[data.romanian_diacritics]
+    alignments = {source.name: path for source in (*corpus.tests, *corpus.dev) if (path := corpus.alignments(source))}
+    sets = add(
+        "sets",
+        partial(
+            steps.write_sets,
+            data=data,
+            dev=corpus.dev,
+            tests=corpus.tests,
+            archives=sources.archives,
+            alignments=alignments,
+        ),
+        reads=[*corpus.dev, *corpus.tests],
+        languages=corpus.languages,
+        romanian=romanian,
+        dev=inputs_of(corpus.dev),
+        tests=inputs_of(corpus.tests),
+    )
+    text = add(
+        "text",
+        partial(steps.clean_text, data=data, sources=corpus.train, archives=sources.archives),
+        reads=corpus.train,
+        languages=corpus.languages,
+        sources=inputs_of(corpus.train),
+        romanian=romanian,
+        max_length_ratio=data.max_length_ratio,
+        drop_duplicates=data.drop_duplicates,
+        drop_untranslated=data.drop_untranslated,
+        max_pairs_per_source=data.max_pairs_per_source,
+    )
+    subwords = add(
+        "subwords",
+        partial(steps.learn_subwords, data=data, text=text.directory),
+        text=text.directory.name,
+        subword_model=data.subword_model,
+        joint_vocabulary=data.joint_vocabulary,
+        vocabulary_size=data.vocabulary_size,
+        tokenizer_sample_size=data.tokenizer_sample_size,
+        character_coverage=data.character_coverage,
+    )
+    add(
+        "train",
+        partial(steps.encode_train, data=data, text=text.directory, subwords=subwords.directory, workers=workers),
+        subwords=subwords.directory.name,
+        max_length=data.max_length,
+        on_overlength=data.on_overlength,
+    )
+    add(
+        "dev",
+        partial(steps.encode_dev, data=data, sets=sets.directory, subwords=subwords.directory),
+        subwords=subwords.directory.name,
+        dev=inputs_of(corpus.dev),
+        romanian=romanian,
+    )
+    return stages
+
+
+def _source_inputs(corpus: _Corpus, source: ParallelSource, digests: Mapping[str, str]) -> dict[str, Any]:
+    """All that the pairs of a source depend on. An archive that is not fetched yet has the digest ""."""
+    sides = [source.sides[language] for language in corpus.languages]
     return {
-        "sources": {name: account.as_dict() for name, account in accounts.items()},
-        "total": CleaningStats.sum(accounts.values()).as_dict(),
+        "name": source.name,
+        "format": source.format,
+        "columns": source.columns,
+        "lines": source.lines,
+        "sides": [(digests.get(side.archive.name, ""), side.member) for side in sides],
+        "alignments": digests.get(str(corpus.alignments(source)), ""),
+    }
+
+
+def _counts(stages: Mapping[str, Stage]) -> dict[str, Any]:
+    stats = read_stats(stages["train"].directory / "cleaning_stats.json")
+    lines = json.loads((stages["sets"].directory / "lines.json").read_bytes())
+    tokenizers = TokenizerPair.load(stages["subwords"].directory)
+    return {
+        "sources": {name: counts.as_dict() for name, counts in stats.items()},
+        "total": CleaningStats.sum(stats.values()).as_dict(),
         "dev": lines["dev"],
         "tests": {name.removeprefix("test-"): count for name, count in lines.items() if name != "dev"},
-        "vocabulary": {"source": vocabularies.source.size, "target": vocabularies.target.size},
+        "vocabulary": {"source": tokenizers.source.size, "target": tokenizers.target.size},
     }

@@ -1,8 +1,8 @@
-"""Stages of preparation: directories that appear whole, under a name made of what they depend on.
+"""Stages of preparation: directories that appear whole, under names made of what they depend on.
 
-A stage is named ``<stage>-<fingerprint>``; the fingerprint covers its inputs, its options and the version of its code.
-So a stage whose inputs are unchanged is found again, one with other inputs is made beside it, and a kill leaves nothing
-but a ``.partial`` directory, which the next attempt starts by deleting.
+A stage's directory is ``<name>-<fingerprint>``. The fingerprint covers its inputs, its options and the version of its
+code. A stage with unchanged inputs is found again, and one with other inputs is made beside it. A kill leaves nothing
+but a ``.partial`` or ``.replaced`` directory, which the next attempt deletes.
 """
 
 from __future__ import annotations
@@ -11,24 +11,43 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from nmt_rela.preparation.sources.task import ParallelSource
+from nmt_rela.utils.files import PARTIAL, REPLACED, Timeout, atomic_directory, file_lock
+from nmt_rela.utils.progress import duration
 
 LOG = logging.getLogger(__name__)
 
 _RECORD = "stage.json"
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of preparation, and the directory it fills."""
+
+    name: str
+    directory: Path
+    #: Everything that the result depends on, as plain values.
+    inputs: Mapping[str, Any]
+    #: Fills the directory it is given.
+    make: Callable[[Path], None]
+    #: The sources whose archives it reads.
+    reads: Sequence[ParallelSource] = ()
+
+
 def fingerprint(inputs: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits that stand for plain values."""
+    """Sixteen hexadecimal digits that identify plain values."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether a stage is there, with every file of the size it was written with."""
+    """Whether a stage is there, and every file has the size it was written with."""
     try:
         record = json.loads((directory / _RECORD).read_bytes())
         return all((directory / name).stat().st_size == size for name, size in record["files"].items())
@@ -36,54 +55,44 @@ def is_complete(directory: Path) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def stage(directory: Path, inputs: Mapping[str, Any]) -> Iterator[Path]:
-    """A directory to fill; it takes its final name when the block ends without an exception."""
-    partial = directory.with_name(f"{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
+def ensure_stage(stage: Stage, *, log: logging.Logger = LOG) -> None:
+    """Make a stage unless it is complete."""
+    if is_complete(stage.directory):
+        log.info("%s: there already (%s)", stage.name, stage.directory.name)
+        return
+    start = time.monotonic()
+    with atomic_directory(stage.directory) as partial:
+        stage.make(partial)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
-        for path in files:
-            _sync(path)
-        record = {
-            "inputs": inputs,
-            "files": {path.relative_to(partial).as_posix(): path.stat().st_size for path in files},
-        }
+        sizes = {path.relative_to(partial).as_posix(): path.stat().st_size for path in files}
+        record = {"inputs": stage.inputs, "files": sizes}
         (partial / _RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
-        _sync(partial / _RECORD)
-        _sync(partial)
-        shutil.rmtree(directory, ignore_errors=True)  # a stage that is there but not complete
-        os.replace(partial, directory)
-        _sync(directory.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    log.info("%s: made in %s (%s)", stage.name, duration(time.monotonic() - start), stage.directory.name)
+
+
+def remove_partial_stages(directory: Path) -> None:
+    """Delete what killed processes left in a directory of stages. The caller holds the lock of the directory."""
+    for suffix in (PARTIAL, REPLACED):
+        for path in directory.glob(f"*{suffix}"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def exclusive(lock: Path, *, work: str) -> Iterator[None]:
-    """One process at a time; others wait, and say for what. A killed process holds its lock no longer."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    """Let one process at a time into the block. Others wait, and log what for. A kill releases the lock."""
     try:
-        import fcntl
-    except ImportError:  # a system without file locks: two preparations at once are the user's to avoid
+        try:
+            held = file_lock(lock, wait=False)
+        except Timeout:
+            LOG.info("waiting for another process that %s", work)
+            held = file_lock(lock)
+    except (OSError, NotImplementedError) as error:
+        if not lock.parent.is_dir():
+            raise
+        LOG.warning("%s: cannot be locked (%s); prepare data with one process at a time", lock, error)
         yield
         return
-    with open(lock, "wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            LOG.info("waiting for another process that %s", work)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            LOG.warning("%s: cannot be locked (%s); prepare data with one process at a time", lock, error.strerror)
-        yield
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        yield
     finally:
-        os.close(handle)
+        held.release()

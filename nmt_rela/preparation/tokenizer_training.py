@@ -1,4 +1,4 @@
-"""Learning SentencePiece models on a bounded, evenly drawn sample of the training text."""
+"""Training of SentencePiece models on a bounded, evenly spaced sample of the training text."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from nmt_rela.utils.text import raw_lines
 
 LOG = logging.getLogger(__name__)
 
-#: Languages whose text keeps every character as it is: full width and half width are different there.
+#: Languages whose characters are not normalised: full-width and half-width characters differ in them.
 _VERBATIM = {"zh", "ja"}
-#: Fixed, as the sums of unigram training depend on it: the model must be the same on every machine.
+#: Fixed, because the sums of unigram training depend on it; models must be the same on every machine.
 _THREADS = 16
 
 
-def normalisation(*languages: str) -> str:
-    """SentencePiece's normalisation for a model of these languages.
+def normalization_rule(*languages: str) -> str:
+    """SentencePiece's normalisation rule for a model of these languages.
 
-    ``nmt_nfkc`` composes accents, makes all blanks one space and takes invisible characters away; it would also turn
-    full-width characters into half-width ones, so that Chinese and Japanese are left as they are (``identity``).
+    ``nmt_nfkc`` composes accents, collapses whitespace and removes invisible characters. It would also turn full-width
+    into half-width characters, so Chinese and Japanese have the rule ``identity``.
     """
     return "identity" if _VERBATIM & set(map(primary_language, languages)) else "nmt_nfkc"
 
 
 def sample_evenly(path: Path, *, lines: int, sample: int) -> Iterator[str]:
-    """At most ``sample`` of the ``lines`` lines of a file, at even distances."""
+    """At most ``sample`` of the ``lines`` lines of a file, evenly spaced."""
     sample = min(sample, lines)
     with open(path, "rb") as file:
         for index, line in enumerate(raw_lines(file)):
@@ -48,11 +48,11 @@ def train_sentencepiece(
     algorithm: Literal["bpe", "unigram"],
     size: int,
     character_coverage: float,
-    normalisation: str,
+    normalization: str,
 ) -> Vocabulary:
-    """Train a SentencePiece model; the same lines and options give the same bytes.
+    """Train a SentencePiece model. The same lines and options give the same bytes.
 
-    A corpus too small for ``size`` sub-words gets as many as it supports, with a warning.
+    A corpus that does not support ``size`` sub-words gives a smaller model, with a warning.
 
     Raises:
         ConfigError: ``size`` is too small for the characters of the corpus.
@@ -66,7 +66,7 @@ def train_sentencepiece(
             vocab_size=size,
             hard_vocab_limit=False,
             character_coverage=character_coverage,
-            normalization_rule_name=normalisation,
+            normalization_rule_name=normalization,
             pad_id=PAD,
             unk_id=UNK,
             eos_id=EOS,

@@ -88,7 +88,7 @@ def measure(directory: Path, *, pairs: int, cores: int, rounds: int, vocabulary_
     source, target = directory / "train.xx", directory / "train.yy"
     sample = (line for file in (source, target) for line in sample_evenly(file, lines=pairs, sample=100_000))
     vocabulary = train_sentencepiece(
-        sample, algorithm="bpe", size=vocabulary_size, character_coverage=1.0, normalisation="nmt_nfkc"
+        sample, algorithm="bpe", size=vocabulary_size, character_coverage=1.0, normalization="nmt_nfkc"
     )
     subwords = directory / "subwords"
     TokenizerPair(vocabulary, vocabulary).save(subwords)
@@ -103,7 +103,14 @@ def measure(directory: Path, *, pairs: int, cores: int, rounds: int, vocabulary_
 
     def ours() -> None:
         binarise(
-            source, target, subwords, directory / "corpus", rule=rule, ends=[pairs], workers=cores, title="encoding"
+            source,
+            target,
+            subwords,
+            directory / "corpus",
+            length_filter=rule,
+            ends=[pairs],
+            workers=cores,
+            title="encoding",
         )
 
     ways = {"plain": plain, "ours": ours}

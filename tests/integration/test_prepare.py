@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -145,7 +146,7 @@ def test_both_directions_and_both_vocabularies(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"test\.align: 1 lines of links for 5 pairs"):
         prepare(settings(task, tmp_path / "other"))
     (tmp_path / "test.align").write_text("0-1\n0:1\n", "utf-8")
-    with pytest.raises(DataError, match=r"test\.align:2: not all of it are links"):
+    with pytest.raises(DataError, match=r"test\.align:2: found .0:1.; accepted: i-j"):
         prepare(settings(task, tmp_path / "other"))
 
 
@@ -247,6 +248,44 @@ def test_a_truncated_archive_is_named_and_fetched_anew(server: FileServer, tmp_p
     assert len(server.requests) == 2, "text that is made needs no archive any more"
 
 
+def mirrored_task(directory: Path, host: str = "example.invalid") -> Path:
+    """A task whose training text is on a host that does not exist, with a copy in a mirror."""
+    task = own_task(directory)
+    source = directory / "mirror" / host / "train"
+    source.parent.mkdir(parents=True)
+    for language, name in (("de", "train.de.gz"), ("en", "train.en")):
+        (directory / "text" / name).rename(source.parent / name)
+    archives = "".join(f"  {name}:\n    - url: https://{host}/{name}\n" for name in ("train.de.gz", "train.en"))
+    text = task.read_text("utf-8").replace(
+        "files: {de: text/train.de.gz, en: text/train.en}", "archive: {de: train.de.gz, en: train.en}"
+    )
+    task.write_text(f"archives:\n{archives}{text}", "utf-8")
+    return task
+
+
+@pytest.mark.parametrize("later", ["the same", ""], ids=["the mirror is gone", "no mirror is named"])
+def test_what_is_prepared_is_used_again_without_its_mirror(tmp_path: Path, later: str) -> None:
+    data = settings(mirrored_task(tmp_path), tmp_path / "out")
+    mirror = tmp_path / "mirror"
+    first = prepare(data, mirror=str(mirror))
+    shutil.rmtree(mirror)
+    later = str(mirror) if later else ""
+    assert prepare(data, mirror=later) == first
+    again = prepare(dataclasses.replace(data, vocabulary_size=100), mirror=later)
+    assert again.train != first.train, "the text is used again, and stages that need no archive are made"
+    shutil.rmtree(first.train.parent)
+    assert prepare(data, mirror=later) == first
+
+
+def test_a_changed_file_of_a_mirror_is_noticed(tmp_path: Path) -> None:
+    data = settings(mirrored_task(tmp_path), tmp_path / "out")
+    first = prepare(data, mirror=str(tmp_path / "mirror"))
+    write(tmp_path / "mirror/example.invalid/train.en", [line.title() for line in sentences(300)])
+    second = prepare(data, mirror=str(tmp_path / "mirror"))
+    assert second.train != first.train
+    assert decoded(second)[0] == (sentences(1)[0], sentences(1)[0].title())
+
+
 # The command
 
 
@@ -300,7 +339,7 @@ def test_two_files_and_nothing_else(
     """The manual's way from two files to data: split by its shell line, named by its task file, used by its config."""
     repository = Path(__file__).parents[2]
     chapter = (repository / "docs/tasks.md").read_text("utf-8").split("## Nothing but two files, or one\n")[1]
-    (commands,) = re.findall(r"```sh\n(.*?)```", chapter, re.DOTALL)
+    commands = re.findall(r"```sh\n(.*?)```", chapter, re.DOTALL)[0]
     task, config = re.findall(r"```yaml\n(.*?)```", chapter, re.DOTALL)[:2]
     write(tmp_path / "text.en", [*sentences(500), *sentences(9)])
     write(tmp_path / "text.sv", [line.upper() + "\r" for line in [*sentences(500), *sentences(9)]])

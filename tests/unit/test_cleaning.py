@@ -78,7 +78,7 @@ def test_long_lines_come_in_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_every_test_can_be_switched_off() -> None:
     pairs: list[Pair] = [("a b c", "a b c"), ("a b c", "a b c"), ("a", "b " * 50 + "b")]
-    kept, account = clean(pairs, drop_copies=False, drop_duplicates=False, max_length_ratio=1000.0)
+    kept, account = clean(pairs, drop_untranslated=False, drop_duplicates=False, max_length_ratio=1000.0)
     assert kept == pairs
     assert account.dropped == {}
 
@@ -129,7 +129,7 @@ def test_romanian_letters() -> None:
     assert normalize_romanian("Şi ţară, și țară", "none") == "Şi ţară, și țară"
     assert normalize_romanian("Şi ţară, și țară", "cedilla") == "Și țară, și țară"
     assert normalize_romanian("ŞŢșț ĂÂÎ ăâî ö", "remove") == "STst AAI aai ö"
-    kept, _ = clean([("ţară", "ţară")], source="ro", target="en", romanian="remove")
+    kept, _ = clean([("ţară", "ţară")], source="ro", target="en", romanian_diacritics="remove")
     assert kept == [("tara", "ţară")]
 
 

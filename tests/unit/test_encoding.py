@@ -20,7 +20,7 @@ ODD = ["a\u2028b", "\x0c", "\x00", "ﬁ ＡＢ", "x" * 900]
 def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("subwords")
     vocabulary = train_sentencepiece(
-        iter(LINES), algorithm="bpe", size=60, character_coverage=1.0, normalisation="nmt_nfkc"
+        iter(LINES), algorithm="bpe", size=60, character_coverage=1.0, normalization="nmt_nfkc"
     )
     TokenizerPair(vocabulary, vocabulary).save(directory)
     return directory
@@ -31,7 +31,7 @@ def corpus_of(
     vocabularies: Path,
     pairs: list[tuple[str, str]],
     *,
-    rule: LengthFilter,
+    length_filter: LengthFilter,
     workers: int,
     ends: list[int],
 ) -> tuple[ParallelDataset, dict[str, list[int]]]:
@@ -39,7 +39,7 @@ def corpus_of(
         (directory / name).write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
     outcomes = binarise(
         *(directory / "s", directory / "t", vocabularies, directory / "corpus"),
-        rule=rule, ends=ends, workers=workers, title="encoding",
+        length_filter=length_filter, ends=ends, workers=workers, title="encoding",
     )  # fmt: skip
     return ParallelDataset.open(directory / "corpus"), {name: counts.tolist() for name, counts in outcomes.items()}
 
@@ -52,8 +52,10 @@ def test_ids_are_those_of_the_lines_one_by_one(
     monkeypatch.setattr(binarize, "_BLOCK", block)
     lines = [*LINES[:100], *ODD, *LINES[100:]]
     pairs = list(zip(lines, reversed(lines), strict=True))
-    rule = LengthFilter(max_length=0, on_overlength="keep")
-    corpus, _ = corpus_of(tmp_path, vocabularies, pairs, rule=rule, workers=workers, ends=[len(lines)])
+    length_filter = LengthFilter(max_length=0, on_overlength="keep")
+    corpus, _ = corpus_of(
+        tmp_path, vocabularies, pairs, length_filter=length_filter, workers=workers, ends=[len(lines)]
+    )
     vocabulary = TokenizerPair.load(vocabularies).source
     assert len(corpus) == len(lines)
     for index, line in enumerate(lines):
@@ -73,7 +75,7 @@ def test_outcomes_are_counted_by_source(
     for way, fate, pairs in (("drop", "overlong", 16), ("truncate", "truncated", 18)):
         corpus, outcomes = corpus_of(
             *(tmp_path, vocabularies, first + third),
-            rule=LengthFilter(max_length=20, on_overlength=way),  # type: ignore[arg-type]
+            length_filter=LengthFilter(max_length=20, on_overlength=way),  # type: ignore[arg-type]
             workers=workers,
             ends=[11, 11, 19],
         )

@@ -247,7 +247,7 @@ def test_no_url_leads_out_of_a_mirror_or_of_the_archives(tmp_path: Path, url: st
 
 def test_a_mirror_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"NMT_RELA_MIRROR: .*nowhere: no such directory"):
-        store(tmp_path, mirror=str(tmp_path / "nowhere"))
+        store(tmp_path, mirror=str(tmp_path / "nowhere")).fetch([archive(RemoteFile(url="https://example.org/a"))])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"archive 'news' cannot be had: .*not in the mirror"):
         store(tmp_path, mirror=str(tmp_path / "empty")).fetch([archive(RemoteFile(url="https://example.org/a"))])

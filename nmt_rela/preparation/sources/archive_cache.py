@@ -73,6 +73,8 @@ class ArchiveCache:
         wanted = list({archive.name: archive for archive in archives}.values())
         if not wanted:
             return {}
+        if self._mirror:
+            self._mirror.check()
         with (
             exclusive(self.directory / ".lock", work=f"fetches archives into {self.directory}"),
             Progress("fetching", unit="B") as progress,

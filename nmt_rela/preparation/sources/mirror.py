@@ -21,7 +21,7 @@ _MAX_SUMS = 16 << 20
 
 
 class Mirror:
-    """A directory or URL that holds copies of URLs. Raises DataError for a directory that does not exist."""
+    """A directory or URL that holds copies of URLs."""
 
     def __init__(self, place: str, *, retry: RetryPolicy) -> None:
         self._retry = retry
@@ -29,8 +29,12 @@ class Mirror:
         self._lock = threading.Lock()
         self._url = place.rstrip("/") if re.match(r"https?://", place) else ""
         self._directory = None if self._url else Path(place.removeprefix("file://")).expanduser().absolute()
+
+    def check(self) -> None:
+        """Raise DataError for a directory that does not exist."""
         if self._directory and not self._directory.is_dir():
-            raise DataError(f"{MIRROR_VARIABLE}: {place}: no such directory; accepted: a directory, or an http(s) URL")
+            accepted = "a directory, or an http(s) URL"
+            raise DataError(f"{MIRROR_VARIABLE}: {self._directory}: no such directory; accepted: {accepted}")
 
     def locate(self, url: str) -> str | Path:
         """The URL or the file that holds the copy of a URL."""
