@@ -251,9 +251,9 @@ def test_a_truncated_archive_is_named_and_fetched_anew(server: FileServer, tmp_p
 def mirrored_task(directory: Path, host: str = "example.invalid") -> Path:
     """A task whose training text is on a host that does not exist, with a copy in a mirror."""
     task = own_task(directory)
-    source = directory / "mirror" / host / "train"
+    source = directory / "mirror" / host / "train.en"
     source.parent.mkdir(parents=True)
-    for language, name in (("de", "train.de.gz"), ("en", "train.en")):
+    for name in ("train.de.gz", "train.en"):
         (directory / "text" / name).rename(source.parent / name)
     archives = "".join(f"  {name}:\n    - url: https://{host}/{name}\n" for name in ("train.de.gz", "train.en"))
     text = task.read_text("utf-8").replace(
