@@ -10,7 +10,7 @@ from pathlib import Path
 import sentencepiece
 import torch
 
-from nmt_rela.checkpoints.checkpoint import step_name, write_checkpoint
+from nmt_rela.checkpoints.checkpoint import checkpoint_name, write_checkpoint
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.config.schema import Config, DataConfig, DecodingConfig, ModelConfig, TrainingConfig
@@ -94,6 +94,6 @@ def toy_run(path: Path, *, seed: int = 0, max_length: int = 64) -> Path:
     for update in (1, 2):
         weights = toy_model(attention="rela-g", seed=seed + update).state_dict()
         state = {"vocabulary": vocabularies().fingerprint}
-        write_checkpoint(run.checkpoints / step_name(update), tensors={"model": weights}, state=state)
-    run.point("last", run.checkpoints / step_name(2))
+        write_checkpoint(run.checkpoints / checkpoint_name(update), tensors={"model": weights}, state=state)
+    run.link_checkpoint("last", run.checkpoints / checkpoint_name(2))
     return path

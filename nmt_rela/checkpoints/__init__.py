@@ -1,1 +1,1 @@
-"""What a run directory holds, and checkpoints."""
+"""Checkpoints, the run directory, averaging."""

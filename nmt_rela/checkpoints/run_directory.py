@@ -1,9 +1,9 @@
-"""What a run directory holds, and how a model is loaded from it.
+"""The run directory: its files, and models loaded from it.
 
     config.yaml (resolved) · environment.json · tokenizer/ · checkpoints/step_*/ · average · best · last
     metrics.jsonl · tensorboard/ · samples/ · train.log
 
-It is complete in itself and can be copied to another machine.
+It needs nothing outside itself and can be copied to another machine.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from nmt_rela.utils.errors import CheckpointError, did_you_mean
 log = logging.getLogger("nmt_rela")
 
 AVERAGE = "average"
-#: A run directory of this file instead of checkpoints is an exported one.
+#: An exported run directory has this file instead of checkpoints.
 EXPORTED = "model.safetensors"
 
 
 class RunDirectory:
-    """The paths of one run. Making the object touches no file."""
+    """The paths of one run. The constructor reads and writes nothing."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -48,52 +48,52 @@ class RunDirectory:
         self.lock = self.path / ".lock"
 
     def config(self) -> Config:
-        """The run's resolved configuration. Raises CheckpointError when this is no run directory."""
+        """The run's resolved configuration. Raises CheckpointError if this is no run directory."""
         if not self.config_file.is_file():
             raise CheckpointError(f"{self.path}: not a run directory, it has no config.yaml")
         return config_from_yaml(self.config_file.read_text(encoding="utf-8"), str(self.config_file))
 
-    def vocabularies(self) -> TokenizerPair:
+    def load_tokenizers(self) -> TokenizerPair:
         """The run's sub-word models."""
         return TokenizerPair.load(self.tokenizer)
 
-    def names(self) -> list[str]:
-        """What ``checkpoint`` accepts, the default first. An average made before the newest checkpoint comes last."""
+    def available_checkpoints(self) -> list[str]:
+        """The names that `checkpoint` accepts, the default first; an average older than the newest checkpoint last."""
         steps = [path.name for path in list_checkpoints(self.checkpoints)]
         names = [name for name in ("best", "last", EXPORTED) if (self.path / name).exists()] + steps
         if (self.path / AVERAGE).exists():
-            names.insert(len(names) if self._average_is_old(steps) else 0, AVERAGE)
+            names.insert(len(names) if self._is_average_stale(steps) else 0, AVERAGE)
         return names
 
-    def _average_is_old(self, steps: list[str]) -> bool:
+    def _is_average_stale(self, steps: list[str]) -> bool:
         try:
             state = load_state(self.path / AVERAGE)
-        except CheckpointError:  # whoever loads it will be told
+        except CheckpointError:  # loading it will report the fault
             return False
         known = state.get("newest", max(state.get("averaged", ["step_"])))
         return bool(steps) and steps[-1] > known
 
     def checkpoint(self, name: str | None = None) -> Path:
-        """The directory of a checkpoint: average, best, last or step_N; by default the first of these that exists. An
-        average that is older than the newest checkpoint must be asked for.
+        """The directory of a checkpoint: average, best, last or step_N.
 
-        Raises CheckpointError with the names there are.
+        The default is the first of these that exists, but not an average that is older than the newest checkpoint.
+        Raises CheckpointError with the existing names.
         """
-        names = self.names()
+        names = self.available_checkpoints()
         if not names:
             raise CheckpointError(f"{self.path}: no checkpoint yet")
         if name is None:
             name = names[0]
             if AVERAGE in names and name != AVERAGE:
-                log.warning("%s is older than the newest checkpoint; taking %s", self.path / AVERAGE, name)
+                log.warning("%s is older than the newest checkpoint; using %s", self.path / AVERAGE, name)
         if name not in names:
             raise CheckpointError(f"{self.path}: no checkpoint '{name}'; {did_you_mean(name, names)}")
         return (self.checkpoints if name.startswith("step_") else self.path) / name
 
-    def point(self, name: str, checkpoint: str | None) -> None:
-        """Let ``average``, ``best`` or ``last`` name one of ``checkpoints``, or nothing, in one atomic step."""
+    def link_checkpoint(self, name: str, checkpoint: str | None) -> None:
+        """Point the link ``average``, ``best`` or ``last`` at one of ``checkpoints``, atomically; None removes it."""
         link, temporary = self.path / name, self.path / f".{name}.tmp"
-        if link.is_dir() and not link.is_symlink():  # a copy of the checkpoint, as scp and the like make of links
+        if link.is_dir() and not link.is_symlink():  # tools such as scp copy links as directories
             shutil.rmtree(link)
         if checkpoint is None:
             link.unlink(missing_ok=True)
@@ -105,18 +105,18 @@ class RunDirectory:
     def load_model(self, name: str | None = None, *, device: str | torch.device = "cpu") -> Transformer:
         """The model of a checkpoint, verified, in evaluation mode.
 
-        Raises CheckpointError when it is damaged, or belongs to another vocabulary or configuration.
+        Raises CheckpointError if it is damaged or belongs to another vocabulary or configuration.
         """
-        model = build_model(self.config().model, self.vocabularies())
-        self.load_into(model, name)
+        model = build_model(self.config().model, self.load_tokenizers())
+        self.load_weights_into(model, name)
         return model.to(device).eval()
 
-    def load_into(self, model: Transformer, name: str | None = None) -> Path:
-        """Load the weights of a checkpoint, verified, into a model; return the checkpoint.
+    def load_weights_into(self, model: Transformer, name: str | None = None) -> Path:
+        """Load the weights of a verified checkpoint into a model; return the checkpoint.
 
-        Raises CheckpointError when it is damaged, or belongs to another vocabulary or configuration.
+        Raises CheckpointError if it is damaged or belongs to another vocabulary or configuration.
         """
-        checkpoint, vocabulary = self.checkpoint(name), self.vocabularies().fingerprint
+        checkpoint, vocabulary = self.checkpoint(name), self.load_tokenizers().fingerprint
         if checkpoint.name == EXPORTED:
             read_weights(checkpoint, model, vocabulary=vocabulary)
             return checkpoint
@@ -133,7 +133,7 @@ def build_model(config: ModelConfig, vocabularies: TokenizerPair) -> Transformer
 
 
 def load_weights(model: Transformer, directory: Path) -> None:
-    """Load a checkpoint's weights. Raises CheckpointError naming the first parameter that does not fit."""
+    """Load a checkpoint's weights. Raises CheckpointError with the first parameter that does not fit."""
     weights = load_tensors(directory, "model")
     expected = model.state_dict()
     for name in sorted(weights.keys() | expected.keys()):

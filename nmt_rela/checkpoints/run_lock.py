@@ -1,48 +1,43 @@
-"""One process at a time trains a run: a lock that the system takes back when the process ends, however it ends."""
+"""The lock of a run directory: one process at a time trains a run."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import socket
 from pathlib import Path
-from typing import TextIO
+
+from filelock import BaseFileLock, Timeout
 
 from nmt_rela.utils.errors import ConfigError
+from nmt_rela.utils.files import file_lock
 
 log = logging.getLogger("nmt_rela")
 
 
 class RunLock:
-    """Not taken when made; released at the latest by the end of the process."""
+    """Free until `acquire`; the system releases it at the latest when the process ends, however it ends."""
 
     def __init__(self) -> None:
-        self._file: TextIO | None = None
+        self._lock: BaseFileLock | None = None
 
-    def take(self, path: Path) -> None:
-        """Lock a file, which is made where there is none. Raises ConfigError that says who has it."""
+    def acquire(self, path: Path) -> None:
+        """Lock a file, creating it if needed. Raises ConfigError that names the process that holds the lock."""
         self.release()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+        owner = path.with_name(f"{path.name}.owner")  # locking may empty the locked file itself
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            file.close()
+            self._lock = file_lock(path, wait=False)
+        except Timeout:
+            name = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "another process"
             raise ConfigError(
-                f"run_dir: {path.parent} is being trained by {owner}; wait for it, stop it, or choose another run_dir=…"
+                f"run_dir: {path.parent} is being trained by {name}; wait for it, stop it, or choose another run_dir=…"
             ) from None
-        except OSError as error:  # a file system without locks
-            log.warning("%s cannot be locked (%s); take care that no other process trains this run", path, error)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        self._file = file
+        except (OSError, NotImplementedError) as error:  # a file system without locks
+            log.warning("%s cannot be locked (%s); no other process may train this run", path, error)
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
     def release(self) -> None:
-        """Let others have it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Release the lock, if it is held."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None

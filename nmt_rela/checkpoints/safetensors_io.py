@@ -1,4 +1,4 @@
-"""Weights as one safetensors file, which other programs read without running any code of it."""
+"""Weights as one safetensors file, a format that holds no code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FORMAT = "nmt_rela 1"
 
 
 def require_safetensors() -> None:
-    """Raises UserError, naming the command that installs it, where the package is absent."""
+    """Raise UserError with the installing command if the package is missing."""
     try:
         import safetensors.torch  # noqa: F401
     except ImportError as error:
@@ -19,16 +19,16 @@ def require_safetensors() -> None:
 
 
 def write_weights(path: Path, model: Transformer, *, vocabulary: str) -> None:
-    """Write the weights; tied ones once. ``vocabulary`` is the fingerprint of the vocabularies they belong to."""
+    """Write the weights, tied ones once. ``vocabulary``: fingerprint of the run's tokenizers."""
     from safetensors.torch import save_model
 
     save_model(model, str(path), metadata={"format": _FORMAT, "vocabulary": vocabulary})
 
 
 def read_weights(path: Path, model: Transformer, *, vocabulary: str) -> None:
-    """Load what ``write_weights`` wrote into a model of the same configuration.
+    """Load a file of `write_weights` into a model of the same configuration.
 
-    Raises CheckpointError for a file that is damaged, or belongs to another vocabulary or configuration.
+    Raises CheckpointError if the file is damaged or belongs to another vocabulary or configuration.
     """
     require_safetensors()
     from safetensors import SafetensorError, safe_open

@@ -83,7 +83,7 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     analyses = [
         pipeline.analyze_run(
             run.load_model(options.checkpoint, device=device),
-            run.vocabularies(),
+            run.load_tokenizers(),
             data,
             name=name,
             max_length=config.data.max_length,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 
 from nmt_rela.commands import cli
-from nmt_rela.utils.errors import CheckpointError
 
 log = logging.getLogger("nmt_rela")
 
@@ -29,45 +27,13 @@ def _average(arguments: Sequence[str] | None) -> None:
         if count is not None and count < 1:
             parser.error(f"--{name} {count}: accepted: a number from 1")
 
-    from nmt_rela.checkpoints.checkpoint import (
-        average,
-        list_checkpoints,
-        load_state,
-        verify_checkpoint,
-        write_checkpoint,
-    )
+    from nmt_rela.checkpoints.averaging import average_run
     from nmt_rela.checkpoints.run_directory import AVERAGE, RunDirectory
 
     run = RunDirectory(options.model)
-    run.config()  # is it a run at all?
-    steps = ranked = list_checkpoints(run.checkpoints)
-    if options.best is not None:
-        scores = {path: score for path in steps if (score := load_state(path).get("score")) is not None}
-        ranked = sorted(scores, key=lambda path: (float(scores[path]), -steps.index(path)))
-    wanted = options.best or options.last or 5
-    if len(ranked) < wanted:
-        kind = "validated checkpoints" if options.best is not None else "checkpoints"
-        raise CheckpointError(f"{run.checkpoints}: {wanted} {kind} are asked for, there are {len(ranked)}")
-    chosen = ranked[-wanted:]
-    for path in chosen:
-        verify_checkpoint(path)
-    vocabularies = {load_state(path)["vocabulary"] for path in chosen}
-    if len(vocabularies) > 1:
-        raise CheckpointError(f"{run.checkpoints}: checkpoints of {len(vocabularies)} different vocabularies")
-    state = {
-        "vocabulary": vocabularies.pop(),
-        "averaged": [path.name for path in chosen],
-        "newest": steps[-1].name,
-    }
-    # Under a new name, which the link takes on in one step: at no moment is there no average, or half of one.
-    earlier = sorted(run.checkpoints.glob(f"{AVERAGE}_*"))
-    numbers = [int(number) for path in earlier if (number := path.name.removeprefix(f"{AVERAGE}_")).isdecimal()]
-    directory = run.checkpoints / f"{AVERAGE}_{max(numbers, default=0) + 1}"
-    write_checkpoint(directory, tensors={"model": average(chosen)}, state=state)
-    run.point(AVERAGE, directory.name)
-    for path in earlier:
-        shutil.rmtree(path, ignore_errors=True)
-    log.info("%s is the average of %s", run.path / AVERAGE, ", ".join(state["averaged"]))
+    run.config()  # raises if this is no run directory
+    names = average_run(run, options.best or options.last or 5, by_score=options.best is not None)
+    log.info("%s is the average of %s", run.path / AVERAGE, ", ".join(names))
 
 
 if __name__ == "__main__":

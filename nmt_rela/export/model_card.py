@@ -68,7 +68,7 @@ def _card_lines(run: RunDirectory) -> Iterator[str]:
     yield _row("attention", _attention(config))
     yield _row("layers", f"{model.encoder_layers} + {model.decoder_layers}, {model.norm}-norm")
     yield _row("width", f"{model.dimension}, feed-forward {model.feed_forward:,}, {model.heads} heads")
-    vocabularies = run.vocabularies()
+    vocabularies = run.load_tokenizers()
     sizes = [vocabularies.source.size, vocabularies.target.size]
     yield _row("sub-words", f"{sizes[0]:,}, joint" if vocabularies.joint else f"{sizes[0]:,} and {sizes[1]:,}")
     yield from ("", "## Training", "", "| | |", "| --- | --- |")

@@ -52,7 +52,7 @@ def export_run(
     exporter.check(run, config)
     if output.exists():
         raise ConfigError(f"{output}: is there already; accepted: a folder that is to be made")
-    vocabularies, model = run.vocabularies(), run.load_model(checkpoint)
+    vocabularies, model = run.load_tokenizers(), run.load_model(checkpoint)
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

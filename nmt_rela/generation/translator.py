@@ -92,9 +92,9 @@ class Translator:
         resolved = resolve_device(device)
         directories = [RunDirectory(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
         configs = [directory.config() for directory in directories]
-        tokenizers = directories[0].vocabularies()
+        tokenizers = directories[0].load_tokenizers()
         for directory in directories[1:]:
-            if directory.vocabularies().fingerprint != tokenizers.fingerprint:
+            if directory.load_tokenizers().fingerprint != tokenizers.fingerprint:
                 raise CheckpointError(
                     f"{directory.path}: another vocabulary than {directories[0].path}; an ensemble needs the same"
                 )

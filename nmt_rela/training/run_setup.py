@@ -61,11 +61,11 @@ def prepare_run_directory(
         raise ConfigError(
             f"run_dir: {run.path} is a directory that holds something other than a run; choose another name"
         )
-    lock.take(run.lock)
+    lock.acquire(run.lock)
     if restart and run.config_file.exists():
         log.info("the earlier run is now %s", _move_aside(run.path))
-        lock.take(run.lock)
-    checkpoint = CheckpointManager(run, config.training).newest()
+        lock.acquire(run.lock)
+    checkpoint = CheckpointManager(run, config.training).latest_valid()
     if run.config_file.exists():
         _check_fits(run, config, resume=checkpoint is not None)
     # First of all, and whole: it is what makes the directory a run, which a kill must not leave half said.
@@ -79,7 +79,7 @@ def prepare_run_directory(
 
 def _is_foreign(path: Path) -> bool:
     """Whether a file is none that a kill may have left of a run that had hardly begun."""
-    return path.name != ".lock" and not path.name.startswith(".config.yaml")
+    return not path.name.startswith(".lock") and not path.name.startswith(".config.yaml")
 
 
 def _check_fits(run: RunDirectory, config: Config, *, resume: bool) -> None:

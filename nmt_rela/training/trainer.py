@@ -375,12 +375,12 @@ class Trainer:
         """Fine-tuning: take another run's weights. Raises CheckpointError when vocabulary or shapes differ."""
         try:
             other.config()  # is it a run at all?
-            if other.vocabularies().fingerprint != self.vocabularies.fingerprint:
+            if other.load_tokenizers().fingerprint != self.vocabularies.fingerprint:
                 raise CheckpointError(
                     f"{other.path} has another vocabulary than the prepared data; its sub-words would mean something "
                     "else here"
                 )
-            checkpoint = other.load_into(self.model)
+            checkpoint = other.load_weights_into(self.model)
         except UserError as error:
             raise CheckpointError(f"training.initialize_from: {error}") from error
         log.info("starting from the weights of %s", checkpoint)

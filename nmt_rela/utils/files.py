@@ -58,9 +58,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             os.replace(path, replaced)
         os.replace(partial, path)
         sync(path.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        restore_replaced(path)
 
 
 def restore_replaced(path: Path) -> None:

@@ -161,7 +161,7 @@ def ctranslate2_subject(
         )
     ctranslate2 = importlib.import_module("ctranslate2")
     run = RunDirectory(options.run[0])
-    vocabularies = run.vocabularies()
+    vocabularies = run.load_tokenizers()
     alpha = run.config().decoding.length_penalty if options.length_penalty is None else options.length_penalty
     target = {piece: id for id, piece in enumerate(vocabularies.target.pieces(list(range(vocabularies.target.size))))}
     device = resolve_device(options.device).type

@@ -19,7 +19,7 @@ from nmt_rela.analysis.pipeline import analyze_run
 from nmt_rela.models.transformer import Transformer
 
 torch.set_num_threads(1)
-vocabularies = write_run(Path(sys.argv[1])).vocabularies()
+vocabularies = write_run(Path(sys.argv[1])).load_tokenizers()
 size = vocabularies.source.size, vocabularies.target.size
 model = Transformer(*size, dimension=64, feed_forward=64).eval()  # six layers of eight heads, as in the paper
 draw = random.Random(1)

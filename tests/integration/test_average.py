@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nmt_rela.checkpoints import run_directory
-from nmt_rela.checkpoints.checkpoint import load_state, load_tensors, step_name, write_checkpoint
+from nmt_rela.checkpoints.checkpoint import checkpoint_name, load_state, load_tensors, write_checkpoint
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import average
 from tests.integration.small_run import write_run
@@ -19,22 +19,22 @@ def run(tmp_path: Path) -> RunDirectory:
     """A run whose checkpoint of update N holds N times the weights of the first, with scores 5, 9, 7."""
     run = write_run(tmp_path / "run")
     first = run.checkpoints / "step_1"
-    first.rename(run.checkpoints / step_name(1))
+    first.rename(run.checkpoints / checkpoint_name(1))
     for update, score in ((1, 5.0), (2, 9.0), (3, 7.0)):
         add(run, update, score)
     return run
 
 
 def add(run: RunDirectory, update: int, score: float | None) -> None:
-    first = run.checkpoints / step_name(1)
+    first = run.checkpoints / checkpoint_name(1)
     weights = {name: tensor * update for name, tensor in load_tensors(first, "model").items()}
     state = {"vocabulary": load_state(first)["vocabulary"], "score": score}
-    write_checkpoint(run.checkpoints / step_name(update), tensors={"model": weights}, state=state)
+    write_checkpoint(run.checkpoints / checkpoint_name(update), tensors={"model": weights}, state=state)
 
 
 def factor(run: RunDirectory) -> float:
     """By what the average's weights are longer than those of the first."""
-    one, mean = (load_tensors(path, "model") for path in (run.checkpoints / step_name(1), run.path / "average"))
+    one, mean = (load_tensors(path, "model") for path in (run.checkpoints / checkpoint_name(1), run.path / "average"))
     name = max(one, key=lambda name: float(one[name].norm()))
     return float(torch.linalg.vector_norm(mean[name]) / torch.linalg.vector_norm(one[name]))
 
@@ -72,7 +72,7 @@ def test_an_average_older_than_the_newest_checkpoint_must_be_asked_for(
     assert average.main(["--model", str(run.path), "--best", "1"]) == 0
     assert run.checkpoint().name == "average"  # though what was best is not the newest
     add(run, 4, None)
-    run.point("last", step_name(4))
+    run.link_checkpoint("last", checkpoint_name(4))
     assert run.checkpoint().name == "last"
-    assert "average is older than the newest checkpoint; taking last" in caplog.text
+    assert "average is older than the newest checkpoint; using last" in caplog.text
     assert run.checkpoint("average").name == "average"

@@ -181,7 +181,7 @@ def test_a_mistake_is_told_once(tmp_path: Path) -> None:
     assert (ranks.stderr(0), ranks.stderr(1)) == (f"nmt-train: error: {said}\n", "")
     # On the main rank only, while the other waits.
     lock = RunLock()
-    lock.take(tmp_path / "run" / ".lock")
+    lock.acquire(tmp_path / "run" / ".lock")
     ranks = ForkedRanks(settings(config, "run", "training.accumulate=2", "--quiet"), tmp_path)
     assert ranks.statuses(seconds=60) == [2, 2]
     assert ranks.stderr(0).count("\n") == 1

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from nmt_rela.checkpoints import checkpoint as module
 from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_tensors, verify_checkpoint
 from nmt_rela.checkpoints.manager import CheckpointManager
 from nmt_rela.checkpoints.run_directory import RunDirectory
@@ -37,7 +36,7 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, update: int, failing: int) -> None:
         self._is_saving, self._writes, self._failing = False, 0, failing
-        real_save, real_sync, keeper_save = torch.save, os.fsync, CheckpointManager.save
+        real_save, real_sync, manager_save = torch.save, os.fsync, CheckpointManager.save
 
         def fail_if_full() -> None:
             self._writes += self._is_saving
@@ -52,14 +51,14 @@ class FullDisk:
             fail_if_full()
             real_sync(descriptor)
 
-        def watch(keeper: CheckpointManager, **what: Any) -> bool:
+        def watch(manager: CheckpointManager, **what: Any) -> bool:
             self._is_saving = what["update"] == update
-            is_saved = keeper_save(keeper, **what)
+            is_saved = manager_save(manager, **what)
             self._is_saving = False
             return is_saved
 
-        monkeypatch.setattr(module.torch, "save", save)
-        monkeypatch.setattr(module.os, "fsync", sync)
+        monkeypatch.setattr(torch, "save", save)
+        monkeypatch.setattr(os, "fsync", sync)
         monkeypatch.setattr(CheckpointManager, "save", watch)
 
 

@@ -25,7 +25,7 @@ SMALL = "model: {attention: softmax, encoder_layers: 1, decoder_layers: 1, dimen
 
 @pytest.fixture(scope="module")
 def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> TokenizerPair:
-    return write_run(tmp_path_factory.mktemp("runs") / "small").vocabularies()
+    return write_run(tmp_path_factory.mktemp("runs") / "small").load_tokenizers()
 
 
 def a_batch(vocabularies: TokenizerPair) -> Batch:

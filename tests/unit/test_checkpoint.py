@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from nmt_rela.checkpoints import checkpoint as module
+from nmt_rela.checkpoints.averaging import average_checkpoints
 from nmt_rela.checkpoints.checkpoint import (
-    average,
+    checkpoint_name,
     list_checkpoints,
     load_state,
     load_tensors,
-    step_name,
     verify_checkpoint,
     write_checkpoint,
 )
@@ -110,12 +109,12 @@ def test_a_failure_at_any_sync_keeps_the_old_checkpoint_and_leaves_nothing_else(
     failures = 0
     for limit in range(1, 20):
         calls = 0
-        monkeypatch.setattr(module.os, "fsync", counting(limit))
+        monkeypatch.setattr(os, "fsync", counting(limit))
         try:
             write(tmp_path / "step_1", 2.0)
         except OSError:
             failures += 1
-            monkeypatch.setattr(module.os, "fsync", real_sync)
+            monkeypatch.setattr(os, "fsync", real_sync)
             verify_checkpoint(path)
             assert float(load_tensors(path, "model")["w"][0, 0]) in (1.0, 2.0)
             assert [p.name for p in tmp_path.iterdir()] == ["step_1"]
@@ -126,9 +125,10 @@ def test_a_failure_at_any_sync_keeps_the_old_checkpoint_and_leaves_nothing_else(
 
 
 def test_steps_are_listed_oldest_first_without_leftovers(tmp_path: Path) -> None:
-    for name in (step_name(200), step_name(1_000_000_000), step_name(30), "step_5.tmp", "other"):
+    names = [checkpoint_name(update) for update in (30, 200, 1_000_000_000)]
+    for name in (*reversed(names), "step_5.partial", "other"):
         (tmp_path / name).mkdir()
-    assert [p.name for p in list_checkpoints(tmp_path)] == [step_name(30), step_name(200), step_name(1_000_000_000)]
+    assert [p.name for p in list_checkpoints(tmp_path)] == names
     assert list_checkpoints(tmp_path / "nowhere") == []
 
 
@@ -136,10 +136,10 @@ def test_the_average_is_the_arithmetic_mean_and_keeps_tied_parameters_tied(tmp_p
     paths = []
     for value in (1.0, 2.0, 6.0):
         shared = torch.full((2,), value)
-        path = tmp_path / step_name(int(value))
+        path = tmp_path / checkpoint_name(int(value))
         write_checkpoint(path, tensors={"model": {"a": shared, "b": shared}}, state={})
         paths.append(path)
-    mean = average(paths)
+    mean = average_checkpoints(paths)
     assert torch.equal(mean["a"], torch.full((2,), 3.0))
     assert mean["a"].data_ptr() == mean["b"].data_ptr()
 
@@ -147,9 +147,9 @@ def test_the_average_is_the_arithmetic_mean_and_keeps_tied_parameters_tied(tmp_p
 def test_models_that_do_not_match_are_not_averaged(tmp_path: Path) -> None:
     first = write(tmp_path / "step_1")
     with pytest.raises(CheckpointError, match=r"parameter w is \[2\], in step_1 it is \[3, 2\]"):
-        average([first, write(tmp_path / "step_2", shape=(2,))])
+        average_checkpoints([first, write(tmp_path / "step_2", shape=(2,))])
     with pytest.raises(CheckpointError, match="is not in both"):
-        average([first, write(tmp_path / "step_3", name="other")])
+        average_checkpoints([first, write(tmp_path / "step_3", name="other")])
 
 
 def test_a_failed_write_is_an_os_error_also_when_the_archive_complains_about_it(
@@ -161,7 +161,7 @@ def test_a_failed_write_is_an_os_error_also_when_the_archive_complains_about_it(
         finally:  # as torch's archive does on leaving, where nothing that is buffered fails again
             raise RuntimeError("unexpected pos 704 vs 598")
 
-    monkeypatch.setattr(module.torch, "save", save)
+    monkeypatch.setattr(torch, "save", save)
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path / "c")
     assert list(tmp_path.iterdir()) == []

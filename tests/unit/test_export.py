@@ -14,7 +14,7 @@ import torch
 from toy_translator import sentences, toy_run, vocabularies
 
 from nmt_rela import Translator
-from nmt_rela.checkpoints.checkpoint import step_name, write_checkpoint
+from nmt_rela.checkpoints.checkpoint import checkpoint_name, write_checkpoint
 from nmt_rela.checkpoints.run_directory import RunDirectory, build_model
 from nmt_rela.commands import export
 from nmt_rela.config.loader import config_to_yaml
@@ -59,7 +59,7 @@ def softmax_run(path: Path, **changes: object) -> RunDirectory:
         model.output_weight[[PAD, UNK, BOS]] = -10.0 * last.bias.sign()
         last.bias.add_(last.bias.sign())
     state = {"vocabulary": vocabularies().fingerprint}
-    write_checkpoint(run.checkpoints / step_name(2), tensors={"model": model.state_dict()}, state=state)
+    write_checkpoint(run.checkpoints / checkpoint_name(2), tensors={"model": model.state_dict()}, state=state)
     return run
 
 
@@ -182,7 +182,7 @@ def test_training_may_start_from_safetensors(tmp_path: Path, safetensors: Any) -
     run = RunDirectory(toy_run(tmp_path / "run"))
     folder = RunDirectory(exported(run, tmp_path / "out", "safetensors"))
     model = build_model(run.config().model, vocabularies())
-    assert folder.load_into(model) == folder.path / "model.safetensors"
+    assert folder.load_weights_into(model) == folder.path / "model.safetensors"
     expected = run.load_model().state_dict()
     assert all(torch.equal(expected[name], found) for name, found in model.state_dict().items())
 

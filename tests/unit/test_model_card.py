@@ -26,7 +26,7 @@ def test_a_run_without_scores_says_how_to_get_some(tmp_path: Path) -> None:
     assert "# the English-German demo corpus, en to de, rela-i" in card
     assert "nmt-translate --model mine < text.en" in card
     assert "None yet: `nmt-evaluate --model mine`" in card
-    assert f"| fingerprint of the vocabulary | `{run.vocabularies().fingerprint}` |" in card
+    assert f"| fingerprint of the vocabulary | `{run.load_tokenizers().fingerprint}` |" in card
     assert "| licence of the text | MIT, as this package |" in card
     head = yaml.safe_load(card.split("---")[1])
     assert head["language"] == ["en", "de"]

@@ -16,12 +16,12 @@ from nmt_rela.utils.errors import ConfigError
 
 def test_the_second_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
     first, second = RunLock(), RunLock()
-    first.take(tmp_path / "run" / ".lock")
+    first.acquire(tmp_path / "run" / ".lock")
     owner = f"process {os.getpid()} on {socket.gethostname()}"
     with pytest.raises(ConfigError, match=rf"run_dir: .*/run is being trained by {owner}; wait for it"):
-        second.take(tmp_path / "run" / ".lock")
+        second.acquire(tmp_path / "run" / ".lock")
     first.release()
-    second.take(tmp_path / "run" / ".lock")
+    second.acquire(tmp_path / "run" / ".lock")
     second.release()
 
 
@@ -30,7 +30,7 @@ def test_a_killed_owner_locks_nobody_out(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
         kept = RunLock()
-        kept.take(path)
+        kept.acquire(path)
         (tmp_path / "taken").touch()
         time.sleep(60)
         os._exit(0)
@@ -38,8 +38,8 @@ def test_a_killed_owner_locks_nobody_out(tmp_path: Path) -> None:
         time.sleep(0.01)
     lock = RunLock()
     with pytest.raises(ConfigError, match=f"process {child} on"):
-        lock.take(path)
+        lock.acquire(path)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    lock.take(path)
+    lock.acquire(path)
     lock.release()

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and what best and last name."""
+"""Which checkpoints are kept, and what best and last link."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nmt_rela.checkpoints import manager as keeper_module
+from nmt_rela.checkpoints import manager as manager_module
 from nmt_rela.checkpoints.checkpoint import list_checkpoints
 from nmt_rela.checkpoints.manager import CheckpointManager
 from nmt_rela.checkpoints.run_directory import RunDirectory
@@ -18,9 +18,9 @@ from nmt_rela.utils.errors import CheckpointError
 
 
 def save_all(run: RunDirectory, settings: TrainingConfig, scores: dict[int, float | None]) -> None:
-    keeper = CheckpointManager(run, settings)
+    manager = CheckpointManager(run, settings)
     for update, score in scores.items():
-        assert keeper.save(update=update, score=score, tensors={"model": {}}, state={"update": update})
+        assert manager.save(update=update, score=score, tensors={"model": {}}, state={"update": update})
 
 
 def name(path: Path | None) -> str:
@@ -39,18 +39,21 @@ def test_the_newest_and_the_best_stay(tmp_path: Path, last: int, best: int, kept
     save_all(run, settings, scores)
     assert [int(path.name[-1]) for path in list_checkpoints(run.checkpoints)] == kept
     assert run.checkpoint("last").resolve().name == "step_00000007"
-    assert run.checkpoint("best").resolve().name == "step_00000003" if best else "best" not in run.names()
+    if best:
+        assert run.checkpoint("best").resolve().name == "step_00000003"
+    else:
+        assert "best" not in run.available_checkpoints()
 
 
 def test_the_newest_intact_checkpoint_is_found_and_none_is_an_error(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     save_all(run, TrainingConfig(), {1: None, 2: None})
     (run.checkpoints / "step_00000002" / "state.json").write_text("{}")
-    keeper = CheckpointManager(run, TrainingConfig())
-    assert name(keeper.newest()) == name(run.checkpoint("last")) == "step_00000001"
+    manager = CheckpointManager(run, TrainingConfig())
+    assert name(manager.latest_valid()) == name(run.checkpoint("last")) == "step_00000001"
     (run.checkpoints / "step_00000001" / "state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="none of 2 checkpoints is intact"):
-        keeper.newest()
+        manager.latest_valid()
 
 
 def test_of_equal_scores_the_first_stays_best(tmp_path: Path) -> None:
@@ -61,19 +64,19 @@ def test_of_equal_scores_the_first_stays_best(tmp_path: Path) -> None:
     assert run.checkpoint("best").resolve().name == "step_00000001"
 
 
-def test_a_damaged_checkpoint_that_was_passed_over_does_not_push_out_a_new_one(tmp_path: Path) -> None:
+def test_a_skipped_damaged_checkpoint_does_not_displace_a_new_one(tmp_path: Path) -> None:
     run, settings = RunDirectory(tmp_path), replace(TrainingConfig(), keep_last_checkpoints=2, keep_best_checkpoints=0)
     save_all(run, settings, {1: None, 5: None})
     (run.checkpoints / "step_00000005" / "state.json").write_text("{}")
     settings = replace(settings, keep_last_checkpoints=1)
-    keeper = CheckpointManager(run, settings)
-    assert name(keeper.newest()) == "step_00000001"
-    keeper.save(update=3, score=None, tensors={"model": {}}, state={"update": 3})
+    manager = CheckpointManager(run, settings)
+    assert name(manager.latest_valid()) == "step_00000001"
+    manager.save(update=3, score=None, tensors={"model": {}}, state={"update": 3})
     assert run.checkpoint("last").resolve().name == "step_00000003"
-    assert name(CheckpointManager(run, settings).newest()) == "step_00000003"
+    assert name(CheckpointManager(run, settings).latest_valid()) == "step_00000003"
 
 
-def test_a_run_whose_links_were_copied_as_directories_goes_on(tmp_path: Path) -> None:
+def test_a_run_whose_links_were_copied_as_directories_continues(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     save_all(run, TrainingConfig(), {1: 1.0})
     for name in ("last", "best"):
@@ -83,18 +86,18 @@ def test_a_run_whose_links_were_copied_as_directories_goes_on(tmp_path: Path) ->
     assert [run.checkpoint(name).resolve().name for name in ("last", "best")] == ["step_00000002"] * 2
 
 
-def test_what_a_kill_inside_a_save_has_left_is_cleared_up(tmp_path: Path) -> None:
+def test_the_remains_of_a_killed_save_are_cleaned_up(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     save_all(run, TrainingConfig(), {1: 5.0, 2: 7.0, 3: None})
     # Killed after a checkpoint was renamed, before the links were; another one half written; a third between the two
     # renames that replace it.
-    run.point("last", "step_00000001")
-    run.point("best", "step_00000001")
-    (run.checkpoints / "step_00000004.tmp").mkdir()
-    (run.checkpoints / "step_00000004.tmp" / "model.pt").write_text("half")
-    (run.checkpoints / "step_00000003").rename(run.checkpoints / "step_00000003.old.tmp")
-    shutil.copytree(run.checkpoints / "step_00000002", run.checkpoints / "step_00000002.old.tmp")
-    assert name(CheckpointManager(run, TrainingConfig()).newest()) == "step_00000003"
+    run.link_checkpoint("last", "step_00000001")
+    run.link_checkpoint("best", "step_00000001")
+    (run.checkpoints / "step_00000004.partial").mkdir()
+    (run.checkpoints / "step_00000004.partial" / "model.pt").write_text("half")
+    (run.checkpoints / "step_00000003").rename(run.checkpoints / "step_00000003.replaced")
+    shutil.copytree(run.checkpoints / "step_00000002", run.checkpoints / "step_00000002.replaced")
+    assert name(CheckpointManager(run, TrainingConfig()).latest_valid()) == "step_00000003"
     assert sorted(path.name for path in run.checkpoints.iterdir()) == [f"step_0000000{n}" for n in (1, 2, 3)]
     assert name(run.checkpoint("last")) == "step_00000003"
     assert name(run.checkpoint("best")) == "step_00000002"
@@ -108,7 +111,7 @@ def test_a_best_that_could_not_be_written_is_not_named(tmp_path: Path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(keeper_module, "write_checkpoint", full)
+        patch.setattr(manager_module, "write_checkpoint", full)
         assert not CheckpointManager(run, settings).save(update=2, score=9.0, tensors={"model": {}}, state={})
     save_all(run, settings, {3: 4.0, 4: None})
     assert name(run.checkpoint("best")) == "step_00000001"
