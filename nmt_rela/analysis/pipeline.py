@@ -31,7 +31,7 @@ from nmt_rela.metrics.bleu import compute_scores
 from nmt_rela.metrics.word_alignment import NO_WORD, word_ids
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.progress import Progress
+from nmt_rela.utils.progress import ProgressBar
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +122,10 @@ def analyze_run(
     words = {pair.index: ids for pair in pairs if (ids := _word_ids(data, tokenizers, pair)) is not None}
     alignment = AlignmentConsumer(words, data.gold)
     recorder = WeightRecorder(on_page | {heatmap_sentence}, len(modules), keep)
-    with Progress(f"{name}: reading {data.name}", unit="pairs", total=len(pairs)) as bar:
-        log_probs = teacher_forced_pass(model, pairs, [statistics, null_rates, alignment, recorder], progress=bar.add)
+    with ProgressBar(f"{name}: reading {data.name}", unit="pairs", total=len(pairs)) as bar:
+        log_probs = teacher_forced_pass(
+            model, pairs, [statistics, null_rates, alignment, recorder], progress=bar.advance
+        )
     layers = statistics.layers()
     lengths = np.array([len(pair.target) for pair in pairs])
 
@@ -144,8 +146,8 @@ def analyze_run(
             return compute_scores(_translate(translator, lines), references, tokenizer=data.bleu_tokenizer).bleu
 
         heads = sum(layer.heads for layer in layers)
-        with Progress(f"{name}: switching off heads", unit="passes", total=heads + ABLATION_STEPS + 1) as bar:
-            ablation = measure_heads(model, chosen, layers, bleu=bleu, progress=bar.add)
+        with ProgressBar(f"{name}: switching off heads", unit="passes", total=heads + ABLATION_STEPS + 1) as bar:
+            ablation = measure_heads(model, chosen, layers, bleu=bleu, progress=bar.advance)
         quality = _quality(model, translator, tokenizers, chosen, lines)
 
     by_index = {pair.index: (pair, float(value)) for pair, value in zip(pairs, log_probs, strict=True)}

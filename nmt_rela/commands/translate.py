@@ -36,7 +36,7 @@ def _translate(arguments: Sequence[str] | None) -> None:
     from nmt_rela.generation.device import worker_devices
     from nmt_rela.generation.formatting import format_jsonl, format_moses, format_text
     from nmt_rela.generation.multiprocess import translate_multiprocess
-    from nmt_rela.utils.progress import Progress
+    from nmt_rela.utils.progress import ProgressBar
     from nmt_rela.utils.text import decode_lines, read_lines
 
     n_best, sampling, alignment = options.n_best or 1, _sampling(options), _alignment(options)
@@ -60,14 +60,14 @@ def _translate(arguments: Sequence[str] | None) -> None:
         total = _count_lines(options.input)
         with (
             closing(translations),
-            Progress("translating", unit="lines", total=total) if show_progress else nullcontext() as bar,
+            ProgressBar("translating", unit="lines", total=total) if show_progress else nullcontext() as bar,
         ):
             for number, translation in enumerate(translations):
                 for line in formatter(translation, number, options.scores):
                     sys.stdout.buffer.write(line.encode("utf-8") + b"\n")
                 sys.stdout.buffer.flush()
                 if bar is not None:
-                    bar.add(1)
+                    bar.advance(1)
 
 
 def _parser() -> argparse.ArgumentParser:

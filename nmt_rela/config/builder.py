@@ -37,16 +37,16 @@ def build(cls: type[T], tree: Mapping, name: str) -> tuple[T, dict[str, str]]:
         name: stands for the file where a required key is missing.
 
     Raises:
-        ConfigError: an unknown or missing key, or a value that is not accepted. One line: place, key path, what was
+        ConfigError: an unknown or missing key, or a value that is not accepted. One line: position, key path, what was
             found and what is accepted.
     """
     builder = _Builder(cls)
     built = builder.section(cls, tree, "", name)
     if builder.missing:
-        place = builder.missing[0][0]
-        paths = [path for where, path in builder.missing if where == place]
-        raise ConfigError(f"{place}: missing required key{'s' * (len(paths) > 1)}: {', '.join(paths)}")
-    return built, builder.places
+        position = builder.missing[0][0]
+        paths = [path for where, path in builder.missing if where == position]
+        raise ConfigError(f"{position}: missing required key{'s' * (len(paths) > 1)}: {', '.join(paths)}")
+    return built, builder.positions
 
 
 def key_paths(cls: type, prefix: str = "") -> Iterator[str]:
@@ -70,33 +70,35 @@ class _Builder:
 
     def __init__(self, root: type) -> None:
         self.root = root
-        self.places: dict[str, str] = {}
+        self.positions: dict[str, str] = {}
         self.missing: list[tuple[str, str]] = []
 
-    def section(self, cls: type, tree: Mapping, prefix: str, place: str) -> Any:
+    def section(self, cls: type, tree: Mapping, prefix: str, position: str) -> Any:
         fields = {item.name: item for item in dataclasses.fields(cls)}
         for key in tree.entries:
             if key not in fields:
                 elsewhere = [path for path in key_paths(self.root) if path.split(".")[-1] == key]
                 hint = f"did you mean {' or '.join(map(repr, elsewhere))}?" if elsewhere else did_you_mean(key, fields)
-                raise ConfigError(f"{tree.places[key]}: {prefix}{printable(key)}: unknown key; {hint}")
+                raise ConfigError(f"{tree.positions[key]}: {prefix}{printable(key)}: unknown key; {hint}")
         values: dict[str, Any] = {}
         missing = len(self.missing)
         for key, item in fields.items():
             path, expected, found = prefix + key, field_types(cls)[key], tree.entries.get(key)
             if dataclasses.is_dataclass(expected):
                 # An absent or empty section has the defaults of all its keys.
-                inner = Mapping(tree.place) if found is None or (isinstance(found, Scalar) and found.is_null) else found
+                inner = (
+                    Mapping(tree.position) if found is None or (isinstance(found, Scalar) and found.is_null) else found
+                )
                 if not isinstance(inner, Mapping):
                     raise ConfigError(
-                        f"{inner.place}: {path}: expected a section of keys, found {describe_node(inner)}"
+                        f"{inner.position}: {path}: expected a section of keys, found {describe_node(inner)}"
                     )
-                values[key] = self.section(expected, inner, f"{path}.", place)  # type: ignore[arg-type]
+                values[key] = self.section(expected, inner, f"{path}.", position)  # type: ignore[arg-type]
             elif found is not None:
-                self.places[path] = tree.places[key]
+                self.positions[path] = tree.positions[key]
                 values[key] = self.value(expected, found, path, item.metadata)
             elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-                self.missing.append((place, path))
+                self.missing.append((position, path))
         return cls(**values) if len(self.missing) == missing else None
 
     def value(self, expected: Any, found: Tree, path: str, limits: Any) -> Any:
@@ -105,21 +107,21 @@ class _Builder:
         for option in options:
             item_types = get_args(option)
             if dataclasses.is_dataclass(option) and isinstance(found, Mapping):
-                return self.section(option, found, f"{path}.", found.place)  # type: ignore[arg-type]
+                return self.section(option, found, f"{path}.", found.position)  # type: ignore[arg-type]
             if get_origin(option) is dict and isinstance(found, Mapping):
-                for key, place in found.places.items():
-                    self.places[f"{path}.{key}"] = place
+                for key, position in found.positions.items():
+                    self.positions[f"{path}.{key}"] = position
                 entries = found.entries.items()
                 return {key: self.value(item_types[1], tree, f"{path}.{key}", limits) for key, tree in entries}
             if get_origin(option) is tuple and isinstance(found, List) and found.items:
                 for index, tree in enumerate(found.items):
-                    self.places[f"{path}[{index}]"] = tree.place
+                    self.positions[f"{path}[{index}]"] = tree.position
                 items = enumerate(found.items)
                 return tuple(self.value(item_types[0], tree, f"{path}[{index}]", limits) for index, tree in items)
         plain = [option for option in options if option in _READERS or get_origin(option) is Literal]
         if not plain:
             wanted = "a list with at least one entry" if get_origin(options[0]) is tuple else "a mapping"
-            raise ConfigError(f"{found.place}: {path}: expected {wanted}, found {describe_node(found)}")
+            raise ConfigError(f"{found.position}: {path}: expected {wanted}, found {describe_node(found)}")
         return _scalar(plain[0], found, path, limits)
 
 
@@ -130,22 +132,22 @@ def _scalar(expected: Any, found: Tree, path: str, limits: Any) -> Any:
         if isinstance(found, Scalar) and found.text in choices:
             return found.text
         hint = did_you_mean(found.text, choices) if isinstance(found, Scalar) else f"accepted: {', '.join(choices)}"
-        raise ConfigError(f"{found.place}: {path}: found {describe_node(found)}; {hint}")
+        raise ConfigError(f"{found.position}: {path}: found {describe_node(found)}; {hint}")
     if "pattern" in limits:
         # Taken as written: an unquoted checksum may look like a number.
         if isinstance(found, Scalar) and re.fullmatch(limits["pattern"], found.text):
             return found.text
-        raise ConfigError(f"{found.place}: {path}: expected {limits['wanted']}, found {describe_node(found)}")
+        raise ConfigError(f"{found.position}: {path}: expected {limits['wanted']}, found {describe_node(found)}")
     reader, wanted = _READERS[expected]
     value = reader(found) if isinstance(found, Scalar) else None
     if value is None:
         quotes = " in quotes" if expected is str and isinstance(found, Scalar) and not found.is_null else ""
-        raise ConfigError(f"{found.place}: {path}: expected {wanted}{quotes}, found {describe_node(found)}")
+        raise ConfigError(f"{found.position}: {path}: expected {wanted}{quotes}, found {describe_node(found)}")
     low, high = limits.get("low"), limits.get("high")
     if expected is int and high is None and value > _MAX_INT:
         high = _MAX_INT
     if (low is not None and value < low) or (high is not None and value > high):
-        raise ConfigError(f"{found.place}: {path}: found {value}; accepted: {_range(low, high)}")
+        raise ConfigError(f"{found.position}: {path}: found {value}; accepted: {_range(low, high)}")
     return value
 
 

@@ -51,7 +51,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def override_config(config: Config, overrides: Sequence[str]) -> Config:
     """A configuration with ``section.key=value`` overrides applied. Raises ConfigError that names the override."""
-    tree = _mapping(parse(config_to_yaml(config), "config", fixed_place=True))
+    tree = _mapping(parse(config_to_yaml(config), "config", fixed_position=True))
     return _build_config(_with_overrides(tree, overrides), "config")
 
 
@@ -87,7 +87,7 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> Mapping:
     parent = tree.entries.pop("extends", None)
     if parent is None:
         return tree
-    where = tree.places.pop("extends")
+    where = tree.positions.pop("extends")
     parent_name = parent.as_text() if isinstance(parent, Scalar) else None
     if not parent_name or "\0" in parent_name:
         raise ConfigError(f"{where}: extends: expected the name of a YAML file, found {describe_node(parent)}")
@@ -109,8 +109,8 @@ def _mapping(tree: Tree) -> Mapping:
     if isinstance(tree, Mapping):
         return tree
     if isinstance(tree, Scalar) and tree.is_null:
-        return Mapping(tree.place)
-    raise ConfigError(f"{tree.place}: expected 'key: value' lines, found {describe_node(tree)}")
+        return Mapping(tree.position)
+    raise ConfigError(f"{tree.position}: expected 'key: value' lines, found {describe_node(tree)}")
 
 
 def _resolve_task(tree: Mapping, folder: Path) -> None:
@@ -119,7 +119,7 @@ def _resolve_task(tree: Mapping, folder: Path) -> None:
     task = data.entries.get("task") if isinstance(data, Mapping) else None
     if isinstance(data, Mapping) and isinstance(task, Scalar) and ("/" in task.text or _is_yaml(task.text)):
         absolute = os.path.normpath(folder.absolute() / os.path.expanduser(task.text))
-        data.entries["task"] = Scalar(task.place, absolute, quoted=True)
+        data.entries["task"] = Scalar(task.position, absolute, quoted=True)
 
 
 def _is_yaml(name: str) -> bool:
@@ -128,14 +128,14 @@ def _is_yaml(name: str) -> bool:
 
 def _with_overrides(tree: Mapping, overrides: Sequence[str]) -> Mapping:
     for override in overrides:
-        place = f"override '{printable(override)}'"
+        position = f"override '{printable(override)}'"
         path, equals, value = override.partition("=")
         if not equals:
             hint = "; a configuration file is given by --config" if _is_yaml(path) else ""
-            raise ConfigError(f"{place}: expected section.key=value{hint}")
-        above = parse(value, place, fixed_place=True) if value else Scalar(place, "", quoted=True)
+            raise ConfigError(f"{position}: expected section.key=value{hint}")
+        above = parse(value, position, fixed_position=True) if value else Scalar(position, "", quoted=True)
         for key in reversed(path.strip().split(".")):
-            above = Mapping(place, {key: above}, {key: place})
+            above = Mapping(position, {key: above}, {key: position})
         assert isinstance(above, Mapping)
         _resolve_task(above, Path())
         merged = merge(tree, above)
@@ -148,13 +148,13 @@ def _with_overrides(tree: Mapping, overrides: Sequence[str]) -> Mapping:
 
 
 def _build_config(tree: Mapping, name: str) -> Config:
-    config, places = build(Config, tree, name)
-    _check_rules(config, lambda path: f"{places.get(path, name)}: {path}")
+    config, positions = build(Config, tree, name)
+    _check_rules(config, lambda path: f"{positions.get(path, name)}: {path}")
     return config
 
 
 def _check_rules(config: Config, at: Any) -> None:
-    """Check the rules between keys. ``at`` gives the place and path of a key, for messages."""
+    """Check the rules between keys. ``at`` gives the position and path of a key, for messages."""
     data, model, training = config.data, config.model, config.training
     for path, text in {
         "run_dir": config.run_dir,

@@ -1,4 +1,4 @@
-"""YAML as a tree of nodes, each with its place (``file:line``).
+"""YAML as a tree of nodes, each with its position (``file:line``).
 
 Scalars stay text: only the reader of a field knows whether ``no`` is a language or false, and ``1e-8`` a number or a
 word. Accepted is the plain core of YAML: one document of mappings, lists and scalars, without tags, anchors and aliases
@@ -28,7 +28,7 @@ _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 class Scalar:
     """A value as it is written. A quoted one is always text."""
 
-    place: str
+    position: str
     text: str
     quoted: bool = False
 
@@ -64,19 +64,19 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """A list and the place of its beginning."""
+    """A list and the position of its beginning."""
 
-    place: str
+    position: str
     items: list[Tree] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A mapping and the places of its beginning and of each key."""
+    """A mapping and the positions of its beginning and of each key."""
 
-    place: str
+    position: str
     entries: dict[str, Tree] = field(default_factory=dict)
-    places: dict[str, str] = field(default_factory=dict)
+    positions: dict[str, str] = field(default_factory=dict)
 
 
 Tree: TypeAlias = "Scalar | List | Mapping"
@@ -105,24 +105,24 @@ def read_file(path: Path) -> Tree:
     return parse(text, str(path))
 
 
-def parse(text: str, name: str, *, fixed_place: bool = False) -> Tree:
-    """Read one YAML document. Places are ``name:line``, or just ``name`` with ``fixed_place``. Raises ConfigError."""
+def parse(text: str, name: str, *, fixed_position: bool = False) -> Tree:
+    """Read one YAML document. Positions are ``name:line``, or ``name`` with ``fixed_position``. Raises ConfigError."""
 
-    def place(mark: Any) -> str:
-        return name if fixed_place or mark is None else f"{name}:{mark.line + 1}"
+    def position(mark: Any) -> str:
+        return name if fixed_position or mark is None else f"{name}:{mark.line + 1}"
 
     loader = None
     try:
         loader = _Composer(text.removeprefix("\ufeff"))
         node = loader.get_single_node()
-        return Scalar(name, "") if node is None else _tree(node, place)
+        return Scalar(name, "") if node is None else _tree(node, position)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        where = name if fixed_place else f"{name}:{line}"
+        where = name if fixed_position else f"{name}:{line}"
         raise ConfigError(f"{where}: malformed YAML: the character U+{error.character:04X} is not allowed") from None
     except yaml.MarkedYAMLError as error:
         problem = error.problem or error.context or "cannot be read"
-        raise ConfigError(f"{place(error.problem_mark or error.context_mark)}: malformed YAML: {problem}") from None
+        raise ConfigError(f"{position(error.problem_mark or error.context_mark)}: malformed YAML: {problem}") from None
     except RecursionError:
         raise ConfigError(f"{name}: malformed YAML: nested too deeply") from None
     finally:
@@ -144,21 +144,21 @@ class _Composer(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _tree(node: Any, place: Any) -> Tree:
-    here = place(node.start_mark)
+def _tree(node: Any, position: Any) -> Tree:
+    here = position(node.start_mark)
     if isinstance(node, yaml.ScalarNode):
         return Scalar(here, node.value, quoted=node.style is not None)
     if isinstance(node, yaml.SequenceNode):
-        return List(here, [_tree(item, place) for item in node.value])
+        return List(here, [_tree(item, position) for item in node.value])
     mapping = Mapping(here)
     for key, value in node.value:
-        where = place(key.start_mark)
+        where = position(key.start_mark)
         if not isinstance(key, yaml.ScalarNode):
             raise ConfigError(f"{where}: a key must be a plain word")
         if key.value in mapping.entries:
-            raise ConfigError(f"{where}: {printable(key.value)}: given twice, first at {mapping.places[key.value]}")
-        mapping.entries[key.value] = _tree(value, place)
-        mapping.places[key.value] = where
+            raise ConfigError(f"{where}: {printable(key.value)}: given twice, first at {mapping.positions[key.value]}")
+        mapping.entries[key.value] = _tree(value, position)
+        mapping.positions[key.value] = where
     return mapping
 
 
@@ -171,7 +171,7 @@ def merge(below: Tree, above: Tree) -> Tree:
     entries = dict(below.entries)
     for key, value in above.entries.items():
         entries[key] = merge(entries[key], value) if key in entries else value
-    return Mapping(above.place, entries, {**below.places, **above.places})
+    return Mapping(above.position, entries, {**below.positions, **above.positions})
 
 
 def printable(text: str) -> str:

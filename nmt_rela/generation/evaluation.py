@@ -11,7 +11,7 @@ from typing import Any
 from nmt_rela.generation.formatting import strip_newlines
 from nmt_rela.generation.translator import Translator
 from nmt_rela.metrics.bleu import TranslationScores, compute_scores
-from nmt_rela.utils.progress import Progress
+from nmt_rela.utils.progress import ProgressBar
 from nmt_rela.utils.text import read_parallel, write_lines
 
 LOG = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ def evaluate(
     """
     pairs = list(read_parallel(source, reference))
     start = time.perf_counter()
-    with Progress(f"translating {name}", unit="lines", total=len(pairs)) as bar:
-        translations = translator.translate([line for line, _ in pairs], progress=bar.add)
+    with ProgressBar(f"translating {name}", unit="lines", total=len(pairs)) as bar:
+        translations = translator.translate([line for line, _ in pairs], progress=bar.advance)
     seconds = time.perf_counter() - start
     hypotheses = [strip_newlines(translation.text) for translation in translations]
     write_lines(directory / f"{name}.txt", hypotheses)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nmt_rela.data.indexed_dataset import ParallelDatasetWriter
 from nmt_rela.data.tokenizer import TokenizerPair, Vocabulary
-from nmt_rela.utils.progress import Progress
+from nmt_rela.utils.progress import ProgressBar
 
 #: Bytes of both sides of a block. Lines may be long, so their number does not bound it.
 _BLOCK = 1 << 21
@@ -168,12 +168,12 @@ def binarise(
         target_vocabulary_size=loaded.target.size,
         vocabulary_fingerprint=loaded.fingerprint,
     )
-    with writer, Progress(title, unit="pairs", total=ends[-1]) as progress:
+    with writer, ProgressBar(title, unit="pairs", total=ends[-1]) as progress:
         start = 0
         for count, block in encode_chunks(source, target, loaded, length_filter, workers=workers):
             writer.append_flat(block.source_tokens, block.source_lengths, block.target_tokens, block.target_lengths)
             for name, counts in outcomes.items():
                 np.add.at(counts, np.searchsorted(ends, getattr(block, name) + start, side="right"), 1)
             start += count
-            progress.add(count)
+            progress.advance(count)
     return outcomes

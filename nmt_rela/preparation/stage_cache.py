@@ -20,7 +20,7 @@ from typing import Any
 
 from nmt_rela.preparation.sources.task import ParallelSource
 from nmt_rela.utils.files import PARTIAL, REPLACED, Timeout, atomic_directory, file_lock
-from nmt_rela.utils.progress import duration
+from nmt_rela.utils.progress import format_duration
 
 LOG = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def ensure_stage(stage: Stage, *, log: logging.Logger = LOG) -> None:
         sizes = {path.relative_to(partial).as_posix(): path.stat().st_size for path in files}
         record = {"inputs": stage.inputs, "files": sizes}
         (partial / _RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
-    log.info("%s: made in %s (%s)", stage.name, duration(time.monotonic() - start), stage.directory.name)
+    log.info("%s: made in %s (%s)", stage.name, format_duration(time.monotonic() - start), stage.directory.name)
 
 
 def remove_partial_stages(directory: Path) -> None:

@@ -19,7 +19,7 @@ from nmt_rela.preparation.sources.readers import read_pairs
 from nmt_rela.preparation.sources.task import ParallelSource
 from nmt_rela.preparation.tokenizer_training import normalization_rule, sample_evenly, train_sentencepiece
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.progress import Progress
+from nmt_rela.utils.progress import ProgressBar
 
 
 def write_sets(
@@ -79,7 +79,7 @@ def clean_text(
     with (
         open(directory / f"train.{data.source_language}", "wb") as source_file,
         open(directory / f"train.{data.target_language}", "wb") as target_file,
-        Progress("cleaning", unit="pairs") as progress,
+        ProgressBar("cleaning", unit="pairs") as progress,
     ):
         for source in sources:
             counts = stats[source.name] = CleaningStats()
@@ -88,7 +88,7 @@ def clean_text(
             for chunk in cleaner.clean(islice(pairs, data.max_pairs_per_source or None), counts):
                 source_file.writelines(source_text.encode("utf-8") + b"\n" for source_text, _ in chunk)
                 target_file.writelines(target_text.encode("utf-8") + b"\n" for _, target_text in chunk)
-                progress.add(counts.read - shown)
+                progress.advance(counts.read - shown)
                 shown = counts.read
             if source.lines and not data.max_pairs_per_source and counts.read != source.lines:
                 raise DataError(f"source '{source.name}': {counts.read:,} pairs; it should have {source.lines:,}")

@@ -15,7 +15,7 @@ from nmt_rela.reproduction.experiment import Experiment
 from nmt_rela.reproduction.speed_probe import SENTENCE, Speed, measure, parameters_of
 from nmt_rela.reproduction.step_state import Journal
 from nmt_rela.reproduction.steps import Step, effort_of, is_prepared
-from nmt_rela.utils.progress import duration
+from nmt_rela.utils.progress import format_duration
 
 #: Sentences of a set whose size the task file does not state.
 _USUAL_SET = 3000
@@ -187,4 +187,4 @@ def _gigabytes(count: float) -> str:
 
 def _span(seconds: float) -> str:
     """Long times in days."""
-    return duration(seconds) if seconds < 2 * 86400 else f"{seconds / 86400:,.0f} days"
+    return format_duration(seconds) if seconds < 2 * 86400 else f"{seconds / 86400:,.0f} days"

@@ -16,7 +16,7 @@ from nmt_rela.reproduction.markdown import Block, Code, Figure, Heading, Paragra
 from nmt_rela.reproduction.results import Findings, Tree, gather, own_configuration
 from nmt_rela.reproduction.step_state import Journal
 from nmt_rela.utils.files import atomic_write
-from nmt_rela.utils.progress import duration
+from nmt_rela.utils.progress import format_duration
 
 _MODES = ("normal", "shifted")
 _OF = ("best", "average")
@@ -322,7 +322,7 @@ def _how(experiment: Experiment, findings: Findings, journal: Journal) -> Iterat
             [
                 run["name"], run["path"], f"{run['parameters']:,}" if run["parameters"] else "–",
                 f"{run['updates']:,}", str(run["averaged"]), _number(run["tokens_per_second"], 0),
-                duration(trained.seconds) if trained else "–",
+                format_duration(trained.seconds) if trained else "–",
             ]
         )  # fmt: skip
         if environment:
@@ -338,7 +338,7 @@ def _how(experiment: Experiment, findings: Findings, journal: Journal) -> Iterat
     )
     if records := journal.records():
         yield Heading("Commands", 3)
-        yield Code([f"# {record.finished}, {duration(record.seconds)}\n{record.command}" for record in records])
+        yield Code([f"# {record.finished}, {format_duration(record.seconds)}\n{record.command}" for record in records])
 
 
 def _interval(figures: Any) -> str:

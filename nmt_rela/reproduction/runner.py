@@ -22,7 +22,7 @@ from nmt_rela.reproduction.experiment import Experiment, Run, write_configuratio
 from nmt_rela.reproduction.step_state import Journal
 from nmt_rela.reproduction.steps import Step, is_trained
 from nmt_rela.utils.errors import EXIT_DONE, EXIT_INTERNAL_ERROR, EXIT_TERMINATED
-from nmt_rela.utils.progress import duration
+from nmt_rela.utils.progress import format_duration
 
 log = logging.getLogger("nmt_rela.reproduction")
 
@@ -78,7 +78,7 @@ def _expectation(steps: Sequence[Step], journal: Journal) -> str:
     if own is None:
         return ""
     end = time.strftime("%a %H:%M", time.localtime(time.time() + total))
-    return f" (about {duration(own)}; everything is done {'not before' if unknown else 'about'} {end})"
+    return f" (about {format_duration(own)}; everything is done {'not before' if unknown else 'about'} {end})"
 
 
 def expected_seconds(steps: Sequence[Step], journal: Journal) -> tuple[float, bool]:
@@ -135,7 +135,8 @@ class _Watch:
         end = time.strftime("%a %H:%M", time.localtime(time.time() + total))
         log.info(
             "%s: update %s of %s, about %s left; everything is done %s %s",
-            self._step.name, f"{done:,}", f"{wanted:,}", duration(left), "not before" if unknown else "about", end,
+            self._step.name, f"{done:,}", f"{wanted:,}", format_duration(left),
+            "not before" if unknown else "about", end,
         )  # fmt: skip
 
 

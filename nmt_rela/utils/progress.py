@@ -1,4 +1,4 @@
-"""Progress of long work: a bar where stderr is a terminal, a log line now and then elsewhere."""
+"""Progress of long work: a bar where stderr is a terminal, otherwise a log line every 15 seconds."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 LOG = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_LINES = 15.0
+_LOG_INTERVAL = 15.0
 
 
-class Progress:
-    """Counts work of one kind, from any thread. To be used in a ``with`` block.
+class ProgressBar:
+    """A counter of work, usable from any thread. A context manager.
 
     Args:
         title: what is done, such as ``fetching``.
-        unit: what is counted; ``B`` shows as kB, MB, GB.
-        total: how much there is, or 0 where it is not known (``expect`` may add to it later).
+        unit: what is counted; ``B`` is shown in kB, MB, GB.
+        total: the amount of work, or 0 where it is not known. ``add_total`` may increase it.
     """
 
     def __init__(self, title: str, *, unit: str, total: int = 0) -> None:
@@ -30,7 +30,7 @@ class Progress:
         self._lock = threading.Lock()
         self._start = self._last = time.monotonic()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         if sys.stderr is not None and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -39,28 +39,28 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
             self._bar.close()
 
-    def expect(self, amount: int) -> None:
-        """So much more is to be done (or less, where it is negative)."""
+    def add_total(self, amount: int) -> None:
+        """Increase the total (or decrease it, for a negative amount)."""
         with self._lock:
             self._total += amount
             if self._bar is not None:
                 self._bar.total = self._total
                 self._bar.refresh()
 
-    def add(self, amount: int) -> None:
-        """So much more is done (or less, where some has to be done again)."""
+    def advance(self, amount: int) -> None:
+        """Count work as done (or as not done, for a negative amount)."""
         with self._lock:
             self._done += amount
             if self._bar is not None:
                 self._bar.update(amount)
                 return
             now = time.monotonic()
-            if now - self._last >= _SECONDS_BETWEEN_LINES:
+            if now - self._last >= _LOG_INTERVAL:
                 self._last = now
                 LOG.info("%s", self._line(now - self._start))
 
@@ -68,16 +68,16 @@ class Progress:
         rate = self._done / max(seconds, 1e-9)
         text = f"{self._title}: {self._amount(self._done)}"
         if self._total:
-            left = max(self._total - self._done, 0) / max(rate, 1e-9)
-            text += f" of {self._amount(self._total)} ({100 * self._done / self._total:.0f} %), {duration(left)} left"
+            left = format_duration(max(self._total - self._done, 0) / max(rate, 1e-9))
+            text += f" of {self._amount(self._total)} ({100 * self._done / self._total:.0f} %), {left} left"
         return f"{text}, {self._amount(rate)}/s"
 
     def _amount(self, value: float) -> str:
         return f"{value / 1e6:,.1f} MB" if self._unit == "B" else f"{value:,.0f} {self._unit}"
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``42 s``, ``3 min``, ``2.5 h``."""
+def format_duration(seconds: float) -> str:
+    """Seconds in a readable unit: ``42 s``, ``3 min``, ``2.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -18,13 +18,13 @@ from file_server import CONTENT, Answer, FileServer
 
 from nmt_rela.preparation.sources import download as transfers
 from nmt_rela.preparation.sources.download import DownloadError, HttpsSession, RetryPolicy, download
-from nmt_rela.utils.progress import Progress
+from nmt_rela.utils.progress import ProgressBar
 
 QUICK = RetryPolicy(attempts=3, timeout=5.0, backoff=0.01)
 
 
 def get(url: str, target: Path, *, retry: RetryPolicy = QUICK, has_checksum: bool = False) -> bool:
-    with Progress("fetching", unit="B") as progress:
+    with ProgressBar("fetching", unit="B") as progress:
         return download(
             url, target, has_checksum=has_checksum, retry=retry, progress=progress, cancelled=threading.Event()
         )
@@ -186,9 +186,9 @@ def test_a_killed_download_goes_on_where_it_was(server: FileServer, tmp_path: Pa
     program = (
         "import sys, threading, pathlib\n"
         "from nmt_rela.preparation.sources.download import RetryPolicy, download\n"
-        "from nmt_rela.utils.progress import Progress\n"
+        "from nmt_rela.utils.progress import ProgressBar\n"
         "download(sys.argv[1], pathlib.Path(sys.argv[2]), has_checksum=False, retry=RetryPolicy(),"
-        " progress=Progress('x', unit='B'), cancelled=threading.Event())\n"
+        " progress=ProgressBar('x', unit='B'), cancelled=threading.Event())\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program, url, str(tmp_path / "a")])
     deadline = time.monotonic() + 20

@@ -152,10 +152,12 @@ def test_sgm_sets_that_lack_a_segment_say_which(tmp_path: Path) -> None:
         pairs_of_files(tmp_path, "sgm", shorter, left)
 
 
-def test_sgm_sets_without_a_common_name_are_paired_by_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_sgm_sets_without_common_identifiers_are_paired_by_position(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     left = b"<doc docid='a'><seg id=1>a1</seg></doc><doc docid='b'><seg id=1>b1</seg></doc>"
     assert pairs_of_files(tmp_path, "sgm", left, b"<seg>A1</seg><seg>B1</seg>") == [("a1", "A1"), ("b1", "B1")]
-    assert "x.en and x.de name their segments differently" in caplog.text
+    assert "x.en and x.de have no identifier in common" in caplog.text
 
 
 TMX = """<?xml version="1.0" encoding="{encoding}"?>

@@ -21,7 +21,7 @@ from nmt_rela.preparation.sources.task import Archive, Location, RemoteFile
 from nmt_rela.preparation.stage_cache import exclusive, fingerprint
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.files import atomic_write
-from nmt_rela.utils.progress import Progress
+from nmt_rela.utils.progress import ProgressBar
 
 LOG = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class ArchiveCache:
             self._mirror.check()
         with (
             exclusive(self.directory / ".lock", work=f"fetches archives into {self.directory}"),
-            Progress("fetching", unit="B") as progress,
+            ProgressBar("fetching", unit="B") as progress,
             ThreadPoolExecutor(_TRANSFERS) as pool,
         ):
             futures = [pool.submit(self._fetch, archive, progress) for archive in wanted]
@@ -106,7 +106,7 @@ class ArchiveCache:
 
     # Fetching
 
-    def _fetch(self, archive: Archive, progress: Progress) -> tuple[LocalArchive, str]:
+    def _fetch(self, archive: Archive, progress: ProgressBar) -> tuple[LocalArchive, str]:
         failures = []
         for location in self._preferred(archive):
             try:
@@ -154,7 +154,7 @@ class ArchiveCache:
             raise DownloadError("no such file")
         return path, self._local_sha256(path)
 
-    def _remote_file(self, part: RemoteFile, progress: Progress) -> tuple[Path, str]:
+    def _remote_file(self, part: RemoteFile, progress: ProgressBar) -> tuple[Path, str]:
         """One file, verified, and its SHA-256."""
         path, url = self._locate(part.url)
         listed = self._mirror.sha256(part.url) if self._mirror else ""
@@ -169,7 +169,7 @@ class ArchiveCache:
         with file_lock:
             return path, self._downloaded(url, path, part, progress)
 
-    def _downloaded(self, url: str, path: Path, part: RemoteFile, progress: Progress) -> str:
+    def _downloaded(self, url: str, path: Path, part: RemoteFile, progress: ProgressBar) -> str:
         """Download a URL unless its file is there and intact. Returns its SHA-256."""
         record = None if part.sha256 or part.md5 else self._records().get(url)
         if record:

@@ -23,7 +23,7 @@ import requests
 import urllib3
 
 from nmt_rela.utils.files import atomic_write
-from nmt_rela.utils.progress import Progress, duration
+from nmt_rela.utils.progress import ProgressBar, format_duration
 
 LOG = logging.getLogger(__name__)
 
@@ -98,12 +98,12 @@ class RetryPolicy:
                 if failures >= self.attempts:
                     raise DownloadError(f"{error} ({failures} times in a row)") from None
                 delay = self.delay(failures, retry_after=error.retry_after)
-                LOG.warning("%s: %s; trying again in %s", url, error, duration(delay))
+                LOG.warning("%s: %s; trying again in %s", url, error, format_duration(delay))
                 cancelled.wait(delay)
 
 
 def download(
-    url: str, target: Path, *, has_checksum: bool, retry: RetryPolicy, progress: Progress, cancelled: threading.Event
+    url: str, target: Path, *, has_checksum: bool, retry: RetryPolicy, progress: ProgressBar, cancelled: threading.Event
 ) -> bool:
     """Download a URL to a file, which appears under its name only when it is complete.
 
@@ -164,7 +164,7 @@ class _Transfer:
     partial: Path
     has_checksum: bool
     timeout: float
-    progress: Progress
+    progress: ProgressBar
     cancelled: threading.Event
     _shown: int = 0
     _shown_total: int = 0
@@ -209,15 +209,15 @@ class _Transfer:
                     stream.write(block)
                     stream.flush()
                     self._shown += len(block)
-                    self.progress.add(len(block))
+                    self.progress.advance(len(block))
                     if self.cancelled.is_set():
                         raise TransientError("interrupted")
         return resumed
 
     def _show(self, start: int, end: int) -> None:
         """Set this file's part of the progress to where the request starts and how far it goes."""
-        self.progress.add(start - self._shown)
-        self.progress.expect(end - self._shown_total)
+        self.progress.advance(start - self._shown)
+        self.progress.add_total(end - self._shown_total)
         self._shown, self._shown_total = start, end
 
     def _version(self) -> str:

@@ -1,7 +1,7 @@
-"""Parallel text in its usual formats, as a stream of pairs.
+"""Readers of parallel text: a stream of pairs from each format.
 
-A pair holds a source and a target, either of which is None where its bytes are not UTF-8. Pairs keep the order of the
-files, and nothing is dropped here: an empty line is an empty string, so that two files stay aligned.
+A pair holds a source and a target; a side whose bytes are not UTF-8 is None. Pairs keep the order of the files, and
+none is dropped: an empty line is an empty string, so that two files stay aligned.
 """
 
 from __future__ import annotations
@@ -24,41 +24,43 @@ LOG = logging.getLogger(__name__)
 
 Pair = tuple[str | None, str | None]
 
-#: A longer line is cut there: no sentence, but it must not fill the memory, nor move the lines after it.
+Languages = tuple[str, str]
+Archives = Mapping[str, LocalArchive]
+
+#: A longer line is truncated: it is no sentence, and must neither fill the memory nor shift the lines after it.
 MAX_LINE = 1 << 20
-#: Where so many lines from the first lack a field that ``columns`` names, the task file is mistaken.
-_FIELD_TRIAL = 100
-#: SGM sets are documents of a few megabytes; they are read whole.
+#: When none of this many first lines has all fields that ``columns`` names, the task file is wrong.
+_CHECKED_LINES = 100
+_SEPARATORS = {"tsv": (b"\t", "tabs"), "pipes": (b"|||", "|||")}
+#: Bytes of an SGM set. Sets have a few megabytes and are read whole.
 MAX_DOCUMENT = 256 << 20
 
 _UNDECODABLE = re.compile("[\ud800-\udfff]")
 
 
-def read_pairs(source: ParallelSource, files: Mapping[str, LocalArchive], languages: tuple[str, str]) -> Iterator[Pair]:
+def read_pairs(source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
     """The pairs of a parallel text.
 
     Args:
         source: which members hold it, and in what format.
-        files: the archives it names, by name.
+        archives: the archives that hold it, by name.
         languages: source and target language.
 
     Raises:
         DataError: a member is missing, or the two sides cannot be paired; the message names the source.
     """
     try:
-        yield from _READERS[source.format](source, files, languages)
+        yield from _READERS[source.format](source, archives, languages)
     except DataError as error:
         error.args = (f"source '{source.name}': {error}",)
         raise
 
 
-def _text_pairs(
-    source: ParallelSource, files: Mapping[str, LocalArchive], languages: tuple[str, str]
-) -> Iterator[Pair]:
-    for members in _paired_members(source, files, languages):
+def _text_pairs(source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
+    for members in _paired_members(source, archives, languages):
         with contextlib.ExitStack() as stack:
             streams = [
-                stack.enter_context(open_member(files[source.sides[language].archive.name], member))
+                stack.enter_context(open_member(archives[source.sides[language].archive.name], member))
                 for language, member in zip(languages, members, strict=True)
             ]
             left_lines, right_lines = (map(_decoded, _lines(stream)) for stream in streams)
@@ -74,11 +76,9 @@ def _text_pairs(
                 yield left, right  # type: ignore[misc]  # neither is the end mark
 
 
-def _paired_members(
-    source: ParallelSource, files: Mapping[str, LocalArchive], languages: tuple[str, str]
-) -> Iterator[tuple[str, str]]:
-    """The members of both sides that belong together: one each, or those of two globs in natural order."""
-    left, right = (_members(source.sides[language], files) for language in languages)
+def _paired_members(source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[tuple[str, str]]:
+    """The members that make up each pair of files: one per side, or those of two globs in natural order."""
+    left, right = (_members(source.sides[language], archives) for language in languages)
     if len(left) != len(right):
         raise DataError(
             f"'{source.sides[languages[0]].member}' matches {len(left)} members and "
@@ -87,45 +87,41 @@ def _paired_members(
     return zip(left, right, strict=True)
 
 
-def _members(side: TextLocation, files: Mapping[str, LocalArchive]) -> list[str]:
-    return list_members(files[side.archive.name], side.member) if is_pattern(side.member) else [side.member]
+def _members(side: TextLocation, archives: Archives) -> list[str]:
+    return list_members(archives[side.archive.name], side.member) if is_pattern(side.member) else [side.member]
 
 
-def _field_pairs(
-    separator: bytes, shown: str
-) -> Callable[[ParallelSource, Mapping[str, LocalArchive], tuple[str, str]], Iterator[Pair]]:
-    def pairs(source: ParallelSource, files: Mapping[str, LocalArchive], languages: tuple[str, str]) -> Iterator[Pair]:
-        places = [source.columns.index(language) for language in languages]
-        for stream in _streams(source.sides[languages[0]], files):
-            lines = _lines(stream)
-            first = list(islice(lines, _FIELD_TRIAL))
-            if first and all(line.count(separator) < max(places) for line in first):
-                raise DataError(
-                    f"'columns' wants {max(places) + 1} fields, but line 1 has {first[0].count(separator) + 1}, and "
-                    f"no line after it enough; accepted: fields with {shown} between them"
-                )
-            for line in chain(first, lines):
-                fields = line.split(separator)
-                left, right = (_decoded(fields[place]) if place < len(fields) else "" for place in places)
-                yield left and left.strip(), right and right.strip()
-
-    return pairs
+def _field_pairs(source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
+    separator, shown = _SEPARATORS[source.format]
+    columns = [source.columns.index(language) for language in languages]
+    for stream in _streams(source.sides[languages[0]], archives):
+        lines = _lines(stream)
+        first = list(islice(lines, _CHECKED_LINES))
+        if first and all(line.count(separator) < max(columns) for line in first):
+            raise DataError(
+                f"'columns' wants {max(columns) + 1} fields, but line 1 has {first[0].count(separator) + 1}, and "
+                f"no line after it enough; accepted: fields with {shown} between them"
+            )
+        for line in chain(first, lines):
+            fields = line.split(separator)
+            left, right = (_decoded(fields[column]) if column < len(fields) else "" for column in columns)
+            yield left and left.strip(), right and right.strip()
 
 
-def _streams(side: TextLocation, files: Mapping[str, LocalArchive]) -> Iterator[BinaryIO]:
-    for member in _members(side, files):
-        with open_member(files[side.archive.name], member) as stream:
+def _streams(side: TextLocation, archives: Archives) -> Iterator[BinaryIO]:
+    for member in _members(side, archives):
+        with open_member(archives[side.archive.name], member) as stream:
             yield stream
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Lines without their ends (``\\n``, or ``\\r\\n``); of a line beyond all measure only the beginning."""
+    """Lines without their ends (``\\n`` or ``\\r\\n``), truncated at MAX_LINE bytes."""
     first = True
     while line := stream.readline(MAX_LINE):
         if not line.endswith(b"\n") and len(line) == MAX_LINE:
             while (rest := stream.readline(MAX_LINE)) and not rest.endswith(b"\n"):
                 pass
-            line = line[: codecs.utf_8_decode(line, "replace", False)[1]]  # the cut may have gone through a character
+            line = line[: codecs.utf_8_decode(line, "replace", False)[1]]  # no partial character
         if first:
             line, first = line.removeprefix(codecs.BOM_UTF8), False
         yield line.removesuffix(b"\n").removesuffix(b"\r")
@@ -138,7 +134,7 @@ def _decoded(line: bytes) -> str | None:
         return None
 
 
-# NIST SGM. Read with regular expressions: not every published file is well-formed.
+# NIST SGM, by regular expressions: not every published file is well-formed
 
 _SGM = re.compile(
     r"<doc\b(?P<document>[^>]*)>"
@@ -151,11 +147,11 @@ _SEGMENT_ID = re.compile(r"""\bid\s*=\s*["']?([^"'\s>]+)""", re.IGNORECASE)
 _Segments = list[tuple[tuple[str, str], str | None]]
 
 
-def _sgm_pairs(source: ParallelSource, files: Mapping[str, LocalArchive], languages: tuple[str, str]) -> Iterator[Pair]:
-    for members in _paired_members(source, files, languages):
+def _sgm_pairs(source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
+    for members in _paired_members(source, archives, languages):
         sides, names = [], []
         for language, member in zip(languages, members, strict=True):
-            archive = files[source.sides[language].archive.name]
+            archive = archives[source.sides[language].archive.name]
             names.append(member or str(archive))
             with open_member(archive, member) as stream:
                 sides.append(_segments(stream, names[-1]))
@@ -166,7 +162,7 @@ def _sgm_pairs(source: ParallelSource, files: Mapping[str, LocalArchive], langua
 
 
 def _segments(stream: BinaryIO, name: str) -> _Segments:
-    """Document and segment identifier, and text, of each segment."""
+    """((document, segment identifier), text) of each segment."""
     data = stream.read(MAX_DOCUMENT + 1)
     if len(data) > MAX_DOCUMENT:
         raise DataError(f"{name}: over {MAX_DOCUMENT:,} bytes; accepted: SGM sets up to that size")
@@ -182,9 +178,9 @@ def _segments(stream: BinaryIO, name: str) -> _Segments:
 
 
 def _reordered(left: _Segments, right: _Segments, names: Sequence[str]) -> _Segments:
-    """The right side in the order of the left: by identifiers, or by place where the two name everything differently.
+    """The right side in the order of the left: by identifiers, or by position where no identifier is in both.
 
-    A set that lacks a segment is another set, so that nothing is left out of it.
+    Raises DataError where one side lacks a segment: it is another set.
     """
     left_by_key, right_by_key = dict(left), dict(right)
     unique = len(left_by_key) == len(left) and len(right_by_key) == len(right)
@@ -204,18 +200,18 @@ def _reordered(left: _Segments, right: _Segments, names: Sequence[str]) -> _Segm
         raise DataError(
             f"{names[0]} has {len(left):,} segments and {names[1]} {len(right):,}; accepted: as many on both sides"
         )
-    LOG.warning("%s and %s name their segments differently, which are therefore paired one after another", *names)
+    LOG.warning("%s and %s have no identifier in common; their segments are paired by position", *names)
     return right
 
 
 def _plain(markup: str) -> str | None:
-    """Text of an element: entities resolved, line ends and runs of spaces made one space."""
+    """The text of an element, with entities resolved and whitespace collapsed; None where it is not UTF-8."""
     if _UNDECODABLE.search(markup):
         return None
     return re.sub(r"[ \t\r\n]+", " ", html.unescape(markup)).strip(" ")
 
 
-# TMX. Units are taken out of the stream one by one; nothing is declared, included or expanded.
+# TMX, one unit at a time; declarations and entities of the document are not expanded
 
 _UNIT_START = re.compile(r"<tu(?=[\s>])", re.IGNORECASE)
 _UNIT_END = re.compile(r"</tu\s*>", re.IGNORECASE)
@@ -227,9 +223,9 @@ _CODE = re.compile(r"<(bpt|ept|ph|it|ut)\b[^>]*(?<!/)>.*?</\1\s*>|<[^>]*>", re.D
 _ENCODINGS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
-def _tmx_pairs(source: ParallelSource, files: Mapping[str, LocalArchive], languages: tuple[str, str]) -> Iterator[Pair]:
+def _tmx_pairs(source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
     left, right = map(primary_language, languages)
-    for stream in _streams(source.sides[languages[0]], files):
+    for stream in _streams(source.sides[languages[0]], archives):
         for unit in _units(stream):
             texts: dict[str, str | None] = {}
             for attributes, content in _VARIANT.findall(unit):
@@ -242,7 +238,7 @@ def _tmx_pairs(source: ParallelSource, files: Mapping[str, LocalArchive], langua
 
 
 def _units(stream: BinaryIO) -> Iterator[str]:
-    """The markup of each ``<tu>`` element; one beyond all measure is left out."""
+    """The markup of each ``<tu>`` element. One over 16 MAX_LINE is skipped."""
     block = stream.read(MAX_LINE)
     decoder = codecs.getincrementaldecoder(_ENCODINGS.get(block[:2], "utf-8"))("surrogateescape")
     waiting = ""
@@ -260,10 +256,12 @@ def _units(stream: BinaryIO) -> Iterator[str]:
         block = stream.read(MAX_LINE)
 
 
-_READERS: dict[str, Callable[[ParallelSource, Mapping[str, LocalArchive], tuple[str, str]], Iterator[Pair]]] = {
+Reader = Callable[[ParallelSource, Archives, Languages], Iterator[Pair]]
+
+_READERS: dict[str, Reader] = {
     "text": _text_pairs,
     "sgm": _sgm_pairs,
-    "tsv": _field_pairs(b"\t", "tabs"),
-    "pipes": _field_pairs(b"|||", "|||"),
+    "tsv": _field_pairs,
+    "pipes": _field_pairs,
     "tmx": _tmx_pairs,
 }

@@ -118,26 +118,26 @@ def load_task(name_or_path: str, *, relative_to: Path | None = None) -> Task:
     path = find_task(name_or_path, relative_to=relative_to)
     tree = yaml_nodes.read_file(path)
     if not isinstance(tree, yaml_nodes.Mapping):
-        raise ConfigError(f"{tree.place}: expected a mapping, found {yaml_nodes.describe_node(tree)}")
-    entry, places = build(_TaskEntry, tree, f"{path}:1")
-    return _TaskReader(path, places).task(entry)
+        raise ConfigError(f"{tree.position}: expected a mapping, found {yaml_nodes.describe_node(tree)}")
+    entry, positions = build(_TaskEntry, tree, f"{path}:1")
+    return _TaskReader(path, positions).task(entry)
 
 
 class _TaskReader:
     """Checks the entries of a task file against each other and turns them into a ``Task``."""
 
-    def __init__(self, path: Path, places: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, positions: Mapping[str, str]) -> None:
         self.path = path
-        self.places = places
+        self.positions = positions
         self.languages: tuple[str, ...] = ()
         self.archives: dict[str, Archive] = {}
 
     def error(self, path: str, message: str) -> ConfigError:
-        """An error at a key path. Keys that the file does not hold have the place of what encloses them."""
-        place = path
-        while place and place not in self.places:
-            place = re.sub(r"(\.|^)[^.\[\]]*$|\[\d+\]$", "", place)
-        return ConfigError(f"{self.places.get(place, f'{self.path}:1')}: {path}: {message}")
+        """An error at a key path. Keys that the file does not hold have the position of what encloses them."""
+        position = path
+        while position and position not in self.positions:
+            position = re.sub(r"(\.|^)[^.\[\]]*$|\[\d+\]$", "", position)
+        return ConfigError(f"{self.positions.get(position, f'{self.path}:1')}: {path}: {message}")
 
     def choice(self, path: str, text: str, accepted: Iterable[str], what: str) -> str:
         names = list(accepted)
@@ -267,9 +267,9 @@ class _TaskReader:
                 raise self.error(f"{path}.members.{language}", "its archive is not given")
             sides = {}
             for language, archive in archives.items():
-                place = f"{path}.archive" if is_common else f"{path}.archive.{language}"
+                position = f"{path}.archive" if is_common else f"{path}.archive.{language}"
                 member = (f"{path}.members.{language}", entry.members.get(language, ""))
-                sides[language] = self.archived_text(place, archive, member)
+                sides[language] = self.archived_text(position, archive, member)
         if len(sides) < 2:
             raise self.error(path, "holds fewer than two languages; accepted: files, or archive with members")
         return sides
