@@ -1,7 +1,7 @@
-"""Write a run's model into a folder that other programs read.
+"""Export a run's model into a folder that other programs read.
 
-ctranslate2: for CTranslate2, which runs softmax attention only; other models are refused, with every reason.
-safetensors: weights, settings and sub-word models of any attention; the folder stands wherever a run directory does.
+ctranslate2: for CTranslate2, which supports softmax attention only; another model is an error that lists all reasons.
+safetensors: weights, settings and sub-word models of any attention; commands accept the folder as a run directory.
 Both need: pip install 'nmt_rela[export]'.
 """
 
@@ -26,13 +26,11 @@ def _export(arguments: Sequence[str] | None) -> None:
     parser = cli.make_parser("nmt-export", __doc__)
     parser.add_argument("--model", required=True, metavar="RUN", help="a run directory")
     add_checkpoint_argument(parser)
-    parser.add_argument("--format", required=True, choices=("ctranslate2", "safetensors"), help="what reads it")
-    parser.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="the folder, which must not exist yet"
-    )
+    parser.add_argument("--format", required=True, choices=("ctranslate2", "safetensors"), help="format of the folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the new folder")
     parser.add_argument(
         "--quantization", metavar="TYPE",
-        help="what weights are stored as: float32 (default), float16, bfloat16; for ctranslate2 also int16, int8, "
+        help="storage type of the weights: float32 (default), float16, bfloat16; for ctranslate2 also int16, int8, "
         "int8_float32, int8_float16, int8_bfloat16",
     )  # fmt: skip
     options = cli.parse(parser, arguments)
@@ -42,9 +40,9 @@ def _export(arguments: Sequence[str] | None) -> None:
 
     export_run(
         RunDirectory(options.model), options.output,
-        form=options.format, checkpoint=options.checkpoint, quantization=options.quantization,
+        format=options.format, checkpoint=options.checkpoint, quantization=options.quantization,
     )  # fmt: skip
-    log.info("%s holds the model; its README.md says how to use it", options.output)
+    log.info("%s contains the model; its README.md explains its use", options.output)
 
 
 if __name__ == "__main__":

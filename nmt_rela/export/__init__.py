@@ -1,1 +1,1 @@
-"""A run in the formats of other tools."""
+"""Export of runs: CTranslate2, safetensors, model card."""

@@ -1,4 +1,4 @@
-"""A model in the form that CTranslate2 runs."""
+"""A model as a CTranslate2 specification."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nmt_rela.models.transformer import Transformer
 if TYPE_CHECKING:
     from ctranslate2.specs import TransformerSpec
 
-#: Sub-words of the longest sentence that an exported model takes: the rows of its table of positions.
+#: Longest sentence, in sub-words, of an exported model: the rows of its position table.
 POSITIONS = 2048
 _SITES = {
     "encoder": "self-attention of the encoder",
@@ -26,29 +26,29 @@ _SITES = {
 }
 
 
-def obstacles(config: ModelConfig) -> list[str]:
-    """Every reason why CTranslate2 cannot run a model; none for one whose attention is softmax everywhere.
+def unsupported_reasons(config: ModelConfig) -> list[str]:
+    """All reasons why CTranslate2 cannot run a model; empty if every attention is softmax.
 
-    What else the settings allow has an exact counterpart there: either norm, any tying, positions and embedding bias as
-    a table, a zero start.
+    All other settings have an exact counterpart: both norm orders, any tying, positions and embedding bias as a table,
+    a zero start vector.
     """
-    kinds = {
+    variants = {
         site: config.attention if isinstance(config.attention, str) else getattr(config.attention, site)
         for site in _SITES
     }
     reasons = []
     for site, name in _SITES.items():
-        if kinds[site] != "softmax":
-            reasons.append(f"{name} turns scores into weights by {kinds[site]}, where CTranslate2 has softmax only")
-        if kinds[site].startswith("rela"):
-            reasons.append(f"{name} has a norm before its output projection, which CTranslate2 has no place for")
+        if variants[site] != "softmax":
+            reasons.append(f"{name} uses {variants[site]}; CTranslate2 supports softmax only")
+        if variants[site].startswith("rela"):
+            reasons.append(f"{name} has a norm before its output projection; CTranslate2 has none there")
     return reasons
 
 
 def transformer_spec(model: Transformer, vocabularies: TokenizerPair) -> TransformerSpec:
-    """The model as CTranslate2's own description of a Transformer, with its vocabularies, validated.
+    """The model and its vocabularies as CTranslate2's specification of a Transformer, validated.
 
-    ``model`` is one that ``obstacles`` has nothing against. Raises ImportError where ctranslate2 is absent.
+    ``model`` must have no `unsupported_reasons`. Raises ImportError if ctranslate2 is missing.
     """
     from ctranslate2.specs import TransformerSpec
 
@@ -91,7 +91,7 @@ def transformer_spec(model: Transformer, vocabularies: TokenizerPair) -> Transfo
 
 
 def _set_embedding(stack: Any, spec: Any, embedding: Embedding, *, zero_start: bool) -> None:
-    """Embeddings scaled by √d, and the table of what is added to them at each position."""
+    """Embeddings scaled by √d, and the table of vectors that are added at each position."""
     spec.weight = _values(embedding.weight)
     spec.multiply_by_sqrt_depth = True
     table = sinusoidal_positions(POSITIONS, embedding.weight.shape[1])
@@ -102,7 +102,7 @@ def _set_embedding(stack: Any, spec: Any, embedding: Embedding, *, zero_start: b
 
 
 def _set_attention(spec: Any, linears: Sequence[nn.Linear], residual: Residual) -> None:
-    # Ours are fused as theirs: query, key, value one under the other.
+    # Both fuse projections in the same order: query, key, value.
     for to, linear in zip(spec.linear, linears, strict=True):
         _set_linear(to, linear)
     _set_norm(spec.layer_norm, residual.layer_norm)

@@ -1,4 +1,4 @@
-"""The page that tells how to use an exported model."""
+"""The README of an exported model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from nmt_rela.config.schema import Config
 from nmt_rela.export.ctranslate2 import POSITIONS
 
 
-def readme(form: str, config: Config) -> str:
-    """The README.md of a model exported as ``ctranslate2`` or ``safetensors``; its code runs in the model's folder."""
+def readme(format: str, config: Config) -> str:
+    """The README.md of a model exported as ``ctranslate2`` or ``safetensors``; its code runs in that folder."""
     data, attention = config.data, config.model.attention
-    text = _PAGES[form].substitute(
+    text = _PAGES[format].substitute(
         source=data.source_language,
         target=data.target_language,
         attention=attention
@@ -24,9 +24,7 @@ def readme(form: str, config: Config) -> str:
     )
     if data.romanian_diacritics != "none" and "ro" in (data.source_language, data.target_language):
         mode = data.romanian_diacritics
-        text += (
-            f"* Romanian text was prepared with `data.romanian_diacritics: {mode}`; the target side is written so.\n"
-        )
+        text += f"* Romanian text was normalised with `data.romanian_diacritics: {mode}`; translations are too.\n"
     return text
 
 
@@ -56,18 +54,18 @@ for result in results:
 ```
 
 * CTranslate2 adds the end of the source sentence itself (`add_source_eos` in config.json) and starts with `<s>`.
-* Its length penalty is length^a; that of nmt_rela is ((5 + length) / 6)^a, and was set to a = $length_penalty. They
-  rank long sentences alike, not short ones; with 0 both mean none.
-* The model was trained with sentences of up to $max_length sub-words: split longer lines before. Its table of positions
-  ends at $positions.
+* Its length penalty is length^a; that of nmt_rela is ((5 + length) / 6)^a, here with a = $length_penalty. The two rank
+  long sentences the same way, short ones not; with a = 0 neither has an effect.
+* The model was trained with sentences of up to $max_length sub-words: split longer lines first. Its position table has
+  $positions rows.
 """
 
 _SAFETENSORS = """\
 # $source to $target
 
 Made by nmt-export: `model.safetensors` (tied weights are stored once), `config.yaml` and `tokenizer/`. Needs
-`pip install 'nmt_rela[export]'`. The folder stands wherever a run directory does, such as in
-`nmt-translate --model FOLDER`, and from Python, in this folder:
+`pip install 'nmt_rela[export]'`. Commands accept the folder as a run directory, as in
+`nmt-translate --model FOLDER`. From Python, in this folder:
 
 ```python
 from nmt_rela import Translator
@@ -78,7 +76,7 @@ for translation in translator.translate(["One sentence in the source language."]
 ```
 
 * Attention: $attention.
-* Lines of more than $max_length sub-words are translated in parts.
+* Lines of more than $max_length sub-words are translated in segments.
 """
 
 _PAGES = {"ctranslate2": Template(_CTRANSLATE2), "safetensors": Template(_SAFETENSORS)}

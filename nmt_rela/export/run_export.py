@@ -1,14 +1,12 @@
-"""A run's model in a folder of its own, in a form that other programs read.
+"""Export of a run's model into a folder that other programs read.
 
-``ctranslate2``: model.bin, config.json and vocabularies for CTranslate2, the SentencePiece models beside them.
-``safetensors``: model.safetensors, config.yaml and tokenizer/, a folder that stands wherever a run directory does.
-Either has a README.md that says how to use it.
+``ctranslate2``: model.bin, config.json and vocabularies for CTranslate2, and the SentencePiece models.
+``safetensors``: model.safetensors, config.yaml and tokenizer/; commands accept the folder as a run directory.
+Both have a README.md that explains their use.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +18,13 @@ from nmt_rela.checkpoints.safetensors_io import require_safetensors, write_weigh
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.config.schema import Config
 from nmt_rela.data.tokenizer import TokenizerPair
-from nmt_rela.export.ctranslate2 import obstacles, transformer_spec
+from nmt_rela.export.ctranslate2 import transformer_spec, unsupported_reasons
 from nmt_rela.export.readme import readme
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError, UserError
+from nmt_rela.utils.files import atomic_directory
 
-#: How weights may be stored, the default first.
+#: Storage types of the weights by format, the default first.
 QUANTIZATIONS = {
     "ctranslate2": (
         "float32", "float16", "bfloat16", "int16", "int8", "int8_float32", "int8_float16", "int8_bfloat16",
@@ -35,40 +34,33 @@ QUANTIZATIONS = {
 
 
 def export_run(
-    run: RunDirectory, output: Path, *, form: str, checkpoint: str | None = None, quantization: str | None = None
+    run: RunDirectory, output: Path, *, format: str, checkpoint: str | None = None, quantization: str | None = None
 ) -> None:
-    """Write the model of a checkpoint as ``form`` (a key of ``QUANTIZATIONS``) into the new folder ``output``, whole or
-    not at all.
+    """Write the model of a checkpoint into the new folder ``output``; ``format`` is a key of `QUANTIZATIONS`.
 
-    Raises ConfigError when ``output`` exists, for an unknown quantization, and for a model that the form cannot hold,
-    with every reason; UserError when the package that the form needs is not installed.
+    Raises ConfigError if ``output`` exists, for an unknown quantization, and with all reasons for a model that the
+    format does not support; UserError if the package of the format is not installed.
     """
-    accepted = QUANTIZATIONS[form]
+    accepted = QUANTIZATIONS[format]
     quantization = quantization or accepted[0]
     if quantization not in accepted:
-        raise ConfigError(f"quantization: found '{quantization}'; accepted for {form}: {', '.join(accepted)}")
+        raise ConfigError(f"quantization: found '{quantization}'; accepted for {format}: {', '.join(accepted)}")
     config = run.config()
-    exporter = _EXPORTERS[form]
+    exporter = _EXPORTERS[format]
     exporter.check(run, config)
     if output.exists():
-        raise ConfigError(f"{output}: is there already; accepted: a folder that is to be made")
-    vocabularies, model = run.load_tokenizers(), run.load_model(checkpoint)
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        exporter.write(model, vocabularies, config, partial, quantization)
-        (partial / "README.md").write_text(readme(form, config), encoding="utf-8")
-        os.replace(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise ConfigError(f"{output}: exists already; accepted: a new folder")
+    tokenizers, model = run.load_tokenizers(), run.load_model(checkpoint)
+    with atomic_directory(output) as partial:
+        exporter.write(model, tokenizers, config, partial, quantization)
+        (partial / "README.md").write_text(readme(format, config), encoding="utf-8")
 
 
 def _check_ctranslate2(run: RunDirectory, config: Config) -> None:
-    if reasons := obstacles(config.model):
+    if reasons := unsupported_reasons(config.model):
         raise ConfigError(
             f"{run.path}: CTranslate2 cannot run this model: {'; '.join(reasons)} "
-            "(--format safetensors takes every attention)"
+            "(--format safetensors supports every attention)"
         )
     try:
         import ctranslate2.specs  # noqa: F401
@@ -77,13 +69,13 @@ def _check_ctranslate2(run: RunDirectory, config: Config) -> None:
 
 
 def _write_ctranslate2(
-    model: Transformer, vocabularies: TokenizerPair, config: Config, directory: Path, quantization: str
+    model: Transformer, tokenizers: TokenizerPair, config: Config, directory: Path, quantization: str
 ) -> None:
-    spec = transformer_spec(model, vocabularies)
+    spec = transformer_spec(model, tokenizers)
     spec.optimize(quantization=quantization)
     spec.save(str(directory))
-    vocabularies.source.save(directory / "source.model")
-    vocabularies.target.save(directory / "target.model")
+    tokenizers.source.save(directory / "source.model")
+    tokenizers.target.save(directory / "target.model")
 
 
 def _check_safetensors(run: RunDirectory, config: Config) -> None:
@@ -91,12 +83,12 @@ def _check_safetensors(run: RunDirectory, config: Config) -> None:
 
 
 def _write_safetensors(
-    model: Transformer, vocabularies: TokenizerPair, config: Config, directory: Path, quantization: str
+    model: Transformer, tokenizers: TokenizerPair, config: Config, directory: Path, quantization: str
 ) -> None:
     model.to(getattr(torch, quantization))
-    write_weights(directory / EXPORTED, model, vocabulary=vocabularies.fingerprint)
+    write_weights(directory / EXPORTED, model, vocabulary=tokenizers.fingerprint)
     (directory / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
-    vocabularies.save(directory / "tokenizer")
+    tokenizers.save(directory / "tokenizer")
 
 
 @dataclass(frozen=True, slots=True)

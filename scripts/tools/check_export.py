@@ -30,7 +30,7 @@ def compare(run: Path, lines: list[str], *, beam: int, early_stopping: bool) -> 
     vocabulary = ours.tokenizers.source
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model")
-        export_run(RunDirectory(run), model, form="ctranslate2")
+        export_run(RunDirectory(run), model, format="ctranslate2")
         theirs = ctranslate2.Translator(str(model), device="cpu", intra_threads=1).translate_batch(
             [vocabulary.pieces(ids) for ids in vocabulary.encode(lines)],
             beam_size=beam, length_penalty=0.0, max_decoding_length=LONGEST, max_batch_size=64,

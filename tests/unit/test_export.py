@@ -20,7 +20,7 @@ from nmt_rela.commands import export
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.config.schema import AttentionBySite, ModelConfig
 from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK
-from nmt_rela.export.ctranslate2 import obstacles
+from nmt_rela.export.ctranslate2 import unsupported_reasons
 from nmt_rela.utils.errors import CheckpointError
 
 PIECES = {piece: i for i, piece in enumerate(vocabularies().target.pieces(range(vocabularies().target.size)))}
@@ -145,10 +145,11 @@ def test_the_readme_of_an_export_works(
     assert capsys.readouterr().out.strip()
 
 
-def test_every_obstacle_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert obstacles(ModelConfig(attention="softmax", embedding_bias=True, start="zero")) == []
+def test_every_unsupported_reason_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert unsupported_reasons(ModelConfig(attention="softmax", embedding_bias=True, start="zero")) == []
     mixed = AttentionBySite(encoder="softmax", decoder="sparsemax", cross="rela-i")
-    assert [reason.split(" turns")[0].split(" has")[0] for reason in obstacles(ModelConfig(attention=mixed))] == [
+    reasons = unsupported_reasons(ModelConfig(attention=mixed))
+    assert [reason.split(" uses")[0].split(" has")[0] for reason in reasons] == [
         "self-attention of the decoder", "cross-attention", "cross-attention",
     ]  # fmt: skip
     run = toy_run(tmp_path / "run")  # rela-g
@@ -157,7 +158,7 @@ def test_every_obstacle_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     for site in ("self-attention of the encoder", "self-attention of the decoder", "cross-attention"):
-        assert f"{site} turns scores into weights by rela-g" in message
+        assert f"{site} uses rela-g" in message
         assert f"{site} has a norm" in message
     assert not output.exists()
 
@@ -226,4 +227,4 @@ def test_a_user_error_is_one_line_on_stderr(
     pytest.importorskip("safetensors", reason="safetensors is not installed: pip install -e '.[export]'")
     assert "did you mean 'last'?" in refused("safetensors", "--checkpoint", "lost")
     (tmp_path / "out").mkdir()
-    assert "is there already" in refused("safetensors")
+    assert "exists already" in refused("safetensors")
