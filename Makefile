@@ -1,8 +1,8 @@
 # Everything runs in .venv, which `make install` builds and the other targets ask for.
 #   make demo PYTHON=python3.12                                              another interpreter
 #   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu" another build of torch
-#   make reproduce-wmt14 PLAN=1                                              steps, time and disk, and nothing done
-#   make reproduce-wmt14 SCALE=smoke KINDS="softmax rela-g" SEEDS="1 2"      tiny models; some kinds; several seeds
+#   make reproduce-wmt14 PLAN=1                                              only list the steps
+#   make reproduce-wmt14 SCALE=smoke ATTENTION="softmax rela-g" SEEDS="1 2"  tiny models; some variants; several seeds
 #   make reproduce-wmt14 OPTIONS="training.max_updates=100000"               any other option or setting
 
 PYTHON ?= python3
@@ -71,7 +71,7 @@ bench: $(INSTALLED) ## Measure speed (scripts/benchmarks/bench_*.py)
 	@set -e; for script in $(sort $(wildcard scripts/benchmarks/bench_*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
 REPRODUCE = $(BIN)/nmt-reproduce $(@:reproduce-%=%) $(if $(PLAN),--plan) $(if $(SCALE),--scale $(SCALE)) \
-  $(if $(KINDS),--kinds "$(KINDS)") $(if $(SEEDS),--seeds "$(SEEDS)") $(OPTIONS)
+  $(if $(ATTENTION),--attention "$(ATTENTION)") $(if $(SEEDS),--seeds "$(SEEDS)") $(OPTIONS)
 
 reproduce-wmt14: $(INSTALLED) ## The paper's WMT14 English-German table: all five attentions, end to end
 	@$(REPRODUCE)

@@ -1,1 +1,1 @@
-"""From an experiment of several runs to one report; `nmt-reproduce` is its command."""
+"""Reproduction of the paper's tables: experiment, steps, results, report."""

@@ -1,4 +1,4 @@
-"""What is to be run: a task, a scale, and one run for every attention kind and seed."""
+"""What is reproduced: a task at a scale, with one run per attention variant and seed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from nmt_rela.config.loader import config_to_yaml, load_config, override_config
 from nmt_rela.config.schema import AttentionBySite, AttentionKind, Config
 from nmt_rela.utils.errors import CheckpointError, ConfigError, did_you_mean
 from nmt_rela.utils.files import atomic_write
+from nmt_rela.utils.shipped import shipped_directories
 
-log = logging.getLogger("nmt_rela.reproduction")
+LOG = logging.getLogger(__name__)
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-#: The order of tables; the first is what the others are compared with.
+#: The order of tables. The first is the baseline, to which the others are compared.
 ATTENTION_VARIANTS = get_args(AttentionKind)
 BASELINE = ATTENTION_VARIANTS[0]
 
-#: Tasks by the names they go by; each is a file in configs/.
+#: Task names and the configurations (in configs/) that they stand for.
 TASKS = {
     "wmt14": "wmt14-en-de",
     "wmt14-en-de": "wmt14-en-de",
@@ -37,10 +37,10 @@ TASKS = {
     "demo": "demo",
 }
 
-#: What a scale changes in a task's configuration; ``paper`` changes nothing.
+#: What a scale changes in a task's configuration. ``paper`` changes nothing.
 SCALES: dict[str, tuple[str, ...]] = {
     "paper": (),
-    # Real text in hours on one GPU: the size of model that learns 30,000 to 200,000 pairs a source well.
+    # Real text in hours on one GPU: a model size that suits 30,000 to 200,000 pairs per source.
     "small": (
         "data.max_pairs_per_source=200000", "data.vocabulary_size=16000",
         "model.encoder_layers=3", "model.decoder_layers=3", "model.dimension=256", "model.feed_forward=1024",
@@ -48,8 +48,8 @@ SCALES: dict[str, tuple[str, ...]] = {
         "training.lr_schedule=noam", "training.learning_rate=1.0", "training.warmup_updates=2000",
         "training.validate_every=1000", "training.validation_decode_sentences=500", "training.save_every=1000",
     ),
-    # Every step on little of everything, in minutes: shows that it works, and nothing about attention. Fewer updates
-    # would make for empty translations.
+    # Every step in minutes: it shows that the steps work, and nothing about attention. Fewer updates would give empty
+    # translations.
     "smoke": (
         "data.max_pairs_per_source=1000", "data.vocabulary_size=4000",
         "model.encoder_layers=2", "model.decoder_layers=2", "model.dimension=32", "model.feed_forward=64",
@@ -64,10 +64,10 @@ SCALES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One model: its run directory, and the overrides nmt-train makes it with (none where it is there already)."""
+    """One model: its run directory, and the overrides with which nmt-train trains it (none if it exists already)."""
 
     name: str
-    kind: str
+    attention: str
     seed: int
     path: Path
     config: Config
@@ -75,8 +75,8 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Gold:
-    """A text with gold word links, for the alignment error rate."""
+class GoldAlignmentFiles:
+    """A text with gold word alignments, for the alignment error rate."""
 
     source: Path
     target: Path
@@ -87,24 +87,24 @@ class Gold:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
-    """Runs that belong into one report."""
+    """The runs of one report."""
 
     name: str
     scale: str
     output: Path
-    #: What all runs share, in full.
+    #: The configuration that the runs have in common.
     config: Config
-    #: Where it stands, or will stand, so that commands can name it.
+    #: The file of ``config`` that the commands name.
     config_file: Path
     runs: tuple[Run, ...]
-    gold: Gold | None = None
-    #: Parts of the report that are not wanted: significance, speed, analysis.
+    gold: GoldAlignmentFiles | None = None
+    #: Parts of the report to leave out: significance, speed, analysis.
     skip: frozenset[str] = frozenset()
 
     @property
-    def kinds(self) -> list[str]:
-        """The attention kinds, in the order of tables."""
-        return list(dict.fromkeys(run.kind for run in self.runs))
+    def variants(self) -> list[str]:
+        """The attention variants, in the order of tables."""
+        return list(dict.fromkeys(run.attention for run in self.runs))
 
     @property
     def seeds(self) -> list[int]:
@@ -116,43 +116,52 @@ class Experiment:
         return [run for run in self.runs if run.seed == seed]
 
 
-def configuration_of(task: str) -> Path:
+def shipped_config(name: str) -> Path:
+    """A configuration of the checkout or of the installed wheel. Raises ConfigError if it is not there."""
+    directories = shipped_directories("configs", "configs")
+    for directory in directories:
+        if (directory / name).is_file():
+            path = directory / name
+            shown = os.path.relpath(path)
+            return path if shown.startswith("..") else Path(shown)
+    raise ConfigError(f"{name}: no such configuration in {' or '.join(map(str, directories))}")
+
+
+def config_of_task(task: str) -> Path:
     """The configuration of a task: a name of ``TASKS``, or the path of a YAML file. Raises ConfigError."""
     if task.endswith((".yaml", ".yml")):
         return Path(task)
     if task not in TASKS:
         raise ConfigError(f"task: unknown '{task}'; {did_you_mean(task, TASKS)} (or the path of a configuration)")
-    return relative(REPOSITORY / "configs" / f"{TASKS[task]}.yaml")
+    return shipped_config(f"{TASKS[task]}.yaml")
 
 
 def new_experiment(
     task: str,
     *,
     scale: str,
-    kinds: Sequence[str],
+    variants: Sequence[str],
     seeds: Sequence[int],
     overrides: Sequence[str],
     output: Path | None,
     gpus: int,
 ) -> Experiment:
-    """The runs to be trained: every kind with every seed (by default the configuration's). Raises ConfigError."""
-    file = configuration_of(task)
+    """Runs to be trained: every variant with every seed (default: that of the configuration). Raises ConfigError."""
+    file = config_of_task(task)
     name = file.stem
     if output is None:
         output = Path("runs/reproduce") / (name if scale == "paper" else f"{name}.{scale}")
     config = load_config(file, [*SCALES[scale], *overrides, f"run_dir={output / 'run'}"])
     runs = []
     for seed in seeds or [config.training.seed]:
-        for kind in sorted(kinds, key=ATTENTION_VARIANTS.index):
-            path = output / f"{kind}.seed{seed}"
-            own = [f"model.attention={kind}", f"training.seed={seed}", f"run_dir={path}"]
-            own += _shared_by(gpus, config, path) if gpus > 1 else []
+        for variant in sorted(variants, key=ATTENTION_VARIANTS.index):
+            path = output / f"{variant}.seed{seed}"
+            own = [f"model.attention={variant}", f"training.seed={seed}", f"run_dir={path}"]
+            own += _split_over_gpus(gpus, config, path) if gpus > 1 else []
+            run_config = override_config(config, own)
             runs.append(
-                Run(
-                    name=path.name, kind=kind, seed=seed, path=path, config=override_config(config, own),
-                    arguments=tuple(own),
-                )
-            )  # fmt: skip
+                Run(name=path.name, attention=variant, seed=seed, path=path, config=run_config, arguments=tuple(own))
+            )
     return Experiment(
         name=name,
         scale=scale,
@@ -163,13 +172,13 @@ def new_experiment(
     )
 
 
-def _shared_by(gpus: int, config: Config, run: Path) -> list[str]:
-    """As many tokens an update as the configuration says, in micro-batches that all GPUs can share.
+def _split_over_gpus(gpus: int, config: Config, run: Path) -> list[str]:
+    """The same number of tokens per update in micro-batches that divide evenly among the GPUs.
 
-    A run that was begun on other GPUs keeps the micro-batches it has, where these GPUs can share them.
+    A run that was started on other GPUs keeps its micro-batches where they divide evenly.
     """
-    begun = RunDirectory(run)
-    training = begun.config().training if begun.config_file.is_file() else config.training
+    started = RunDirectory(run)
+    training = started.config().training if started.config_file.is_file() else config.training
     accumulate, tokens = training.accumulate, training.batch_tokens
     if accumulate % gpus:
         rounds = -(-accumulate // gpus)
@@ -179,14 +188,15 @@ def _shared_by(gpus: int, config: Config, run: Path) -> list[str]:
     return [f"training.accumulate={accumulate}", f"training.batch_tokens={tokens}"]
 
 
-def adopted_experiment(
-    task: str, directory: Path, *, kinds: Sequence[str], seeds: Sequence[int], output: Path | None
+def existing_experiment(
+    task: str, directory: Path, *, variants: Sequence[str], seeds: Sequence[int], output: Path | None
 ) -> Experiment:
-    """Runs that exist already: the sub-directories of a directory that are runs of the task. Nothing is trained.
+    """Runs of the task that exist in the sub-directories of ``directory``. Nothing is trained.
 
-    Raises ConfigError when there is none.
+    Raises ConfigError if there is none.
     """
-    wanted = load_config(configuration_of(task), ["run_dir=unused"]).data
+    wanted = load_config(config_of_task(task), ["run_dir=unused"]).data
+    direction = (wanted.task, wanted.source_language, wanted.target_language)
     runs = []
     for path in sorted(directory.iterdir()) if directory.is_dir() else []:
         if not RunDirectory(path).config_file.is_file():
@@ -194,34 +204,35 @@ def adopted_experiment(
         try:
             config = RunDirectory(path).config()
         except (ConfigError, CheckpointError) as error:
-            log.warning("%s: left out, its configuration cannot be read: %s", path, error)
+            LOG.warning("%s: left out, its configuration cannot be read: %s", path, error)
             continue
-        data, kind = config.data, kind_of(config)
-        reason = (
-            f"it is a run of {data.task}, {data.source_language}-{data.target_language}"
-            if (data.task, data.source_language, data.target_language)
-            != (wanted.task, wanted.source_language, wanted.target_language)
-            else "it has no checkpoint"
-            if not list_checkpoints(RunDirectory(path).checkpoints)
-            else f"{kind} is not asked for"
-            if kind in ATTENTION_VARIANTS and kind not in kinds
-            else f"seed {config.training.seed} is not asked for"
-            if seeds and config.training.seed not in seeds
-            else ""
-        )
-        if reason:
-            log.info("%s: left out, %s", path, reason)
+        found, variant = config.data, attention_of(config)
+        if (found.task, found.source_language, found.target_language) != direction:
+            reason = f"it is a run of {found.task}, {found.source_language}-{found.target_language}"
+        elif not list_checkpoints(RunDirectory(path).checkpoints):
+            reason = "it has no checkpoint"
+        elif variant in ATTENTION_VARIANTS and variant not in variants:
+            reason = f"{variant} is not asked for"
+        elif seeds and config.training.seed not in seeds:
+            reason = f"seed {config.training.seed} is not asked for"
+        else:
+            runs.append(
+                Run(
+                    name=path.name, attention=variant, seed=config.training.seed, path=path, config=config,
+                    arguments=(),
+                )
+            )  # fmt: skip
             continue
-        runs.append(Run(name=path.name, kind=kind, seed=config.training.seed, path=path, config=config, arguments=()))
+        LOG.info("%s: left out, %s", path, reason)
     if not runs:
         raise ConfigError(
-            f"--runs {directory}: no run of {wanted.task}, {wanted.source_language} to {wanted.target_language}, in it"
+            f"--runs {directory}: found no run of {wanted.task}, {wanted.source_language} to {wanted.target_language}"
         )
-    order = {kind: place for place, kind in enumerate(ATTENTION_VARIANTS)}
-    runs.sort(key=lambda run: (run.seed, order.get(run.kind, len(order)), run.name))
+    order = {variant: rank for rank, variant in enumerate(ATTENTION_VARIANTS)}
+    runs.sort(key=lambda run: (run.seed, order.get(run.attention, len(order)), run.name))
     return Experiment(
-        name=configuration_of(task).stem,
-        scale="adopted",
+        name=config_of_task(task).stem,
+        scale="existing",
         output=output or directory / "report",
         config=runs[0].config,
         config_file=runs[0].path / "config.yaml",
@@ -229,22 +240,16 @@ def adopted_experiment(
     )
 
 
-def write_configuration(experiment: Experiment) -> None:
-    """Leave the configuration that the commands name, unless it is that of a run which exists already."""
+def write_config(experiment: Experiment) -> None:
+    """Write the configuration that the commands name, unless it is that of an existing run."""
     if experiment.config_file.parent == experiment.output:
         with atomic_write(experiment.config_file) as stream:
             stream.write(config_to_yaml(experiment.config).encode("utf-8"))
 
 
-def kind_of(config: Config) -> str:
-    """A run's attention kind, or its three kinds where the sites differ."""
+def attention_of(config: Config) -> str:
+    """The attention variant of a run, or its three variants where the sites differ."""
     attention = config.model.attention
     if isinstance(attention, AttentionBySite):
         return f"{attention.encoder}/{attention.decoder}/{attention.cross}"
     return attention
-
-
-def relative(path: Path) -> Path:
-    """A path as a person in the working directory would type it."""
-    inside = os.path.relpath(path)
-    return path if inside.startswith("..") else Path(inside)

@@ -1,12 +1,12 @@
-"""The figures of the paper's authors, as far as they are public.
+"""The results of the paper's authors, as far as they are public.
 
 Zhang, Titov and Sennrich, "Sparse Attention with Linear Units" (EMNLP 2021), the README of the released code, and its
-figure of alignment error rates. What is not here was not found there.
+figure of alignment error rates. Results that are not here were not found there.
 """
 
 from __future__ import annotations
 
-#: sacreBLEU by task and kind. WMT14 English-German is in the paper and not in the README.
+#: sacreBLEU by task and variant. WMT14 English-German is in the paper and not in the README.
 BLEU: dict[str, dict[str, float]] = {
     "wmt14-en-fr": {"softmax": 37.2, "sparsemax": 37.3, "entmax15": 37.9, "rela-g": 37.9},
     "wmt18-en-fi": {"softmax": 15.5, "sparsemax": 15.1, "entmax15": 15.5, "rela-g": 15.4},
@@ -20,7 +20,7 @@ DECODING_SPEED = {"softmax": 1.00, "sparsemax": 0.54, "entmax15": 0.49, "rela-g"
 
 #: Task of the alignment figure, which has six decoder layers.
 AER_TASK = "wmt14-en-de"
-#: Alignment error rate of the cross-attention by (mode, of what) and kind, a number a layer, read off the figure:
+#: Alignment error rate of the cross-attention by (mode, head) and variant, one number per layer, read off the figure:
 #: within 0.005 for rela-g, within 0.02 for markers that lie under others.
 AER: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
     ("normal", "best"): {

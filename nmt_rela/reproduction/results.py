@@ -1,8 +1,9 @@
-"""What an experiment has found, gathered from the files its steps left, as plain values for the report."""
+"""The results of an experiment, read from the files that its steps wrote, as plain values for the report."""
 
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,28 +15,32 @@ from nmt_rela.config.loader import diff_configs
 from nmt_rela.config.schema import Config
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import BASELINE, Experiment, Run
+from nmt_rela.reproduction.significance import paired_bootstrap
 from nmt_rela.reproduction.steps import (
     analysis_directory,
     averaged_names,
     evaluation_directory,
+    is_prepared,
     is_trained,
     prepared_data,
-    significance_file,
     speed_file,
     test_names,
     updates_done,
 )
-from nmt_rela.utils.errors import DataError, UserError
+from nmt_rela.utils.errors import UserError
+from nmt_rela.utils.text import read_lines
+
+LOG = logging.getLogger(__name__)
 
 Tree = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Findings:
-    """Everything the report says. Lists are empty, and values None, where a step has not been done."""
+class Results:
+    """Everything in the report. Lists are empty, and values None, where a step has not run."""
 
     task: Tree
-    #: One a run: name, kind, seed, path, updates, whether its training is finished, parameters, scores by test set.
+    #: One per run: name, attention, seed, path, updates, finished, parameters, scores by test set.
     runs: list[Tree]
     #: By test set and run: BLEU and chrF with their intervals, and p against the softmax run of the same seed.
     significance: dict[str, dict[str, Tree]]
@@ -45,13 +50,13 @@ class Findings:
     attention: dict[str, Tree]
     #: Plots of nmt-analyze by seed.
     plots: dict[int, Path]
-    #: Rows of the training and of the decoding benchmark, and what they ran on.
+    #: Documents of the training and of the decoding benchmark.
     speed: dict[str, Tree]
-    #: Settings in which runs differ beyond attention and seed.
+    #: Settings in which runs differ besides attention and seed.
     differing: list[str]
 
-    def results(self) -> Tree:
-        """What does not depend on the machine's speed, as JSON values."""
+    def as_dict(self) -> Tree:
+        """JSON values; all but ``speed`` are independent of the machine's speed."""
         return {
             "task": self.task,
             "runs": [{name: value for name, value in run.items() if name not in _OF_THE_MACHINE} for run in self.runs],
@@ -59,35 +64,33 @@ class Findings:
             "curves": self.curves,
             "attention": self.attention,
             "settings_that_differ": self.differing,
+            "speed": self.speed,
         }
 
 
 _OF_THE_MACHINE = ("path", "environment", "tokens_per_second")
 
 
-def gather(experiment: Experiment) -> Findings:
-    """Read everything there is."""
-    return Findings(
+def collect_results(experiment: Experiment) -> Results:
+    """Read everything that exists."""
+    plots = {seed: analysis_directory(experiment, seed) / "plots" for seed in experiment.seeds}
+    speed = {what: _read(speed_file(experiment, what)) for what in ("training", "decoding")}
+    return Results(
         task=_task(experiment),
-        runs=[_run(experiment, run) for run in experiment.runs],
-        significance=_significance(experiment),
+        runs=[_run(run) for run in experiment.runs],
+        significance={} if "significance" in experiment.skip else _significance(experiment),
         curves={run.name: _validations(run) for run in experiment.runs},
         attention=_attention(experiment),
-        plots={
-            seed: plots
-            for seed in experiment.seeds
-            if (plots := analysis_directory(experiment, seed) / "plots").is_dir()
-        },
-        speed={
-            what: tree for what in ("training", "decoding") if (tree := _read(speed_file(experiment, what))) is not None
-        },
+        plots={seed: directory for seed, directory in plots.items() if directory.is_dir()},
+        speed={what: tree for what, tree in speed.items() if tree is not None},
         differing=_differing(experiment),
     )
 
 
-def baseline_of(experiment: Experiment, seed: int) -> Run | None:
-    """The softmax run of a seed."""
-    return next((run for run in experiment.of_seed(seed) if run.kind == BASELINE), None)
+def actual_config(run: Run) -> Config:
+    """The configuration that a run was trained with; before it starts, the one that it will have."""
+    directory = RunDirectory(run.path)
+    return directory.config() if directory.config_file.is_file() else run.config
 
 
 def _read(path: Path) -> Any:
@@ -100,7 +103,7 @@ def _read(path: Path) -> Any:
 def _task(experiment: Experiment) -> Tree:
     data = experiment.runs[0].config.data
     task = load_task(data.task)
-    tree: Tree = {
+    return {
         "name": experiment.name,
         "scale": experiment.scale,
         "title": task.title,
@@ -108,36 +111,31 @@ def _task(experiment: Experiment) -> Tree:
         "source": data.source_language,
         "target": data.target_language,
         "tests": test_names(experiment),
+        "counts": prepared_data(experiment.runs[0]).counts if is_prepared(experiment.runs[0]) else None,
     }
-    try:
-        return tree | {"counts": prepared_data(experiment.runs[0]).counts}
-    except DataError:
-        return tree | {"counts": None}
 
 
-def _run(experiment: Experiment, run: Run) -> Tree:
+def _run(run: Run) -> Tree:
     scores = _read(evaluation_directory(run) / "scores.json") or []
-    kept = ("bleu", "bleu_precisions", "bleu_signature", "chrf", "chrf_signature", "sentences")
+    names = ("bleu", "bleu_precisions", "bleu_signature", "chrf", "chrf_signature", "sentences", "length_ratio")
+    speeds = [record["target_tokens_per_second"] for record in _records(run, "train")]
     return {
         "name": run.name,
-        "kind": run.kind,
+        "attention": run.attention,
         "seed": run.seed,
         "path": str(run.path),
         "updates": updates_done(run),
         "finished": is_trained(run),
         "averaged": len(averaged_names(run)),
         "parameters": _parameters(run),
-        # Runs that were scored by earlier versions have no length ratio.
-        "scores": {
-            row["name"]: {key: row[key] for key in kept} | {"length_ratio": row.get("length_ratio")} for row in scores
-        },
-        "tokens_per_second": _tokens_per_second(run),
+        "scores": {row["name"]: {name: row[name] for name in names} for row in scores},
+        "tokens_per_second": statistics.median(speeds) if speeds else None,
         "environment": _read(RunDirectory(run.path).environment),
     }
 
 
 def _parameters(run: Run) -> int | None:
-    """Of the average, each shared matrix once."""
+    """Parameters of the average; a tied matrix counts once."""
     try:
         tensors = load_tensors(run.path / "average", "model")
     except UserError:
@@ -162,29 +160,29 @@ def _records(run: Run, event: str) -> list[Tree]:
 
 
 def _validations(run: Run) -> list[Tree]:
-    kept = ("update", "bleu", "chrf", "loss", "perplexity")
-    return [{key: record[key] for key in kept if key in record} for record in _records(run, "validation")]
-
-
-def _tokens_per_second(run: Run) -> float | None:
-    """The median over the run's own records: of its whole life, whatever else the machine did."""
-    speeds = [record["target_tokens_per_second"] for record in _records(run, "train")]
-    return statistics.median(speeds) if speeds else None
+    names = ("update", "bleu", "chrf", "loss", "perplexity")
+    return [{name: record[name] for name in names if name in record} for record in _records(run, "validation")]
 
 
 def _significance(experiment: Experiment) -> dict[str, dict[str, Tree]]:
-    """The first system of a comparison is the baseline only where the seed has a softmax run."""
+    """The first run of a seed is the baseline only if it is a softmax run; otherwise there is no p."""
+    if not is_prepared(experiment.runs[0]):
+        return {}
     found: dict[str, dict[str, Tree]] = {}
-    for test in test_names(experiment):
-        found[test] = {}
+    for test in prepared_data(experiment.runs[0]).tests:
+        found[test.name] = {}
         for seed in experiment.seeds:
-            tree = _read(significance_file(experiment, seed, test)) or {"systems": []}
-            paired = baseline_of(experiment, seed) is not None
-            for row in tree["systems"]:
-                figures = {metric: dict(row[metric]) for metric in ("bleu", "chrf")}
-                for metric in figures.values():
-                    metric["p"] = metric["p"] if paired else None
-                found[test][row["system"]] = figures
+            files = {run.name: evaluation_directory(run) / f"{test.name}.txt" for run in experiment.of_seed(seed)}
+            systems = [(name, list(read_lines(path))) for name, path in files.items() if path.is_file()]
+            if not systems:
+                continue
+            LOG.info("bootstrap of %s, seed %d", test.name, seed)
+            intervals = paired_bootstrap(systems, list(read_lines(test.target)), tokenizer=test.bleu_tokenizer)
+            first = next(run for run in experiment.of_seed(seed) if run.name == systems[0][0])
+            for metrics in intervals.values() if first.attention != BASELINE else ():
+                for interval in metrics.values():
+                    interval["p"] = None
+            found[test.name] |= intervals
     return found
 
 
@@ -196,41 +194,33 @@ def _attention(experiment: Experiment) -> dict[str, Tree]:
             continue
         wanted = {run.name for run in experiment.of_seed(seed)}
         for row in tree["runs"]:
-            if row["name"] not in wanted:
-                continue
-            found[row["name"]] = {
-                "text": tree["text"]["name"],
-                "sites": {site["site"]: site for site in row["sites"]},
-                "aer": {
-                    mode: {
-                        "best": [
-                            min(head["aer"] for head in layer["heads"])
-                            for layer in row["alignment"]
-                            if layer["mode"] == mode
-                        ],
-                        "average": [layer["average"]["aer"] for layer in row["alignment"] if layer["mode"] == mode],
-                    }
-                    for mode in ("normal", "shifted")
+            if row["name"] in wanted:
+                found[row["name"]] = {
+                    "text": tree["text"]["name"],
+                    "sites": {site["site"]: site for site in row["sites"]},
+                    "aer": _error_rates(row["alignment"]) if row["alignment"] else None,
                 }
-                if row["alignment"]
-                else None,
-            }
     return found
 
 
-def own_configuration(run: Run) -> Config:
-    """The configuration a run was made with; before it is begun, the one it is to be made with."""
-    directory = RunDirectory(run.path)
-    return directory.config() if directory.config_file.is_file() else run.config
+def _error_rates(layers: list[Tree]) -> Tree:
+    """By mode: AER per layer of the best head, and of the average of the heads."""
+    return {
+        mode: {
+            "best": [min(head["aer"] for head in layer["heads"]) for layer in layers if layer["mode"] == mode],
+            "average": [layer["average"]["aer"] for layer in layers if layer["mode"] == mode],
+        }
+        for mode in ("normal", "shifted")
+    }
 
 
 def _differing(experiment: Experiment) -> list[str]:
-    """Settings in which runs differ from the first one, other than those that are meant to."""
-    meant = {"run_dir", "model.attention", "training.seed", "data.data_dir"}
-    first = own_configuration(experiment.runs[0])
+    """Settings in which runs differ from the first one, other than those that should differ."""
+    expected = {"run_dir", "model.attention", "training.seed", "data.data_dir"}
+    first = actual_config(experiment.runs[0])
     return [
-        f"{run.name}: {difference.path} is {difference.new}, in {experiment.runs[0].name} it is {difference.old}"
+        f"{run.name}: {change.path} is {change.new}, in {experiment.runs[0].name} it is {change.old}"
         for run in experiment.runs[1:]
-        for difference in diff_configs(first, own_configuration(run))
-        if difference.path not in meant
+        for change in diff_configs(first, actual_config(run))
+        if change.path not in expected
     ]

@@ -1,13 +1,12 @@
-"""Doing the steps: what is done is skipped, what runs is watched, and a stop at any moment loses nothing."""
+"""Runs the steps of an experiment. Finished steps are skipped, so the same command continues after any stop."""
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
-import json
 import logging
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,203 +16,127 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from nmt_rela.checkpoints.run_directory import RunDirectory
-from nmt_rela.reproduction.experiment import Experiment, Run, write_configuration
-from nmt_rela.reproduction.step_state import Journal
-from nmt_rela.reproduction.steps import Step, is_trained
-from nmt_rela.utils.errors import EXIT_DONE, EXIT_INTERNAL_ERROR, EXIT_TERMINATED
-from nmt_rela.utils.progress import format_duration
+from nmt_rela.preparation.sources.task import Archive, Location
+from nmt_rela.preparation.sources.task_parser import load_task
+from nmt_rela.reproduction.experiment import Experiment, write_config
+from nmt_rela.reproduction.step_record import StepRecords
+from nmt_rela.reproduction.steps import Step, is_prepared, is_trained
+from nmt_rela.utils.errors import EXIT_DONE, EXIT_TERMINATED, DataError
 
-log = logging.getLogger("nmt_rela.reproduction")
-
-#: Seconds between two lines about a step that takes long.
-_PATIENCE = 60.0
-
-#: Bytes at the end of a run's records that hold the last one.
-_TAIL = 8192
-
-#: Linux's way to send a process a signal when its parent ends.
-_PARENT_DEATH_SIGNAL = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+LOG = logging.getLogger(__name__)
 
 
-def run_steps(experiment: Experiment, steps: Sequence[Step], journal: Journal) -> int:
-    """Do what is not done, one process at a time; the exit status of the first command that fails, or 0."""
-    directory = experiment.output
-    with _exclusive(directory) as lock, _Signals() as signals:
-        write_configuration(experiment)
-        for number, step in enumerate(steps):
-            record = journal.record(step.name)
-            place = f"[{number + 1}/{len(steps)}] {step.name}"
-            if record is not None and step.stands(record.fingerprint):
-                log.info("%s: done before (%s)", place, record.finished)
+def run_steps(experiment: Experiment, steps: Sequence[Step], records: StepRecords) -> int:
+    """Run the steps that are not up to date, one at a time; the exit status of the first that fails, or 0."""
+    with _only_process_in(experiment.output) as lock:
+        write_config(experiment)
+        for number, step in enumerate(steps, 1):
+            label = f"[{number}/{len(steps)}] {step.name}"
+            record = records.get(step.name)
+            if record is not None and step.is_up_to_date(record.fingerprint):
+                LOG.info("%s: done before (%s)", label, record.finished)
                 continue
             command = step.command()
-            print(f"\n{place}{_expectation(steps[number:], journal)}\n$ {shown(command)}", flush=True)
-            watch = _Watch(step, steps[number + 1 :], journal)
-            status = _execute(command, lock, signals, watch)
-            journal.note_unfinished(step.name, watch.seconds)
+            print(f"\n{label}\n$ {format_command(command)}", flush=True)
+            start = time.monotonic()
+            status = _execute(command, lock)
             if status == EXIT_DONE and step.run is not None and not is_trained(step.run):
-                log.warning("%s: training has stopped before its end; the same command again continues", step.name)
-                return signals.exit_code
+                LOG.warning("%s: training stopped before its end; the same command continues", step.name)
+                return EXIT_DONE
             if status != EXIT_DONE:
-                log.error("%s: ended with status %d; the same command again continues from here", step.name, status)
-                return status if status > 0 else EXIT_INTERNAL_ERROR
-            journal.finish(
-                step.name, group=step.group, command=shown(command),
-                fingerprint=step.fingerprint(), seconds=watch.seconds,
+                LOG.error("%s: ended with status %d; the same command continues from here", step.name, status)
+                return status
+            records.add(
+                step.name, command=format_command(command), fingerprint=step.fingerprint(),
+                seconds=time.monotonic() - start,
             )  # fmt: skip
     return EXIT_DONE
 
 
-def shown(command: Sequence[str]) -> str:
-    """A command as a person would type it."""
+def plan_lines(experiment: Experiment, steps: Sequence[Step], records: StepRecords) -> Iterator[str]:
+    """The plan: the commands, which of them are done, and the disk space of the downloads. Writes nothing."""
+    yield f"{experiment.name}, scale {experiment.scale}, in {experiment.output}"
+    yield ""
+    for number, step in enumerate(steps, 1):
+        record = records.get(step.name)
+        done = record is not None and step.is_up_to_date(record.fingerprint)
+        try:
+            command = format_command(step.command())
+        except DataError:  # the command depends on data that an earlier step prepares
+            command = "(known when the data is prepared)"
+        yield f"{number:>3}. {step.name}{' (done)' if done else ''}"
+        yield f"     $ {command}"
+    yield ""
+    count, size, unknown = (0, 0, 0) if is_prepared(experiment.runs[0]) else download_size(experiment)
+    note = f" ({unknown} of {count} archives have no published size and are not counted)" if unknown else ""
+    existing = next(
+        path for path in (experiment.output.absolute(), *experiment.output.absolute().parents) if path.exists()
+    )
+    yield f"downloads: {size / 1e9:.1f} GB{note}; free disk space: {shutil.disk_usage(existing).free / 1e9:.1f} GB"
+
+
+def download_size(experiment: Experiment) -> tuple[int, int, int]:
+    """Archives of the task that are not local, their bytes by the task file, and how many have no published size."""
+    data = experiment.runs[0].config.data
+    task = load_task(data.task)
+    archives: dict[str, Archive] = {}
+    for source in (*task.train, *task.dev, *task.tests):
+        if {data.source_language, data.target_language} <= set(source.sides):
+            for archive in source.archives(data.source_language, data.target_language):
+                if not any(location.path for location in archive.locations):
+                    archives[archive.name] = archive
+    sizes = [max(map(_location_size, archive.locations)) for archive in archives.values()]
+    return len(sizes), sum(sizes), sizes.count(0)
+
+
+def _location_size(location: Location) -> int:
+    return sum(part.size for part in location.parts) if all(part.size for part in location.parts) else 0
+
+
+def format_command(command: Sequence[str]) -> str:
+    """A command as one would type it."""
     return shlex.join(["python", *command] if command[0].endswith(".py") else command)
 
 
-def _expectation(steps: Sequence[Step], journal: Journal) -> str:
-    """How long this and all later steps are expected to take, from what steps of their groups took."""
-    own = _expected(steps[0], journal)
-    total, unknown = expected_seconds(steps, journal)
-    if own is None:
-        return ""
-    end = time.strftime("%a %H:%M", time.localtime(time.time() + total))
-    return f" (about {format_duration(own)}; everything is done {'not before' if unknown else 'about'} {end})"
+def _execute(command: Sequence[str], lock: int) -> int:
+    """Run a command to its end and return its exit status. SIGTERM is passed on to it, so that it saves and stops.
 
+    Ctrl-C reaches the command without our help, because a terminal sends it to the whole process group.
+    """
+    if command[0].endswith(".py"):
+        program = [sys.executable, *command]
+    else:
+        module = command[0].removeprefix("nmt-")
+        program = [sys.executable, "-m", f"nmt_rela.commands.{module}", *command[1:]]
+    # The command inherits the lock: if this process is killed, no other one starts before the command has ended.
+    child = subprocess.Popen(program, pass_fds=(lock,))
 
-def expected_seconds(steps: Sequence[Step], journal: Journal) -> tuple[float, bool]:
-    """Seconds that steps will take, and whether there are some that nothing is known of."""
-    found = [_expected(step, journal) for step in steps]
-    return sum(seconds for seconds in found if seconds is not None), None in found
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM:
+            child.send_signal(number)
 
-
-def _expected(step: Step, journal: Journal) -> float | None:
-    """The mean of finished steps of the group, less what was spent on this one already."""
-    taken = [record.seconds for record in journal.records() if record.group == step.group]
-    if not taken:
-        return None
-    return max(sum(taken) / len(taken) - journal.seconds_so_far(step.name), 0.0)
-
-
-class _Watch:
-    """Says now and then how a step is doing, and notes how long it has taken."""
-
-    def __init__(self, step: Step, later: Sequence[Step], journal: Journal) -> None:
-        self._step, self._later, self._journal = step, later, journal
-        self._before = journal.seconds_so_far(step.name)
-        self._start = self._noted = time.monotonic()
-        self._first: tuple[int, float] | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Of this attempt and those before."""
-        return self._before + time.monotonic() - self._start
-
-    def look(self) -> None:
-        """To be called often."""
-        if time.monotonic() - self._noted < _PATIENCE:
-            return
-        self._noted = time.monotonic()
-        self._journal.note_unfinished(self._step.name, self.seconds)
-        if self._step.run is not None:
-            self._look_at_training()
-
-    def _look_at_training(self) -> None:
-        run = self._step.run
-        assert run is not None
-        done, wanted = _updates_logged(run), run.config.training.max_updates
-        if self._first is None or self._first[0] == 0:
-            self._first = done, time.monotonic()
-        updates, since = done - self._first[0], time.monotonic() - self._first[1]
-        if not updates:
-            return
-        left = (wanted - done) * since / updates
-        # Runs that are still to be trained are taken to need as long as this one.
-        later, unknown = expected_seconds([step for step in self._later if step.group != "train"], self._journal)
-        whole = wanted * since / updates
-        total = left + later + whole * sum(step.group == "train" for step in self._later)
-        end = time.strftime("%a %H:%M", time.localtime(time.time() + total))
-        log.info(
-            "%s: update %s of %s, about %s left; everything is done %s %s",
-            self._step.name, f"{done:,}", f"{wanted:,}", format_duration(left),
-            "not before" if unknown else "about", end,
-        )  # fmt: skip
-
-
-def _updates_logged(run: Run) -> int:
-    """Where a run stands by its records, which are more frequent than its checkpoints."""
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with open(RunDirectory(run.path).metrics, "rb") as stream:
-            stream.seek(-min(_TAIL, stream.seek(0, os.SEEK_END)), os.SEEK_END)
-            lines = stream.read().splitlines()
-        return int(json.loads(lines[-1])["update"])
-    except (OSError, ValueError, KeyError, IndexError):  # no record yet, or one that is being written
-        return 0
-
-
-class _Signals:
-    """SIGTERM and SIGINT go to the command that runs, which saves what it has; then no other is started."""
-
-    def __init__(self) -> None:
-        self.child: subprocess.Popen[bytes] | None = None
-        self.exit_code = EXIT_DONE
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def __enter__(self) -> _Signals:
-        for number in self._before:
-            signal.signal(number, self._pass_on)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        status = child.wait()
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
-
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self.exit_code = 128 + number
-        if self.child is not None and self.child.poll() is None:
-            # Ctrl-C reaches the whole group by itself; what is sent to this process alone is passed on.
-            if number == signal.SIGTERM:
-                self.child.send_signal(number)
-        else:
-            raise SystemExit(self.exit_code)
-
-
-def _execute(command: Sequence[str], lock: int, signals: _Signals, watch: _Watch) -> int:
-    """Run a command and wait for its end; its exit status."""
-    program = [sys.executable, *command]
-    if not command[0].endswith(".py"):
-        program = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
-    # The lock is the child's too: should this process be killed, nobody else starts before the child has ended.
-    child = subprocess.Popen(program, pass_fds=(lock,), preexec_fn=_end_with_parent)
-    signals.child = child
-    while True:
-        try:
-            status = child.wait(timeout=1.0)
-            break
-        except subprocess.TimeoutExpired:
-            watch.look()
-    signals.child = None
-    if signals.exit_code:
-        return signals.exit_code
     return EXIT_TERMINATED if status < 0 else status
 
 
-def _end_with_parent() -> None:
-    """Have the child stopped (SIGTERM, so that it saves) when this process is killed; Linux can do that."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-
-
 @contextmanager
-def _exclusive(directory: Path) -> Iterator[int]:
-    """One process at a time in a directory; others wait. The lock's file descriptor."""
+def _only_process_in(directory: Path) -> Iterator[int]:
+    """Wait until no other process works in a directory. Yields the file descriptor of the lock.
+
+    This is flock itself, because child processes must inherit the lock.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("waiting for another process that works in %s", directory)
+            LOG.info("waiting for another process that works in %s", directory)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
     finally:

@@ -48,7 +48,7 @@ def variants(options: argparse.Namespace, mask: Mask | None) -> dict[str, Attend
         )
         return heads.transpose(1, 2).flatten(2)
 
-    found: dict[str, Attend] = {"sdpa": sdpa, **{kind: our_own(kind) for kind in options.kinds}}
+    found: dict[str, Attend] = {"sdpa": sdpa, **{kind: our_own(kind) for kind in options.attention}}
     if importlib.util.find_spec("entmax"):
         import entmax
 
@@ -134,7 +134,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     lengths = [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192] if on_gpu else [32, 64, 256]
     parser.add_argument("--lengths", type=int, nargs="+", default=lengths)
-    parser.add_argument("--kinds", nargs="+", default=list(ATTENTION_VARIANTS), choices=list(ATTENTION_VARIANTS))
+    parser.add_argument("--attention", nargs="+", default=list(ATTENTION_VARIANTS), choices=list(ATTENTION_VARIANTS))
     parser.add_argument("--tokens", type=int, default=16_384 if on_gpu else 2_048, help="tokens of a batch")
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--width", type=int, default=64, help="of a head")

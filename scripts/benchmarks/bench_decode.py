@@ -188,7 +188,7 @@ def subjects_of(options: argparse.Namespace) -> tuple[dict[str, Callable[[], Sub
     if not options.run:
         return {
             f"{kind} {precision}": partial(random_subject, kind, precision, options)
-            for kind in options.kinds
+            for kind in options.attention
             for precision in options.precision
         }, options.sentences
     lines = list(read_lines(options.lines))[: options.sentences]
@@ -339,7 +339,7 @@ def peak_mebibytes() -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--kinds",
+        "--attention",
         nargs="+",
         default=list(ATTENTION_VARIANTS),
         choices=ATTENTION_VARIANTS,

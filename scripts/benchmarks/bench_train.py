@@ -210,7 +210,7 @@ def main() -> int:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/demo.yaml", help="the experiment (default: %(default)s)")
-    parser.add_argument("--kinds", nargs="+", default=list(ATTENTION_VARIANTS), choices=list(ATTENTION_VARIANTS))
+    parser.add_argument("--attention", nargs="+", default=list(ATTENTION_VARIANTS), choices=list(ATTENTION_VARIANTS))
     parser.add_argument("--others", action="store_true", help="time other libraries' models too")
     parser.add_argument("--updates", type=int, default=5, help="updates of each kind in a round")
     parser.add_argument("--rounds", type=int, default=5)
@@ -225,7 +225,7 @@ def main() -> int:
         if not installed(name):
             print(f"{name.split('.')[0]} is not installed: left out", file=sys.stderr)
     others = [name for name in others if installed(name)]
-    figures = measure(config, options.kinds, others, updates=options.updates, rounds=options.rounds)
+    figures = measure(config, options.attention, others, updates=options.updates, rounds=options.rounds)
     print(
         f"{figures['device']}, {figures['threads']} threads, torch {figures['torch']}, {figures['precision']}; "
         f"matrix rate {figures['matrix_gflops']:.0f} GFLOP/s"

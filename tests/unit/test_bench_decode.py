@@ -13,9 +13,9 @@ from memory_bandwidth import step_reads
 
 from nmt_rela.data.tokenizer import BOS
 from nmt_rela.models.transformer import Transformer
-from nmt_rela.reproduction.experiment import ATTENTION_VARIANTS, adopted_experiment
+from nmt_rela.reproduction.experiment import ATTENTION_VARIANTS, existing_experiment
 from nmt_rela.reproduction.report import write_report
-from nmt_rela.reproduction.step_state import Journal
+from nmt_rela.reproduction.step_record import StepRecords
 from nmt_rela.reproduction.steps import speed_file
 from tests.integration.small_run import write_run, write_text
 
@@ -24,7 +24,7 @@ SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts/benchmarks/ben
 
 def test_a_tiny_benchmark(tmp_path: Path) -> None:
     size = "--sentences 10 --dimension 16 --feed-forward 16 --vocabulary 100 --layers 1 --length 4 --threads 1"
-    work = "--rounds 1 --single 1 --batch-tokens 200 --beams 1 2 --kinds softmax rela-g"
+    work = "--rounds 1 --single 1 --batch-tokens 200 --beams 1 2 --attention softmax rela-g"
     report = tmp_path / "figures.json"
     command = [sys.executable, str(SCRIPT), *size.split(), *work.split(), "--json", str(report)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -73,7 +73,17 @@ def test_a_step_reads_the_weights_and_all_keys_and_values_once() -> None:
 @pytest.mark.gpu
 def test_the_share_of_readings_on_a_gpu(tmp_path: Path) -> None:
     report = tmp_path / "figures.json"
-    command = [sys.executable, str(SCRIPT), "--device", "cuda", "--precision", "bf16", "--kinds", "softmax", "rela-g"]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--device",
+        "cuda",
+        "--precision",
+        "bf16",
+        "--attention",
+        "softmax",
+        "rela-g",
+    ]
     command += ["--sentences", "64", "--rounds", "2", "--single", "0", "--beams", "4", "--json", str(report)]
     subprocess.run(command, check=True, capture_output=True)
     rows = json.loads(report.read_text(encoding="utf-8"))["throughput"]
@@ -92,14 +102,14 @@ def test_a_mistake_in_a_process_of_its_own_is_one_line_here(tmp_path: Path) -> N
 
 def test_the_report_has_the_speed_of_its_runs(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / kind, attention=kind) for kind in ("softmax", "rela-g")]
-    found = adopted_experiment("demo", tmp_path, kinds=ATTENTION_VARIANTS, seeds=[], output=tmp_path / "report")
+    found = existing_experiment("demo", tmp_path, variants=ATTENTION_VARIANTS, seeds=[], output=tmp_path / "report")
     output = speed_file(found, "decoding")
     output.parent.mkdir(parents=True)
     lines, _, _ = write_text(tmp_path)
     command = [sys.executable, str(SCRIPT), "--lines", str(lines), "--beams", "2", "--rounds", "1", "--single", "0"]
     command += [word for run in runs for word in ("--run", str(run.path))]
     subprocess.run([*command, "--json", str(output)], check=True, capture_output=True)
-    write_report(found, Journal(tmp_path / "steps"))
+    write_report(found, StepRecords(tmp_path / "steps"))
     rows = {
         cells[1]: cells
         for line in (found.output / "report.md").read_text("utf-8").split("## Speed")[1].split("\n## ")[0].splitlines()

@@ -65,7 +65,7 @@ def test_a_tiny_benchmark(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     report = tmp_path / "figures.json"
-    command = [sys.executable, str(SCRIPT), "--config", str(config), "--kinds", "softmax", "rela-g", "--others"]
+    command = [sys.executable, str(SCRIPT), "--config", str(config), "--attention", "softmax", "rela-g", "--others"]
     command += ["--updates", "2", "--rounds", "2", "--json", str(report)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -130,13 +130,13 @@ def test_make_help_lists_every_target() -> None:
     assert {line.split()[1] for line in shown.splitlines()} == {*TARGETS, *(f"reproduce-{name}" for name in TABLES)}
 
 
-def test_make_passes_scale_kinds_seeds_and_options_on() -> None:
-    words = ["SCALE=smoke", "ATTENTION_VARIANTS=softmax rela-g", "SEEDS=1 2", "PLAN=1", "OPTIONS=model.heads=4"]
+def test_make_passes_scale_attention_seeds_and_options_on() -> None:
+    words = ["SCALE=smoke", "ATTENTION=softmax rela-g", "SEEDS=1 2", "PLAN=1", "OPTIONS=model.heads=4"]
     done = subprocess.run(
         [*MAKE, "-n", "reproduce-wmt18-zh-en", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     line = done.stdout.splitlines()[-1]
-    wanted = 'wmt18-zh-en --plan --scale smoke --kinds "softmax rela-g" --seeds "1 2" model.heads=4'
+    wanted = 'wmt18-zh-en --plan --scale smoke --attention "softmax rela-g" --seeds "1 2" model.heads=4'
     assert line.endswith(f"nmt-reproduce {wanted}")
 
 

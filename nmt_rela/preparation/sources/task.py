@@ -5,13 +5,13 @@ A task holds text in two or more languages. A configuration chooses the directio
 
 from __future__ import annotations
 
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nmt_rela.data.normalization import primary_language
 from nmt_rela.utils.errors import ConfigError, did_you_mean
+from nmt_rela.utils.shipped import shipped_directories
 
 #: Formats of archives: the container and the compression around it.
 ARCHIVE_FORMATS: dict[str, tuple[str, str]] = {
@@ -126,9 +126,7 @@ def find_task(name_or_path: str, *, relative_to: Path | None = None) -> Path:
         if not path.is_file():
             raise ConfigError(f"data.task: {path}: no such task file")
         return path.absolute()  # paths of local text are relative to it
-    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))  # where pip puts data files
-    installed = [Path(sysconfig.get_path("data", scheme)) / "share" / "nmt_rela" / "tasks" for scheme in schemes]
-    directories = [Path(__file__).parents[3] / "data" / "tasks", *installed]
+    directories = shipped_directories("data/tasks", "tasks")
     for directory in directories:
         if (directory / f"{name_or_path}.yaml").is_file():
             return directory / f"{name_or_path}.yaml"
