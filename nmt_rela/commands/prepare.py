@@ -21,7 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare(arguments: Sequence[str] | None) -> None:
     parser = cli.make_parser("nmt-prepare", __doc__)
     cli.add_config_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print paths and the account of every source as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print paths and the cleaning statistics of every source as JSON"
+    )
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="threads that encode (default, and 0: one a core)"
     )

@@ -1,7 +1,7 @@
-"""Errors a user can cause, and how every command ends.
+"""Errors of the user, and the exit codes of commands.
 
-Exit codes: 0 done · 1 a fault of ours (traceback) · 2 the user's mistake (one line) ·
-130 on Ctrl-C · 143 on SIGTERM after saving.
+Exit codes: 0 done · 1 internal error (traceback) · 2 error of the user (one line) · 130 Ctrl-C · 143 SIGTERM, after
+saving.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ EXIT_DONE, EXIT_INTERNAL_ERROR, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINAT
 
 
 class UserError(ValueError):
-    """A mistake the user can mend. The message is one line: the place, what was found, what is accepted."""
+    """An error that the user can correct. The message is one line: the place, what was found, what is accepted."""
 
 
 class ConfigError(UserError):
-    """A configuration that cannot be honoured; the message starts with the file or key path."""
+    """An invalid setting; the message starts with the file or key path."""
 
 
 class DataError(UserError):
-    """Text, archives or binary data that cannot be used; the message starts with file:line."""
+    """Invalid text, archive or binary data; the message starts with file:line."""
 
 
 class CheckpointError(UserError):
-    """A run directory or checkpoint that is missing, damaged or does not fit."""
+    """A run directory or checkpoint that is missing, damaged or of another model."""
 
 
 def did_you_mean(found: str, accepted: Iterable[str]) -> str:
-    """The tail of an error message: the nearest accepted name, or all of them when none is near."""
+    """The end of an error message: the nearest accepted name, or all of them if none is similar."""
     names = sorted(accepted)
     nearest = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
     if nearest:

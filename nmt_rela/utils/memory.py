@@ -1,6 +1,4 @@
-"""Memory of the host that is taken unseen: freed blocks that the C library keeps (glibc alone is known here), and
-products that PyTorch keeps compiled.
-"""
+"""Memory that libraries keep: freed heap blocks (glibc) and compiled matmuls (oneDNN)."""
 
 from __future__ import annotations
 
@@ -9,52 +7,51 @@ import os
 import sys
 from typing import Any
 
-# From glibc's malloc.h.
+# Parameters of mallopt in glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-#: Bytes of a block from which on the system is asked for each block: as many as glibc accepts, by its version.
-_LARGEST_BLOCKS = (1 << 30, 1 << 25)
+#: Block size in bytes from which malloc asks the system for each block: the largest that versions of glibc accept.
+_MAX_MMAP_THRESHOLDS = (1 << 30, 1 << 25)
 _NEVER = (1 << 31) - 1
 
-# Of oneDNN and of the layer that PyTorch has above it.
-_CAPACITIES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-_COMPILED_PRODUCTS = 16
+#: Environment variables of oneDNN's cache and of PyTorch's cache above it, in compiled matmuls.
+_CACHE_CAPACITIES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_MATMULS_PER_BATCH = 16
 
 
 def disable_malloc_trimming() -> None:
-    """Let this process keep what it frees. By itself glibc returns large blocks at once, and every update has its
-    pages fetched and cleared by the kernel again.
+    """Keep freed memory in this process. By default glibc returns large blocks to the system, and the kernel maps and
+    clears their pages again in every update.
 
-    It is a setting of the whole process, so that commands make it and the library does not. What is kept fragments:
-    ``trim_malloc`` belongs to it.
+    Only commands call it, because it changes the whole process. Kept memory fragments: call `trim_malloc` from time to
+    time.
     """
     if (mallopt := _glibc("mallopt")) is not None:
-        # Blocks first: whichever is set ends glibc's own adapting of both, and small mapped blocks would be slow.
-        any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_BLOCKS)
+        # The mmap threshold first: setting either value stops glibc from adapting both; mapping small blocks is slow.
+        any(mallopt(_MMAP_THRESHOLD, size) for size in _MAX_MMAP_THRESHOLDS)
         mallopt(_TRIM_THRESHOLD, _NEVER)
 
 
 def trim_malloc() -> None:
-    """Give freed memory back to the system.
+    """Return freed memory to the system.
 
-    Batches of ever other shapes fragment the heap: on a CPU a run of a small model held 6 GiB after 50 minutes, where
-    two dozen of its updates leave 0.6 GiB once trimmed. Mapping large blocks one by one instead took two thirds more
-    time an update.
+    Changing batch shapes fragment the heap: a CPU run of a small model grew to 6 GiB in 50 minutes without trimming,
+    and to 0.6 GiB with it.
     """
     if (trim := _glibc("malloc_trim")) is not None:
         trim(0)
 
 
 def limit_onednn_cache(batches: int) -> None:
-    """Let PyTorch keep 16 compiled matrix products on a CPU for each of the ``batches`` that are at work at once, where
-    it would keep 1,024. To be called before the first one; what the user has set in the environment stays.
+    """Keep at most 16 compiled matmuls per concurrent batch on a CPU instead of 1,024 in all.
 
-    A product is compiled for the shape of its batch. The layers of one step share five or so; a stream of ever other
-    batches has thousands, and up to gigabytes are kept for shapes that hardly come again.
+    oneDNN compiles a matmul per shape. The layers of one step need about five; a stream of varying batches needs
+    thousands, which occupy gigabytes and are hardly used again. Call it before the first matmul. Values that the user
+    has set in the environment stay.
     """
-    for name in _CAPACITIES:
-        os.environ.setdefault(name, str(_COMPILED_PRODUCTS * batches))
+    for name in _CACHE_CAPACITIES:
+        os.environ.setdefault(name, str(_MATMULS_PER_BATCH * batches))
 
 
 def _glibc(name: str) -> Any:
-    """A function of the C library; None where it has none of that name."""
+    """A function of the C library, or None if it is missing."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -1,8 +1,8 @@
-"""Text files, exactly: UTF-8, one sentence a line, and a line ends at ``\\n`` only.
+"""Text files: UTF-8, one sentence per line; a line ends at ``\\n`` only.
 
-A carriage return before the line end and a byte-order mark at the start of a file belong to the encoding, not to the
-text, and are taken off. Every other character stays where it is: U+2028, U+0085, vertical tab, form feed and NUL do not
-end a line here, as they would with :meth:`str.splitlines`, which would misalign a parallel corpus.
+A carriage return before the line end and a byte-order mark at the start of a file are removed. All other characters
+stay: U+2028, U+0085, vertical tab, form feed and NUL do not end a line. With `str.splitlines` they would, and a
+parallel corpus would lose its alignment.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ def raw_lines(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def decode_lines(stream: BinaryIO, name: str, *, replace: bool = False) -> Iterator[str]:
-    """The lines of a binary stream as text; ``name`` stands for the stream in messages.
+    """The lines of a binary stream as text; ``name`` identifies the stream in messages.
 
     Raises:
-        DataError: a line is not UTF-8. With ``replace``, U+FFFD stands for the bad bytes instead, and one warning a
-            stream names the first such line.
+        DataError: a line is not UTF-8. With ``replace``, U+FFFD replaces the invalid bytes instead, and one warning
+            per stream names the first such line.
     """
     warned = False
     for number, line in enumerate(raw_lines(stream), start=1):
-        fault = _fault(line)
-        if fault and not replace:
-            raise DataError(f"{name}:{number}: {fault}; accepted: UTF-8 text")
-        if fault and not warned:
-            LOG.warning("%s:%d: %s; U+FFFD is put for such bytes, here and further on", name, number, fault)
+        error = _utf8_error(line)
+        if error and not replace:
+            raise DataError(f"{name}:{number}: {error}; accepted: UTF-8 text")
+        if error and not warned:
+            LOG.warning("%s:%d: %s; U+FFFD replaces such bytes, here and in later lines", name, number, error)
             warned = True
         yield line.decode("utf-8", errors="replace")
 
 
-def _fault(line: bytes) -> str:
-    """What is wrong with a line that is not UTF-8; "" for one that is."""
+def _utf8_error(line: bytes) -> str:
+    """The fault of a line that is not UTF-8; "" for a valid line."""
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -64,11 +64,11 @@ def read_lines(source: Path | str | BinaryIO) -> Iterator[str]:
     if not isinstance(source, (str, Path)):
         yield from decode_lines(source, str(getattr(source, "name", "<stream>")))
         return
-    with _opened(source) as stream:
+    with _open_or_raise(source) as stream:
         yield from decode_lines(stream, str(source))
 
 
-def _opened(path: Path | str) -> BinaryIO:
+def _open_or_raise(path: Path | str) -> BinaryIO:
     try:
         return open(path, "rb")
     except OSError as error:
@@ -76,10 +76,10 @@ def _opened(path: Path | str) -> BinaryIO:
 
 
 def read_parallel(source: Path | str, target: Path | str) -> Iterator[tuple[str, str]]:
-    """Line pairs of two files.
+    """The line pairs of two files.
 
     Raises:
-        DataError: one of the files cannot be read, or their line counts differ (known at the end of the shorter).
+        DataError: a file cannot be read, or the line counts differ (detected at the end of the shorter file).
     """
     source_lines, target_lines = read_lines(source), read_lines(target)
     for number, (left, right) in enumerate(zip_longest(source_lines, target_lines)):
@@ -87,17 +87,17 @@ def read_parallel(source: Path | str, target: Path | str) -> Iterator[tuple[str,
             longest = number + 1 + sum(1 for _ in (target_lines if left is None else source_lines))
             counts = (number, longest) if left is None else (longest, number)
             raise DataError(
-                f"{source}: {counts[0]:,} lines, but {target}: {counts[1]:,} lines; accepted: as many in both files"
+                f"{source}: {counts[0]:,} lines, but {target}: {counts[1]:,} lines; accepted: equal numbers of lines"
             )
         yield left, right
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> int:
-    """Write one line each, ``\\n`` after every line, atomically; the number of lines."""
+    """Write lines atomically, ``\\n`` after each; return their number."""
     count = 0
     with atomic_write(Path(path)) as stream:
         for line in lines:
-            assert "\n" not in line, "a line holds no line end"
+            assert "\n" not in line, "a line must not contain a line end"
             stream.write(line.encode("utf-8") + b"\n")
             count += 1
     return count

@@ -26,6 +26,8 @@ STYLE = REPOSITORY / "docs" / "STYLE.md"
 ROOTS = ("nmt_rela", "scripts", "tests", "configs", "data/tasks", "docs", "README.md", "CHANGELOG.md", "Makefile")
 SUFFIXES = {".py", ".md", ".yaml", ".html", ".js", ".css", ""}
 EXEMPTION = "words: allow"
+#: Folders left out: stored data, and the generator of the demo corpus, whose subject is everyday language.
+EXCLUDED = {"frozen", "demo_corpus"}
 #: Takes the place of code between two pieces of prose, so that no phrase reaches across it.
 _GAP = "\0"
 
@@ -195,7 +197,7 @@ def files_under(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in inside:
-            if file.is_file() and file.suffix in SUFFIXES and file.resolve() != STYLE and "frozen" not in file.parts:
+            if file.is_file() and file.suffix in SUFFIXES and file.resolve() != STYLE and not EXCLUDED & {*file.parts}:
                 yield file
 
 

@@ -1,5 +1,5 @@
-"""Freed memory stays with the process until it is given back, seen in page faults and resident pages; the bound on
-compiled products, whose effect tests/integration/test_streams.py sees.
+"""Freed memory stays in the process until it is trimmed, measured by page faults and resident pages; the limit of
+compiled matmuls. tests/integration/test_streams.py measures the effect of that limit.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def test_freed_memory_is_kept_until_it_is_released() -> None:
     assert found["released"] < found["resident"] - (50 << 20)
 
 
-def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LRU_CACHE_CAPACITY", "500")
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
     limit_onednn_cache(2)
