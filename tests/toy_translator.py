@@ -14,7 +14,7 @@ from nmt_rela.checkpoints.checkpoint import checkpoint_name, write_checkpoint
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.config.schema import Config, DataConfig, DecodingConfig, ModelConfig, TrainingConfig
-from nmt_rela.data.tokenizer import EOS, TokenizerPair, Vocabulary
+from nmt_rela.data.tokenizer import EOS, SentencePieceTokenizer, TokenizerPair
 from nmt_rela.generation.options import TranslationOptions
 from nmt_rela.generation.translator import Translator
 from nmt_rela.models.transformer import Transformer
@@ -44,7 +44,7 @@ def vocabularies() -> TokenizerPair:
         sentence_iterator=iter(sentences(400)), model_writer=model, vocab_size=90, model_type="bpe",
         pad_id=0, unk_id=1, eos_id=2, bos_id=3, minloglevel=2,
     )  # fmt: skip
-    joint = Vocabulary(model.getvalue(), name="toy")
+    joint = SentencePieceTokenizer(model.getvalue(), name="toy")
     return TokenizerPair(joint, joint)
 
 

@@ -47,7 +47,7 @@ class Batch:
 
 def collate(corpus: ParallelDataset, indices: NDArray[np.integer], *, pin: bool = False) -> Batch:
     """The pairs at some positions of the corpus as one batch; ``pin`` puts it in page-locked memory."""
-    rows = (corpus.sources.padded(indices), corpus.targets.padded(indices))
+    rows = (corpus.sources.pad(indices), corpus.targets.pad(indices))
     source, target = (torch.from_numpy(side).pin_memory() if pin else torch.from_numpy(side) for side in rows)
     return Batch(
         source=source,

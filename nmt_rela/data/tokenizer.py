@@ -1,12 +1,11 @@
-"""Sub-word vocabularies: SentencePiece models with fixed special ids.
+"""Tokenizers: SentencePiece models with fixed special ids.
 
-Every stored or translated sentence ends in ``EOS``; ``BOS`` only starts the decoder; ``PAD`` fills batches.
+Every stored or translated sentence ends in ``EOS``. ``BOS`` only starts the decoder. ``PAD`` fills batches.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +13,28 @@ from pathlib import Path
 import sentencepiece
 
 from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.files import atomic_write
 
 PAD, UNK, EOS, BOS = 0, 1, 2, 3
 _INVISIBLE = frozenset((PAD, EOS, BOS))
 
 
-class Vocabulary:
-    """One SentencePiece model. Methods only read, so threads may share it; it can be pickled for worker processes."""
+class SentencePieceTokenizer:
+    """One SentencePiece model. Its methods only read: threads may share it, and worker processes may unpickle it.
+
+    Args:
+        model: the bytes of a model file.
+        name: the file's name in messages.
+
+    Raises:
+        DataError: the bytes are no SentencePiece model, or one with other special ids.
+    """
 
     def __init__(self, model: bytes, *, name: str) -> None:
-        """Take the bytes of a model file; ``name`` is the place that errors point at.
-
-        Raises DataError for bytes that are no SentencePiece model, or one with other special ids than ours.
-        """
         self._model = model
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:  # Its text names a line of SentencePiece's source, which helps nobody.
+        except RuntimeError as error:  # its text only names a line of SentencePiece's source
             raise DataError(f"{name}: not a SentencePiece model, or a damaged one") from error
         processor = self._processor
         found = (processor.pad_id(), processor.unk_id(), processor.eos_id(), processor.bos_id())
@@ -43,8 +47,8 @@ class Vocabulary:
         self.fingerprint: str = hashlib.sha256(model).hexdigest()
 
     @classmethod
-    def load(cls, path: Path) -> Vocabulary:
-        """Read a model file. Raises DataError naming the path when it is missing, damaged or of another kind."""
+    def load(cls, path: Path) -> SentencePieceTokenizer:
+        """Read a model file. Raises DataError where it is missing, damaged or has other special ids."""
         try:
             model = path.read_bytes()
         except OSError as error:
@@ -52,64 +56,60 @@ class Vocabulary:
         return cls(model, name=str(path))
 
     def save(self, path: Path) -> None:
-        """Write the model file, whole or not at all; its bytes, and so its fingerprint, are those that were loaded."""
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
-            file.write(self._model)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        """Write the model file atomically, with the very bytes that were loaded."""
+        with atomic_write(path) as stream:
+            stream.write(self._model)
 
     def encode(self, lines: Sequence[str], *, threads: int = 1) -> list[list[int]]:
-        """Sub-word ids of each line, without EOS; an empty line has none."""
+        """Sub-word ids of each line, without EOS. An empty line has none."""
         ids: list[list[int]] = self._processor.encode(list(lines), out_type=int, num_threads=threads)
         return ids
 
     def decode(self, ids: Sequence[Sequence[int]], *, threads: int = 1) -> list[str]:
-        """Plain text of each id sequence. PAD, EOS and BOS leave no trace; UNK shows as SentencePiece's ``⁇``."""
-        if not ids:  # SentencePiece takes an empty list for one empty sentence.
+        """The text of each id sequence, without PAD, EOS and BOS. UNK becomes SentencePiece's ``⁇``."""
+        if not ids:  # SentencePiece takes an empty list for one empty sentence
             return []
         visible = [[int(i) for i in sentence if i not in _INVISIBLE] for sentence in ids]
         lines: list[str] = self._processor.decode(visible, out_type=str, num_threads=threads)
         return lines
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The sub-word behind each id; a word's first sub-word starts with ``▁``."""
+    def convert_ids_to_pieces(self, ids: Sequence[int]) -> list[str]:
+        """The sub-word of each id. The first sub-word of a word starts with ``▁``."""
         pieces: list[str] = self._processor.id_to_piece([int(i) for i in ids])
         return pieces
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerPair:
-    """The vocabularies of both sides."""
+    """The tokenizers of both sides."""
 
-    source: Vocabulary
-    target: Vocabulary
+    source: SentencePieceTokenizer
+    target: SentencePieceTokenizer
 
     @property
-    def joint(self) -> bool:
+    def is_shared(self) -> bool:
         """Whether both sides have the same model."""
         return self.source.fingerprint == self.target.fingerprint
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over both models' fingerprints: what binary data and checkpoints must agree on."""
+        """SHA-256 over both models' fingerprints. Binary data and checkpoints must agree on it."""
         return hashlib.sha256(f"{self.source.fingerprint} {self.target.fingerprint}".encode()).hexdigest()
 
     @classmethod
     def load(cls, directory: Path) -> TokenizerPair:
         """Read ``joint.model``, or ``source.model`` and ``target.model``. Raises DataError when neither is there."""
         if (directory / "joint.model").is_file():
-            joint = Vocabulary.load(directory / "joint.model")
+            joint = SentencePieceTokenizer.load(directory / "joint.model")
             return cls(joint, joint)
         if not (directory / "source.model").is_file() and not (directory / "target.model").is_file():
             raise DataError(f"{directory}: no vocabulary; accepted: joint.model, or source.model and target.model")
-        return cls(Vocabulary.load(directory / "source.model"), Vocabulary.load(directory / "target.model"))
+        source, target = (SentencePieceTokenizer.load(directory / f"{side}.model") for side in ("source", "target"))
+        return cls(source, target)
 
     def save(self, directory: Path) -> None:
-        """Write the model files into a directory, made where it is missing."""
-        directory.mkdir(parents=True, exist_ok=True)
-        if self.joint:
+        """Write the model files into a directory, which is created if necessary."""
+        if self.is_shared:
             self.source.save(directory / "joint.model")
         else:
             self.source.save(directory / "source.model")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from nmt_rela.config.schema import ModelConfig
-from nmt_rela.data.tokenizer import BOS, EOS, UNK, TokenizerPair, Vocabulary
+from nmt_rela.data.tokenizer import BOS, EOS, UNK, SentencePieceTokenizer, TokenizerPair
 from nmt_rela.generation.alignment import default_alignment_layer
 from nmt_rela.models.embedding import Embedding, sinusoidal_positions
 from nmt_rela.models.layers import NORM_EPSILON, FeedForward, Residual
@@ -126,5 +126,5 @@ def _values(tensor: Tensor) -> Any:
     return tensor.detach().float().cpu().numpy()
 
 
-def _tokens(vocabulary: Vocabulary) -> list[str]:
-    return vocabulary.pieces(range(vocabulary.size))
+def _tokens(vocabulary: SentencePieceTokenizer) -> list[str]:
+    return vocabulary.convert_ids_to_pieces(range(vocabulary.size))

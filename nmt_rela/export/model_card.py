@@ -70,7 +70,7 @@ def _card_lines(run: RunDirectory) -> Iterator[str]:
     yield _row("width", f"{model.dimension}, feed-forward {model.feed_forward:,}, {model.heads} heads")
     vocabularies = run.load_tokenizers()
     sizes = [vocabularies.source.size, vocabularies.target.size]
-    yield _row("sub-words", f"{sizes[0]:,}, joint" if vocabularies.joint else f"{sizes[0]:,} and {sizes[1]:,}")
+    yield _row("sub-words", f"{sizes[0]:,}, joint" if vocabularies.is_shared else f"{sizes[0]:,} and {sizes[1]:,}")
     yield from ("", "## Training", "", "| | |", "| --- | --- |")
     state = _state(run)
     progress = state.get("progress", {})

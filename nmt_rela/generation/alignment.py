@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nmt_rela.data.data_loader import pad_sequences
-from nmt_rela.data.tokenizer import Vocabulary
+from nmt_rela.data.tokenizer import SentencePieceTokenizer
 from nmt_rela.generation.hypothesis import Hypothesis
 from nmt_rela.generation.options import AlignmentOptions
 from nmt_rela.metrics.word_alignment import Link, extract_alignment, word_ids
@@ -30,7 +30,9 @@ def default_alignment_layer(num_layers: int) -> int:
 class WordAligner:
     """Extracts word alignments with the models of a translator. An ensemble uses the mean of its attention."""
 
-    def __init__(self, models: Sequence[Transformer], target_tokenizer: Vocabulary, *, device: torch.device) -> None:
+    def __init__(
+        self, models: Sequence[Transformer], target_tokenizer: SentencePieceTokenizer, *, device: torch.device
+    ) -> None:
         self._models, self._tokenizer, self._device = tuple(models), target_tokenizer, device
         self._observed: tuple[Transformer, ...] | None = None
         self._lock = threading.Lock()
@@ -68,7 +70,7 @@ class WordAligner:
             extract_alignment(
                 weights[row, : len(hypothesis.tokens), : len(ids)],
                 words,
-                word_ids(self._tokenizer.pieces(hypothesis.tokens)),
+                word_ids(self._tokenizer.convert_ids_to_pieces(hypothesis.tokens)),
                 shifted=options.shifted,
             )
             for row, (ids, words, hypothesis) in enumerate(pairs)

@@ -41,7 +41,7 @@ def score_lines(
             values = padded[: len(target_ids[i])]
             results[i] = ScoringResult(
                 log_probability=sum(values),
-                tokens=tuple(tokenizers.target.pieces(target_ids[i])),
+                tokens=tuple(tokenizers.target.convert_ids_to_pieces(target_ids[i])),
                 token_log_probabilities=tuple(values),
             )
     return [results[i] for i in range(len(lengths))]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from nmt_rela.data.tokenizer import EOS, Vocabulary
+from nmt_rela.data.tokenizer import EOS, SentencePieceTokenizer
 from nmt_rela.generation.hypothesis import length_penalty_factor
 from nmt_rela.generation.options import TranslationHypothesis
 from nmt_rela.metrics.word_alignment import Link, word_ids
@@ -36,7 +36,7 @@ class Segment:
 def segment_lines(
     lines: Sequence[str],
     prefixes: Sequence[Sequence[int]] | None,
-    tokenizer: Vocabulary,
+    tokenizer: SentencePieceTokenizer,
     *,
     max_length: int,
     with_words: bool,
@@ -51,7 +51,7 @@ def segment_lines(
         if not ids:
             continue
         slices = [slice(0, len(ids))]
-        pieces = tokenizer.pieces(ids) if len(ids) >= max_length or with_words else []
+        pieces = tokenizer.convert_ids_to_pieces(ids) if len(ids) >= max_length or with_words else []
         if len(ids) >= max_length:
             slices = split_tokens(pieces, max_length - 1)
             LOG.warning(

@@ -238,7 +238,7 @@ class Translator:
                         text=next(texts),
                         score=hypothesis.score,
                         log_probability=hypothesis.log_probability,
-                        tokens=tuple(target.pieces(hypothesis.tokens)),
+                        tokens=tuple(target.convert_ids_to_pieces(hypothesis.tokens)),
                         token_log_probabilities=hypothesis.token_log_probabilities,
                         alignment=None if links is None else links[row][rank],
                     )

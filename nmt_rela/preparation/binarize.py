@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmt_rela.data.indexed_dataset import ParallelDatasetWriter
-from nmt_rela.data.tokenizer import TokenizerPair, Vocabulary
+from nmt_rela.data.tokenizer import SentencePieceTokenizer, TokenizerPair
 from nmt_rela.utils.progress import ProgressBar
 
 #: Bytes of both sides of a block. Lines may be long, so their number does not bound it.
@@ -88,13 +88,13 @@ def _lengths(ids: list[list[int]]) -> NDArray[np.int32]:
     return np.fromiter(map(len, ids), dtype=np.int32, count=len(ids))
 
 
-def _tokens(ids: list[list[int]], tokenizer: Vocabulary) -> NDArray[np.integer]:
+def _tokens(ids: list[list[int]], tokenizer: SentencePieceTokenizer) -> NDArray[np.integer]:
     """Ids one after another, in 16 bits where they fit."""
     flat = chain.from_iterable(ids)
     return np.fromiter(flat, dtype=np.uint16) if tokenizer.size <= 1 << 16 else np.fromiter(flat, dtype=np.uint32)
 
 
-def _encode(tokenizer: Vocabulary, block: bytes, threads: int) -> list[list[int]]:
+def _encode(tokenizer: SentencePieceTokenizer, block: bytes, threads: int) -> list[list[int]]:
     return tokenizer.encode(block.decode("utf-8").removesuffix("\n").split("\n"), threads=threads)
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import sentencepiece
 
 from nmt_rela.data.normalization import primary_language
-from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, Vocabulary
+from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer
 from nmt_rela.utils.errors import ConfigError
 from nmt_rela.utils.text import raw_lines
 
@@ -49,7 +49,7 @@ def train_sentencepiece(
     size: int,
     character_coverage: float,
     normalization: str,
-) -> Vocabulary:
+) -> SentencePieceTokenizer:
     """Train a SentencePiece model. The same lines and options give the same bytes.
 
     A corpus that does not support ``size`` sub-words gives a smaller model, with a warning.
@@ -84,7 +84,7 @@ def train_sentencepiece(
         raise ConfigError(
             f"data.vocabulary_size: {size}: SentencePiece refuses: {' '.join(str(error).split())}"
         ) from None
-    vocabulary = Vocabulary(model.getvalue(), name="the new SentencePiece model")
+    vocabulary = SentencePieceTokenizer(model.getvalue(), name="the new SentencePiece model")
     if vocabulary.size < size:
         LOG.warning("the corpus supports %d sub-words, not data.vocabulary_size=%d", vocabulary.size, size)
     return vocabulary

@@ -62,7 +62,7 @@ class Trainer:
                 f"training.accumulate: {settings.accumulate} micro-batches cannot be shared by {ranks.size} ranks; "
                 f"accepted: a multiple of {ranks.size}"
             )
-        self.corpus = ParallelDataset.open(data.train)
+        self.corpus = ParallelDataset(data.train)
         self.vocabularies = TokenizerPair.load(data.tokenizer)
         torch.manual_seed(_mixed(settings.seed))
         self.model = build_model(config.model, self.vocabularies).to(ranks.device)

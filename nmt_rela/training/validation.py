@@ -71,7 +71,7 @@ class Validator:
         self, config: Config, data: PreparedData, vocabularies: TokenizerPair, ranks: DistributedContext
     ) -> None:
         self._config, self._ranks, self._vocabularies = config, ranks, vocabularies
-        self._corpus = ParallelDataset.open(data.dev_binary)
+        self._corpus = ParallelDataset(data.dev_binary)
         limit = config.training.validation_decode_sentences
         pairs = read_parallel(data.dev.source, data.dev.target)
         self._pairs = list(islice(pairs, None if limit < 0 else limit))

@@ -163,7 +163,10 @@ def ctranslate2_subject(
     run = RunDirectory(options.run[0])
     vocabularies = run.load_tokenizers()
     alpha = run.config().decoding.length_penalty if options.length_penalty is None else options.length_penalty
-    target = {piece: id for id, piece in enumerate(vocabularies.target.pieces(list(range(vocabularies.target.size))))}
+    target = {
+        piece: id
+        for id, piece in enumerate(vocabularies.target.convert_ids_to_pieces(list(range(vocabularies.target.size))))
+    }
     device = resolve_device(options.device).type
     threads = {"intra_threads": options.threads // batches, "inter_threads": batches}
     engine = ctranslate2.Translator(
@@ -172,7 +175,7 @@ def ctranslate2_subject(
 
     def translate(numbers: Sequence[int], beam: int, batch_tokens: int) -> Output:
         source = vocabularies.source
-        pieces = [source.pieces(ids) for ids in source.encode([lines[number] for number in numbers])]
+        pieces = [source.convert_ids_to_pieces(ids) for ids in source.encode([lines[number] for number in numbers])]
         found = engine.translate_batch(
             pieces, beam_size=beam, max_batch_size=batch_tokens // beam, batch_type="tokens", max_decoding_length=256,
             length_penalty=alpha, disable_unk=True,

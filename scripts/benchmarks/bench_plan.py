@@ -85,7 +85,7 @@ def main() -> int:
             return pairs
 
         timed("write", write)
-        corpus = ParallelDataset.open(path)
+        corpus = ParallelDataset(path)
         timed("lengths", lambda: len(corpus.source_lengths) + len(corpus.target_lengths))
         plans: list[BatchPlan] = []
 

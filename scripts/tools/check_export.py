@@ -32,13 +32,13 @@ def compare(run: Path, lines: list[str], *, beam: int, early_stopping: bool) -> 
         model = Path(folder, "model")
         export_run(RunDirectory(run), model, format="ctranslate2")
         theirs = ctranslate2.Translator(str(model), device="cpu", intra_threads=1).translate_batch(
-            [vocabulary.pieces(ids) for ids in vocabulary.encode(lines)],
+            [vocabulary.convert_ids_to_pieces(ids) for ids in vocabulary.encode(lines)],
             beam_size=beam, length_penalty=0.0, max_decoding_length=LONGEST, max_batch_size=64,
             disable_unk=True, suppress_sequences=[["<pad>"], ["<s>"]],
             return_scores=True,
         )  # fmt: skip
     target = ours.tokenizers.target
-    ids = {piece: i for i, piece in enumerate(target.pieces(range(target.size)))}
+    ids = {piece: i for i, piece in enumerate(target.convert_ids_to_pieces(range(target.size)))}
     texts = target.decode([[ids[piece] for piece in result.hypotheses[0]] for result in theirs])
     other = [i for i, translation in enumerate(translations) if translation.text != texts[i]]
     differences = [

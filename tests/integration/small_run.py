@@ -11,7 +11,7 @@ import torch
 from nmt_rela.checkpoints.checkpoint import write_checkpoint
 from nmt_rela.checkpoints.run_directory import RunDirectory, build_model
 from nmt_rela.config.loader import config_from_yaml, config_to_yaml
-from nmt_rela.data.tokenizer import TokenizerPair, Vocabulary
+from nmt_rela.data.tokenizer import SentencePieceTokenizer, TokenizerPair
 
 _WORDS = """
 the a little old red house tree dog cat sees finds reads writes today often never near under
@@ -61,7 +61,7 @@ def write_run(path: Path, *, attention: str = "rela-g", seed: int = 1) -> RunDir
         input=str(corpus), model_prefix=str(path / "joint"), vocab_size=96, model_type="bpe",
         pad_id=0, unk_id=1, eos_id=2, bos_id=3, minloglevel=2, hard_vocab_limit=False,
     )  # fmt: skip
-    joint = Vocabulary.load(path / "joint.model")
+    joint = SentencePieceTokenizer.load(path / "joint.model")
     vocabularies = TokenizerPair(joint, joint)
     vocabularies.save(run.tokenizer)
     config = config_from_yaml(CONFIG.format(run=path, attention=attention), "small_run")

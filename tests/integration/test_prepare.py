@@ -40,9 +40,9 @@ def test_own_text_becomes_pairs_of_ids(tmp_path: Path) -> None:
     assert list(read_lines(prepared.dev.source)) == sentences(7, mark="dev ")
     assert list(read_lines(prepared.tests[0].target)) == [line.upper() for line in sentences(5, mark="test ")]
     assert (prepared.tests[0].bleu_tokenizer, prepared.tests[0].gold_alignments) == ("13a", None)
-    dev = ParallelDataset.open(prepared.dev_binary)
+    dev = ParallelDataset(prepared.dev_binary)
     assert len(dev) == 7
-    assert all(dev.source(index)[-1] == EOS for index in range(7))
+    assert all(dev.sources[index][-1] == EOS for index in range(7))
     assert load_prepared(settings(tmp_path / "mine.yaml", tmp_path / "out")) == prepared
 
 
@@ -97,7 +97,7 @@ def test_only_what_depends_on_a_change_is_redone(tmp_path: Path, change: dict[st
     new = {name.split("/")[1].split("-")[0] for name in after.keys() - before.keys()} - {"prepared"}
     assert new == redone
     other = prepare(settings(task, tmp_path / "fresh", **change))
-    assert ParallelDataset.open(prepared.train).fingerprint == ParallelDataset.open(other.train).fingerprint
+    assert ParallelDataset(prepared.train).fingerprint == ParallelDataset(other.train).fingerprint
 
 
 def test_changed_text_is_noticed(tmp_path: Path) -> None:
@@ -117,10 +117,10 @@ def test_long_pairs_are_dropped_or_cut_and_counted(tmp_path: Path) -> None:
     write(tmp_path / "text/train.de.gz", [*sentences(299), "hund " * 50])
     dropped = prepare(settings(task, tmp_path / "out", max_length=40))
     assert dropped.counts["total"]["dropped"] == {"overlong": 1}
-    assert len(ParallelDataset.open(dropped.train)) == 299
+    assert len(ParallelDataset(dropped.train)) == 299
     cut = prepare(settings(task, tmp_path / "out", max_length=40, on_overlength="truncate"))
     assert (cut.counts["total"]["dropped"], cut.counts["total"]["truncated"]) == ({}, 1)
-    corpus = ParallelDataset.open(cut.train)
+    corpus = ParallelDataset(cut.train)
     assert (len(corpus), corpus.source_lengths.max(), corpus.target_lengths.max()) == (300, 40, 40)
     with pytest.raises(DataError, match=r"data\.max_length: every training pair is longer than 2"):
         prepare(settings(task, tmp_path / "out", max_length=2))
@@ -136,8 +136,8 @@ def test_both_directions_and_both_vocabularies(tmp_path: Path) -> None:
     )
     back = prepare(settings(task, tmp_path / "out", source_language="en", target_language="de"))
     assert decoded(back) == [(right, left) for left, right in decoded(there)]
-    assert not TokenizerPair.load(there.tokenizer).joint
-    assert TokenizerPair.load(back.tokenizer).joint
+    assert not TokenizerPair.load(there.tokenizer).is_shared
+    assert TokenizerPair.load(back.tokenizer).is_shared
     assert there.tests[0].gold_alignments is not None
     assert back.tests[0].gold_alignments is not None
     assert there.tests[0].gold_alignments.read_text() == links + "\n"
@@ -211,7 +211,7 @@ def test_the_demo_corpus(tmp_path: Path) -> None:
     data = settings("demo", tmp_path, source_language="en", target_language="de", vocabulary_size=600)
     prepared = prepare(data)
     counts = prepared.counts
-    assert counts["total"]["kept"] == counts["total"]["read"] == len(ParallelDataset.open(prepared.train))
+    assert counts["total"]["kept"] == counts["total"]["read"] == len(ParallelDataset(prepared.train))
     for text_set in (prepared.dev, *prepared.tests):
         assert text_set.gold_alignments is not None
         assert len(list(read_lines(text_set.gold_alignments))) == len(list(read_lines(text_set.source)))
@@ -403,4 +403,4 @@ def test_odd_characters_in_a_set_stay_there(tmp_path: Path) -> None:
         write(tmp_path / f"text/dev.{language}", [odd, "", "x"])
     prepared = prepare(settings(task, tmp_path / "out"))
     assert list(read_lines(prepared.dev.source)) == [odd, "", "x"]
-    assert len(ParallelDataset.open(prepared.dev_binary)) == 3
+    assert len(ParallelDataset(prepared.dev_binary)) == 3

@@ -92,7 +92,7 @@ def check_public(
         found = dropped["duplicate"] + dropped["overlong"] + sum(repaired.values())
         assert found >= sum(planted[key] for key in others)
         assert account["read"] - account["kept"] + sum(repaired.values()) >= sum(planted.values())
-    corpus = ParallelDataset.open(prepared.train)
+    corpus = ParallelDataset(prepared.train)
     corpus.verify()
     assert len(corpus) == prepared.counts["total"]["kept"]
     assert np.all(corpus.source_lengths >= 2)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
-from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, Vocabulary
+from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer
 from nmt_rela.utils.errors import DataError
 
 Lengths = NDArray[np.int32]
@@ -205,7 +205,7 @@ def test_little_padding_on_multi30k(mirror: Path) -> None:
         eos_id=EOS,
         bos_id=BOS,
     )
-    vocabulary = Vocabulary(model.getvalue(), name="multi30k")
+    vocabulary = SentencePieceTokenizer(model.getvalue(), name="multi30k")
     source, target = (np.array([len(ids) + 1 for ids in vocabulary.encode(text)], dtype=np.int32) for text in texts)
     for epoch in range(4):
         plan = make((source, target), batch_tokens=4_096, accumulate=4, seed=1, epoch=epoch)

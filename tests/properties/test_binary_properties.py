@@ -28,9 +28,9 @@ def test_what_is_written_is_read(pieces: list[list[tuple[list[int], list[int]]]]
         ) as writer:
             for piece in pieces:
                 writer.append([source for source, _ in piece], [target for _, target in piece])
-        corpus = ParallelDataset.open(directory)
+        corpus = ParallelDataset(directory)
         corpus.verify()
-        assert [(corpus.source(i).tolist(), corpus.target(i).tolist()) for i in range(len(corpus))] == [
+        assert [(corpus.sources[i].tolist(), corpus.targets[i].tolist()) for i in range(len(corpus))] == [
             ([*source, EOS], [*target, EOS]) for source, target in pairs
         ]
         assert corpus.source_lengths.tolist() == [len(source) + 1 for source, _ in pairs]
@@ -38,7 +38,7 @@ def test_what_is_written_is_read(pieces: list[list[tuple[list[int], list[int]]]]
 
         chosen = data.draw(st.lists(st.integers(0, len(pairs) - 1), max_size=6)) if pairs else []
         for side, sentences in enumerate((corpus.sources, corpus.targets)):
-            rows = sentences.padded(np.array(chosen, dtype=np.int32))
+            rows = sentences.pad(np.array(chosen, dtype=np.int32))
             expected = [[*pairs[index][side], EOS] for index in chosen]
             longest = max(map(len, expected), default=1)
             assert rows.shape == (len(chosen), longest)

@@ -35,11 +35,11 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_pairs_come_back_with_end_of_sentence(directory: Path) -> None:
-    corpus = ParallelDataset.open(directory)
+    corpus = ParallelDataset(directory)
     corpus.verify()
     assert len(corpus) == 3
-    assert [corpus.source(i).tolist() for i in range(3)] == [[*ids, EOS] for ids in SOURCE]
-    assert [corpus.target(i).tolist() for i in range(3)] == [[*ids, EOS] for ids in TARGET]
+    assert [corpus.sources[i].tolist() for i in range(3)] == [[*ids, EOS] for ids in SOURCE]
+    assert [corpus.targets[i].tolist() for i in range(3)] == [[*ids, EOS] for ids in TARGET]
     assert corpus.source_lengths.tolist() == [4, 1, 2]
     assert corpus.target_lengths.tolist() == [2, 3, 1]
     assert corpus.vocabulary_fingerprint == "vocabulary"
@@ -65,9 +65,9 @@ def test_documented_layout_can_be_read_without_us(directory: Path) -> None:
 def test_large_vocabularies_use_wider_tokens(tmp_path: Path) -> None:
     with writer(tmp_path / "corpus", source_size=65_536, target_size=65_537) as corpus:
         corpus.append([[65_535]], [[65_536]])
-    opened = ParallelDataset.open(tmp_path / "corpus")
-    assert (opened.source(0).tolist(), opened.target(0).tolist()) == ([65_535, EOS], [65_536, EOS])
-    assert (opened.source(0).itemsize, opened.target(0).itemsize) == (2, 4)
+    opened = ParallelDataset(tmp_path / "corpus")
+    assert (opened.sources[0].tolist(), opened.targets[0].tolist()) == ([65_535, EOS], [65_536, EOS])
+    assert (opened.sources[0].itemsize, opened.targets[0].itemsize) == (2, 4)
 
 
 def test_same_pairs_same_bytes_however_they_arrive(directory: Path, tmp_path: Path) -> None:
@@ -77,26 +77,26 @@ def test_same_pairs_same_bytes_however_they_arrive(directory: Path, tmp_path: Pa
             corpus.append([], [])
     for name in FILES:
         assert (tmp_path / "singly" / name).read_bytes() == (directory / name).read_bytes()
-    assert ParallelDataset.open(tmp_path / "singly").fingerprint == ParallelDataset.open(directory).fingerprint
+    assert ParallelDataset(tmp_path / "singly").fingerprint == ParallelDataset(directory).fingerprint
 
 
 def test_other_pairs_other_fingerprint(directory: Path, tmp_path: Path) -> None:
     with writer(tmp_path / "other") as corpus:
         corpus.append([[5, 6, 7], [], [8]], TARGET)
-    assert ParallelDataset.open(tmp_path / "other").fingerprint != ParallelDataset.open(directory).fingerprint
+    assert ParallelDataset(tmp_path / "other").fingerprint != ParallelDataset(directory).fingerprint
 
 
 def test_empty_corpus_can_be_opened(tmp_path: Path) -> None:
     with writer(tmp_path / "corpus"):
         pass
-    corpus = ParallelDataset.open(tmp_path / "corpus")
+    corpus = ParallelDataset(tmp_path / "corpus")
     corpus.verify()
     assert len(corpus) == 0
     assert len(corpus.source_lengths) == 0
 
 
 def test_failed_block_leaves_the_old_corpus(directory: Path) -> None:
-    before = ParallelDataset.open(directory).fingerprint
+    before = ParallelDataset(directory).fingerprint
 
     def fail() -> None:
         with writer(directory) as corpus:
@@ -106,17 +106,17 @@ def test_failed_block_leaves_the_old_corpus(directory: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         fail()
     assert [path.name for path in directory.parent.iterdir()] == ["corpus"]
-    assert ParallelDataset.open(directory).fingerprint == before
+    assert ParallelDataset(directory).fingerprint == before
 
 
 def test_remains_of_a_kill_are_replaced(directory: Path) -> None:
-    for suffix in (".partial", ".old"):
+    for suffix in (".partial", ".replaced"):
         remains = directory.with_name(directory.name + suffix)
         remains.mkdir()
         (remains / "source.tokens").write_bytes(b"half")
     with writer(directory) as corpus:
         corpus.append([[4]], [[4]])
-    assert len(ParallelDataset.open(directory)) == 1
+    assert len(ParallelDataset(directory)) == 1
     assert [path.name for path in directory.parent.iterdir()] == ["corpus"]
 
 
@@ -135,7 +135,7 @@ def test_unequal_sides_are_our_fault(tmp_path: Path) -> None:
 
 def test_missing_corpus(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing: not a binary corpus \(header\.json: No such file"):
-        ParallelDataset.open(tmp_path / "nothing")
+        ParallelDataset(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("name", FILES[1:])
@@ -143,10 +143,10 @@ def test_missing_and_cut_files_are_found_at_opening(directory: Path, name: str) 
     path = directory / name
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match=rf"{name}: .* bytes were written: prepare the data again"):
-        ParallelDataset.open(directory)
+        ParallelDataset(directory)
     path.unlink()
     with pytest.raises(DataError, match=rf"{name}: missing"):
-        ParallelDataset.open(directory)
+        ParallelDataset(directory)
 
 
 @pytest.mark.parametrize("name", FILES[1:])
@@ -156,7 +156,7 @@ def test_flipped_bit_in_data_is_found_by_verify(directory: Path, name: str) -> N
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(DataError, match=rf"{name}: damaged"):
-        ParallelDataset.open(directory).verify()
+        ParallelDataset(directory).verify()
 
 
 def test_any_flipped_bit_in_the_header_is_found_or_harmless(directory: Path) -> None:
@@ -168,7 +168,7 @@ def test_any_flipped_bit_in_the_header_is_found_or_harmless(directory: Path) -> 
         with path.open("r+b") as file:  # In place: emptying the file first makes some file systems wait for the disk.
             file.write(data)
         try:
-            corpus = ParallelDataset.open(directory)
+            corpus = ParallelDataset(directory)
         except DataError:
             continue
         # What remains is white space turned into other white space.
@@ -180,11 +180,11 @@ def test_other_version_is_named(directory: Path) -> None:
     path = directory / "header.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"version": 1', '"version": 7'), encoding="utf-8")
     with pytest.raises(DataError, match=r"header\.json: found format 'nmt_rela binary corpus' version 7; accepted"):
-        ParallelDataset.open(directory)
+        ParallelDataset(directory)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"format": 1, "version": 2}', "\x00", "1e999"])
 def test_header_of_another_kind(directory: Path, text: str) -> None:
     (directory / "header.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match="damaged header"):
-        ParallelDataset.open(directory)
+        ParallelDataset(directory)

@@ -41,7 +41,7 @@ def corpus_of(
         *(directory / "s", directory / "t", vocabularies, directory / "corpus"),
         length_filter=length_filter, ends=ends, workers=workers, title="encoding",
     )  # fmt: skip
-    return ParallelDataset.open(directory / "corpus"), {name: counts.tolist() for name, counts in outcomes.items()}
+    return ParallelDataset(directory / "corpus"), {name: counts.tolist() for name, counts in outcomes.items()}
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -60,8 +60,8 @@ def test_ids_are_those_of_the_lines_one_by_one(
     assert len(corpus) == len(lines)
     for index, line in enumerate(lines):
         (ids,) = vocabulary.encode([line])
-        assert corpus.source(index).tolist() == [*ids, EOS]
-        assert corpus.target(len(lines) - 1 - index).tolist() == [*ids, EOS]
+        assert corpus.sources[index].tolist() == [*ids, EOS]
+        assert corpus.targets[len(lines) - 1 - index].tolist() == [*ids, EOS]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

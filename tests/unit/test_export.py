@@ -23,7 +23,9 @@ from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK
 from nmt_rela.export.ctranslate2 import unsupported_reasons
 from nmt_rela.utils.errors import CheckpointError
 
-PIECES = {piece: i for i, piece in enumerate(vocabularies().target.pieces(range(vocabularies().target.size)))}
+PIECES = {
+    piece: i for i, piece in enumerate(vocabularies().target.convert_ids_to_pieces(range(vocabularies().target.size)))
+}
 LINES = sentences(30, seed=12, longest=9)
 #: What CTranslate2 must be told for the search to be ours without a length penalty.
 OPTIONS = {"disable_unk": True, "suppress_sequences": [["<pad>"], ["<s>"]], "length_penalty": 0}
@@ -70,7 +72,7 @@ def exported(run: RunDirectory, output: Path, form: str, *arguments: str) -> Pat
 
 def pieces(lines: list[str]) -> list[list[str]]:
     source = vocabularies().source
-    return [source.pieces(ids) for ids in source.encode(lines)]
+    return [source.convert_ids_to_pieces(ids) for ids in source.encode(lines)]
 
 
 @pytest.mark.parametrize(

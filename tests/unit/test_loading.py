@@ -35,7 +35,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> ParallelDataset:
                 [random.integers(4, 50, random.integers(0, 12)).tolist()],
                 [random.integers(4, 60, random.integers(0, 12)).tolist()],
             )
-    return ParallelDataset.open(directory)
+    return ParallelDataset(directory)
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +68,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_batch_holds_the_pairs_padded(corpus: ParallelDataset) -> None:
     indices = np.array([7, 3, 3, 120])
     batch = collate(corpus, indices)
-    for rows, sentence in ((batch.source, corpus.source), (batch.target, corpus.target)):
-        expected = [sentence(int(index)).tolist() for index in indices]
+    for rows, sentences in ((batch.source, corpus.sources), (batch.target, corpus.targets)):
+        expected = [sentences[int(index)].tolist() for index in indices]
         longest = max(map(len, expected))
         assert rows.dtype == torch.int64
         assert rows.tolist() == [row + [PAD] * (longest - len(row)) for row in expected]
-    assert batch.source_tokens == sum(len(corpus.source(int(index))) for index in indices)
-    assert batch.target_tokens == sum(len(corpus.target(int(index))) for index in indices)
+    assert batch.source_tokens == sum(len(corpus.sources[int(index)]) for index in indices)
+    assert batch.target_tokens == sum(len(corpus.targets[int(index)]) for index in indices)
     assert batch.indices.tolist() == indices.tolist()
 
 

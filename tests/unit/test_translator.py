@@ -33,7 +33,9 @@ from nmt_rela.utils.errors import CheckpointError, ConfigError
 
 ATTENTION_VARIANTS = ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
 LINES = sentences(14, seed=5, longest=9)
-PIECES = {piece: i for i, piece in enumerate(vocabularies().target.pieces(range(vocabularies().target.size)))}
+PIECES = {
+    piece: i for i, piece in enumerate(vocabularies().target.convert_ids_to_pieces(range(vocabularies().target.size)))
+}
 
 
 def assert_same(left: list[Translation], right: list[Translation]) -> None:
@@ -104,7 +106,7 @@ def test_beam_of_one_takes_the_most_probable_token_at_every_step() -> None:
             logits[[0, 1, 3] + ([EOS] if not ids else [])] = -torch.inf
             ids.append(int(logits.argmax()))
         assert translator.translate([line], beam_size=1)[0].hypotheses[0].tokens == tuple(
-            vocabularies().target.pieces(ids)
+            vocabularies().target.convert_ids_to_pieces(ids)
         )
 
 

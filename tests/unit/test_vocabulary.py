@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, TokenizerPair, Vocabulary
+from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer, TokenizerPair
 from nmt_rela.utils.errors import DataError
 
 LINES = [
@@ -41,31 +41,31 @@ def train(*, size: int = 80, specials: tuple[int, int, int, int] = (PAD, UNK, EO
 
 
 @pytest.fixture(scope="module")
-def vocabulary() -> Vocabulary:
-    return Vocabulary(train(), name="test.model")
+def vocabulary() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer(train(), name="test.model")
 
 
 @pytest.fixture(scope="module")
-def other() -> Vocabulary:
-    return Vocabulary(train(size=70), name="other.model")
+def other() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer(train(size=70), name="other.model")
 
 
-def test_text_comes_back(vocabulary: Vocabulary) -> None:
+def test_text_comes_back(vocabulary: SentencePieceTokenizer) -> None:
     ids = vocabulary.encode(LINES)
     assert vocabulary.decode(ids) == LINES
     assert all(not {PAD, UNK, EOS, BOS} & set(sentence) for sentence in ids)
     assert vocabulary.size == 80
 
 
-def test_empty_input_stays_empty(vocabulary: Vocabulary) -> None:
+def test_empty_input_stays_empty(vocabulary: SentencePieceTokenizer) -> None:
     assert vocabulary.encode([]) == []
     assert vocabulary.encode(["", "the", ""])[::2] == [[], []]
     assert vocabulary.decode([]) == []
     assert vocabulary.decode([[], [EOS]]) == ["", ""]
-    assert vocabulary.pieces([]) == []
+    assert vocabulary.convert_ids_to_pieces([]) == []
 
 
-def test_specials_leave_no_trace_but_unknown_shows(vocabulary: Vocabulary) -> None:
+def test_specials_leave_no_trace_but_unknown_shows(vocabulary: SentencePieceTokenizer) -> None:
     (ids,) = vocabulary.encode(["the child"])
     assert vocabulary.decode([[BOS, *ids, EOS, PAD, PAD]]) == ["the child"]
     (unknown,) = vocabulary.encode(["the 猫"])
@@ -73,16 +73,16 @@ def test_specials_leave_no_trace_but_unknown_shows(vocabulary: Vocabulary) -> No
     assert "⁇" in vocabulary.decode([unknown])[0]
 
 
-def test_pieces_join_to_the_text(vocabulary: Vocabulary) -> None:
+def test_pieces_join_to_the_text(vocabulary: SentencePieceTokenizer) -> None:
     (ids,) = vocabulary.encode(["the old baker"])
-    assert "".join(vocabulary.pieces(ids)).replace("▁", " ") == " the old baker"
+    assert "".join(vocabulary.convert_ids_to_pieces(ids)).replace("▁", " ") == " the old baker"
 
 
-def test_line_separators_inside_a_line_do_not_split_it(vocabulary: Vocabulary) -> None:
+def test_line_separators_inside_a_line_do_not_split_it(vocabulary: SentencePieceTokenizer) -> None:
     assert len(vocabulary.encode(["the\u2028child\x85reads\x0ba\x0cbook\x00"])) == 1
 
 
-def test_threads_change_nothing(vocabulary: Vocabulary) -> None:
+def test_threads_change_nothing(vocabulary: SentencePieceTokenizer) -> None:
     lines = LINES * 50
     expected = vocabulary.encode(lines)
     assert vocabulary.encode(lines, threads=3) == expected
@@ -90,15 +90,15 @@ def test_threads_change_nothing(vocabulary: Vocabulary) -> None:
         assert all(found == expected for found in pool.map(vocabulary.encode, [lines] * 8))
 
 
-def test_worker_processes_can_have_a_copy(vocabulary: Vocabulary) -> None:
+def test_worker_processes_can_have_a_copy(vocabulary: SentencePieceTokenizer) -> None:
     copy = pickle.loads(pickle.dumps(vocabulary))
     assert copy.encode(LINES) == vocabulary.encode(LINES)
     assert copy.fingerprint == vocabulary.fingerprint
 
 
-def test_saved_and_loaded_bytes_are_the_same(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_saved_and_loaded_bytes_are_the_same(vocabulary: SentencePieceTokenizer, tmp_path: Path) -> None:
     vocabulary.save(tmp_path / "a.model")
-    loaded = Vocabulary.load(tmp_path / "a.model")
+    loaded = SentencePieceTokenizer.load(tmp_path / "a.model")
     loaded.save(tmp_path / "b.model")
     assert loaded.fingerprint == vocabulary.fingerprint
     assert (tmp_path / "a.model").read_bytes() == (tmp_path / "b.model").read_bytes()
@@ -107,43 +107,45 @@ def test_saved_and_loaded_bytes_are_the_same(vocabulary: Vocabulary, tmp_path: P
 
 def test_missing_model_names_the_path(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no\.model: cannot read the vocabulary"):
-        Vocabulary.load(tmp_path / "no.model")
+        SentencePieceTokenizer.load(tmp_path / "no.model")
 
 
 @pytest.mark.parametrize("damage", [lambda model: b"", lambda model: b"not a model", lambda model: model[:-20]])
-def test_damaged_model_names_the_path(damage: Any, vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_damaged_model_names_the_path(damage: Any, vocabulary: SentencePieceTokenizer, tmp_path: Path) -> None:
     path = tmp_path / "bad.model"
     vocabulary.save(path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=r"bad\.model: "):
-        Vocabulary.load(path)
+        SentencePieceTokenizer.load(path)
 
 
 def test_other_special_ids_are_refused() -> None:
     model = train(specials=(3, 0, 2, 1))
     with pytest.raises(DataError, match=r"x\.model: special ids .*\(3, 0, 2, 1\); accepted: \(0, 1, 2, 3\)"):
-        Vocabulary(model, name="x.model")
+        SentencePieceTokenizer(model, name="x.model")
 
 
-def test_joint_and_separate_vocabularies_come_back(vocabulary: Vocabulary, other: Vocabulary, tmp_path: Path) -> None:
+def test_joint_and_separate_vocabularies_come_back(
+    vocabulary: SentencePieceTokenizer, other: SentencePieceTokenizer, tmp_path: Path
+) -> None:
     joint, separate = TokenizerPair(vocabulary, vocabulary), TokenizerPair(vocabulary, other)
-    assert joint.joint
-    assert not separate.joint
+    assert joint.is_shared
+    assert not separate.is_shared
     for name, vocabularies in (("joint", joint), ("separate", separate)):
         vocabularies.save(tmp_path / name)
         loaded = TokenizerPair.load(tmp_path / name)
-        assert loaded.joint == vocabularies.joint
+        assert loaded.is_shared == vocabularies.is_shared
         assert loaded.fingerprint == vocabularies.fingerprint
         assert loaded.target.fingerprint == vocabularies.target.fingerprint
     assert [path.name for path in (tmp_path / "joint").iterdir()] == ["joint.model"]
 
 
-def test_fingerprint_tells_sides_apart(vocabulary: Vocabulary, other: Vocabulary) -> None:
+def test_fingerprint_tells_sides_apart(vocabulary: SentencePieceTokenizer, other: SentencePieceTokenizer) -> None:
     pairs = [(vocabulary, vocabulary), (vocabulary, other), (other, vocabulary), (other, other)]
     assert len({TokenizerPair(*pair).fingerprint for pair in pairs}) == 4
 
 
-def test_missing_vocabularies_say_what_is_wanted(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_missing_vocabularies_say_what_is_wanted(vocabulary: SentencePieceTokenizer, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no vocabulary; accepted: joint\.model, or source\.model and target\.model"):
         TokenizerPair.load(tmp_path)
     vocabulary.save(tmp_path / "source.model")
