@@ -1,23 +1,22 @@
-"""Attention's sites as inputs of single calls, and the reference path to compare others with."""
+"""Inputs of single attention calls for every site, and the reference to compare backends with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch import Tensor
 
-from nmt_rela.attention import backends, multi_head_attention
-from nmt_rela.attention.mask import CAUSAL, Mask, attention_mask, key_padding_mask
-from nmt_rela.attention.multi_head_attention import MultiHeadAttention
+from nmt_rela.attention.backends import attention_scores, attention_weights
+from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask, attention_mask, key_padding_mask
+from nmt_rela.attention.variants import ATTENTION_VARIANTS
 
 
-def padding(lengths: list[int], keys: int) -> Mask:
+def padding(lengths: list[int], keys: int) -> AttentionMask:
     return key_padding_mask(torch.arange(keys) < torch.tensor(lengths)[:, None], torch.float32)
 
 
-def history(sentences: int, beams: int, keys: int) -> Mask:
+def history(sentences: int, beams: int, keys: int) -> AttentionMask:
     """A mask of its own for each query, as beams have; one of them sees nothing."""
     visible = torch.rand(sentences, 1, beams, keys, generator=torch.Generator().manual_seed(1)) < 0.5
     visible[0, 0, 1] = False
@@ -28,7 +27,7 @@ def history(sentences: int, beams: int, keys: int) -> Mask:
 SITES = {
     "one of each": (1, 1, 1, 1, 16, None),
     "encoder": (3, 1, 33, 33, 32, padding([33, 7, 0], 33)),
-    "decoder": (1, 2, 65, 65, 16, CAUSAL),
+    "decoder": (1, 2, 65, 65, 16, CAUSAL_MASK),
     "cross": (2, 2, 7, 70, 64, padding([70, 31], 70)),
     "beams": (2, 1, 4, 37, 128, history(2, 4, 37)),
 }
@@ -47,11 +46,10 @@ def inputs(
 
 
 def reference(
-    kind: str, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, kept: Tensor | None = None
+    kind: str, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None, kept: Tensor | None = None
 ) -> Tensor:
-    """The reference path, with dropout's factors given."""
-    heads, width = query.shape[1], query.shape[3]
-    weights = MultiHeadAttention(heads * width, heads, kind=kind, dropout=0.0, cross=True).weights(query, key, mask)
+    """The reference, with the factors of dropout given."""
+    weights = attention_weights(ATTENTION_VARIANTS[kind], attention_scores(query, key, mask), mask)
     return ((weights if kept is None else weights * kept) @ value).transpose(1, 2)
 
 
@@ -72,9 +70,3 @@ def assert_zero_where_masked(output: Tensor, query_gradient: Tensor, *gradients:
         assert (gradient[0] != 0).any()
         assert (gradient[1, :, 7:] == 0).all()
         assert (gradient[2] == 0).all()
-
-
-def take_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on the reference path is taken, on all devices, in attention, norm and loss."""
-    monkeypatch.setattr(backends, "FUSED_DEVICE_TYPES", set())
-    monkeypatch.setattr(multi_head_attention, "fused_backend", lambda *_, **__: None)

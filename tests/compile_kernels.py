@@ -20,8 +20,8 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from nmt_rela.kernels.triton.cross_entropy import cross_entropy_forward_backward
-from nmt_rela.kernels.triton.gated_rms_norm import gated_rms_norm
-from nmt_rela.kernels.triton.sparse_attention import fused_attention
+from nmt_rela.kernels.triton.gated_rms_norm import gated_rms_norm_triton
+from nmt_rela.kernels.triton.sparse_attention import sparse_attention
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -51,7 +51,7 @@ def main() -> None:
 
     JITFunction.run = compile_only
     torch.manual_seed(0)
-    for kind, dtype, width, length, causal in (
+    for weight_fn, dtype, width, length, causal in (
         ("rela-g", torch.bfloat16, 64, 50, False),
         ("rela-g", torch.float16, 64, 300, True),
         ("rela-g", torch.float32, 64, 50, False),
@@ -61,10 +61,10 @@ def main() -> None:
     ):
         query, key, value = (torch.randn(2, 2, length, width, dtype=dtype, requires_grad=True) for _ in range(3))
         bias = None if causal else torch.zeros(2, 1, 1, length)
-        fused_attention(kind, query, key, value, bias=bias, causal=causal, dropout=0.1).sum().backward()
+        sparse_attention(weight_fn, query, key, value, bias=bias, causal=causal, dropout=0.1).sum().backward()
     heads = torch.randn(4, 512, dtype=torch.bfloat16, requires_grad=True)
     gate = torch.ones(512, requires_grad=True)
-    gated_rms_norm(heads, gate, epsilon=1e-8).sum().backward()
+    gated_rms_norm_triton(heads, gate, epsilon=1e-8).sum().backward()
     cross_entropy_forward_backward(
         torch.randn(4, 32_000).bfloat16(), torch.arange(4), smoothing=0.1, with_gradient=True
     )
@@ -76,7 +76,9 @@ def report(kernel: Any, options: dict[str, Any]) -> None:
         file.flush()
         found = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", found).groups()
-    tile = ".".join(str(options[name]) for name in ("MAP", "WIDTH", "QUERIES", "KEYS", "num_warps") if name in options)
+    tile = ".".join(
+        str(options[name]) for name in ("WEIGHT_FN", "HEAD_DIM", "BLOCK_M", "BLOCK_N", "num_warps") if name in options
+    )
     print(kernel.name, tile or "-", registers, stack, kernel.metadata.shared, flush=True)
 
 

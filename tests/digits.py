@@ -60,8 +60,8 @@ decoding:
 
 #: Overrides for tests in which nothing need be learned.
 TINY = [
-    *("model.encoder_layers=1", "model.decoder_layers=1", "model.dimension=16", "model.feed_forward=16"),
-    *("model.heads=2", "decoding.beam_size=2", "decoding.max_length_offset=0"),
+    *("model.encoder_layers=1", "model.decoder_layers=1", "model.d_model=16", "model.ffn_dim=16"),
+    *("model.num_heads=2", "decoding.beam_size=2", "decoding.max_length_offset=0"),
 ]
 
 

@@ -50,7 +50,7 @@ def vocabularies() -> TokenizerPair:
 
 def _model_config(attention: str, layers: int) -> ModelConfig:
     return ModelConfig(
-        attention=attention, encoder_layers=layers, decoder_layers=layers, dimension=32, feed_forward=64, heads=4,
+        attention=attention, encoder_layers=layers, decoder_layers=layers, d_model=32, ffn_dim=64, num_heads=4,
         tied_embeddings="none",
     )  # fmt: skip
 
@@ -61,8 +61,8 @@ def toy_model(*, attention: str = "softmax", seed: int = 0, layers: int = 2) -> 
     size = vocabularies().source.size
     model = Transformer(size, size, **asdict(_model_config(attention, layers)))
     with torch.no_grad():
-        model.output_weight.mul_(4.0)
-        model.output_weight[EOS].mul_(2.0)  # or hardly a sentence would end
+        model.output_embedding.mul_(4.0)
+        model.output_embedding[EOS].mul_(2.0)  # or hardly a sentence would end
     return model.eval()
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from nmt_rela.analysis.statistics import LayerStatistics
 from nmt_rela.analysis.teacher_forcing import EncodedPair, teacher_forced_pass
+from nmt_rela.attention.hook_point import HookPoint
 from nmt_rela.models.transformer import Transformer
 
 #: Steps in which the heads of a model are switched off, one group after the other.
@@ -63,21 +66,23 @@ def ablate_heads(model: Transformer, heads: Iterable[Head]) -> Iterator[None]:
 
     Raises ValueError for a head that the model does not have.
     """
-    modules = model.attention_modules()
-    before = {key: module.head_mask for key, module in modules.items()}
-    device = next(model.parameters()).device
+    modules, device = model.attention_modules(), next(model.parameters()).device
+    masks: dict[tuple[str, int], Tensor] = {}  # [heads, 1]: 0 for a head that is off
+    for site, layer, head in heads:
+        if (site, layer) not in modules or not 0 <= head < modules[site, layer].num_heads:
+            raise ValueError(f"no head {head} at {site} layer {layer}")
+        mask = masks.setdefault((site, layer), torch.ones(modules[site, layer].num_heads, 1, device=device))
+        mask[head] = 0.0
+
+    def silence(mask: Tensor) -> Callable[[HookPoint, Any, Tensor], Tensor]:
+        return lambda _module, _inputs, z: z * mask.to(z.dtype)  # [batch, queries, heads, head_dim]
+
+    handles = [modules[key].hook_z.register_forward_hook(silence(mask)) for key, mask in masks.items()]
     try:
-        for site, layer, head in heads:
-            if (site, layer) not in modules or not 0 <= head < modules[site, layer].heads:
-                raise ValueError(f"no head {head} at {site} layer {layer}")
-            module = modules[site, layer]
-            mask = torch.ones(module.heads, device=device) if module.head_mask is None else module.head_mask.clone()
-            mask[head] = 0.0
-            module.head_mask = mask
         yield
     finally:
-        for key, module in modules.items():
-            module.head_mask = before[key]
+        for handle in handles:
+            handle.remove()
 
 
 def rank_heads(layers: Iterable[LayerStatistics]) -> list[Head]:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nmt_rela.analysis.statistics import LayerStatistics
-from nmt_rela.models.transformer import SITES
+from nmt_rela.models.transformer import ATTENTION_SITES
 from nmt_rela.utils.files import atomic_write
 
 #: Runs that the page shows side by side at most.
@@ -64,7 +64,7 @@ class PageRun:
 def pack_weights(weights: Mapping[str, npt.ArrayLike]) -> str:
     """One sentence's weights, [layers, heads, queries, keys] by site, as base64 text of the page's format."""
     parts = []
-    for site in SITES:
+    for site in ATTENTION_SITES:
         values = np.asarray(weights[site], dtype=np.float32)
         largest = values.max(axis=(2, 3))
         fraction = values / np.where(largest > 0, largest, 1)[:, :, None, None]
@@ -127,7 +127,7 @@ def _run_data(run: PageRun) -> dict[str, Any]:
     return {
         "name": run.name,
         "attention": dict(run.attention),
-        "sites": {site: _site_data(run, site) for site in SITES},
+        "sites": {site: _site_data(run, site) for site in ATTENTION_SITES},
         "sentences": [
             None
             if sentence is None

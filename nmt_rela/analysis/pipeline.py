@@ -159,7 +159,7 @@ def analyze_run(
 
     return RunAnalysis(
         name=name,
-        attention={site: module.kind for (site, layer), module in modules.items() if layer == 0},
+        attention={site: module.variant for (site, layer), module in modules.items() if layer == 0},
         sentences=len(pairs),
         overlong=overlong,
         source_subwords=sum(len(pair.source) for pair in pairs),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nmt_rela.analysis.teacher_forcing import EncodedPair, TeacherForcedBatch, teacher_forced_pass
 from nmt_rela.metrics.attention_sparsity import null_rows
-from nmt_rela.models.transformer import SITES, Transformer
+from nmt_rela.models.transformer import ATTENTION_SITES, Transformer
 
 #: Null rates [sentences, heads] by (site, layer).
 NullRates = Mapping[tuple[str, int], npt.NDArray[np.float32]]
@@ -77,7 +77,7 @@ def measure_quality(
     return QualityReport(
         sentences=len(pairs),
         translation_chrf=tuple(null_rate_correlations(_null_rates(model, translated), chrf)),
-        mismatch_auc={site: auc(_site_mean(low, site), _site_mean(high, site)) for site in SITES},
+        mismatch_auc={site: auc(_site_mean(low, site), _site_mean(high, site)) for site in ATTENTION_SITES},
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nmt_rela.analysis.teacher_forcing import TeacherForcedBatch
 from nmt_rela.metrics.attention_sparsity import SparsityCounts
-from nmt_rela.models.transformer import SITES
+from nmt_rela.models.transformer import ATTENTION_SITES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,7 +162,10 @@ class AttentionStatistics:
 
     def layers(self) -> list[LayerStatistics]:
         """The statistics so far, in the order encoder, decoder, cross, and by layer."""
-        return [self._sums[key].result(*key) for key in sorted(self._sums, key=lambda key: (SITES.index(key[0]), key))]
+        return [
+            self._sums[key].result(*key)
+            for key in sorted(self._sums, key=lambda key: (ATTENTION_SITES.index(key[0]), key))
+        ]
 
 
 def pool_layers(layers: Iterable[LayerStatistics]) -> list[SiteStatistics]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from nmt_rela.analysis.teacher_forcing import TeacherForcedBatch
-from nmt_rela.models.transformer import SITES
+from nmt_rela.models.transformer import ATTENTION_SITES
 
 #: float32 weights [layers, heads, queries, keys] of one sentence pair, by site.
 SentenceWeights = Mapping[str, npt.NDArray[np.float32]]
@@ -42,5 +42,8 @@ class WeightRecorder:
                 del self._pending[pair.index]
                 self._on_complete(
                     pair.index,
-                    {site: np.stack([layers[key] for key in sorted(layers) if key[0] == site]) for site in SITES},
+                    {
+                        site: np.stack([layers[key] for key in sorted(layers) if key[0] == site])
+                        for site in ATTENTION_SITES
+                    },
                 )

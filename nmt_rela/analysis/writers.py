@@ -20,7 +20,7 @@ from nmt_rela.analysis.html_page import PageRun, write_page
 from nmt_rela.analysis.pipeline import RunAnalysis
 from nmt_rela.analysis.statistics import LayerStatistics
 from nmt_rela.analysis.tables import analysis_json, head_error_rates, head_rows, layer_rows, loss_changes
-from nmt_rela.models.transformer import SITES
+from nmt_rela.models.transformer import ATTENTION_SITES
 from nmt_rela.utils.files import atomic_write
 from nmt_rela.utils.text import write_lines
 
@@ -86,7 +86,7 @@ def _page_run(run: RunAnalysis) -> PageRun:
             layer_measures[f"AER {mode}"] = {"cross": [x.best.error_rate for x in run.alignment if x.mode == mode]}
     if run.head_ablation is not None:
         changes = loss_changes(run)
-        head_measures["Loss without"] = {site: _head_matrix(run, changes, site) for site in SITES}
+        head_measures["Loss without"] = {site: _head_matrix(run, changes, site) for site in ATTENTION_SITES}
     return PageRun(
         name=run.name,
         attention=run.attention,

@@ -1,65 +1,174 @@
-"""The one place where attention chooses between its readable reference and a fast path.
+"""How attention and the norm of ReLA are computed: the tables of backends, and the choice among them.
 
-Fast paths return no weights. On GPUs softmax goes through PyTorch's fused attention, the other kinds and the norm of
-ReLA through kernels in Triton. On CPUs ReLA saves passes over its scores and their gradients in training; without
-gradients the reference has no more of them. PyTorch's fused attention is slower there than the reference at the lengths
-of sentences (``scripts/benchmarks/bench_attention.py``).
+The reference reads like the equations. Every other backend gives the same result within twice the error that plain
+half-precision arithmetic has. On a GPU, softmax runs PyTorch's fused attention, the other variants and the norm run
+Triton kernels. On a CPU, training ReLA reads the scores fewer times, and short rows are padded to whole SIMD vectors.
+PyTorch's fused attention is slower than the reference on a CPU at the lengths of sentences (bench_attention).
 """
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nmt_rela.attention.mask import Mask
-from nmt_rela.kernels.cpu.rela_attention import relu_attention_cpu
+from nmt_rela.attention import functional
+from nmt_rela.attention.mask import AttentionMask
+from nmt_rela.attention.variants import AttentionVariant
+from nmt_rela.kernels.availability import processor_of, triton_is_available_for
+from nmt_rela.kernels.cpu.attention_scores import matmul_few_queries
+from nmt_rela.kernels.cpu.dropout import dropout
+from nmt_rela.kernels.cpu.gated_rms_norm import gated_rms_norm_cpu
+from nmt_rela.kernels.cpu.rela_attention import rela_attention_cpu
+from nmt_rela.kernels.cpu.row_padding import on_whole_vectors
 
-#: Devices that have fused attention; Triton's interpreter lets tests add "cpu".
-FUSED_DEVICE_TYPES = {"cuda"}
-
-_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_KERNEL_WIDTHS = (16, 32, 64, 128)
+#: Head widths that the Triton kernels are compiled for.
+TRITON_HEAD_DIMS = (16, 32, 64, 128)
 
 
-def fused_backend(
-    kind: str, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, *, dropout: float
-) -> Tensor | None:
-    """The heads' outputs [batch, queries, heads, width], or None where only the reference will do.
+class AttentionBackend(Protocol):
+    """z = dropout(weights) v, [batch, queries, heads, head_dim].
 
-    ``query`` is [batch, heads, queries, width], ``key`` and ``value`` [batch, heads, keys, width].
+    ``query`` is [batch, heads, queries, head_dim], ``key`` and ``value`` [batch, heads, keys, head_dim]; ``dropout`` is
+    the probability, 0 at evaluation.
     """
-    if query.device.type not in FUSED_DEVICE_TYPES:
-        if query.device.type == "cpu" and kind in ("rela-i", "rela-g") and torch.is_grad_enabled():
-            return relu_attention_cpu(query, key, value, mask, dropout=dropout)
-        return None
-    if kind == "softmax":
-        return _softmax_heads(query, key, value, mask, dropout=dropout)
-    if not triton_is_available_for(query) or query.shape[3] not in _KERNEL_WIDTHS or 0 in (*query.shape, *key.shape):
-        return None
-    from nmt_rela.kernels.triton.sparse_attention import fused_attention
+
+    def __call__(
+        self,
+        variant: AttentionVariant,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: AttentionMask | None,
+        *,
+        dropout: float,
+    ) -> Tensor: ...
+
+
+class NormBackend(Protocol):
+    """`functional.gated_rms_norm`: [..., width] → [..., width]."""
+
+    def __call__(self, z: Tensor, gate: Tensor | None, *, epsilon: float) -> Tensor: ...
+
+
+def attention_scores(query: Tensor, key: Tensor, mask: AttentionMask | None) -> Tensor:
+    """q kᵀ / √head_dim plus the mask's bias: [batch, heads, queries, keys]."""
+    return _scale_and_mask(torch.matmul(query, key.transpose(2, 3)), query.shape[3], mask)
+
+
+def attention_weights(variant: AttentionVariant, scores: Tensor, mask: AttentionMask | None) -> Tensor:
+    """Weights of masked scores, [batch, heads, queries, keys]; fully masked rows are 0."""
+    return _zero_fully_masked_rows(variant.weight_fn(scores), variant, mask)
+
+
+def weighted_values(weights: Tensor, value: Tensor, *, dropout_p: float) -> Tensor:
+    """dropout(weights) v: [batch, queries, heads, head_dim]."""
+    return torch.matmul(dropout(weights, dropout_p, training=dropout_p > 0.0), value).transpose(1, 2)
+
+
+def _reference(
+    variant: AttentionVariant, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None, *, dropout: float
+) -> Tensor:
+    weights = attention_weights(variant, attention_scores(query, key, mask), mask)
+    return weighted_values(weights, value, dropout_p=dropout)
+
+
+def _cpu(
+    variant: AttentionVariant, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None, *, dropout: float
+) -> Tensor:
+    if variant.weight_fn is functional.relu and torch.is_grad_enabled():
+        bias = None if mask is None else mask.as_bias(query.shape[2], key.shape[2], query.dtype, query.device)
+        return rela_attention_cpu(query, key, value, bias, dropout=dropout)
+    scores = _scale_and_mask(matmul_few_queries(query, key), query.shape[3], mask)
+    weights = _zero_fully_masked_rows(on_whole_vectors(variant.weight_fn, scores), variant, mask)
+    return weighted_values(weights, value, dropout_p=dropout)
+
+
+def _sdpa(
+    variant: AttentionVariant, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None, *, dropout: float
+) -> Tensor:
+    is_causal = mask is not None and mask.causal
+    bias = None
+    if mask is not None and mask.bias is not None:
+        bias = mask.as_bias(query.shape[2], key.shape[2], query.dtype, query.device)
+    z = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, is_causal=is_causal)
+    # A fully masked row gave all its keys the same weight.
+    return _zero_fully_masked_rows(z, variant, mask).transpose(1, 2)
+
+
+def _triton(
+    variant: AttentionVariant, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None, *, dropout: float
+) -> Tensor:
+    from nmt_rela.kernels.triton.sparse_attention import sparse_attention
 
     bias, causal = (None, False) if mask is None else (mask.bias, mask.causal)
-    return fused_attention(kind, query, key, value, bias=bias, causal=causal, dropout=dropout)
+    name = variant.weight_fn.__name__
+    return sparse_attention(name, query, key, value, bias=bias, causal=causal, dropout=dropout)
 
 
-def triton_is_available_for(x: Tensor) -> bool:
-    """Whether Triton's kernels can be used on a tensor."""
-    return x.device.type in FUSED_DEVICE_TYPES and x.dtype in _KERNEL_DTYPES and _has_triton()
+def _triton_norm(z: Tensor, gate: Tensor | None, *, epsilon: float) -> Tensor:
+    from nmt_rela.kernels.triton.gated_rms_norm import gated_rms_norm_triton
+
+    return gated_rms_norm_triton(z, gate, epsilon=epsilon)
 
 
-def _softmax_heads(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, *, dropout: float) -> Tensor:
-    is_causal = mask is not None and mask.causal
-    bias = None if mask is None or mask.bias is None else mask.bias_for(query)
-    heads = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, is_causal=is_causal)
-    if mask is not None and mask.dead is not None:
-        heads = heads.masked_fill(mask.dead, 0.0)  # such a row has given all its keys the same weight
-    return heads.transpose(1, 2)
+ATTENTION_BACKENDS: dict[str, AttentionBackend] = {
+    "reference": _reference,
+    "cpu": _cpu,
+    "sdpa": _sdpa,
+    "triton": _triton,
+}
+NORM_BACKENDS: dict[str, NormBackend] = {
+    "reference": functional.gated_rms_norm,
+    "cpu": gated_rms_norm_cpu,
+    "triton": _triton_norm,
+}
 
 
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def attend(
+    variant: AttentionVariant,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: AttentionMask | None,
+    *,
+    dropout: float = 0.0,
+) -> Tensor:
+    """z = dropout(weights) v by the backend that fits: [batch, queries, heads, head_dim]."""
+    backend = ATTENTION_BACKENDS[choose_backend(variant, query, key)]
+    return backend(variant, query, key, value, mask, dropout=dropout)
+
+
+def choose_backend(variant: AttentionVariant, query: Tensor, key: Tensor) -> str:
+    """The backend for a call, by device, dtype and shape: a key of `ATTENTION_BACKENDS`."""
+    processor = processor_of(query)
+    if processor == "gpu":
+        if variant.weight_fn is functional.softmax:
+            return "sdpa"
+        is_empty = 0 in (*query.shape, *key.shape)
+        if triton_is_available_for(query) and query.shape[3] in TRITON_HEAD_DIMS and not is_empty:
+            return "triton"
+    return "cpu" if processor == "cpu" else "reference"
+
+
+def choose_norm_backend(z: Tensor) -> str:
+    """The backend of the norm of ReLA for a call: a key of `NORM_BACKENDS`."""
+    if triton_is_available_for(z):
+        return "triton"
+    return "cpu" if processor_of(z) == "cpu" else "reference"
+
+
+def _scale_and_mask(scores: Tensor, head_dim: int, mask: AttentionMask | None) -> Tensor:
+    scale = head_dim**-0.5
+    if mask is None:
+        return scores * scale
+    # One pass for both. Scaling the queries instead would pay only beyond about 256 keys.
+    return torch.add(mask.as_bias(scores.shape[2], scores.shape[3], scores.dtype, scores.device), scores, alpha=scale)
+
+
+def _zero_fully_masked_rows(rows: Tensor, variant: AttentionVariant, mask: AttentionMask | None) -> Tensor:
+    if mask is None or mask.fully_masked_rows is None or not variant.sums_to_one:
+        return rows
+    return rows.masked_fill(mask.fully_masked_rows, 0.0)

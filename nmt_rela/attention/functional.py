@@ -1,131 +1,127 @@
-"""Maps from a row of scores to a row of attention weights.
+"""The equations: weight functions, from a row of attention scores to a row of weights, and the norm of ReLA.
 
-Every map works on the last dimension, in float32 at least whatever the autocast state, and needs no mask: a key whose
-score is the dtype's lowest number gets weight exactly 0 and passes gradient exactly 0.
+Every weight function works on the last dimension, in float32 or wider whatever the autocast state. It returns the dtype
+of its input. None needs a mask: a key whose score is the dtype's lowest number, or −∞ beside finite scores, has weight
+exactly 0 and gradient exactly 0.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn import functional as F
 
-# A row's threshold is found by Newton's method on a convex, decreasing function, started left of the root: the steps
-# never overshoot, and end when no row has more than this many units in the last place of mass to lose.
+# The thresholds of sparsemax and 1.5-entmax are roots of convex, decreasing functions. Newton's method starts left of
+# the root and never overshoots. It ends when no row can lose more than this many units in the last place of its mass.
 _TOLERANCE_IN_EPS = 16
 _MAX_STEPS = 100
-# Hardly a batch is done before: till then nobody looks whether it is. A step from the root stays there.
-_SURE_STEPS = 3
-# Floats in a CPU's widest vector. PyTorch takes eight times as long for the softmax of a row that does not fill one,
-# and half as long again for arithmetic between rows and single numbers where rows end within one.
-_CPU_VECTOR = 16
-# A tensor, as PyTorch would make one of the number at every call.
-_ONE = torch.tensor(1.0)
+# Convergence is not checked before this step, because almost no batch converges earlier. A step after convergence
+# changes nothing.
+_MIN_STEPS = 3
 
 
 def relu(scores: Tensor) -> Tensor:
-    """max(0, s): no normalisation, so a row may be all 0 (ReLA, Zhang et al. 2021)."""
+    """max(0, s). Rows are not normalised; a row may be all 0 (ReLA, Zhang, Titov and Sennrich 2021)."""
     return scores.relu()
 
 
 def softmax(scores: Tensor) -> Tensor:
     """exp(s) / Σ exp(s)."""
-    keys = scores.shape[-1]
-    if scores.device.type == "cpu" and keys < _CPU_VECTOR:
-        scores = F.pad(scores, (0, _CPU_VECTOR - keys), value=-math.inf)
-    return scores.softmax(dim=-1, dtype=_at_least_float32(scores.dtype)).to(scores.dtype)[..., :keys]
+    return scores.softmax(dim=-1, dtype=_at_least_float32(scores.dtype)).to(scores.dtype)
 
 
 def sparsemax(scores: Tensor) -> Tensor:
-    """argmin_p ‖p − s‖² over the simplex (Martins and Astudillo 2016): p = max(0, s − τ) with Σ p = 1."""
+    """argmin_p ‖p − s‖² over the simplex: p = max(0, s − τ) with Σ p = 1 (Martins and Astudillo 2016)."""
     wide = scores.to(_at_least_float32(scores.dtype))
     weights: Tensor = _Sparsemax.apply(wide) if torch.is_grad_enabled() else _sparsemax_weights(wide)
     return weights.to(scores.dtype)
 
 
 def entmax15(scores: Tensor) -> Tensor:
-    """1.5-entmax (Peters, Niculae and Martins 2019): p = max(0, s/2 − τ)² with Σ p = 1."""
+    """1.5-entmax: p = max(0, s/2 − τ)² with Σ p = 1 (Peters, Niculae and Martins 2019)."""
     wide = scores.to(_at_least_float32(scores.dtype))
-    weights: Tensor = _Entmax15.apply(wide) if torch.is_grad_enabled() else _entmax15_roots(wide).square_()
+    weights: Tensor = _Entmax15.apply(wide) if torch.is_grad_enabled() else _entmax15_sqrt_weights(wide).square_()
     return weights.to(scores.dtype)
+
+
+def gated_rms_norm(z: Tensor, gate: Tensor | None, *, epsilon: float) -> Tensor:
+    """σ(a ⊙ z) ⊙ z / √(mean(z²) + ε) over the last dimension; without the factor σ where ``gate`` a is None."""
+    wide = z.to(_at_least_float32(z.dtype))
+    normed = wide * (wide.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()
+    if gate is not None:
+        normed = (gate * wide).sigmoid() * normed
+    return normed.to(z.dtype)
+
+
+def _sparsemax_weights(scores: Tensor) -> Tensor:
+    """max(0, x − τ) at the root τ of Σ max(0, x − τ) = 1. The sum is piecewise linear, so Newton is exact."""
+    # At τ = max − 1 the largest score alone has mass 1, so this start is left of the root.
+    weights = _subtract_row_max(scores).add_(1.0).relu_()
+    tolerance = _TOLERANCE_IN_EPS * torch.finfo(weights.dtype).eps
+    for step in range(_MAX_STEPS):
+        excess = weights.sum(dim=-1, keepdim=True).sub_(1.0)
+        if step >= _MIN_STEPS and excess.amax().item() <= tolerance:
+            break
+        support_size = weights.sign().sum(dim=-1, keepdim=True)
+        weights.sub_(excess.div_(support_size).relu_()).relu_()
+    return weights
+
+
+def _entmax15_sqrt_weights(scores: Tensor) -> Tensor:
+    """√p = max(0, x − τ) at the root τ of ‖max(0, x − τ)‖ = 1, with x = s/2.
+
+    The norm is as convex as the sum of squares and straighter, so Newton's method needs fewer steps.
+    """
+    sqrt_weights = _subtract_row_max(scores).mul_(0.5).add_(1.0).relu_()
+    tolerance = _TOLERANCE_IN_EPS * torch.finfo(sqrt_weights.dtype).eps / 2  # of the norm; the mass is its square
+    for step in range(_MAX_STEPS):
+        norm = torch.linalg.vector_norm(sqrt_weights, dim=-1, keepdim=True)
+        excess = norm - 1.0
+        if step >= _MIN_STEPS and excess.amax().item() <= tolerance:
+            break
+        slope = sqrt_weights.sum(dim=-1, keepdim=True).div_(norm)
+        sqrt_weights.sub_(excess.div_(slope).relu_()).relu_()
+    return sqrt_weights
+
+
+def _subtract_row_max(scores: Tensor) -> Tensor:
+    return scores - scores.amax(dim=-1, keepdim=True)
+
+
+def _jacobian_product(gradient: Tensor, slope: Tensor) -> Tensor:
+    """The product with the Jacobian diag(c) − c cᵀ / Σ c of both sparse functions, with c = p^(2−α) on the support."""
+    mean = (gradient * slope).sum(dim=-1, keepdim=True) / slope.sum(dim=-1, keepdim=True)
+    return slope * (gradient - mean)
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
 
 
-def _project(gradient: Tensor, slope: Tensor) -> Tensor:
-    """The product with the Jacobian diag(s) − s sᵀ / Σ s that both maps share, s being p^(2−α) on the support."""
-    mean = (gradient * slope).sum(dim=-1, keepdim=True) / slope.sum(dim=-1, keepdim=True)
-    return slope * (gradient - mean)
-
-
-def _sparsemax_weights(scores: Tensor) -> Tensor:
-    """The root of Σ max(0, x − τ) = 1. The function is piecewise linear, so Newton's steps end at the exact root."""
-    # Left of the root: at a threshold of the maximum − 1, the largest score alone has mass 1.
-    weights = _below_maximum(scores).add_(_ONE).relu_()
-    tolerance = _TOLERANCE_IN_EPS * torch.finfo(weights.dtype).eps
-    for steps in range(_MAX_STEPS):
-        excess = weights.sum(dim=-1, keepdim=True).sub_(_ONE)
-        if steps >= _SURE_STEPS and excess.amax().item() <= tolerance:
-            break
-        # The sum of signs is the size of the support; on CPUs all that yields booleans or integers is slow.
-        step = excess.div_(weights.sign().sum(dim=-1, keepdim=True)).relu_()
-        weights.sub_(step).relu_()  # what a smaller threshold has cut off stays cut off
-    return weights[..., : scores.shape[-1]]
-
-
-def _entmax15_roots(scores: Tensor) -> Tensor:
-    """The square roots of the weights: max(0, x − τ) at the root of Σ max(0, x − τ)² = 1 with x = s/2."""
-    roots = _below_maximum(scores)
-    torch.add(_ONE, roots, alpha=0.5, out=roots).relu_()
-    tolerance = _TOLERANCE_IN_EPS * torch.finfo(roots.dtype).eps
-    for steps in range(_MAX_STEPS):
-        norm = torch.linalg.vector_norm(roots, dim=-1, keepdim=True)
-        excess = norm - _ONE
-        if steps >= _SURE_STEPS and excess.amax().item() <= tolerance / 2:  # of the norm: the mass is its square
-            break
-        # Newton's step for ‖roots‖ = 1: it is as convex as the sum of squares, and straighter, so fewer steps do.
-        step = excess.mul_(norm).div_(roots.sum(dim=-1, keepdim=True)).relu_()
-        roots.sub_(step).relu_()
-    return roots[..., : scores.shape[-1]]
-
-
-def _below_maximum(scores: Tensor) -> Tensor:
-    """Scores less the maximum of their row; on a CPU with as many keys of −∞ behind them as fill its vectors."""
-    missing = -scores.shape[-1] % _CPU_VECTOR if scores.device.type == "cpu" else 0
-    if missing == 0:
-        return scores - scores.amax(dim=-1, keepdim=True)
-    wide = F.pad(scores, (0, missing), value=-math.inf)
-    return wide.sub_(wide.amax(dim=-1, keepdim=True))
-
-
 class _Sparsemax(Function):
     @staticmethod
-    def forward(context: Any, scores: Tensor) -> Tensor:
-        weights = _sparsemax_weights(scores).contiguous()
-        context.save_for_backward(weights)
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        weights = _sparsemax_weights(scores)
+        ctx.save_for_backward(weights)
         return weights
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        (weights,) = context.saved_tensors
-        return _project(gradient, weights.sign())
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (weights,) = ctx.saved_tensors
+        return _jacobian_product(gradient, weights.sign())
 
 
 class _Entmax15(Function):
     @staticmethod
-    def forward(context: Any, scores: Tensor) -> Tensor:
-        roots = _entmax15_roots(scores).contiguous()
-        context.save_for_backward(roots)
-        return roots.square()
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        sqrt_weights = _entmax15_sqrt_weights(scores)
+        ctx.save_for_backward(sqrt_weights)
+        return sqrt_weights.square()
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # x = s/2 halves the slope: dp/ds = √p on the support.
-        (roots,) = context.saved_tensors
-        return _project(gradient, roots)
+        (sqrt_weights,) = ctx.saved_tensors
+        return _jacobian_product(gradient, sqrt_weights)

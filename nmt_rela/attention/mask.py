@@ -1,4 +1,4 @@
-"""Which keys a query may see."""
+"""Attention masks: which keys a query may attend to."""
 
 from __future__ import annotations
 
@@ -10,63 +10,65 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Mask:
-    """Visibility of keys, made once a batch and shared by every layer of a site.
+class AttentionMask:
+    """An additive mask, made once per batch and shared by every layer of a site.
 
-    ``bias`` is 0 where a key may be seen and the dtype's lowest number where it may not: it is added to the scores,
-    whence every map gives such a key weight exactly 0. ``dead`` marks rows that see no key at all; it keeps their
-    weights 0 for the maps whose rows must sum to 1, and is None when it is known that there are none.
+    ``bias`` is 0 where a key is visible and the dtype's lowest number elsewhere. It is added to the scores, and every
+    weight function then gives a masked key weight exactly 0. ``fully_masked_rows`` is true for queries that see no key;
+    it keeps their weights 0 for the functions whose rows sum to 1. It is None when no row is known to be fully masked.
 
-    With ``causal`` query i sees keys 0 … i, and no bias is held: kernels need none, and it grows with the square of the
-    length.
+    With ``causal``, query i sees keys 0 … i. No bias is stored then: kernels need none, and it would grow with the
+    square of the length.
     """
 
     bias: Tensor | None  # [batch or 1, 1, queries or 1, keys]
-    dead: Tensor | None  # [batch or 1, 1, queries or 1, 1]
+    fully_masked_rows: Tensor | None  # [batch or 1, 1, queries or 1, 1]
     causal: bool = False
 
-    def bias_for(self, scores: Tensor) -> Tensor:
-        """The bias to add to scores [batch, heads, queries, keys], in their dtype."""
+    def as_bias(self, queries: int, keys: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The bias to add to scores [batch, heads, queries, keys] of a dtype, broadcastable to their shape."""
         if self.bias is None:
-            return _causal_bias(scores.shape[-1], scores.dtype, scores.device)
-        if self.bias.dtype == scores.dtype:
+            return _causal_bias(keys, dtype, device)
+        if self.bias.dtype == dtype:
             return self.bias
-        # A wider dtype's lowest number would become −∞, and rows of nothing else NaN.
-        lowest = max(torch.finfo(dtype).min for dtype in (self.bias.dtype, scores.dtype))
+        # The lowest number of a wider dtype would become −∞, and a row of −∞ becomes NaN.
+        lowest = max(torch.finfo(each).min for each in (self.bias.dtype, dtype))
         bias = self.bias.clamp(min=lowest)
-        # For all queries: half-precision arithmetic on CPUs is slow where one operand is spread over short rows.
-        return bias.expand(-1, -1, scores.shape[2], -1).to(scores.dtype)
+        if device.type == "cpu":
+            # Half-precision arithmetic on a CPU is slow when one operand is broadcast over short rows.
+            bias = bias.expand(-1, -1, queries, -1)
+        return bias.to(dtype)
 
-    def select(self, sentences: Tensor) -> Mask:
+    def index_select(self, sentences: Tensor) -> AttentionMask:
         """The mask of some sentences of the batch."""
         if self.bias is None:
             return self
-        return Mask(self.bias[sentences], None if self.dead is None else self.dead[sentences])
+        rows = self.fully_masked_rows
+        return AttentionMask(self.bias[sentences], None if rows is None else rows[sentences])
 
 
 #: The mask of a decoder over whole targets. They are padded on the right, so no valid query sees a padded key.
-CAUSAL = Mask(None, None, causal=True)
+CAUSAL_MASK = AttentionMask(None, None, causal=True)
 
 
-def attention_mask(valid: Tensor, dtype: torch.dtype) -> Mask:
-    """The mask of a boolean tensor, true where a key may be seen: [batch or 1, 1, queries or 1, keys]."""
-    dead = ~valid.any(dim=-1, keepdim=True)
-    # On a GPU it would have to be waited for to know that there are none.
-    known_alive = valid.device.type == "cpu" and not bool(dead.any())
-    return Mask(_bias(valid, dtype), None if known_alive else dead)
+def attention_mask(visible: Tensor, dtype: torch.dtype) -> AttentionMask:
+    """The mask of a boolean tensor [batch or 1, 1, queries or 1, keys], true where a key is visible."""
+    fully_masked = ~visible.any(dim=-1, keepdim=True)
+    # Checking the values on a GPU would require a synchronisation.
+    none_is = visible.device.type == "cpu" and not bool(fully_masked.any())
+    return AttentionMask(_bias(visible, dtype), None if none_is else fully_masked)
 
 
-def key_padding_mask(valid: Tensor, dtype: torch.dtype) -> Mask:
-    """The mask of key validity [batch, keys]: every query of a sentence sees its valid keys."""
+def key_padding_mask(valid: Tensor, dtype: torch.dtype) -> AttentionMask:
+    """The mask of valid keys [batch, keys]: every query of a sentence sees the valid keys."""
     return attention_mask(valid[:, None, None, :], dtype)
 
 
-def _bias(valid: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros_like(valid, dtype=dtype).masked_fill_(~valid, torch.finfo(dtype).min)
+def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@torch.inference_mode(False)  # the cached tensor serves training too, whichever mode asks for it first
 def _causal_bias(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Kept for training too, whatever first asked for it.
     return _bias(torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None], dtype)

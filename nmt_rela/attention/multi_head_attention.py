@@ -1,4 +1,4 @@
-"""Multi-head attention, for all three sites and all five kinds."""
+"""Multi-head attention for all three sites and all five variants."""
 
 from __future__ import annotations
 
@@ -8,111 +8,122 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nmt_rela.attention.backends import fused_backend
-from nmt_rela.attention.dot_products import dot_products
-from nmt_rela.attention.mask import Mask
+from nmt_rela.attention.backends import attend, attention_scores, attention_weights, weighted_values
+from nmt_rela.attention.hook_point import HookPoint
+from nmt_rela.attention.mask import AttentionMask
+from nmt_rela.attention.rela_norm import GatedRMSNorm
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
-from nmt_rela.kernels.cpu.dropout import dropout
+
+#: Keys and values of one call, 2 × [batch, heads, keys, head_dim].
+KeyValue = tuple[Tensor, Tensor]
 
 
 class MultiHeadAttention(nn.Module):
-    """w = map(q kᵀ / √width + mask), output = W_o · norm(concat(dropout(w) v)).
+    """W_o · norm(concat_heads(z)) with z = dropout(w) v and w = weight_fn(q kᵀ / √head_dim + mask).
 
-    The projections and the attending are separate methods, so that a decoder can keep keys and values.
+    Three hook points let other tools observe or replace what is computed:
 
-    Two attributes serve the analysis. ``observer`` receives the weights of every call, float32, before dropout:
-    [batch, heads, queries, keys]. ``head_mask`` [heads] multiplies the heads' outputs.
+    * ``hook_scores``: scores after scaling and masking, [batch, heads, queries, keys];
+    * ``hook_pattern``: weights before dropout, [batch, heads, queries, keys];
+    * ``hook_z``: outputs of the heads before the norm, [batch, queries, heads, head_dim].
+
+    They cost nothing when no hook is registered. A hook on scores or pattern makes the call use the reference backend.
     """
 
-    def __init__(self, dimension: int, heads: int, *, kind: str, dropout: float, cross: bool) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, *, variant: str, dropout: float, cross_attention: bool) -> None:
         super().__init__()
-        assert dimension % heads == 0
-        self.dimension, self.heads, self.width = dimension, heads, dimension // heads
-        self.kind = kind
+        assert embed_dim % num_heads == 0
+        self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
+        self.variant = variant
         self.dropout = dropout
-        # One matrix product for whatever is projected from the same states.
-        if cross:
-            self.query = nn.Linear(dimension, dimension)
-            self.key_value = nn.Linear(dimension, 2 * dimension)
+        # What is projected from the same states is one matrix multiplication.
+        if cross_attention:
+            self.q_proj = nn.Linear(embed_dim, embed_dim)
+            self.kv_proj = nn.Linear(embed_dim, 2 * embed_dim)
         else:
-            self.query_key_value = nn.Linear(dimension, 3 * dimension)
-        self.output_norm = ATTENTION_VARIANTS[kind].output_norm(dimension)
-        self.output = nn.Linear(dimension, dimension)
-        self.observer: Callable[[Tensor], None] | None = None
-        self.head_mask: Tensor | None = None
-        self._mapping = ATTENTION_VARIANTS[kind].mapping
-        self._normalised = ATTENTION_VARIANTS[kind].normalised
+            self.qkv_proj = nn.Linear(embed_dim, 3 * embed_dim)
+        self._variant = ATTENTION_VARIANTS[variant]
+        self.output_norm = (
+            nn.Identity()
+            if self._variant.output_norm == "none"
+            else GatedRMSNorm(embed_dim, gated=self._variant.output_norm == "gated_rms")
+        )
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.hook_scores, self.hook_pattern, self.hook_z = HookPoint(), HookPoint(), HookPoint()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform, over the matrices of the paper's code: q, k, v fused in self-attention, apart in cross."""
+        """Xavier-uniform weights. As in the paper's code, q, k, v are one matrix in self-attention only."""
         for name, child in self.named_children():
             if isinstance(child, nn.Linear):
-                for block in child.weight.chunk(2) if name == "key_value" else (child.weight,):
+                for block in child.weight.chunk(2) if name == "kv_proj" else (child.weight,):
                     nn.init.xavier_uniform_(block)
                 nn.init.zeros_(child.bias)
 
-    @torch.no_grad()
-    def absorb_gain(self) -> None:
-        """Multiply the gain of the norm into the output matrix for good: for inference only."""
-        gain = getattr(self.output_norm, "gain", None)
-        if gain is not None:
-            self.output.weight.mul_(gain)
-            self.output_norm.register_parameter("gain", None)
+    def forward(
+        self,
+        hidden_states: Tensor,
+        mask: AttentionMask | None,
+        *,
+        key_value: KeyValue | None = None,
+        update_cache: Callable[[Tensor, Tensor], KeyValue] | None = None,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output [batch, queries, embed_dim], and the weights [batch, heads, queries, keys] if they are asked for.
 
-    def project_self(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, values of self-attention: [batch, length, dimension] → 3 × [batch, heads, length, width]."""
-        query, key, value = self._split(self.query_key_value(states), 3)
+        ``hidden_states`` is [batch, queries, embed_dim]. Cross-attention takes ``key_value`` from `project_kv`.
+        Self-attention of a step gives its keys and values to ``update_cache``, which returns those of the whole prefix.
+        """
+        if key_value is None:
+            query, key, value = self.project_qkv(hidden_states)
+            if update_cache is not None:
+                key, value = update_cache(key, value)
+        else:
+            query, (key, value) = self.project_q(hidden_states), key_value
+        dropout_p = self.dropout if self.training else 0.0
+        weights: Tensor | None = None
+        if need_weights or self.hook_scores.is_active or self.hook_pattern.is_active:
+            scores = self.hook_scores(attention_scores(query, key, mask))
+            weights = self.hook_pattern(attention_weights(self._variant, scores, mask))
+            z = weighted_values(weights, value, dropout_p=dropout_p)
+        else:
+            z = attend(self._variant, query, key, value, mask, dropout=dropout_p)  # [batch, queries, heads, head_dim]
+        if self.hook_z.is_active:
+            z = self.hook_z(z)
+        output = self._project_output(self.output_norm(z.flatten(2)).to(query.dtype))
+        return output, weights if need_weights else None
+
+    def project_qkv(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v of self-attention: [batch, length, embed_dim] → 3 × [batch, heads, length, head_dim]."""
+        query, key, value = self._split_heads(self.qkv_proj(hidden_states), 3)
         return query, key, value
 
-    def project_query(self, states: Tensor) -> Tensor:
-        """Queries of cross-attention: [batch, queries, dimension] → [batch, heads, queries, width]."""
-        return self._split(self.query(states), 1)[0]
+    def project_q(self, hidden_states: Tensor) -> Tensor:
+        """q of cross-attention: [batch, queries, embed_dim] → [batch, heads, queries, head_dim]."""
+        return self._split_heads(self.q_proj(hidden_states), 1)[0]
 
-    def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of cross-attention: [batch, keys, dimension] → 2 × [batch, heads, keys, width]."""
-        key, value = self._split(self.key_value(memory), 2)
+    def project_kv(self, encoder_hidden_states: Tensor) -> KeyValue:
+        """k and v of cross-attention: [batch, keys, embed_dim] → 2 × [batch, heads, keys, head_dim]."""
+        key, value = self._split_heads(self.kv_proj(encoder_hidden_states), 2)
         return key, value
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:
-        """The heads' outputs, normed and projected: [batch, queries, dimension].
-
-        ``query`` is [batch, heads, queries, width], ``key`` and ``value`` [batch, heads, keys, width].
-        """
-        probability = self.dropout if self.training else 0.0
-        heads = None
-        if self.observer is None:
-            heads = fused_backend(self.kind, query, key, value, mask, dropout=probability)
-        if heads is None:
-            weights = self.weights(query, key, mask)  # [batch, heads, queries, keys]
-            if self.observer is not None:
-                self.observer(weights.detach().float())
-            heads = torch.matmul(dropout(weights, probability, self.training), value).transpose(1, 2)
-        if self.head_mask is not None:
-            heads = heads * self.head_mask.to(heads.dtype)[:, None]  # [batch, queries, heads, width]
-        return self._project_output(self.output_norm(heads.flatten(2)).to(query.dtype))
-
-    def weights(self, query: Tensor, key: Tensor, mask: Mask | None) -> Tensor:
-        """Attention weights before dropout: [batch, heads, queries, keys]; a masked key has exactly 0."""
-        scores = dot_products(query, key)
-        scale = self.width**-0.5
-        # One pass does both. To scale the queries instead would pay beyond some 256 keys only.
-        scores = scores * scale if mask is None else torch.add(mask.bias_for(scores), scores, alpha=scale)
-        weights = self._mapping(scores)
-        if mask is not None and mask.dead is not None and self._normalised:
-            weights = weights.masked_fill(mask.dead, 0.0)
-        return weights
+    @torch.no_grad()
+    def fold_norm_gain(self) -> None:
+        """Multiply the gain of the norm into ``out_proj`` permanently: for inference only."""
+        if isinstance(self.output_norm, GatedRMSNorm) and self.output_norm.weight is not None:
+            self.out_proj.weight.mul_(self.output_norm.weight)
+            self.output_norm.weight = None
 
     def _project_output(self, normed: Tensor) -> Tensor:
-        """W_o diag(g) x + b, with the gain g of the norm where there is one: [batch, queries, dimension] → the same."""
-        gain: Tensor | None = getattr(self.output_norm, "gain", None)
+        """W_o (g ⊙ x) + b, with the gain g of the norm where there is one."""
+        gain = self.output_norm.weight if isinstance(self.output_norm, GatedRMSNorm) else None
         if gain is None:
-            output: Tensor = self.output(normed)
+            output: Tensor = self.out_proj(normed)
             return output
-        return F.linear(normed, self.output.weight * gain, self.output.bias)
+        return F.linear(normed, self.out_proj.weight * gain, self.out_proj.bias)
 
-    def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+    def _split_heads(self, projected: Tensor, num_parts: int) -> tuple[Tensor, ...]:
         batch, length, _ = projected.shape
-        # Unbound first: the gradients of the parts are then put together as they lie in memory.
-        pieces = projected.view(batch, length, parts, self.heads, self.width).unbind(2)
-        return tuple(piece.transpose(1, 2) for piece in pieces)
+        # Unbind before transposing, so that autograd stacks the gradients in the memory layout of the projection.
+        parts = projected.view(batch, length, num_parts, self.num_heads, self.head_dim).unbind(2)
+        return tuple(part.transpose(1, 2) for part in parts)

@@ -1,33 +1,32 @@
-"""The five attention kinds: which map turns scores into weights, and what norm follows the heads."""
+"""The five attention variants: the weight function of each, and the norm of its output."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nmt_rela.attention import functional
-from nmt_rela.attention.rela_norm import GatedRMSNorm
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class AttentionVariant:
     """One row of the table."""
 
-    #: Scores to weights, over the last dimension.
-    mapping: Callable[[Tensor], Tensor]
-    #: Makes the norm of the concatenated heads from their width.
-    output_norm: Callable[[int], nn.Module]
+    #: From scores to weights, over the last dimension.
+    weight_fn: Callable[[Tensor], Tensor]
     #: Whether every row that sees a key sums to 1.
-    normalised: bool
+    sums_to_one: bool
+    #: The norm of the concatenated heads: none, RMSNorm (ReLA-i), or RMSNorm with a gate (ReLA-g).
+    output_norm: Literal["none", "rms", "gated_rms"] = "none"
 
 
-ATTENTION_VARIANTS: dict[str, Kind] = {
-    "softmax": Kind(functional.softmax, nn.Identity, normalised=True),
-    "sparsemax": Kind(functional.sparsemax, nn.Identity, normalised=True),
-    "entmax15": Kind(functional.entmax15, nn.Identity, normalised=True),
-    "rela-i": Kind(functional.relu, partial(GatedRMSNorm, gated=False), normalised=False),
-    "rela-g": Kind(functional.relu, partial(GatedRMSNorm, gated=True), normalised=False),
+ATTENTION_VARIANTS: dict[str, AttentionVariant] = {
+    "softmax": AttentionVariant(functional.softmax, sums_to_one=True),
+    "sparsemax": AttentionVariant(functional.sparsemax, sums_to_one=True),
+    "entmax15": AttentionVariant(functional.entmax15, sums_to_one=True),
+    "rela-i": AttentionVariant(functional.relu, sums_to_one=False, output_norm="rms"),
+    "rela-g": AttentionVariant(functional.relu, sums_to_one=False, output_norm="gated_rms"),
 }

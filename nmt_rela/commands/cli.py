@@ -157,7 +157,10 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Positional ``section.key=value`` overrides, as ``options.overrides``."""
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's, e.g. model.heads=4"
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="settings that replace the file's, e.g. model.num_heads=4",
     )
 
 

@@ -50,7 +50,7 @@ def build(cls: type[T], tree: Mapping, name: str) -> tuple[T, dict[str, str]]:
 
 
 def key_paths(cls: type, prefix: str = "") -> Iterator[str]:
-    """The paths of all plain settings (``model.heads``) of a dataclass, in the order of the fields."""
+    """The paths of all plain settings (``model.num_heads``) of a dataclass, in the order of the fields."""
     for item in dataclasses.fields(cls):
         inner = field_types(cls)[item.name]
         if dataclasses.is_dataclass(inner):

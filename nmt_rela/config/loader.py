@@ -37,7 +37,7 @@ from nmt_rela.utils.errors import ConfigError
 class ConfigChange:
     """A setting in which two configurations differ."""
 
-    #: Key path, such as ``model.heads``.
+    #: Key path, such as ``model.num_heads``.
     path: str
     old: Any
     new: Any
@@ -170,9 +170,9 @@ def _check_rules(config: Config, at: Any) -> None:
             f"{at('data.target_language')}: found '{data.target_language}', as in data.source_language; "
             "expected another language"
         )
-    if model.dimension % model.heads:
+    if model.d_model % model.num_heads:
         raise ConfigError(
-            f"{at('model.heads')}: found {model.heads}, which does not divide model.dimension ({model.dimension})"
+            f"{at('model.num_heads')}: found {model.num_heads}, which does not divide model.d_model ({model.d_model})"
         )
     if model.tied_embeddings == "all" and not data.joint_vocabulary:
         raise ConfigError(

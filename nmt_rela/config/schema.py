@@ -80,14 +80,14 @@ class ModelConfig:
     encoder_layers: int = field(default=6, metadata=accepts(low=1))
     #: Decoder layers.
     decoder_layers: int = field(default=6, metadata=accepts(low=1))
-    #: Width of the model; a multiple of heads.
-    dimension: int = field(default=512, metadata=accepts(low=1))
+    #: Width of the model; a multiple of num_heads.
+    d_model: int = field(default=512, metadata=accepts(low=1))
     #: Inner width of the feed-forward blocks.
-    feed_forward: int = field(default=2048, metadata=accepts(low=1))
+    ffn_dim: int = field(default=2048, metadata=accepts(low=1))
     #: Attention heads at every site.
-    heads: int = field(default=8, metadata=accepts(low=1))
+    num_heads: int = field(default=8, metadata=accepts(low=1))
     #: Layer norm after the residual sum (the paper) or before each block.
-    norm: Literal["post", "pre"] = "post"
+    norm_order: Literal["post", "pre"] = "post"
     #: Dropout on each block's output before the residual sum.
     dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
     #: Dropout on embeddings plus positions.
@@ -95,14 +95,14 @@ class ModelConfig:
     #: Dropout on attention weights, without re-normalising.
     attention_dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
     #: Dropout inside the feed-forward block, after its ReLU.
-    feed_forward_dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
+    ffn_dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
     #: Which embeddings share one matrix: target input with the output layer, all three (joint vocabulary only), or
     #: none.
     tied_embeddings: Literal["target", "all", "none"] = "target"
     #: A learned vector added to every embedding, shared by both sides (the released code has it).
     embedding_bias: bool = False
     #: First decoder input: a learned begin-of-sentence embedding, or a zero vector (the released code).
-    start: Literal["bos", "zero"] = "bos"
+    decoder_start: Literal["bos", "zero"] = "bos"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

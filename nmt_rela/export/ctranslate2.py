@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from nmt_rela.config.schema import ModelConfig
 from nmt_rela.data.tokenizer import BOS, EOS, UNK, SentencePieceTokenizer, TokenizerPair
 from nmt_rela.generation.alignment import default_alignment_layer
-from nmt_rela.models.embedding import Embedding, sinusoidal_positions
-from nmt_rela.models.layers import NORM_EPSILON, FeedForward, Residual
+from nmt_rela.models.embedding import TokenEmbedding, sinusoidal_positions
+from nmt_rela.models.layers import NORM_EPSILON, FeedForward, SublayerConnection
 from nmt_rela.models.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -55,30 +55,30 @@ def transformer_spec(model: Transformer, vocabularies: TokenizerPair) -> Transfo
     cross = model.attention_modules()["cross", 0]
     spec = TransformerSpec.from_config(
         (len(model.encoder), len(model.decoder)),
-        cross.heads,
+        cross.num_heads,
         pre_norm=isinstance(model.decoder_norm, nn.LayerNorm),
         # The default of nmt-translate: the mean of all heads.
         alignment_layer=default_alignment_layer(len(model.decoder)),
-        alignment_heads=cross.heads,
+        alignment_heads=cross.num_heads,
     )
     _set_embedding(spec.encoder, spec.encoder.embeddings[0], model.source_embedding, zero_start=False)
-    _set_embedding(spec.decoder, spec.decoder.embeddings, model.target_embedding, zero_start=model.zero_start)
-    spec.decoder.start_from_zero_embedding = model.zero_start
+    _set_embedding(spec.decoder, spec.decoder.embeddings, model.target_embedding, zero_start=model.starts_with_zeros)
+    spec.decoder.start_from_zero_embedding = model.starts_with_zeros
     encoder: Any = model.encoder  # ModuleList forgets its element type
     for to, layer in zip(spec.encoder.layer, encoder, strict=True):
         own = layer.self_attention
-        _set_attention(to.self_attention, [own.query_key_value, own.output], layer.self_residual)
+        _set_attention(to.self_attention, [own.qkv_proj, own.out_proj], layer.self_attention_residual)
         _set_feed_forward(to.ffn, layer.feed_forward, layer.feed_forward_residual)
     decoder: Any = model.decoder
     for to, layer in zip(spec.decoder.layer, decoder, strict=True):
         own, memory = layer.self_attention, layer.cross_attention
-        _set_attention(to.self_attention, [own.query_key_value, own.output], layer.self_residual)
-        _set_attention(to.attention, [memory.query, memory.key_value, memory.output], layer.cross_residual)
+        _set_attention(to.self_attention, [own.qkv_proj, own.out_proj], layer.self_attention_residual)
+        _set_attention(to.attention, [memory.q_proj, memory.kv_proj, memory.out_proj], layer.cross_attention_residual)
         _set_feed_forward(to.ffn, layer.feed_forward, layer.feed_forward_residual)
     for to, norm in ((spec.encoder, model.encoder_norm), (spec.decoder, model.decoder_norm)):
         if isinstance(norm, nn.LayerNorm):
             _set_norm(to.layer_norm, norm)
-    spec.decoder.projection.weight = _values(model.output_weight)
+    spec.decoder.projection.weight = _values(model.output_embedding)
     spec.register_source_vocabulary(_tokens(vocabularies.source))
     target = _tokens(vocabularies.target)
     spec.register_target_vocabulary(target)
@@ -90,7 +90,7 @@ def transformer_spec(model: Transformer, vocabularies: TokenizerPair) -> Transfo
     return spec
 
 
-def _set_embedding(stack: Any, spec: Any, embedding: Embedding, *, zero_start: bool) -> None:
+def _set_embedding(stack: Any, spec: Any, embedding: TokenEmbedding, *, zero_start: bool) -> None:
     """Embeddings scaled by √d, and the table of vectors that are added at each position."""
     spec.weight = _values(embedding.weight)
     spec.multiply_by_sqrt_depth = True
@@ -101,16 +101,16 @@ def _set_embedding(stack: Any, spec: Any, embedding: Embedding, *, zero_start: b
     stack.position_encodings.encodings = table.numpy()
 
 
-def _set_attention(spec: Any, linears: Sequence[nn.Linear], residual: Residual) -> None:
+def _set_attention(spec: Any, linears: Sequence[nn.Linear], residual: SublayerConnection) -> None:
     # Both fuse projections in the same order: query, key, value.
     for to, linear in zip(spec.linear, linears, strict=True):
         _set_linear(to, linear)
     _set_norm(spec.layer_norm, residual.layer_norm)
 
 
-def _set_feed_forward(spec: Any, feed_forward: FeedForward, residual: Residual) -> None:
-    _set_linear(spec.linear_0, feed_forward.inner)
-    _set_linear(spec.linear_1, feed_forward.output)
+def _set_feed_forward(spec: Any, feed_forward: FeedForward, residual: SublayerConnection) -> None:
+    _set_linear(spec.linear_0, feed_forward.fc1)
+    _set_linear(spec.linear_1, feed_forward.fc2)
     _set_norm(spec.layer_norm, residual.layer_norm)
 
 

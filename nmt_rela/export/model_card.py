@@ -66,8 +66,8 @@ def _card_lines(run: RunDirectory) -> Iterator[str]:
     )
     yield from ("", "## Model", "", "| | |", "| --- | --- |")
     yield _row("attention", _attention(config))
-    yield _row("layers", f"{model.encoder_layers} + {model.decoder_layers}, {model.norm}-norm")
-    yield _row("width", f"{model.dimension}, feed-forward {model.feed_forward:,}, {model.heads} heads")
+    yield _row("layers", f"{model.encoder_layers} + {model.decoder_layers}, {model.norm_order}-norm")
+    yield _row("width", f"{model.d_model}, feed-forward {model.ffn_dim:,}, {model.num_heads} heads")
     vocabularies = run.load_tokenizers()
     sizes = [vocabularies.source.size, vocabularies.target.size]
     yield _row("sub-words", f"{sizes[0]:,}, joint" if vocabularies.is_shared else f"{sizes[0]:,} and {sizes[1]:,}")

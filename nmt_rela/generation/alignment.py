@@ -43,8 +43,8 @@ class WordAligner:
             cross = [module for (site, _), module in model.attention_modules().items() if site == "cross"]
             if options.layer is not None and not 0 <= options.layer < len(cross):
                 raise ConfigError(f"alignment layer: found {options.layer}; accepted: 0 to {len(cross) - 1}")
-            if options.head is not None and not 0 <= options.head < cross[0].heads:
-                raise ConfigError(f"alignment head: found {options.head}; accepted: 0 to {cross[0].heads - 1}")
+            if options.head is not None and not 0 <= options.head < cross[0].num_heads:
+                raise ConfigError(f"alignment head: found {options.head}; accepted: 0 to {cross[0].num_heads - 1}")
 
     def align(
         self,
@@ -89,11 +89,11 @@ class WordAligner:
 def _cross_attention(model: Transformer, source: Tensor, target: Tensor, options: AlignmentOptions) -> Tensor:
     """Cross-attention weights [batch, target length, source length], float32, of the chosen layer and head."""
     layer = default_alignment_layer(len(model.decoder)) if options.layer is None else options.layer
-    module = model.attention_modules()["cross", layer]
+    hook_pattern = model.attention_modules()["cross", layer].hook_pattern
     seen: list[Tensor] = []  # [batch, heads, target length, source length]
-    module.observer = seen.append
+    handle = hook_pattern.register_forward_hook(lambda _module, _inputs, weights: seen.append(weights.float()))
     try:
-        model(source, model.shift(target))
+        model.decode(model.shift_right(target), model.encode(source))
     finally:
-        module.observer = None
+        handle.remove()
     return seen[0].mean(dim=1) if options.head is None else seen[0][:, options.head]

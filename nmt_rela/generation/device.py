@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from nmt_rela.kernels.cpu.packed_linear import has_packed, pack
+from nmt_rela.kernels.availability import supports_packed_linear
+from nmt_rela.kernels.cpu.packed_linear import pack_linear_layers, packed_linear_class
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError
 
@@ -42,12 +43,15 @@ def prepare_for_inference(model: Transformer, dtype: torch.dtype, device: torch.
 
     int8 means linear layers in 8 bits and the rest in float32. Raises ConfigError if the machine has no int8.
     """
-    if dtype == torch.int8 and (device.type != "cpu" or not has_packed(dtype)):
+    if dtype == torch.int8 and (device.type != "cpu" or not supports_packed_linear(dtype)):
         raise ConfigError(
             "precision: found 'int8', which needs --device cpu on an x86 machine with AVX2; "
             "accepted here: float32, bf16, fp16"
         )
     model = model.to(torch.float32 if dtype == torch.int8 else dtype).requires_grad_(False)
-    if device.type == "cpu" and has_packed(dtype):
-        pack(model, dtype)
+    for attention in model.attention_modules().values():
+        attention.fold_norm_gain()
+    if device.type == "cpu" and supports_packed_linear(dtype):
+        pack_linear_layers(model, dtype)
+        model.packed_output_projection = packed_linear_class(dtype)(model.output_embedding, None)
     return model

@@ -28,6 +28,7 @@ from nmt_rela.generation.sampling import sample
 from nmt_rela.generation.scoring import score_lines
 from nmt_rela.generation.segmentation import Segment, join_segments, segment_lines
 from nmt_rela.generation.streaming import MAX_CHUNK, read_chunks, zip_prefixes
+from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import CheckpointError, ConfigError
 from nmt_rela.utils.memory import trim_malloc
@@ -254,7 +255,7 @@ class Translator:
         lengths = [max(len(segment.ids) + options.max_length_offset, len(segment.prefix) + 1) for segment in segments]
         max_lengths = torch.tensor(lengths, device=self.device)
         decoders: list[StepDecoder] = [
-            model.start_decoding(model.encode(source), beams=options.num_sequences, max_length=max(lengths))
+            IncrementalDecoder(model, model.encode(source), num_beams=options.num_sequences, max_length=max(lengths))
             for model in self.models
         ]
         decoder = decoders[0] if len(decoders) == 1 else EnsembleDecoder(decoders)

@@ -13,7 +13,7 @@ from torch import Tensor
 from nmt_rela.data.data_loader import Batch
 from nmt_rela.data.tokenizer import PAD
 from nmt_rela.models.attention_capture import observe_attention
-from nmt_rela.models.transformer import SITES, Transformer
+from nmt_rela.models.transformer import ATTENTION_SITES, Transformer
 
 
 def valid_positions(site: str, source_valid: Tensor, target_valid: Tensor) -> Tensor:
@@ -70,14 +70,14 @@ def attention_sparsity(model: Transformer, batch: Batch) -> dict[str, float]:
     The batch must be on the model's device.
     """
     source_valid, target_valid = batch.source != PAD, batch.target != PAD
-    valid = {site: valid_positions(site, source_valid, target_valid) for site in SITES}
-    heads = next(iter(model.attention_modules().values())).heads
-    counts = {site: SparsityCounts(heads, batch.source.device) for site in SITES}
+    valid = {site: valid_positions(site, source_valid, target_valid) for site in ATTENTION_SITES}
+    heads = next(iter(model.attention_modules().values())).num_heads
+    counts = {site: SparsityCounts(heads, batch.source.device) for site in ATTENTION_SITES}
 
     def count(site: str, layer: int, weights: Tensor) -> None:
         counts[site].add(weights, valid[site])
 
     with observe_attention(model, count):
-        model(batch.source, model.shift(batch.target))
-    sparsity = {f"sparsity_{site}": float(counts[site].sparsity().mean()) for site in SITES}
-    return sparsity | {f"null_{site}": float(counts[site].null_rate().mean()) for site in SITES}
+        model.decode(model.shift_right(batch.target), model.encode(batch.source))
+    sparsity = {f"sparsity_{site}": float(counts[site].sparsity().mean()) for site in ATTENTION_SITES}
+    return sparsity | {f"null_{site}": float(counts[site].null_rate().mean()) for site in ATTENTION_SITES}

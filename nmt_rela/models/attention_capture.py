@@ -14,9 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
+from nmt_rela.attention.hook_point import HookPoint
 from nmt_rela.models.transformer import Transformer
 
 
@@ -26,19 +29,21 @@ def observe_attention(model: Transformer, observer: Callable[[str, int, Tensor],
 
     Nothing is kept, so that statistics of a corpus need constant memory.
     """
-    modules = model.attention_modules()
-    before = {key: module.observer for key, module in modules.items()}
+    handles: list[RemovableHandle] = []
 
-    def bind(site: str, layer: int) -> Callable[[Tensor], None]:
-        return lambda weights: observer(site, layer, weights)
+    def watch(site: str, layer: int, hook_point: HookPoint) -> None:
+        def hook(_module: HookPoint, _inputs: Any, weights: Tensor) -> None:
+            observer(site, layer, weights.detach().float())
+
+        handles.append(hook_point.register_forward_hook(hook))
 
     try:
-        for (site, layer), module in modules.items():
-            module.observer = bind(site, layer)
+        for (site, layer), module in model.attention_modules().items():
+            watch(site, layer, module.hook_pattern)
         yield
     finally:
-        for key, module in modules.items():
-            module.observer = before[key]
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -50,7 +55,7 @@ def capture_attention(model: Transformer) -> Iterator[dict[tuple[str, int], Tens
     captured: dict[tuple[str, int], Tensor] = {}
 
     def capture(site: str, layer: int, weights: Tensor) -> None:
-        captured[site, layer] = weights.detach()
+        captured[site, layer] = weights
 
     with observe_attention(model, capture):
         yield captured

@@ -2,118 +2,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from nmt_rela.attention.mask import Mask
+from nmt_rela.attention.mask import AttentionMask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 from nmt_rela.kernels.cpu.dropout import dropout
+from nmt_rela.models.layer_cache import LayerCache
 
 NORM_EPSILON = 1e-8
 
 
-class Residual(nn.Module):
-    """A block with its residual sum, dropout and layer norm: norm(x + f(x)), or x + f(norm(x))."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerConfig:
+    """What all layers of a model have in common; the names are those of ``config.schema.ModelConfig``."""
 
-    def __init__(self, dimension: int, *, norm: Literal["post", "pre"], dropout: float) -> None:
+    d_model: int
+    num_heads: int
+    ffn_dim: int
+    norm_order: Literal["post", "pre"]
+    dropout: float
+    attention_dropout: float
+    ffn_dropout: float
+
+    def attention(self, variant: str, *, cross_attention: bool = False) -> MultiHeadAttention:
+        """An attention module of these layers."""
+        return MultiHeadAttention(
+            self.d_model,
+            self.num_heads,
+            variant=variant,
+            dropout=self.attention_dropout,
+            cross_attention=cross_attention,
+        )
+
+
+class SublayerConnection(nn.Module):
+    """Residual sum, dropout and layer norm around a sublayer f: norm(x + f(x)) (post), or x + f(norm(x)) (pre)."""
+
+    def __init__(self, config: LayerConfig) -> None:
         super().__init__()
-        self.layer_norm = nn.LayerNorm(dimension, eps=NORM_EPSILON)
-        self.pre = norm == "pre"
-        self.dropout = dropout
+        self.layer_norm = nn.LayerNorm(config.d_model, eps=NORM_EPSILON)
+        self.is_pre_norm = config.norm_order == "pre"
+        self.dropout = config.dropout
 
-    def forward(self, states: Tensor, block: Callable[[Tensor], Tensor]) -> Tensor:
-        update = block(self.layer_norm(states) if self.pre else states)
-        summed = states + dropout(update, self.dropout, self.training)
-        return summed if self.pre else self.layer_norm(summed)
+    def input(self, x: Tensor) -> Tensor:
+        """What the sublayer reads."""
+        normed: Tensor = self.layer_norm(x) if self.is_pre_norm else x
+        return normed
+
+    def forward(self, x: Tensor, update: Tensor) -> Tensor:
+        """The sum of ``x`` and what the sublayer made of its input."""
+        summed = x + dropout(update, self.dropout, self.training)
+        return summed if self.is_pre_norm else self.layer_norm(summed)
 
 
 class FeedForward(nn.Module):
     """Linear, ReLU, dropout, linear."""
 
-    def __init__(self, dimension: int, inner: int, *, dropout: float) -> None:
+    def __init__(self, config: LayerConfig) -> None:
         super().__init__()
-        self.inner = nn.Linear(dimension, inner)
-        self.output = nn.Linear(inner, dimension)
-        self.dropout = dropout
-        for linear in (self.inner, self.output):
+        self.fc1 = nn.Linear(config.d_model, config.ffn_dim)
+        self.fc2 = nn.Linear(config.ffn_dim, config.d_model)
+        self.dropout = config.ffn_dropout
+        for linear in (self.fc1, self.fc2):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, states: Tensor) -> Tensor:
-        inner = dropout(self.inner(states).relu_(), self.dropout, self.training)
-        output: Tensor = self.output(inner)
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.fc1(x)  # [batch, length, ffn_dim]
+        # In place only without gradients: autograd would copy the view that nn.Linear returns.
+        hidden = hidden.relu() if torch.is_grad_enabled() else hidden.relu_()
+        output: Tensor = self.fc2(dropout(hidden, self.dropout, self.training))
         return output
 
 
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward."""
 
-    def __init__(
-        self,
-        *,
-        dimension: int,
-        heads: int,
-        feed_forward: int,
-        attention: str,
-        norm: Literal["post", "pre"],
-        dropout: float,
-        attention_dropout: float,
-        feed_forward_dropout: float,
-    ) -> None:
+    def __init__(self, config: LayerConfig, *, attention: str) -> None:
         super().__init__()
-        self.self_attention = MultiHeadAttention(
-            dimension, heads, kind=attention, dropout=attention_dropout, cross=False
-        )
-        self.feed_forward = FeedForward(dimension, feed_forward, dropout=feed_forward_dropout)
-        self.self_residual = Residual(dimension, norm=norm, dropout=dropout)
-        self.feed_forward_residual = Residual(dimension, norm=norm, dropout=dropout)
+        self.self_attention = config.attention(attention)
+        self.feed_forward = FeedForward(config)
+        self.self_attention_residual = SublayerConnection(config)
+        self.feed_forward_residual = SublayerConnection(config)
 
-    def forward(self, states: Tensor, mask: Mask) -> Tensor:
-        """[batch, length, dimension] → the same."""
-        attention = self.self_attention
-        states = self.self_residual(states, lambda x: attention.attend(*attention.project_self(x), mask))
-        output: Tensor = self.feed_forward_residual(states, self.feed_forward)
+    def forward(self, x: Tensor, mask: AttentionMask) -> Tensor:
+        """[batch, length, d_model] → the same."""
+        update, _ = self.self_attention(self.self_attention_residual.input(x), mask)
+        x = self.self_attention_residual(x, update)
+        output: Tensor = self.feed_forward_residual(x, self.feed_forward(self.feed_forward_residual.input(x)))
         return output
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention over the prefix, attention to the memory, feed-forward."""
+    """Self-attention over the prefix, cross-attention to the encoder's output, feed-forward."""
 
-    def __init__(
-        self,
-        *,
-        dimension: int,
-        heads: int,
-        feed_forward: int,
-        self_attention: str,
-        cross_attention: str,
-        norm: Literal["post", "pre"],
-        dropout: float,
-        attention_dropout: float,
-        feed_forward_dropout: float,
-    ) -> None:
+    def __init__(self, config: LayerConfig, *, self_attention: str, cross_attention: str) -> None:
         super().__init__()
-        self.self_attention = MultiHeadAttention(
-            dimension, heads, kind=self_attention, dropout=attention_dropout, cross=False
-        )
-        self.cross_attention = MultiHeadAttention(
-            dimension, heads, kind=cross_attention, dropout=attention_dropout, cross=True
-        )
-        self.feed_forward = FeedForward(dimension, feed_forward, dropout=feed_forward_dropout)
-        self.self_residual = Residual(dimension, norm=norm, dropout=dropout)
-        self.cross_residual = Residual(dimension, norm=norm, dropout=dropout)
-        self.feed_forward_residual = Residual(dimension, norm=norm, dropout=dropout)
+        self.self_attention = config.attention(self_attention)
+        self.cross_attention = config.attention(cross_attention, cross_attention=True)
+        self.feed_forward = FeedForward(config)
+        self.self_attention_residual = SublayerConnection(config)
+        self.cross_attention_residual = SublayerConnection(config)
+        self.feed_forward_residual = SublayerConnection(config)
 
     def forward(
         self,
-        states: Tensor,
-        attend_self: Callable[[Tensor], Tensor],
-        attend_memory: Callable[[Tensor], Tensor],
+        x: Tensor,
+        encoder_hidden_states: Tensor,
+        self_attention_mask: AttentionMask,
+        cross_attention_mask: AttentionMask,
+        cache: LayerCache | None = None,
     ) -> Tensor:
-        """[batch, queries, dimension] → the same. Whole targets and single steps differ only in how they attend."""
-        states = self.self_residual(states, attend_self)
-        states = self.cross_residual(states, attend_memory)
-        output: Tensor = self.feed_forward_residual(states, self.feed_forward)
+        """[batch, queries, d_model] → the same.
+
+        Without ``cache``, ``x`` is the whole target. With it, ``x`` is the newest position of every beam: keys and
+        values of the prefix and of the source come from the cache, and ``encoder_hidden_states`` is not read.
+        """
+        update, _ = self.self_attention(
+            self.self_attention_residual.input(x),
+            self_attention_mask,
+            update_cache=None if cache is None else cache.append,
+        )
+        x = self.self_attention_residual(x, update)
+        update, _ = self.cross_attention(
+            self.cross_attention_residual.input(x),
+            cross_attention_mask,
+            key_value=self.cross_attention.project_kv(encoder_hidden_states) if cache is None else cache.cross,
+        )
+        x = self.cross_attention_residual(x, update)
+        output: Tensor = self.feed_forward_residual(x, self.feed_forward(self.feed_forward_residual.input(x)))
         return output

@@ -10,155 +10,130 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nmt_rela.attention.mask import CAUSAL, Mask, key_padding_mask
+from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask, key_padding_mask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
-from nmt_rela.models.embedding import Embedding
-from nmt_rela.models.incremental_decoder import IncrementalDecoder
-from nmt_rela.models.layers import NORM_EPSILON, DecoderLayer, EncoderLayer
+from nmt_rela.models.embedding import TokenEmbedding
+from nmt_rela.models.layers import NORM_EPSILON, DecoderLayer, EncoderLayer, LayerConfig
 
-PAD, BOS = 0, 3  # as in data.vocabulary, which this room does not know
-
-SITES = ("encoder", "decoder", "cross")
+#: Where a model attends: encoder self-attention, decoder self-attention, decoder-to-encoder attention.
+ATTENTION_SITES = ("encoder", "decoder", "cross")
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """What the encoder leaves to the decoder."""
+class EncoderOutput:
+    """What the decoder reads of the encoder."""
 
-    states: Tensor  # [batch, source_length, dimension]
-    valid: Tensor  # [batch, source_length], false at padding
-    mask: Mask
+    hidden_states: Tensor  # [batch, source_length, d_model]
+    padding_mask: Tensor  # [batch, source_length], true at valid positions
+    attention_mask: AttentionMask
 
 
 class Transformer(nn.Module):
-    """The Transformer (Vaswani et al. 2017) with a switchable attention; ``config.schema`` describes the arguments.
+    """The Transformer (Vaswani et al. 2017) with a switchable attention.
 
-    ``attention`` is one kind, or a mapping from each of the sites encoder, decoder and cross to its kind.
-    Raises ValueError when ``tied_embeddings`` is "all" and the vocabularies differ in size.
+    ``config.schema.ModelConfig`` describes the arguments of the same names. ``attention`` is one variant, or a mapping
+    from each of `ATTENTION_SITES` to its variant. ``pad_id`` marks padding in both languages and ``bos_id`` starts
+    targets. Raises ValueError when ``tied_embeddings`` is "all" and the vocabularies differ in size.
     """
 
     def __init__(
         self,
-        source_vocabulary_size: int,
-        target_vocabulary_size: int,
+        source_vocab_size: int,
+        target_vocab_size: int,
         *,
         attention: str | Mapping[str, str] = "rela-g",
         encoder_layers: int = 6,
         decoder_layers: int = 6,
-        dimension: int = 512,
-        feed_forward: int = 2048,
-        heads: int = 8,
-        norm: Literal["post", "pre"] = "post",
+        d_model: int = 512,
+        ffn_dim: int = 2048,
+        num_heads: int = 8,
+        norm_order: Literal["post", "pre"] = "post",
         dropout: float = 0.1,
         embedding_dropout: float = 0.1,
         attention_dropout: float = 0.1,
-        feed_forward_dropout: float = 0.1,
+        ffn_dropout: float = 0.1,
         tied_embeddings: Literal["target", "all", "none"] = "target",
         embedding_bias: bool = False,
-        start: Literal["bos", "zero"] = "bos",
+        decoder_start: Literal["bos", "zero"] = "bos",
+        pad_id: int = 0,
+        bos_id: int = 3,
     ) -> None:
         super().__init__()
-        kinds = {site: attention if isinstance(attention, str) else attention[site] for site in SITES}
-        if tied_embeddings == "all" and source_vocabulary_size != target_vocabulary_size:
+        variants = {site: attention if isinstance(attention, str) else attention[site] for site in ATTENTION_SITES}
+        if tied_embeddings == "all" and source_vocab_size != target_vocab_size:
             raise ValueError(
                 f"tied_embeddings 'all' needs one vocabulary for both sides, "
-                f"not {source_vocabulary_size} and {target_vocabulary_size} sub-words"
+                f"not {source_vocab_size} and {target_vocab_size} sub-words"
             )
-        self.zero_start = start == "zero"
-        target_weight = _embedding_weight(target_vocabulary_size, dimension)
-        source_weight = (
-            target_weight if tied_embeddings == "all" else _embedding_weight(source_vocabulary_size, dimension)
-        )
+        self.pad_id, self.bos_id = pad_id, bos_id
+        #: Whether the first decoder input is the zero vector instead of the embedding of ``bos_id``.
+        self.starts_with_zeros = decoder_start == "zero"
+        target_weight = _embedding_weight(target_vocab_size, d_model)
+        source_weight = target_weight if tied_embeddings == "all" else _embedding_weight(source_vocab_size, d_model)
         bias = None
         if embedding_bias:
-            bound = (3.0 / dimension) ** 0.5
-            bias = nn.Parameter(torch.empty(dimension).uniform_(-bound, bound))
-        self.source_embedding = Embedding(source_weight, bias=bias, dropout=embedding_dropout)
-        self.target_embedding = Embedding(target_weight, bias=bias, dropout=embedding_dropout)
-        self.output_weight = (
-            _embedding_weight(target_vocabulary_size, dimension) if tied_embeddings == "none" else target_weight
+            bound = (3.0 / d_model) ** 0.5
+            bias = nn.Parameter(torch.empty(d_model).uniform_(-bound, bound))
+        self.source_embedding = TokenEmbedding(source_weight, bias=bias, dropout=embedding_dropout)
+        self.target_embedding = TokenEmbedding(target_weight, bias=bias, dropout=embedding_dropout)
+        #: Weight of the output layer, [target vocabulary, d_model].
+        self.output_embedding = (
+            _embedding_weight(target_vocab_size, d_model) if tied_embeddings == "none" else target_weight
         )
-        self.encoder = nn.ModuleList(
-            EncoderLayer(
-                dimension=dimension,
-                heads=heads,
-                feed_forward=feed_forward,
-                attention=kinds["encoder"],
-                norm=norm,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                feed_forward_dropout=feed_forward_dropout,
-            )
-            for _ in range(encoder_layers)
-        )
+        #: Replaces the output layer at inference (packed weights): hidden states → logits.
+        self.packed_output_projection: Callable[[Tensor], Tensor] | None = None
+        config = LayerConfig(
+            d_model=d_model, num_heads=num_heads, ffn_dim=ffn_dim, norm_order=norm_order, dropout=dropout,
+            attention_dropout=attention_dropout, ffn_dropout=ffn_dropout,
+        )  # fmt: skip
+        self.encoder = nn.ModuleList(EncoderLayer(config, attention=variants["encoder"]) for _ in range(encoder_layers))
         self.decoder = nn.ModuleList(
-            DecoderLayer(
-                dimension=dimension,
-                heads=heads,
-                feed_forward=feed_forward,
-                self_attention=kinds["decoder"],
-                cross_attention=kinds["cross"],
-                norm=norm,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                feed_forward_dropout=feed_forward_dropout,
-            )
+            DecoderLayer(config, self_attention=variants["decoder"], cross_attention=variants["cross"])
             for _ in range(decoder_layers)
         )
-        # A stack of pre-norm layers ends un-normed; a post-norm stack does not.
-        self.encoder_norm = nn.LayerNorm(dimension, eps=NORM_EPSILON) if norm == "pre" else nn.Identity()
-        self.decoder_norm = nn.LayerNorm(dimension, eps=NORM_EPSILON) if norm == "pre" else nn.Identity()
-        self.packed_output: Callable[[Tensor], Tensor] | None = None
-
-    def encode(self, source: Tensor) -> Memory:
-        """Source sub-words [batch, length], padded with 0, to the memory."""
-        valid = source != PAD
-        mask = key_padding_mask(valid, self.output_weight.dtype)
-        states = self.source_embedding(source)
-        for layer in self.encoder:
-            states = layer(states, mask)
-        return Memory(self.encoder_norm(states), valid, mask)
-
-    def decode(self, target_input: Tensor, memory: Memory) -> Tensor:
-        """Decoder states [batch, target_length, dimension] of whole targets (teacher forcing)."""
-        states = self.target_embedding(target_input, zero_first=self.zero_start)
-        for layer in self.decoder:
-            own: MultiHeadAttention = layer.self_attention  # type: ignore[assignment]
-            cross: MultiHeadAttention = layer.cross_attention  # type: ignore[assignment]
-            key, value = cross.project_memory(memory.states)
-            states = layer(
-                states,
-                lambda x, own=own: own.attend(*own.project_self(x), CAUSAL),
-                lambda x, cross=cross, key=key, value=value: cross.attend(
-                    cross.project_query(x), key, value, memory.mask
-                ),
-            )
-        normed: Tensor = self.decoder_norm(states)
-        return normed
+        # A pre-norm stack needs a final norm; a post-norm stack has just been normed.
+        self.encoder_norm, self.decoder_norm = (
+            nn.LayerNorm(d_model, eps=NORM_EPSILON) if norm_order == "pre" else nn.Identity() for _ in range(2)
+        )
 
     def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
-        """Decoder states [batch, target_length, dimension] of padded sub-words [batch, length]."""
-        return self.decode(target_input, self.encode(source))
+        """Logits [batch, target_length, vocabulary] of padded token ids [batch, length]."""
+        return self.output_projection(self.decode(target_input, self.encode(source)))
 
-    def project(self, states: Tensor) -> Tensor:
-        """Logits [..., vocabulary] of decoder states [..., dimension]."""
-        return F.linear(states, self.output_weight) if self.packed_output is None else self.packed_output(states)
+    def encode(self, source: Tensor) -> EncoderOutput:
+        """The encoder's output for padded token ids [batch, source_length]."""
+        valid = source != self.pad_id
+        mask = key_padding_mask(valid, self.output_embedding.dtype)
+        x = self.source_embedding(source)  # [batch, source_length, d_model]
+        for layer in self.encoder:
+            x = layer(x, mask)
+        return EncoderOutput(self.encoder_norm(x), valid, mask)
 
-    def shift(self, target: Tensor) -> Tensor:
-        """The decoder's input for a padded target that ends in EOS: BOS first, the last column dropped."""
-        return F.pad(target[:, :-1], (1, 0), value=BOS)
+    def decode(self, target_input: Tensor, encoder_output: EncoderOutput) -> Tensor:
+        """Hidden states [batch, target_length, d_model] of whole targets (teacher forcing)."""
+        x = self.target_embedding(target_input, zero_first=self.starts_with_zeros)
+        for layer in self.decoder:
+            x = layer(x, encoder_output.hidden_states, CAUSAL_MASK, encoder_output.attention_mask)
+        hidden_states: Tensor = self.decoder_norm(x)
+        return hidden_states
 
-    def start_decoding(self, memory: Memory, *, beams: int, max_length: int) -> IncrementalDecoder:
-        """The state of a search over ``beams`` hypotheses a sentence, none longer than ``max_length``."""
-        return IncrementalDecoder(self, memory.states, memory.mask, beams=beams, max_length=max_length)
+    def output_projection(self, hidden_states: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of hidden states [..., d_model]."""
+        if self.packed_output_projection is not None:
+            return self.packed_output_projection(hidden_states)
+        return F.linear(hidden_states, self.output_embedding)
+
+    def shift_right(self, target: Tensor) -> Tensor:
+        """The decoder input of a padded target that ends in EOS: BOS first, the last column dropped."""
+        return F.pad(target[:, :-1], (1, 0), value=self.bos_id)
 
     def attention_modules(self) -> dict[tuple[str, int], MultiHeadAttention]:
-        """Every attention module by its site (encoder, decoder, cross) and layer (from 0)."""
+        """Every attention module by site and layer, counted from 0."""
         modules = {("encoder", i): layer.self_attention for i, layer in enumerate(self.encoder)}
         modules |= {("decoder", i): layer.self_attention for i, layer in enumerate(self.decoder)}
         modules |= {("cross", i): layer.cross_attention for i, layer in enumerate(self.decoder)}
         return modules  # type: ignore[return-value]  # ModuleList forgets its element type
 
 
-def _embedding_weight(vocabulary_size: int, dimension: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(vocabulary_size, dimension).normal_(std=dimension**-0.5))
+def _embedding_weight(vocab_size: int, d_model: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(vocab_size, d_model).normal_(std=d_model**-0.5))

@@ -43,8 +43,8 @@ SCALES: dict[str, tuple[str, ...]] = {
     # Real text in hours on one GPU: a model size that suits 30,000 to 200,000 pairs per source.
     "small": (
         "data.max_pairs_per_source=200000", "data.vocabulary_size=16000",
-        "model.encoder_layers=3", "model.decoder_layers=3", "model.dimension=256", "model.feed_forward=1024",
-        "model.heads=4", "training.max_updates=20000", "training.batch_tokens=8192", "training.accumulate=1",
+        "model.encoder_layers=3", "model.decoder_layers=3", "model.d_model=256", "model.ffn_dim=1024",
+        "model.num_heads=4", "training.max_updates=20000", "training.batch_tokens=8192", "training.accumulate=1",
         "training.lr_schedule=noam", "training.learning_rate=1.0", "training.warmup_updates=2000",
         "training.validate_every=1000", "training.validation_decode_sentences=500", "training.save_every=1000",
     ),
@@ -52,8 +52,8 @@ SCALES: dict[str, tuple[str, ...]] = {
     # translations.
     "smoke": (
         "data.max_pairs_per_source=1000", "data.vocabulary_size=4000",
-        "model.encoder_layers=2", "model.decoder_layers=2", "model.dimension=32", "model.feed_forward=64",
-        "model.heads=4", "training.max_updates=200", "training.batch_tokens=2048", "training.accumulate=1",
+        "model.encoder_layers=2", "model.decoder_layers=2", "model.d_model=32", "model.ffn_dim=64",
+        "model.num_heads=4", "training.max_updates=200", "training.batch_tokens=2048", "training.accumulate=1",
         "training.lr_schedule=noam", "training.learning_rate=0.1", "training.warmup_updates=20",
         "training.log_every=20", "training.validate_every=100",
         "training.validation_decode_sentences=10", "training.save_every=20",

@@ -31,7 +31,7 @@ _LOGGING_SETTINGS = tuple(
     )
 )  # fmt: skip
 #: Settings for which the task configurations follow the released code and base.yaml does not.
-_RELEASED_CODE = ("model.embedding_bias", "model.start", "training.loss_normalization")
+_RELEASED_CODE = ("model.embedding_bias", "model.decoder_start", "training.loss_normalization")
 
 
 def write_report(experiment: Experiment, records: StepRecords) -> list[Path]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from nmt_rela.attention.backends import triton_is_available_for
+from nmt_rela.kernels.availability import triton_is_available_for
 
 # Logits are made and used up in slices of about this many numbers: what suits a CPU's cache, and what fills a GPU.
 _SLICE_NUMBERS = 1 << 22

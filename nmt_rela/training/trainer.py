@@ -175,7 +175,7 @@ class Trainer:
         if settings.max_grad_norm:
             clip_grads_with_norm_(self.parameters, settings.max_grad_norm, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, progress.update + 1, dimension=self.config.model.dimension)
+            group["lr"] = learning_rate(settings, progress.update + 1, dimension=self.config.model.d_model)
         self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -199,10 +199,12 @@ class Trainer:
             token_weights = self._send(token_weights)
         batch, positions = batch.to(self.ranks.device), self._send(positions)
         with self._autocast():
-            states = self.model(batch.source, self.model.shift(batch.target))  # [sentences, length, dimension]
+            states = self.model.decode(
+                self.model.shift_right(batch.target), self.model.encode(batch.source)
+            )  # [sentences, length, dimension]
             return fused_linear_cross_entropy(
                 states.flatten(0, 1)[positions],
-                self.model.output_weight,
+                self.model.output_embedding,
                 batch.target.flatten()[positions],
                 smoothing=self.config.training.label_smoothing,
                 token_weights=token_weights,

@@ -131,11 +131,11 @@ class Validator:
         sums = torch.zeros(3, dtype=torch.float64, device=self._ranks.device)
         for index in range(self._ranks.rank, self._plan.batches, self._ranks.size):
             batch = collate(self._corpus, self._plan.batch(index)).to(self._ranks.device)
-            states = model(batch.source, model.shift(batch.target))
+            states = model.decode(model.shift_right(batch.target), model.encode(batch.source))
             present: Tensor = batch.target != PAD
             loss, likelihood = fused_linear_cross_entropy(
                 states[present],
-                model.output_weight,
+                model.output_embedding,
                 batch.target[present],
                 smoothing=self._config.training.label_smoothing,
             )

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from nmt_rela.config.schema import Config
 from nmt_rela.data.data_loader import Batch
 from nmt_rela.data.tokenizer import BOS, EOS, PAD, TokenizerPair
-from nmt_rela.models.embedding import Embedding
+from nmt_rela.models.embedding import TokenEmbedding
 from nmt_rela.utils.errors import ConfigError
 
 #: The names of the other models.
@@ -69,18 +69,18 @@ class _TorchTransformer(nn.Module):
         model = config.model
 
         def weight(size: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(size, model.dimension).normal_(std=model.dimension**-0.5))
+            return nn.Parameter(torch.empty(size, model.d_model).normal_(std=model.d_model**-0.5))
 
         target = weight(target_size)
         source = target if model.tied_embeddings == "all" else weight(source_size)
         self.output = weight(target_size) if model.tied_embeddings == "none" else target
-        self.source_embedding = Embedding(source, bias=None, dropout=model.embedding_dropout)
-        self.target_embedding = Embedding(target, bias=None, dropout=model.embedding_dropout)
+        self.source_embedding = TokenEmbedding(source, bias=None, dropout=model.embedding_dropout)
+        self.target_embedding = TokenEmbedding(target, bias=None, dropout=model.embedding_dropout)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that nested tensors, which serve inference alone, will not be used
             self.layers = nn.Transformer(
-                model.dimension, model.heads, model.encoder_layers, model.decoder_layers, model.feed_forward,
-                model.dropout, batch_first=True, norm_first=model.norm == "pre",
+                model.d_model, model.num_heads, model.encoder_layers, model.decoder_layers, model.ffn_dim,
+                model.dropout, batch_first=True, norm_first=model.norm_order == "pre",
             )  # fmt: skip
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
@@ -104,11 +104,11 @@ class _Marian(nn.Module):
                 vocab_size=source_size, decoder_vocab_size=target_size,
                 share_encoder_decoder_embeddings=model.tied_embeddings == "all",
                 tie_word_embeddings=model.tied_embeddings != "none",
-                d_model=model.dimension, encoder_layers=model.encoder_layers,
-                decoder_layers=model.decoder_layers, encoder_attention_heads=model.heads,
-                decoder_attention_heads=model.heads, encoder_ffn_dim=model.feed_forward,
-                decoder_ffn_dim=model.feed_forward, activation_function="relu", dropout=model.dropout,
-                attention_dropout=model.attention_dropout, activation_dropout=model.feed_forward_dropout,
+                d_model=model.d_model, encoder_layers=model.encoder_layers,
+                decoder_layers=model.decoder_layers, encoder_attention_heads=model.num_heads,
+                decoder_attention_heads=model.num_heads, encoder_ffn_dim=model.ffn_dim,
+                decoder_ffn_dim=model.ffn_dim, activation_function="relu", dropout=model.dropout,
+                attention_dropout=model.attention_dropout, activation_dropout=model.ffn_dropout,
                 max_position_embeddings=max(512, config.data.max_length), scale_embedding=True, pad_token_id=PAD,
                 eos_token_id=EOS, bos_token_id=BOS, decoder_start_token_id=BOS, forced_eos_token_id=None,
             )

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nmt_rela.attention.mask import CAUSAL, Mask, key_padding_mask
+from nmt_rela.attention.backends import attend as attend_by_backend
+from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask, key_padding_mask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.commands import cli
@@ -30,19 +31,26 @@ from nmt_rela.commands import cli
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def variants(options: argparse.Namespace, mask: Mask | None) -> dict[str, Attend]:
+def variants(options: argparse.Namespace, mask: AttentionMask | None) -> dict[str, Attend]:
     """What is compared, by name: queries, keys, values [batch, heads, length, width] to heads' outputs."""
     dimension = options.heads * options.width
 
     def our_own(kind: str) -> Attend:
-        attention = MultiHeadAttention(dimension, options.heads, kind=kind, dropout=options.dropout, cross=False)
-        # The last projection is the same for all and is left out; the norm of ReLA is part of its price.
-        attention.output = torch.nn.Identity()  # type: ignore[assignment]
+        attention = MultiHeadAttention(
+            dimension, options.heads, variant=kind, dropout=options.dropout, cross_attention=False
+        )
+        variant = ATTENTION_VARIANTS[kind]  # the projections are the same for all; the norm of ReLA is part of its cost
         attention.to(options.device)
-        return lambda query, key, value: attention.attend(query, key, value, mask)
+        return lambda query, key, value: attention.output_norm(
+            attend_by_backend(variant, query, key, value, mask, dropout=options.dropout).flatten(2)
+        )
 
     def sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        bias = None if mask is None or mask.causal else mask.bias_for(query)
+        bias = (
+            None
+            if mask is None or mask.causal
+            else mask.as_bias(query.shape[2], query.shape[2], query.dtype, query.device)
+        )
         heads = F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, dropout_p=options.dropout, is_causal=options.causal
         )
@@ -61,11 +69,11 @@ def variants(options: argparse.Namespace, mask: Mask | None) -> dict[str, Attend
     return found
 
 
-def _with_map(mapping: Callable[..., Tensor], mask: Mask | None, dropout: float) -> Attend:
+def _with_map(mapping: Callable[..., Tensor], mask: AttentionMask | None, dropout: float) -> Attend:
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
         if mask is not None:
-            scores = scores + mask.bias_for(scores)
+            scores = scores + mask.as_bias(scores.shape[2], scores.shape[3], scores.dtype, scores.device)
         weights = F.dropout(mapping(scores.float(), dim=-1).to(value.dtype), dropout)
         return (weights @ value).transpose(1, 2).flatten(2)
 
@@ -97,7 +105,7 @@ def measure(options: argparse.Namespace, length: int) -> list[dict[str, Any]]:
     upstream = torch.randn_like(packed[:, :, 0])
     mask = None
     if options.causal:
-        mask = CAUSAL
+        mask = CAUSAL_MASK
     elif options.padding:
         visible = torch.arange(length, device=options.device) < length - length // 8
         mask = key_padding_mask(visible.expand(sentences, length), torch.float32)

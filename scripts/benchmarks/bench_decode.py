@@ -43,6 +43,7 @@ from nmt_rela.generation.beam_search import beam_search
 from nmt_rela.generation.device import prepare_for_inference, resolve_device
 from nmt_rela.generation.translator import DTYPES, Precision, Translator
 from nmt_rela.metrics.bleu import compute_scores
+from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError, UserError
 from nmt_rela.utils.memory import limit_onednn_cache
@@ -93,8 +94,8 @@ def random_model(kind: str, precision: Precision, options: argparse.Namespace) -
     device = resolve_device(options.device)
     model = Transformer(
         options.vocabulary, options.vocabulary, attention=kind, encoder_layers=options.layers,
-        decoder_layers=options.layers, dimension=options.dimension, feed_forward=options.feed_forward,
-        heads=options.heads, tied_embeddings="all",
+        decoder_layers=options.layers, d_model=options.dimension, ffn_dim=options.feed_forward,
+        num_heads=options.heads, tied_embeddings="all",
     )  # fmt: skip
     return prepare_for_inference(model.to(device).eval(), DTYPES[precision], device)
 
@@ -117,7 +118,7 @@ def forced_subject(model: Transformer, sentences: list[list[int]], options: argp
         def search(batch: Sequence[int]) -> int:
             with torch.inference_mode():
                 source = pad_sequences([chosen[i] for i in batch]).to(device)
-                state = model.start_decoding(model.encode(source), beams=beam, max_length=options.length)
+                state = IncrementalDecoder(model, model.encode(source), num_beams=beam, max_length=options.length)
                 found = beam_search(
                     state, beam_size=beam, min_length=options.length - 1,
                     max_lengths=torch.full((len(batch),), options.length, device=device),

@@ -37,14 +37,13 @@ def reads_of(translate: Callable[[], object], device: torch.device) -> Reads | N
 
 def step_reads(state: IncrementalDecoder) -> int:
     """Bytes that a step reads at least: the weights that it uses, and all keys and values."""
-    model = state._model
+    model = state.model
     weights = [
         parameter
         for name, parameter in [*model.decoder.named_parameters(), *model.decoder_norm.named_parameters()]
-        if "cross_attention.key_value" not in name  # the memory is projected once
+        if "cross_attention.kv_proj" not in name  # the memory is projected once
     ]
-    kept = [part for layer in (*state._memory, *state._caches) for part in layer]
-    return sum(tensor.nbytes for tensor in (*weights, model.output_weight, *kept))
+    return sum(tensor.nbytes for tensor in (*weights, model.output_embedding)) + state.nbytes
 
 
 def copy_rate(device: torch.device) -> float:

@@ -32,7 +32,7 @@ An experiment is one YAML file; `nmt-train --config FILE` runs it and `--print-c
   `32_000` is 32000. A name that looks like a number stands in quotes; the language code `no` needs none. Anchors,
   aliases and tags are not accepted.
 
-A key without a default must be given. Beyond the bounds of single keys: `model.heads` divides `model.dimension`;
+A key without a default must be given. Beyond the bounds of single keys: `model.num_heads` divides `model.d_model`;
 `model.tied_embeddings: all` needs `data.joint_vocabulary: true`; `training.learning_rate` is at most 0.1 unless the
 schedule is `noam`; `training.checkpoint_metric: bleu` needs `training.validation_decode_sentences` other than 0.
 """

@@ -19,12 +19,12 @@ pytestmark = pytest.mark.gpu
 @torch.no_grad()
 def test_the_decoder_states_are_those_of_the_cpu(kind: str) -> None:
     torch.manual_seed(1)
-    model = Transformer(50, 50, attention=kind, encoder_layers=2, decoder_layers=2, dimension=64, heads=4).eval()
+    model = Transformer(50, 50, attention=kind, encoder_layers=2, decoder_layers=2, d_model=64, num_heads=4).eval()
     source, target = torch.randint(4, 50, (8, 17)), torch.randint(4, 50, (8, 15))
     source[3, 9:] = 0
-    expected = model(source, model.shift(target))
+    expected = model(source, model.shift_right(target))
     model.cuda()
-    actual = model(source.cuda(), model.shift(target.cuda()))
+    actual = model(source.cuda(), model.shift_right(target.cuda()))
     torch.testing.assert_close(actual.cpu(), expected, atol=1e-4, rtol=1e-4)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nmt_rela.attention.backends import fused_backend
-from nmt_rela.attention.mask import CAUSAL
+from nmt_rela.attention.backends import attend, attention_scores
+from nmt_rela.attention.mask import CAUSAL_MASK
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.training.loss import fused_linear_cross_entropy
@@ -20,8 +20,7 @@ def test_memory_is_linear_in_length(kind: str) -> None:
         given = [torch.randn(1, 8, length, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in "qkv"]
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        heads = fused_backend(kind, *given, CAUSAL, dropout=0.1)
-        assert heads is not None
+        heads = attend(ATTENTION_VARIANTS[kind], *given, CAUSAL_MASK, dropout=0.1)
         torch.autograd.grad(heads.sum(), given)
         return torch.cuda.max_memory_allocated() - before
 
@@ -31,15 +30,15 @@ def test_memory_is_linear_in_length(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 def test_an_update_never_waits_for_the_device(kind: str) -> None:
-    model = Transformer(100, 100, attention=kind, encoder_layers=1, decoder_layers=1, dimension=64, heads=2).cuda()
+    model = Transformer(100, 100, attention=kind, encoder_layers=1, decoder_layers=1, d_model=64, num_heads=2).cuda()
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     source, target = (torch.randint(4, 100, (8, 40), device="cuda") for _ in range(2))
     source[3, 20:] = 0
 
     def update() -> None:
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            states = model(source, model.shift(target)).flatten(0, 1)
-            loss, _ = fused_linear_cross_entropy(states, model.output_weight, target.flatten(), smoothing=0.1)
+            states = model.decode(model.shift_right(target), model.encode(source)).flatten(0, 1)
+            loss, _ = fused_linear_cross_entropy(states, model.output_embedding, target.flatten(), smoothing=0.1)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -63,12 +62,10 @@ def test_long_rows_err_at_most_twice_as_much_as_the_plain_path(kind: str, dtype:
     def run(number_type: torch.dtype, fast: bool) -> list[torch.Tensor]:
         given = [x.to(dtype).to(number_type).requires_grad_() for x in (query, key, value)]
         if fast:
-            heads = fused_backend(kind, *given, CAUSAL, dropout=0.0)
+            heads = attend(ATTENTION_VARIANTS[kind], *given, CAUSAL_MASK, dropout=0.0)
         else:
-            scores = given[0] @ given[1].transpose(-2, -1) * 64**-0.5
-            scores = scores + CAUSAL.bias_for(scores)
-            heads = (ATTENTION_VARIANTS[kind].mapping(scores) @ given[2]).transpose(1, 2)
-        assert heads is not None
+            scores = attention_scores(given[0], given[1], CAUSAL_MASK)
+            heads = (ATTENTION_VARIANTS[kind].weight_fn(scores) @ given[2]).transpose(1, 2)
         return [heads, *torch.autograd.grad(heads, given, upstream.to(dtype).to(number_type))]
 
     for found, usual, exact in zip(run(dtype, True), run(dtype, False), run(torch.float64, False), strict=True):

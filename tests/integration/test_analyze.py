@@ -236,7 +236,7 @@ def test_ablation_translates_with_the_decoding_overrides(
         (["--model", "{rela}", *"--source {place}/text.en --target {rela}/words.txt".split()], "12 lines"),
         (["--model", "{rela}", "--checkpoint", "bst"], "no checkpoint 'bst'"),
         (["--model", "{rela}", "decoding.beam_siz=2"], "did you mean 'beam_size'"),
-        (["--model", "{rela}", "model.heads=2"], "accepted: decoding.key=value"),
+        (["--model", "{rela}", "model.num_heads=2"], "accepted: decoding.key=value"),
     ],
 )
 def test_a_user_error_is_one_line_on_stderr(

@@ -21,7 +21,7 @@ from nmt_rela.models.transformer import Transformer
 torch.set_num_threads(1)
 vocabularies = write_run(Path(sys.argv[1])).load_tokenizers()
 size = vocabularies.source.size, vocabularies.target.size
-model = Transformer(*size, dimension=64, feed_forward=64).eval()  # six layers of eight heads, as in the paper
+model = Transformer(*size, d_model=64, ffn_dim=64).eval()  # six layers of eight heads, as in the paper
 draw = random.Random(1)
 lengths = [min(max(int(draw.lognormvariate(1.8, 0.55)), 2), 110) for _ in range(9_990)] + [110] * 10
 lines = [(" ".join(draw.choices(ENGLISH, k=n)), " ".join(draw.choices(GERMAN, k=n))) for n in lengths]

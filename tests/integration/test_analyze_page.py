@@ -12,7 +12,7 @@ from chromium import Chromium, find_chromium
 
 from nmt_rela.analysis.html_page import PageRun, PageSentence, pack_weights, write_page
 from nmt_rela.analysis.statistics import AttentionStatistics
-from nmt_rela.models.transformer import SITES
+from nmt_rela.models.transformer import ATTENTION_SITES
 
 SOURCE = ("▁The", "▁old", "▁house", "▁sta", "nds", "</s>")
 TARGET = ("▁Das", "▁alte", "▁Haus", "▁steht", "</s>")
@@ -36,13 +36,13 @@ def weights(seed: int, source: Sequence[str] = SOURCE, target: Sequence[str] = T
 
 def page_run(name: str, sentences: Sequence[dict[str, np.ndarray] | None]) -> PageRun:
     statistics = AttentionStatistics()
-    for site in SITES:
+    for site in ATTENTION_SITES:
         for layer in range(LAYERS):
             shown = torch.tensor(next(s for s in sentences if s is not None)[site][layer : layer + 1]).float()
             statistics.add(site, layer, shown, torch.ones(1, *shown.shape[2:], dtype=torch.bool))
     return PageRun(
         name=name,
-        attention=dict.fromkeys(SITES, "rela-g"),
+        attention=dict.fromkeys(ATTENTION_SITES, "rela-g"),
         sentences=[
             None
             if s is None
@@ -223,17 +223,20 @@ def test_a_large_page_opens_in_under_two_seconds(browser: Chromium, tmp_path: Pa
     def softmax() -> str:
         scores = generator.normal(size=(3, 6, 8, length, length)) * 2
         weights = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
-        return pack_weights(dict(zip(SITES, weights, strict=True)))
+        return pack_weights(dict(zip(ATTENTION_SITES, weights, strict=True)))
 
     statistics = AttentionStatistics()
-    for site in SITES:
+    for site in ATTENTION_SITES:
         for layer in range(6):
             statistics.add(site, layer, torch.rand(1, 8, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool))
     sentence = [
         PageSentence(source=pieces, target=pieces, log_probability=-1.0, weights=softmax()) for _ in range(sentences)
     ]
     run = PageRun(
-        name="base", attention=dict.fromkeys(SITES, "softmax"), sentences=sentence, statistics=statistics.layers()
+        name="base",
+        attention=dict.fromkeys(ATTENTION_SITES, "softmax"),
+        sentences=sentence,
+        statistics=statistics.layers(),
     )
     page = write_page(tmp_path / "large.html", [run], [("a b c", "d e f")] * sentences, title="Attention")
     assert page.stat().st_size < 15e6

@@ -32,9 +32,9 @@ def experiment(tmp_path: Path) -> Path:
     ("spoil", "words"),
     [
         (lambda d: replace(d / "config.yaml", "rela-g", "relag"), ["model.attention", "relag", "rela-g"]),
-        (lambda d: replace(d / "config.yaml", "heads", "haeds"), ["model.haeds", "did you mean 'heads'"]),
-        (lambda d: replace(d / "config.yaml", "heads: 4", "heads: four"), ["model.heads", "four"]),
-        (lambda d: replace(d / "config.yaml", "heads: 4", "heads: 5"), ["model.heads", "64"]),
+        (lambda d: replace(d / "config.yaml", "num_heads", "num_haed"), ["model.num_haed", "did you mean 'num_heads'"]),
+        (lambda d: replace(d / "config.yaml", "num_heads: 4", "num_heads: four"), ["model.num_heads", "four"]),
+        (lambda d: replace(d / "config.yaml", "num_heads: 4", "num_heads: 5"), ["model.num_heads", "64"]),
         (lambda d: (d / "train.turned").unlink(), ["train.turned"]),
         (lambda d: (d / "digits.yaml").unlink(), ["digits.yaml"]),
         (lambda d: append(d / "train.turned", b"1 2 3\n"), ["train", "50", "51"]),
@@ -115,7 +115,7 @@ def test_fine_tuning_takes_weights_only_of_the_same_vocabulary(
     assert all(float((after[name] - before[name]).abs().max()) < 7e-5 for name in before)
     other = write_run(tmp_path / "other")
     capsys.readouterr()
-    wider = ["--quiet", f"run_dir={tmp_path / 'wider'}", "model.feed_forward=96", start]
+    wider = ["--quiet", f"run_dir={tmp_path / 'wider'}", "model.ffn_dim=96", start]
     assert train.main(["--config", str(config), *wider]) == 2
     assert re.search(r"run/best: parameter \S+ is \[128.*\] in the checkpoint, \[96", capsys.readouterr().err)
     assert (

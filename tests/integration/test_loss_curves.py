@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmt_rela.attention import backends
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
+from nmt_rela.kernels.availability import assume_processor
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.training.loss import fused_linear_cross_entropy
-from tests.attention_sites import take_reference
 from tests.triton_interpreter import mend_bfloat16
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -22,8 +21,9 @@ def losses(
     """Loss a token of each update of a tiny model that learns to turn sequences round."""
     torch.manual_seed(1)
     model = Transformer(
-        16, 16, attention=kind, encoder_layers=1, decoder_layers=1, dimension=32, feed_forward=64, heads=2, norm="pre",
-        dropout=dropout, embedding_dropout=0.0, attention_dropout=dropout, feed_forward_dropout=0.0,
+        16, 16, attention=kind, encoder_layers=1, decoder_layers=1, d_model=32, ffn_dim=64, num_heads=2,
+        norm_order="pre",
+        dropout=dropout, embedding_dropout=0.0, attention_dropout=dropout, ffn_dropout=0.0,
         tied_embeddings="all",
     ).to(DEVICE)  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.9, 0.98))
@@ -34,8 +34,8 @@ def losses(
         target = source.flip(1).to(DEVICE)
         source[: sentences // 2, 5] = 0  # padding
         with torch.autocast(DEVICE, dtype=precision, enabled=precision != torch.float32):
-            states = model(source.to(DEVICE), model.shift(target)).flatten(0, 1)
-            loss, _ = fused_linear_cross_entropy(states, model.output_weight, target.flatten(), smoothing=0.1)
+            states = model.decode(model.shift_right(target), model.encode(source.to(DEVICE))).flatten(0, 1)
+            loss, _ = fused_linear_cross_entropy(states, model.output_embedding, target.flatten(), smoothing=0.1)
         (loss / target.numel()).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -61,11 +61,10 @@ def test_bfloat16_and_float32(kind: str) -> None:
     "kind", [pytest.param(kind, marks=[] if kind == "softmax" else pytest.mark.gpu) for kind in ATTENTION_VARIANTS]
 )
 def test_fast_path_and_reference_over_200_updates(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "FUSED_DEVICE_TYPES", {DEVICE})
-    monkeypatch.setattr(backends, "_has_triton", lambda: DEVICE == "cuda")  # the loss has a kernel too
-    fast = losses(kind, updates=200)
-    take_reference(monkeypatch)
-    assert_coinciding(fast, losses(kind, updates=200))
+    with assume_processor("gpu"):
+        fast = losses(kind, updates=200)
+    with assume_processor("none"):
+        assert_coinciding(fast, losses(kind, updates=200))
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="there are CUDA devices: the test above runs the kernels on one")
@@ -75,8 +74,8 @@ def test_rectified_heads_and_reference_over_200_updates(
     kind: str, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = losses(kind, updates=200, precision=precision)
-    take_reference(monkeypatch)
-    assert_coinciding(fast, losses(kind, updates=200, precision=precision))
+    with assume_processor("none"):
+        assert_coinciding(fast, losses(kind, updates=200, precision=precision))
 
 
 @pytest.mark.slow
@@ -85,10 +84,10 @@ def test_rectified_heads_and_reference_over_200_updates(
 def test_interpreted_kernels_and_reference_over_200_updates(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
     mend_bfloat16(monkeypatch)
-    monkeypatch.setattr(backends, "FUSED_DEVICE_TYPES", {DEVICE})
-    fast = losses(kind, updates=200, sentences=2)
-    take_reference(monkeypatch)
-    assert_coinciding(fast, losses(kind, updates=200, sentences=2))
+    with assume_processor("gpu"):
+        fast = losses(kind, updates=200, sentences=2)
+    with assume_processor("none"):
+        assert_coinciding(fast, losses(kind, updates=200, sentences=2))
 
 
 @pytest.mark.parametrize("kind", ["sparsemax", "rela-g"])
@@ -96,7 +95,7 @@ def test_fast_path_and_reference_over_a_few_updates(kind: str, monkeypatch: pyte
     pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
     if DEVICE == "cpu":
         mend_bfloat16(monkeypatch)
-    monkeypatch.setattr(backends, "FUSED_DEVICE_TYPES", {DEVICE})
-    fast = losses(kind, updates=2, sentences=2, dropout=0.0)
-    take_reference(monkeypatch)
-    torch.testing.assert_close(fast, losses(kind, updates=2, sentences=2, dropout=0.0), atol=1e-4, rtol=1e-4)
+    with assume_processor("gpu"):
+        fast = losses(kind, updates=2, sentences=2, dropout=0.0)
+    with assume_processor("none"):
+        torch.testing.assert_close(fast, losses(kind, updates=2, sentences=2, dropout=0.0), atol=1e-4, rtol=1e-4)

@@ -147,7 +147,7 @@ def test_processes_translate_as_one_does(translated: Translate) -> None:
         (["--workers", "2", "--n-best", "9"], "n-best: found 9; accepted: 1 up to the beam size, 4"),
         (["--n-best", "9"], "n-best: found 9; accepted: 1 up to the beam size, 4"),
         (["--beam-size", "0"], "decoding.beam_size"),
-        (["model.heads=2"], "accepted: decoding.key=value"),
+        (["model.num_heads=2"], "accepted: decoding.key=value"),
         (["decoding.beam_sice=2"], "did you mean"),
         (["--checkpoint", "lost"], "did you mean 'last'?"),
         (["--device", "cuda:77"], "CUDA devices are visible"),

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nmt_rela.attention.mask import CAUSAL, attention_mask
+from nmt_rela.attention.backends import attend, attention_scores, attention_weights
+from nmt_rela.attention.mask import CAUSAL_MASK, attention_mask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
-from tests.oracles import attention_weights
+from tests.oracles import attention_weights as exact_weights
 
 EVERY_KIND = pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 
@@ -31,11 +32,11 @@ def masked_scores(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
 
 def weights_of(kind: str, scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """The package's weights, through its one path: with one-dimensional queries of 1 the keys are the scores."""
-    attention = MultiHeadAttention(1, 1, kind=kind, dropout=0.0, cross=True)
     rows = scores.shape[0]
     query = torch.ones(rows, 1, 1, 1, dtype=scores.dtype)  # [batch, heads, queries, width]
     key = scores[:, None, :, None]
-    return attention.weights(query, key, attention_mask(visible[:, None, None], scores.dtype))[:, 0, 0]
+    mask = attention_mask(visible[:, None, None], scores.dtype)
+    return attention_weights(ATTENTION_VARIANTS[kind], attention_scores(query, key, mask), mask)[:, 0, 0]
 
 
 @EVERY_KIND
@@ -43,7 +44,7 @@ def weights_of(kind: str, scores: torch.Tensor, visible: torch.Tensor) -> torch.
 @settings(max_examples=60, deadline=None)
 def test_weights_are_those_of_an_independent_float64_oracle(kind: str, case: tuple[torch.Tensor, torch.Tensor]) -> None:
     scores, visible = case
-    expected = attention_weights(kind, scores.numpy(), visible.numpy())
+    expected = exact_weights(kind, scores.numpy(), visible.numpy())
     np.testing.assert_allclose(weights_of(kind, scores, visible), expected, atol=1e-12, rtol=1e-12)
     if float(scores.abs().max()) < 100:  # float32 itself rounds larger scores by more than the tolerance
         np.testing.assert_allclose(weights_of(kind, scores.float(), visible), expected, atol=1e-5, rtol=1e-5)
@@ -70,7 +71,7 @@ def test_rows_sum_to_one_or_are_rectified(kind: str, case: tuple[torch.Tensor, t
     scores, visible = case
     weights = weights_of(kind, scores.float(), visible)
     assert (weights >= 0).all()
-    if ATTENTION_VARIANTS[kind].normalised:
+    if ATTENTION_VARIANTS[kind].sums_to_one:
         expected = visible.any(dim=-1).float()
         torch.testing.assert_close(weights.sum(dim=-1), expected, atol=1e-5, rtol=0)
 
@@ -80,13 +81,13 @@ def test_rows_sum_to_one_or_are_rectified(kind: str, case: tuple[torch.Tensor, t
 @settings(max_examples=25, deadline=None)
 def test_more_masked_keys_and_permuted_keys_change_nothing(kind: str, seed: int, extra: int) -> None:
     random = torch.Generator().manual_seed(seed)
-    attention = MultiHeadAttention(8, 2, kind=kind, dropout=0.1, cross=True).double().eval()
     query, key, value = (torch.randn(3, 2, n, 4, generator=random, dtype=torch.float64) * 3 for n in (5, 7, 7))
     visible = torch.rand(3, 1, 1, 7, generator=random) < 0.6
-    expected = attention.attend(query, key, value, attention_mask(visible, torch.float64))
+    expected = attend(ATTENTION_VARIANTS[kind], query, key, value, attention_mask(visible, torch.float64))
     junk = torch.randn(3, 2, extra, 4, generator=random, dtype=torch.float64) * 100
     order = torch.randperm(7 + extra, generator=random)
-    actual = attention.attend(
+    actual = attend(
+        ATTENTION_VARIANTS[kind],
         query,
         torch.cat([key, junk], dim=2)[:, :, order],
         torch.cat([value, junk], dim=2)[:, :, order],
@@ -102,30 +103,30 @@ def test_gradients_of_the_map_are_right_in_float64(kind: str) -> None:
     # Random scores keep clear of the kinks, where a map has no derivative.
     torch.manual_seed(3)
     scores = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(ATTENTION_VARIANTS[kind].mapping, (scores,), eps=1e-7)
+    assert torch.autograd.gradcheck(ATTENTION_VARIANTS[kind].weight_fn, (scores,), eps=1e-7)
 
 
 @EVERY_KIND
 def test_gradients_of_whole_attention_are_right_in_float64(kind: str) -> None:
     torch.manual_seed(5)
-    attention = MultiHeadAttention(8, 2, kind=kind, dropout=0.0, cross=False).double()
+    attention = MultiHeadAttention(8, 2, variant=kind, dropout=0.0, cross_attention=False).double()
     states = torch.randn(2, 4, 8, dtype=torch.float64, requires_grad=True)
 
     def output(x: torch.Tensor) -> torch.Tensor:
-        return attention.attend(*attention.project_self(x), CAUSAL)
+        return attention(x, CAUSAL_MASK)[0]
 
     assert torch.autograd.gradcheck(output, (states,), eps=1e-7, atol=1e-4)
 
 
 @EVERY_KIND
 def test_a_row_that_sees_nothing_gives_only_the_output_bias(kind: str) -> None:
-    attention = MultiHeadAttention(8, 2, kind=kind, dropout=0.0, cross=True)
-    torch.nn.init.normal_(attention.output.bias)
+    attention = MultiHeadAttention(8, 2, variant=kind, dropout=0.0, cross_attention=True)
+    torch.nn.init.normal_(attention.out_proj.bias)
     states = torch.randn(2, 3, 8, requires_grad=True)
     memory = torch.randn(2, 5, 8, requires_grad=True)
     nothing = attention_mask(torch.zeros(2, 1, 1, 5, dtype=torch.bool), torch.float32)
-    output = attention.attend(attention.project_query(states), *attention.project_memory(memory), nothing)
-    torch.testing.assert_close(output, attention.output.bias.expand_as(output))
+    output = attention(states, nothing, key_value=attention.project_kv(memory))[0]
+    torch.testing.assert_close(output, attention.out_proj.bias.expand_as(output))
     gradients = torch.autograd.grad(output.square().sum(), [states, memory, *attention.parameters()], allow_unused=True)
     assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
     assert gradients[0].abs().max() == 0
@@ -134,12 +135,12 @@ def test_a_row_that_sees_nothing_gives_only_the_output_bias(kind: str) -> None:
 
 @EVERY_KIND
 def test_a_row_that_sees_nothing_has_finite_gradients_in_half_precision(kind: str) -> None:
-    attention = MultiHeadAttention(8, 2, kind=kind, dropout=0.0, cross=True)
+    attention = MultiHeadAttention(8, 2, variant=kind, dropout=0.0, cross_attention=True)
     states = torch.randn(2, 3, 8, requires_grad=True)
     memory = torch.randn(2, 5, 8, requires_grad=True)
     nothing = attention_mask(torch.zeros(2, 1, 1, 5, dtype=torch.bool), torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = attention.attend(attention.project_query(states), *attention.project_memory(memory), nothing)
+        output = attention(states, nothing, key_value=attention.project_kv(memory))[0]
     gradients = torch.autograd.grad(output.float().square().sum(), [states, memory])
     assert all(gradient.abs().max() == 0 for gradient in gradients)
 
@@ -152,7 +153,7 @@ def test_the_sparse_maps_agree_with_the_published_library(kind: str) -> None:
     scores = (scores * torch.logspace(-4, 3, 500, dtype=torch.float64)[:, None]).requires_grad_()
     upstream = torch.randn(500, 37, generator=random, dtype=torch.float64)
     results = []
-    for function in (ATTENTION_VARIANTS[kind].mapping, getattr(entmax, kind)):
+    for function in (ATTENTION_VARIANTS[kind].weight_fn, getattr(entmax, kind)):
         weights = function(scores)
         (gradient,) = torch.autograd.grad((weights * upstream).sum(), scores)
         results.append((weights.detach(), gradient))
@@ -164,8 +165,8 @@ def test_the_sparse_maps_agree_with_the_published_library(kind: str) -> None:
 def test_maps_work_in_float32_under_autocast_and_return_the_inputs_dtype(kind: str) -> None:
     scores = (torch.randn(16, 12) * 4).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        weights = ATTENTION_VARIANTS[kind].mapping(scores)
+        weights = ATTENTION_VARIANTS[kind].weight_fn(scores)
     assert weights.dtype == torch.bfloat16
-    exact = ATTENTION_VARIANTS[kind].mapping(scores.double())
+    exact = ATTENTION_VARIANTS[kind].weight_fn(scores.double())
     # Rounded once, at the end: half a unit in the last place of bfloat16.
     torch.testing.assert_close(weights.double(), exact, atol=1e-6, rtol=2**-8)

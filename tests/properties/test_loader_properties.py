@@ -72,14 +72,14 @@ def obeying(config: Config) -> Config:
     }
     data = dataclasses.replace(data, **names, target_language=names["source_language"] + "2")
     tied = model.tied_embeddings if data.joint_vocabulary else "none"
-    model = dataclasses.replace(model, dimension=model.heads * min(model.dimension, 7), tied_embeddings=tied)
+    model = dataclasses.replace(model, d_model=model.num_heads * min(model.d_model, 7), tied_embeddings=tied)
     rate = training.learning_rate if training.lr_schedule == "noam" else min(training.learning_rate, 0.1)
     training = dataclasses.replace(training, learning_rate=rate, checkpoint_metric="loss")
     run = config.run_dir if config.run_dir.strip() else "r"
     return dataclasses.replace(config, run_dir=run, data=data, model=model, training=training)
 
 
-configs = settings(Config).map(obeying).filter(lambda config: config.model.dimension < 2**63)
+configs = settings(Config).map(obeying).filter(lambda config: config.model.d_model < 2**63)
 
 
 @given(configs)

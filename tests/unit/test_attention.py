@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 
-from nmt_rela.attention.dot_products import dot_products
-from nmt_rela.attention.mask import CAUSAL, key_padding_mask
+from nmt_rela.attention.backends import attend, attention_scores, attention_weights
+from nmt_rela.attention.mask import CAUSAL_MASK, key_padding_mask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 from nmt_rela.attention.rela_norm import GatedRMSNorm
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
+from nmt_rela.kernels.cpu.attention_scores import matmul_few_queries
 from nmt_rela.kernels.cpu.dropout import dropout
 
 
@@ -19,13 +20,13 @@ def written_out(
     attention: MultiHeadAttention, states: torch.Tensor, memory: torch.Tensor, valid: torch.Tensor
 ) -> torch.Tensor:
     """Cross-attention of ReLA, sentence by sentence, head by head, query by query (paper, section 3)."""
-    dimension, heads = attention.dimension, attention.heads
+    dimension, heads = attention.embed_dim, attention.num_heads
     width = dimension // heads
-    w_k, w_v = attention.key_value.weight.chunk(2)
-    b_k, b_v = attention.key_value.bias.chunk(2)
+    w_k, w_v = attention.kv_proj.weight.chunk(2)
+    b_k, b_v = attention.kv_proj.bias.chunk(2)
     output = torch.zeros_like(states)
     for sentence in range(len(states)):
-        q = states[sentence] @ attention.query.weight.t() + attention.query.bias
+        q = states[sentence] @ attention.q_proj.weight.t() + attention.q_proj.bias
         k = memory[sentence] @ w_k.t() + b_k
         v = memory[sentence] @ w_v.t() + b_v
         for i in range(len(q)):
@@ -39,25 +40,23 @@ def written_out(
                 z.append(sum(alpha * v[j, part] for j, alpha in enumerate(alphas)))
             concat = torch.cat(z)
             norm = attention.output_norm
-            normed = norm.gain * concat / math.sqrt(float((concat**2).mean()) + 1e-8)
+            normed = norm.weight * concat / math.sqrt(float((concat**2).mean()) + 1e-8)
             if norm.gate is not None:
                 normed = torch.sigmoid(norm.gate * concat) * normed
-            output[sentence, i] = attention.output.weight @ normed + attention.output.bias
+            output[sentence, i] = attention.out_proj.weight @ normed + attention.out_proj.bias
     return output
 
 
 @pytest.mark.parametrize("kind", ["rela-i", "rela-g"])
 def test_rela_is_the_papers_equations(kind: str) -> None:
     torch.manual_seed(1)
-    attention = MultiHeadAttention(12, 3, kind=kind, dropout=0.1, cross=True).double().eval()
+    attention = MultiHeadAttention(12, 3, variant=kind, dropout=0.1, cross_attention=True).double().eval()
     for parameter in attention.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
     states, memory = torch.randn(2, 4, 12, dtype=torch.float64), torch.randn(2, 5, 12, dtype=torch.float64)
     valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=torch.bool)
     with torch.no_grad():
-        actual = attention.attend(
-            attention.project_query(states), *attention.project_memory(memory), key_padding_mask(valid, torch.float64)
-        )
+        actual = attention(states, key_padding_mask(valid, torch.float64), key_value=attention.project_kv(memory))[0])
         torch.testing.assert_close(actual, written_out(attention, states, memory, valid))
 
 
@@ -65,22 +64,22 @@ def test_rela_is_the_papers_equations(kind: str) -> None:
 @pytest.mark.parametrize("keys", [1, 5, 15, 16, 17])
 def test_the_same_numbers_come_whether_or_not_gradients_are_wanted(kind: str, keys: int) -> None:
     torch.manual_seed(1)
-    attention = MultiHeadAttention(32, 2, kind=kind, dropout=0.0, cross=True).eval()
+    attention = MultiHeadAttention(32, 2, variant=kind, dropout=0.0, cross_attention=True).eval()
     states, memory = torch.randn(3, 4, 32), torch.randn(3, keys, 32)
-    with_gradients = attention.attend(attention.project_query(states), *attention.project_memory(memory), None)
+    with_gradients = attention(states, None, key_value=attention.project_kv(memory))[0]
     with torch.no_grad():
-        without = attention.attend(attention.project_query(states), *attention.project_memory(memory), None)
+        without = attention(states, None, key_value=attention.project_kv(memory))[0]
     assert with_gradients.requires_grad
     # ReLA's paths differ in where they scale.
     torch.testing.assert_close(
-        without, with_gradients, **({"atol": 0, "rtol": 0} if ATTENTION_VARIANTS[kind].normalised else {})
+        without, with_gradients, **({"atol": 0, "rtol": 0} if ATTENTION_VARIANTS[kind].sums_to_one else {})
     )
 
 
 def test_a_causal_mask_first_asked_for_by_inference_serves_training_too() -> None:
     length = 41  # asked for by no other test
     with torch.inference_mode():
-        assert not CAUSAL.bias_for(torch.empty(1, 1, length, length)).is_inference()
+        assert not CAUSAL_MASK.as_bias(length, length, torch.float32, torch.device("cpu")).is_inference()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -89,7 +88,7 @@ def test_every_query_times_every_key(queries: int, keys: int, dtype: torch.dtype
     query, key = torch.randn(2, queries, 3, 8).to(dtype).transpose(1, 2), torch.randn(2, 3, keys, 8).to(dtype)
     expected = torch.einsum("bhqd,bhkd->bhqk", query.double(), key.double())
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.02}[dtype]
-    actual = dot_products(query, key)
+    actual = matmul_few_queries(query, key)
     assert actual.dtype == dtype
     torch.testing.assert_close(actual.double(), expected, atol=tolerance, rtol=tolerance)
 
@@ -98,8 +97,8 @@ def test_rela_i_draws_its_gain_and_rela_g_its_gate() -> None:
     bound = math.sqrt(3 / 4096)
     plain, gated = (GatedRMSNorm(4096, gated=g) for g in (False, True))
     assert plain.gate is None
-    assert (gated.gain == 1).all()
-    for drawn in (plain.gain.detach(), gated.gate.detach()):
+    assert (gated.weight == 1).all()
+    for drawn in (plain.weight.detach(), gated.gate.detach()):
         assert float(drawn.abs().max()) <= bound
         # The standard deviation of a uniform distribution is its half-width over √3.
         assert float(drawn.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
@@ -108,16 +107,17 @@ def test_rela_i_draws_its_gain_and_rela_g_its_gate() -> None:
 
 @pytest.mark.parametrize("kind", ["softmax", "sparsemax", "entmax15"])
 def test_the_other_kinds_have_no_output_norm(kind: str) -> None:
-    assert not list(ATTENTION_VARIANTS[kind].output_norm(8).parameters())
+    attention = MultiHeadAttention(8, 2, variant=kind, dropout=0.0, cross_attention=False)
+    assert not list(attention.output_norm.parameters())
 
 
 def test_initial_weights_are_xavier_uniform_fused_in_self_attention_and_apart_in_cross() -> None:
-    own = MultiHeadAttention(64, 4, kind="softmax", dropout=0.0, cross=False)
-    cross = MultiHeadAttention(64, 4, kind="softmax", dropout=0.0, cross=True)
+    own = MultiHeadAttention(64, 4, variant="softmax", dropout=0.0, cross_attention=False)
+    cross = MultiHeadAttention(64, 4, variant="softmax", dropout=0.0, cross_attention=True)
     for weight, bound in (
-        (own.query_key_value.weight, math.sqrt(6 / (64 + 3 * 64))),
-        (cross.query.weight, math.sqrt(6 / 128)),
-        (cross.key_value.weight, math.sqrt(6 / 128)),
+        (own.qkv_proj.weight, math.sqrt(6 / (64 + 3 * 64))),
+        (cross.q_proj.weight, math.sqrt(6 / 128)),
+        (cross.kv_proj.weight, math.sqrt(6 / 128)),
     ):
         assert bound * 0.98 < weight.abs().max().item() <= bound
 
@@ -125,37 +125,41 @@ def test_initial_weights_are_xavier_uniform_fused_in_self_attention_and_apart_in
 @pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 def test_dropout_acts_on_weights_without_renormalising(kind: str) -> None:
     torch.manual_seed(0)
-    attention = MultiHeadAttention(8, 1, kind=kind, dropout=0.5, cross=True)
-    attention.output_norm = torch.nn.Identity()
-    torch.nn.init.eye_(attention.output.weight)
+    variant = ATTENTION_VARIANTS[kind]
     query, key = torch.randn(1, 1, 6, 8), torch.randn(1, 1, 8, 8)
     value = torch.eye(8)[None, None]  # the output is then the weights themselves
-    kept = attention.weights(query, key, None)[0, 0]
-    dropped = attention.attend(query, key, value, None)[0]
+    kept = attention_weights(variant, attention_scores(query, key, None), None)[0, 0]
+    dropped = attend(variant, query, key, value, None, dropout=0.5)[0, :, 0]
     is_zero, is_doubled = dropped == 0, torch.isclose(dropped, 2 * kept)
     assert (is_zero | is_doubled).all()
     assert (is_zero & (kept > 0)).any()
     assert (is_doubled & (kept > 0)).any()
-    attention.eval()
-    torch.testing.assert_close(attention.attend(query, key, value, None)[0], kept)
+    torch.testing.assert_close(attend(variant, query, key, value, None)[0, :, 0], kept)
 
 
-def test_observer_sees_weights_before_dropout_and_head_mask_silences_heads() -> None:
+def test_hook_points_have_the_documented_shapes_and_replace_what_they_return() -> None:
     torch.manual_seed(0)
-    attention = MultiHeadAttention(8, 2, kind="softmax", dropout=0.5, cross=False)
-    seen: list[torch.Tensor] = []
-    attention.observer = seen.append
+    attention = MultiHeadAttention(8, 2, variant="softmax", dropout=0.5, cross_attention=False)
+    seen: dict[str, torch.Tensor] = {}
     states = torch.randn(2, 5, 8)
-    attention.attend(*attention.project_self(states), None)
-    (weights,) = seen
-    assert weights.shape == (2, 2, 5, 5)
-    assert not weights.requires_grad
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 5))
+    handles = [
+        getattr(attention, name).register_forward_hook(lambda _module, _inputs, x, name=name: seen.update({name: x}))
+        for name in ("hook_scores", "hook_pattern", "hook_z")
+    ]
+    attention(states, None)
+    assert {name: x.shape for name, x in seen.items()} == {
+        "hook_scores": (2, 2, 5, 5), "hook_pattern": (2, 2, 5, 5), "hook_z": (2, 5, 2, 4)
+    }  # fmt: skip
+    torch.testing.assert_close(seen["hook_scores"].softmax(-1), seen["hook_pattern"])  # before dropout
+    for handle in handles:
+        handle.remove()
     attention.eval()
-    attention.head_mask = torch.zeros(2)
-    torch.testing.assert_close(
-        attention.attend(*attention.project_self(states), None), attention.output.bias.expand(2, 5, 8)
-    )
+    with attention.hook_z.register_forward_hook(lambda _module, _inputs, z: torch.zeros_like(z)):
+        torch.testing.assert_close(attention(states, None)[0], attention.out_proj.bias.expand(2, 5, 8))
+    uniform = torch.full((2, 2, 5, 5), 0.2)
+    with attention.hook_pattern.register_forward_hook(lambda _module, _inputs, _pattern: uniform):
+        _, weights = attention(states, None, need_weights=True)
+    assert torch.equal(weights, uniform)
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5])

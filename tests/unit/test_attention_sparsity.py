@@ -8,14 +8,14 @@ import torch
 
 from nmt_rela.data.data_loader import Batch
 from nmt_rela.metrics.attention_sparsity import attention_sparsity
-from nmt_rela.models.transformer import SITES, Transformer
+from nmt_rela.models.transformer import ATTENTION_SITES, Transformer
 
 
 @pytest.mark.parametrize("variant", ["softmax", "sparsemax", "rela-g"])
 def test_sparsity_and_null_rate_equal_counts_over_valid_positions(variant: str) -> None:
     torch.manual_seed(2)
     model = Transformer(
-        20, 20, attention=variant, encoder_layers=1, decoder_layers=2, dimension=16, feed_forward=16, heads=4
+        20, 20, attention=variant, encoder_layers=1, decoder_layers=2, d_model=16, ffn_dim=16, num_heads=4
     )
     model.eval()
     source = torch.tensor([[4, 5, 6, 2], [7, 2, 0, 0]])
@@ -23,12 +23,14 @@ def test_sparsity_and_null_rate_equal_counts_over_valid_positions(variant: str) 
     batch = Batch(source=source, target=target, indices=np.arange(2), source_tokens=6, target_tokens=5)
     actual = attention_sparsity(model, batch)
 
-    seen: dict[str, list[torch.Tensor]] = {site: [] for site in SITES}
+    seen: dict[str, list[torch.Tensor]] = {site: [] for site in ATTENTION_SITES}
     for (site, _), module in model.attention_modules().items():
-        assert module.observer is None
-        module.observer = seen[site].append
-    model(source, model.shift(target))
-    for site in SITES:
+        assert not module.hook_pattern.is_active
+        module.hook_pattern.register_forward_hook(
+            lambda _module, _inputs, weights, site=site: seen[site].append(weights)
+        )
+    model(source, model.shift_right(target))
+    for site in ATTENTION_SITES:
         queries, keys = {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}[site]
         zeros = weights = nulls = rows = 0
         for tensor in seen[site]:

@@ -12,6 +12,7 @@ import torch
 from memory_bandwidth import step_reads
 
 from nmt_rela.data.tokenizer import BOS
+from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.reproduction.experiment import ATTENTION_VARIANTS, existing_experiment
 from nmt_rela.reproduction.report import write_report
@@ -54,12 +55,12 @@ def test_runs_can_be_forced_to_a_length(tmp_path: Path) -> None:
 def test_a_step_reads_the_weights_and_all_keys_and_values_once() -> None:
     dimension, inner, vocabulary, sentences, length, beams = 16, 24, 50, 3, 5, 2
     model = Transformer(
-        vocabulary, vocabulary, attention="softmax", encoder_layers=1, decoder_layers=2, dimension=dimension,
-        feed_forward=inner, heads=4, tied_embeddings="all", norm="pre",
+        vocabulary, vocabulary, attention="softmax", encoder_layers=1, decoder_layers=2, d_model=dimension,
+        ffn_dim=inner, num_heads=4, tied_embeddings="all", norm_order="pre",
     ).eval()  # fmt: skip
     with torch.no_grad():
         source = torch.full((sentences, length), 7)
-        state = model.start_decoding(model.encode(source), beams=beams, max_length=4)
+        state = IncrementalDecoder(model, model.encode(source), num_beams=beams, max_length=4)
         state.step(torch.full((sentences, beams), BOS))
     products = 6 * dimension * dimension + 2 * dimension * inner  # the keys and values of the source are there already
     biases = 6 * dimension + inner + dimension

@@ -117,9 +117,9 @@ def config_parser() -> ArgumentParser:
 
 
 def test_overrides_and_options_mix() -> None:
-    options = cli.parse(config_parser(), ["model.heads=4", "--config", "c.yaml", "run_dir=r", "--quiet", "a.b=-1"])
+    options = cli.parse(config_parser(), ["model.num_heads=4", "--config", "c.yaml", "run_dir=r", "--quiet", "a.b=-1"])
     assert options.config == "c.yaml"
-    assert options.overrides == ["model.heads=4", "run_dir=r", "a.b=-1"]
+    assert options.overrides == ["model.num_heads=4", "run_dir=r", "a.b=-1"]
     assert options.quiet
 
 
@@ -148,8 +148,8 @@ def test_print_config_shows_the_settings_in_full_and_ends(tmp_path: Path, capsys
         cli.read_config(cli.parse(config_parser(), arguments))
         raise AssertionError("it went on")
 
-    assert cli.run("nmt-x", command, ["--config", str(file), "--print-config", "model.heads=4"]) == 0
-    assert config_from_yaml(capsys.readouterr().out) == load_config(file, ["model.heads=4"])
+    assert cli.run("nmt-x", command, ["--config", str(file), "--print-config", "model.num_heads=4"]) == 0
+    assert config_from_yaml(capsys.readouterr().out) == load_config(file, ["model.num_heads=4"])
 
 
 def test_read_config_returns_the_settings(tmp_path: Path) -> None:

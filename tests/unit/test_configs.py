@@ -33,12 +33,12 @@ def parameters(config: Config) -> int:
 def formula(config: Config) -> int:
     """Counted by hand: matrices, biases and norms of softmax layers, embeddings."""
     model, size = config.model, config.data.vocabulary_size
-    d, f = model.dimension, model.feed_forward
+    d, f = model.d_model, model.ffn_dim
     attention, feed_forward, norm = 4 * (d * d + d), 2 * d * f + f + d, 2 * d
     encoder = model.encoder_layers * (attention + feed_forward + 2 * norm)
     decoder = model.decoder_layers * (2 * attention + feed_forward + 3 * norm)
     embeddings = {"all": 1, "target": 2, "none": 3}[model.tied_embeddings] * size * d
-    return encoder + decoder + embeddings + (2 * norm if model.norm == "pre" else 0)
+    return encoder + decoder + embeddings + (2 * norm if model.norm_order == "pre" else 0)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -52,7 +52,7 @@ def test_the_sizes(name: str) -> None:
     post, pre = (
         load_config(CONFIGS / f"{stem}.yaml", [*GIVEN, "model.attention=softmax"]) for stem in (name, f"{name}-prenorm")
     )
-    assert (post.model.norm, pre.model.norm) == ("post", "pre")
+    assert (post.model.norm_order, pre.model.norm_order) == ("post", "pre")
     assert parameters(post) == formula(post)
     assert parameters(pre) == formula(pre)
     said = {"small": 9.6, "base": 76.9, "big": 242.0}

@@ -6,6 +6,8 @@ import pytest
 import torch
 from toy_translator import toy_model
 
+from nmt_rela.models.incremental_decoder import IncrementalDecoder
+
 BOS = 3
 
 
@@ -19,7 +21,7 @@ def test_any_reordering_and_leaving_is_as_if_recomputed(attention: str, seed: in
     beams, steps = 3, 23
     source = torch.randint(4, 20, (sentences, 7), generator=draw)
     source[1, 4:] = 0
-    state = model.start_decoding(model.encode(source), beams=beams, max_length=steps)
+    state = IncrementalDecoder(model, model.encode(source), num_beams=beams, max_length=steps)
     prefixes = torch.empty(sentences, 1, 0, dtype=torch.long)
     tokens = torch.full((sentences, 1), BOS)
     for step in range(steps):
@@ -27,11 +29,11 @@ def test_any_reordering_and_leaving_is_as_if_recomputed(attention: str, seed: in
         logits = state.step(tokens)
         memory = model.encode(source.repeat_interleave(prefixes.shape[1], dim=0))
         states = model.decode(prefixes.flatten(0, 1), memory)[:, -1]
-        assert logits.flatten(0, 1) == pytest.approx(model.project(states), abs=2e-5)
+        assert logits.flatten(0, 1) == pytest.approx(model.output_projection(states), abs=2e-5)
         if step in (4, 11, 12):
             kept = torch.arange(len(source))[torch.randperm(len(source), generator=draw)[:-1].sort().values]
             state.select_sentences(kept)
-            assert len(state._history) == (len(kept) if sentences == 6 else len(source))
+            assert state.cached_sentences == (len(kept) if sentences == 6 else len(source))
             source, prefixes = source[kept], prefixes[kept]
         parents = torch.randint(0, prefixes.shape[1], (len(source), beams), generator=draw)
         state.reorder(parents)
@@ -46,12 +48,12 @@ def test_the_caches_forget_what_no_beam_descends_from() -> None:
     """
     model = toy_model(attention="softmax").eval()
     beams, steps = 8, 120
-    state = model.start_decoding(model.encode(torch.tensor([[5, 6, 7]])), beams=beams, max_length=steps)
+    state = IncrementalDecoder(model, model.encode(torch.tensor([[5, 6, 7]])), num_beams=beams, max_length=steps)
     tokens = torch.full((1, 1), BOS)
     for _ in range(steps):
         state.step(tokens)
         state.reorder(torch.zeros(1, beams, dtype=torch.long))
         tokens = torch.arange(4, 4 + beams).unsqueeze(0)
-    slots = state._caches[0][0].shape[2]
+    slots = state.cache_slots
     # All positions, one more slot for each of the other beams since the last move, and room for a quarter.
     assert steps <= slots <= steps + (steps // 4 + 1) * beams < steps * beams / 2

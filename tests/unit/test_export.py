@@ -50,15 +50,17 @@ def softmax_run(path: Path, **changes: object) -> RunDirectory:
     run.config_file.write_text(config_to_yaml(replace(config, model=model_config)), encoding="utf-8")
     torch.manual_seed(3)
     model = build_model(model_config, vocabularies())
-    last: Any = model.decoder_norm if model_config.norm == "pre" else model.decoder[-1].feed_forward_residual.layer_norm
+    last: Any = (
+        model.decoder_norm if model_config.norm_order == "pre" else model.decoder[-1].feed_forward_residual.layer_norm
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "bias" in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        model.output_weight.mul_(4.0)
-        model.output_weight[EOS].mul_(1.5)
+        model.output_embedding.mul_(4.0)
+        model.output_embedding[EOS].mul_(1.5)
         # CTranslate2 gives the probability of forbidden tokens to the others, we do not: let it be small.
-        model.output_weight[[PAD, UNK, BOS]] = -10.0 * last.bias.sign()
+        model.output_embedding[[PAD, UNK, BOS]] = -10.0 * last.bias.sign()
         last.bias.add_(last.bias.sign())
     state = {"vocabulary": vocabularies().fingerprint}
     write_checkpoint(run.checkpoints / checkpoint_name(2), tensors={"model": model.state_dict()}, state=state)
@@ -78,9 +80,9 @@ def pieces(lines: list[str]) -> list[list[str]]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"norm": "post", "tied_embeddings": "none"},
-        {"norm": "pre", "tied_embeddings": "all"},
-        {"norm": "post", "tied_embeddings": "target", "embedding_bias": True, "start": "zero"},
+        {"norm_order": "post", "tied_embeddings": "none"},
+        {"norm_order": "pre", "tied_embeddings": "all"},
+        {"norm_order": "post", "tied_embeddings": "target", "embedding_bias": True, "decoder_start": "zero"},
     ],
     ids=["post-norm", "pre-norm, tied", "embedding bias, zero start"],
 )
@@ -113,10 +115,11 @@ def test_ctranslate2_reads_word_links_where_we_do(tmp_path: Path, ctranslate2: A
     target = [PIECES[piece] for piece in found.hypotheses[0]]
     model = run.load_model()
     weights: list[torch.Tensor] = []
-    model.attention_modules()["cross", 1].observer = weights.append  # of three layers, the one at five sixths
+    hook_pattern = model.attention_modules()["cross", 1].hook_pattern  # of three layers, the one at five sixths
+    hook_pattern.register_forward_hook(lambda _module, _inputs, pattern: weights.append(pattern))
     with torch.no_grad():
         source = torch.tensor([[PIECES[piece] for piece in line] + [EOS]])
-        model(source, model.shift(torch.tensor([[*target, EOS]])))
+        model(source, model.shift_right(torch.tensor([[*target, EOS]])))
     expected = weights[0][0].mean(dim=0)[: len(target), : len(line)]
     assert torch.allclose(torch.tensor(found.attention)[:, : len(line)], expected, atol=1e-4)
 
@@ -148,7 +151,7 @@ def test_the_readme_of_an_export_works(
 
 
 def test_every_unsupported_reason_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert unsupported_reasons(ModelConfig(attention="softmax", embedding_bias=True, start="zero")) == []
+    assert unsupported_reasons(ModelConfig(attention="softmax", embedding_bias=True, decoder_start="zero")) == []
     mixed = AttentionBySite(encoder="softmax", decoder="sparsemax", cross="rela-i")
     reasons = unsupported_reasons(ModelConfig(attention=mixed))
     assert [reason.split(" uses")[0].split(" has")[0] for reason in reasons] == [

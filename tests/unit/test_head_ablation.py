@@ -21,7 +21,7 @@ PAIRS = [
 def model() -> Transformer:
     torch.manual_seed(0)
     return Transformer(
-        11, 13, attention="rela-g", encoder_layers=1, decoder_layers=2, dimension=16, feed_forward=16, heads=4
+        11, 13, attention="rela-g", encoder_layers=1, decoder_layers=2, d_model=16, ffn_dim=16, num_heads=4
     ).eval()
 
 
@@ -35,27 +35,30 @@ def test_a_switched_off_head_equals_a_head_with_zero_values(model: Transformer) 
     source, target = torch.tensor([PAIRS[0].source]), torch.tensor([PAIRS[0].target])
     module = model.attention_modules()["cross", 1]
     with ablate_heads(model, [("cross", 1, 2)]):
-        masked = model(source, model.shift(target))
+        masked = model(source, model.shift_right(target))
     with torch.no_grad():
-        module.key_value.weight[16 + 8 : 16 + 12] = 0  # the values of head 2
-        module.key_value.bias[16 + 8 : 16 + 12] = 0
-    torch.testing.assert_close(masked, model(source, model.shift(target)))
+        module.kv_proj.weight[16 + 8 : 16 + 12] = 0  # the values of head 2
+        module.kv_proj.bias[16 + 8 : 16 + 12] = 0
+    torch.testing.assert_close(masked, model(source, model.shift_right(target)))
 
 
-def test_masks_nest_and_come_back(model: Transformer) -> None:
-    module = model.attention_modules()["encoder", 0]
+def test_blocks_nest_and_leave_no_hook(model: Transformer) -> None:
+    hook_z = model.attention_modules()["encoder", 0].hook_z
+
+    def silenced() -> list[bool]:
+        return [bool((head == 0).all()) for head in hook_z(torch.ones(1, 1, 4, 4)).unbind(2)]
+
     with ablate_heads(model, [("encoder", 0, 0)]):
         with ablate_heads(model, [("encoder", 0, 3)]):
-            assert module.head_mask is not None
-            assert module.head_mask.tolist() == [0, 1, 1, 0]
-        assert module.head_mask.tolist() == [0, 1, 1, 1]
-    assert module.head_mask is None
+            assert silenced() == [True, False, False, True]
+        assert silenced() == [True, False, False, False]
+    assert not hook_z.is_active
     with (
         pytest.raises(ValueError, match="no head 4 at encoder layer 0"),
         ablate_heads(model, [("encoder", 0, 4)]),
     ):
         pass
-    assert module.head_mask is None
+    assert not hook_z.is_active
 
 
 def test_heads_are_ranked_and_ablated_in_that_order(model: Transformer) -> None:
@@ -80,8 +83,8 @@ def test_a_head_of_null_rows_can_be_removed_without_loss(model: Transformer) -> 
     module = model.attention_modules()["decoder", 0]
     with torch.no_grad():  # head 1: equal queries and opposite keys, so that every score is negative
         for start, value in ((4, 1.0), (20, -1.0)):
-            module.query_key_value.weight[start : start + 4] = 0
-            module.query_key_value.bias[start : start + 4] = value
+            module.qkv_proj.weight[start : start + 4] = 0
+            module.qkv_proj.bias[start : start + 4] = value
     layers = statistics_of(model)
     assert rank_heads(layers)[0] == ("decoder", 0, 1)
     with ablate_heads(model, [("decoder", 0, 1)]):

@@ -14,7 +14,7 @@ import pytest
 
 from nmt_rela.analysis.html_page import PageRun, PageSentence, pack_weights, render_page, write_page
 from nmt_rela.analysis.statistics import LayerStatistics
-from nmt_rela.models.transformer import SITES
+from nmt_rela.models.transformer import ATTENTION_SITES
 
 SHAPES = {"encoder": (2, 3, 5, 5), "decoder": (2, 3, 4, 4), "cross": (2, 3, 4, 5)}
 
@@ -28,7 +28,7 @@ def unpack(text: str) -> dict[str, np.ndarray]:
     """What the page's script does, in Python."""
     data = zlib.decompress(base64.b64decode(text))
     found, offset = {}, 0
-    for site in SITES:
+    for site in ATTENTION_SITES:
         layers, heads = SHAPES[site][:2]
         largest = np.frombuffer(data, "<f4", layers * heads, offset).reshape(layers, heads, 1, 1)
         offset += 4 * layers * heads
@@ -63,7 +63,7 @@ def statistics() -> list[LayerStatistics]:
             mass=(1.0, 2.0, 0.0), entropy=(0.5, 0.123456789, None), diversity=0.75, diversity_queries=4,
             diversity_null_rows=4, diversity_softmax=0.1,
         )
-        for site in SITES
+        for site in ATTENTION_SITES
         for layer in range(2)
     ]  # fmt: skip
 
@@ -74,7 +74,8 @@ def one_run(name: str = "run") -> PageRun:
         weights=pack_weights(some_weights()),
     )  # fmt: skip
     return PageRun(
-        name=name, attention=dict.fromkeys(SITES, "rela-g"), sentences=[sentence, None], statistics=statistics(),
+        name=name, attention=dict.fromkeys(ATTENTION_SITES, "rela-g"), sentences=[sentence, None],
+        statistics=statistics(),
         head_measures={"AER normal": {"cross": [[0.1, None, 0.3], [0.4, 0.5, 0.6]]}},
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from nmt_rela.attention import backends
-from nmt_rela.attention.mask import CAUSAL, Mask
+from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 from nmt_rela.attention.rela_norm import EPSILON, GatedRMSNorm
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
@@ -21,15 +21,15 @@ from tests.attention_sites import (
     inputs,
     padding,
     reference,
-    take_reference,
     with_gradients,
 )
 from tests.triton_interpreter import mend_bfloat16
 
 pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
+from nmt_rela.kernels.availability import Processor, assume_processor
 from nmt_rela.kernels.triton.cross_entropy import cross_entropy_forward_backward
-from nmt_rela.kernels.triton.gated_rms_norm import gated_rms_norm
-from nmt_rela.kernels.triton.sparse_attention import fused_attention
+from nmt_rela.kernels.triton.gated_rms_norm import gated_rms_norm_triton
+from nmt_rela.kernels.triton.sparse_attention import sparse_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FUSED_KINDS = ["rela-g", "sparsemax", "entmax15"]  # rela-i differs in its norm only
@@ -43,15 +43,21 @@ def _bfloat16_like_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
         mend_bfloat16(monkeypatch)
 
 
-def on_device(mask: Mask | None) -> Mask | None:
+def on_device(mask: AttentionMask | None) -> AttentionMask | None:
     if mask is None or mask.bias is None:
         return mask
-    return Mask(mask.bias.to(DEVICE), None if mask.dead is None else mask.dead.to(DEVICE))
+    return AttentionMask(
+        mask.bias.to(DEVICE), None if mask.fully_masked_rows is None else mask.fully_masked_rows.to(DEVICE)
+    )
 
 
-def fused(kind: str, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, dropout: float = 0.0) -> Tensor:
+def fused(
+    kind: str, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None, dropout: float = 0.0
+) -> Tensor:
     bias, causal = (None, False) if mask is None else (mask.bias, mask.causal)
-    return fused_attention(kind, query, key, value, bias=bias, causal=causal, dropout=dropout)
+    return sparse_attention(
+        ATTENTION_VARIANTS[kind].weight_fn.__name__, query, key, value, bias=bias, causal=causal, dropout=dropout
+    )
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -144,7 +150,7 @@ def test_dropout_has_the_right_rate_and_no_pattern() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("gated", "width"), [(True, 12), (False, 64), (True, 600)])
-@pytest.mark.parametrize("path", ["kernel", "without"])
+@pytest.mark.parametrize("path", ["kernel", "cpu", "reference"])
 def test_the_norm_agrees_with_the_equation(path: str, gated: bool, width: int, dtype: torch.dtype) -> None:
     torch.manual_seed(width)
     norm = GatedRMSNorm(width, gated=gated).double()
@@ -170,9 +176,10 @@ def test_the_norm_agrees_with_the_equation(path: str, gated: bool, width: int, d
     exact = run(plain, torch.float64, "cpu")
     usual = run(lambda *x: plain(x[0].float(), *x[1:]).to(dtype), dtype, "cpu")
     if path == "kernel":
-        actual = run(lambda *x: gated_rms_norm(*x, epsilon=EPSILON), dtype, DEVICE)
+        actual = run(lambda *x: gated_rms_norm_triton(*x, epsilon=EPSILON), dtype, DEVICE)
     else:
-        actual = run(lambda z, gate: functional_call(norm, {"gate": gate} if gated else {}, z), dtype, "cpu")
+        with assume_processor("cpu" if path == "cpu" else "none"):
+            actual = run(lambda z, gate: functional_call(norm, {"gate": gate} if gated else {}, z), dtype, "cpu")
     for found, ordinary, wanted in zip(actual, usual, exact, strict=True):
         assert found.dtype == ordinary.dtype
         error, allowed = (found.double() - wanted).norm(), (ordinary.double() - wanted).norm()
@@ -198,61 +205,58 @@ def test_the_loss_agrees_with_the_plain_one(outputs: int, dtype: torch.dtype) ->
     )
 
 
-@pytest.fixture
-def fast_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fast paths also where the tests run."""
-    monkeypatch.setattr(backends, "FUSED_DEVICE_TYPES", {"cuda", "cpu"})
-
-
-@pytest.mark.usefixtures("fast_here")
-@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
 @pytest.mark.parametrize("site", ["encoder", "decoder"])
-def test_attention_is_the_same_on_either_path(kind: str, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_is_the_same_with_kernels_and_without(variant: str, site: str) -> None:
     torch.manual_seed(0)
-    attention = MultiHeadAttention(32, 2, kind=kind, dropout=0.0, cross=False).to(DEVICE)
-    attention.head_mask = torch.tensor([1.0, 0.5], device=DEVICE)
+    attention = MultiHeadAttention(32, 2, variant=variant, dropout=0.0, cross_attention=False).to(DEVICE)
+    factors = torch.tensor([[1.0], [0.5]], device=DEVICE)
+    attention.hook_z.register_forward_hook(lambda _module, _inputs, z: z * factors)
     states = torch.randn(3, 6, 32, device=DEVICE)
-    mask = CAUSAL if site == "decoder" else on_device(padding([6, 2, 0], 6))
+    mask = CAUSAL_MASK if site == "decoder" else on_device(padding([6, 2, 0], 6))
 
-    def results() -> list[Tensor]:
+    def results(processor: Processor) -> list[Tensor]:
         leaf = states.detach().requires_grad_()
-        output = attention.attend(*attention.project_self(leaf), mask)
-        return [output, *torch.autograd.grad(output.square().sum(), [leaf, *attention.parameters()])]
+        with assume_processor(processor):
+            output = attention(leaf, mask)[0]
+            return [output, *torch.autograd.grad(output.square().sum(), [leaf, *attention.parameters()])]
 
-    fast = results()
-    take_reference(monkeypatch)
-    for found, wanted in zip(fast, results(), strict=True):
+    for found, wanted in zip(results("gpu"), results("none"), strict=True):
         # Sums of numbers as large as the largest.
         torch.testing.assert_close(found, wanted, atol=1e-5 * max(1.0, float(wanted.detach().abs().max())), rtol=1e-4)
 
 
-@pytest.mark.usefixtures("fast_here")
-def test_only_what_a_kernel_serves_goes_to_a_kernel() -> None:
-    def served(kind: str, width: int, dtype: torch.dtype, keys: int = 5) -> bool:
-        query, key, value, _ = inputs(1, 1, 3, keys, width, dtype, DEVICE)
-        return backends.fused_backend(kind, query, key, value, None, dropout=0.0) is not None
+def test_a_kernel_is_chosen_for_what_it_serves_only() -> None:
+    def chosen(variant: str, head_dim: int, dtype: torch.dtype, keys: int = 5) -> str:
+        query, key, _, _ = inputs(1, 1, 3, keys, head_dim, dtype, DEVICE)
+        with assume_processor("gpu"):
+            return backends.choose_backend(ATTENTION_VARIANTS[variant], query, key)
 
-    assert served("rela-g", 16, torch.float32)
-    assert not served("rela-g", 24, torch.float32)
-    assert not served("entmax15", 16, torch.float64)
-    assert not served("sparsemax", 16, torch.float32, keys=0)
-    assert served("softmax", 24, torch.float64)
+    assert chosen("rela-g", 16, torch.float32) == "triton"
+    assert chosen("rela-g", 24, torch.float32) == "reference"
+    assert chosen("entmax15", 16, torch.float64) == "reference"
+    assert chosen("sparsemax", 16, torch.float32, keys=0) == "reference"
+    assert chosen("softmax", 24, torch.float64) == "sdpa"
 
 
-@pytest.mark.usefixtures("fast_here")
-@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
-def test_an_observer_brings_the_reference_back(kind: str) -> None:
-    attention = MultiHeadAttention(16, 1, kind=kind, dropout=0.0, cross=False).to(DEVICE)
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
+def test_weights_can_be_had_where_a_kernel_would_not_give_them(variant: str) -> None:
+    attention = MultiHeadAttention(16, 1, variant=variant, dropout=0.0, cross_attention=False).to(DEVICE)
     seen: list[Tensor] = []
-    attention.observer = seen.append
-    attention.attend(*attention.project_self(torch.randn(2, 4, 16, device=DEVICE)), None)
-    assert seen[0].shape == (2, 1, 4, 4)
+    states = torch.randn(2, 4, 16, device=DEVICE)
+    with assume_processor("gpu"):
+        _, weights = attention(states, None, need_weights=True)
+        assert attention(states, None)[1] is None
+        attention.hook_pattern.register_forward_hook(lambda _module, _inputs, pattern: seen.append(pattern))
+        attention(states, None)
+    assert weights.shape == (2, 1, 4, 4)
+    assert torch.equal(seen[0], weights)
 
 
-@pytest.mark.usefixtures("fast_here")
 def test_softmax_drops_at_the_right_rate() -> None:
     torch.manual_seed(0)
     query, key = torch.zeros(1, 1, 64, 64, device=DEVICE), torch.zeros(1, 1, 64, 64, device=DEVICE)
     value = torch.eye(64, device=DEVICE)[None, None]
-    heads = backends.fused_backend("softmax", query, key, value, None, dropout=0.25)
-    assert (heads == 0).float().mean().item() == pytest.approx(0.25, abs=0.04)
+    with assume_processor("gpu"):
+        z = backends.attend(ATTENTION_VARIANTS["softmax"], query, key, value, None, dropout=0.25)
+    assert (z == 0).float().mean().item() == pytest.approx(0.25, abs=0.04)

@@ -88,23 +88,23 @@ def test_a_byte_order_mark_and_windows_line_ends_are_harmless(tmp_path: Path) ->
     ("text", "message"),
     [
         ("model:\n  atention: softmax\n", "c.yaml:7: model.atention: unknown key; did you mean 'attention'?"),
-        ("modle:\n  heads: 8\n", "c.yaml:6: modle: unknown key; did you mean 'model'?"),
-        ("heads: 8\n", "c.yaml:6: heads: unknown key; did you mean 'model.heads'?"),
+        ("modle:\n  num_heads: 8\n", "c.yaml:6: modle: unknown key; did you mean 'model'?"),
+        ("num_heads: 8\n", "c.yaml:6: num_heads: unknown key; did you mean 'model.num_heads'?"),
         ("training: {dropout: 0.1}\n", "c.yaml:6: training.dropout: unknown key; did you mean 'model.dropout'?"),
         ("extends: a.yaml\n", "c.yaml:6: extends: unknown key"),
         ("model: {attention: sofmax}\n", "c.yaml:6: model.attention: found the text 'sofmax'; did you mean 'softmax'?"),
-        ("model: {norm: 3}\n", "c.yaml:6: model.norm: found 3; accepted: post, pre"),
-        ("model: {norm: [post]}\n", "c.yaml:6: model.norm: found a list; accepted: post, pre"),
-        ("model: {heads: eight}\n", "c.yaml:6: model.heads: expected a whole number, found the text 'eight'"),
-        ("model: {heads: 8.0}\n", "c.yaml:6: model.heads: expected a whole number, found 8.0"),
-        ("model: {heads: 1e1}\n", "c.yaml:6: model.heads: expected a whole number, found 1e1"),
-        ("model: {heads: '8'}\n", "c.yaml:6: model.heads: expected a whole number, found the text '8'"),
-        ("model: {heads: true}\n", "c.yaml:6: model.heads: expected a whole number, found true"),
-        ("model: {heads: 010}\n", "c.yaml:6: model.heads: expected a whole number, found 010"),
-        ("model: {heads: }\n", "c.yaml:6: model.heads: expected a whole number, found nothing"),
-        ("model: {heads: {a: 1}}\n", "c.yaml:6: model.heads: expected a whole number, found a mapping"),
-        ("model: {heads: 0}\n", "c.yaml:6: model.heads: found 0; accepted: 1 or more"),
-        ("model: {heads: 99999999999999999999}\n", "accepted: 1 to 9223372036854775807"),
+        ("model: {norm_order: 3}\n", "c.yaml:6: model.norm_order: found 3; accepted: post, pre"),
+        ("model: {norm_order: [post]}\n", "c.yaml:6: model.norm_order: found a list; accepted: post, pre"),
+        ("model: {num_heads: eight}\n", "c.yaml:6: model.num_heads: expected a whole number, found the text 'eight'"),
+        ("model: {num_heads: 8.0}\n", "c.yaml:6: model.num_heads: expected a whole number, found 8.0"),
+        ("model: {num_heads: 1e1}\n", "c.yaml:6: model.num_heads: expected a whole number, found 1e1"),
+        ("model: {num_heads: '8'}\n", "c.yaml:6: model.num_heads: expected a whole number, found the text '8'"),
+        ("model: {num_heads: true}\n", "c.yaml:6: model.num_heads: expected a whole number, found true"),
+        ("model: {num_heads: 010}\n", "c.yaml:6: model.num_heads: expected a whole number, found 010"),
+        ("model: {num_heads: }\n", "c.yaml:6: model.num_heads: expected a whole number, found nothing"),
+        ("model: {num_heads: {a: 1}}\n", "c.yaml:6: model.num_heads: expected a whole number, found a mapping"),
+        ("model: {num_heads: 0}\n", "c.yaml:6: model.num_heads: found 0; accepted: 1 or more"),
+        ("model: {num_heads: 99999999999999999999}\n", "accepted: 1 to 9223372036854775807"),
         ("model: {dropout: 1}\n", "c.yaml:6: model.dropout: found 1.0; accepted: 0.0 to 0.9"),
         ("model: {dropout: .nan}\n", "c.yaml:6: model.dropout: expected a number, found the text '.nan'"),
         ("training: {max_grad_norm: 1e999}\n", "c.yaml:6: training.max_grad_norm: expected a number"),
@@ -118,8 +118,8 @@ def test_a_byte_order_mark_and_windows_line_ends_are_harmless(tmp_path: Path) ->
             "missing required keys: model.attention.decoder, model.attention.cross",
         ),
         ("model: {attention: {enc: softmax}}\n", "model.attention.enc: unknown key; did you mean 'encoder'?"),
-        ("model: {heads: 8}\nmodel: {}\n", "c.yaml:7: model: given twice, first at c.yaml:6"),
-        ("model:\n  heads: 8\n  heads: 4\n", "c.yaml:8: heads: given twice, first at c.yaml:7"),
+        ("model: {num_heads: 8}\nmodel: {}\n", "c.yaml:7: model: given twice, first at c.yaml:6"),
+        ("model:\n  num_heads: 8\n  num_heads: 4\n", "c.yaml:8: num_heads: given twice, first at c.yaml:7"),
         ("model: &m {}\n", "c.yaml:6: malformed YAML: anchors (&) and aliases (*) are not accepted"),
         ("model: *m\n", "c.yaml:6: malformed YAML: anchors (&) and aliases (*) are not accepted"),
         ("model: !!python/object:os.system {}\n", "c.yaml:6: malformed YAML: the tag "),
@@ -163,12 +163,12 @@ def test_a_document_that_is_no_mapping_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.heads=3", "model.heads: found 3, which does not divide model.dimension (512)"),
+        ("model.num_heads=3", "model.num_heads: found 3, which does not divide model.d_model (512)"),
         ("data.target_language=en", "data.target_language: found 'en', as in data.source_language"),
         ("run_dir=", "run_dir: must not be empty"),
         ("training.lr_schedule=constant", "training.learning_rate: found 1.0, a factor for the schedule noam"),
         ("training.validation_decode_sentences=0", "training.checkpoint_metric: 'bleu' needs translations"),
-        ("model={tied_embeddings: all, heads: 1}", ""),
+        ("model={tied_embeddings: all, num_heads: 1}", ""),
     ],
 )
 def test_rules_between_keys(override: str, message: str) -> None:
@@ -187,12 +187,14 @@ def test_rules_between_keys(override: str, message: str) -> None:
 
 
 def test_extends_merges_key_by_key(tmp_path: Path) -> None:
-    write(tmp_path, "top.yaml", "model: {heads: 4, dropout: 0.3}\ndata: {source_language: en, target_language: de}\n")
+    write(
+        tmp_path, "top.yaml", "model: {num_heads: 4, dropout: 0.3}\ndata: {source_language: en, target_language: de}\n"
+    )
     (tmp_path / "inner").mkdir()
     write(tmp_path / "inner", "middle.yaml", "extends: ../top.yaml\nmodel: {dropout: 0.2}\ndata: {task: demo}\n")
     file = write(tmp_path / "inner", "c.yaml", "extends: middle.yaml\nrun_dir: runs/c\ndata: {target_language: fr}\n")
     config = load_config(file)
-    assert (config.model.heads, config.model.dropout) == (4, 0.2)
+    assert (config.model.num_heads, config.model.dropout) == (4, 0.2)
     assert (config.data.source_language, config.data.target_language, config.run_dir) == ("en", "fr", "runs/c")
 
 
@@ -200,16 +202,16 @@ def test_a_section_left_empty_keeps_what_it_extends(tmp_path: Path) -> None:
     write(
         tmp_path,
         "base.yaml",
-        "model: {heads: 4}\nrun_dir: x\ndata: {task: demo, source_language: en, target_language: de}\n",
+        "model: {num_heads: 4}\nrun_dir: x\ndata: {task: demo, source_language: en, target_language: de}\n",
     )
-    config = load_config(write(tmp_path, "c.yaml", "extends: base.yaml\nmodel:\n  # heads: 2\n"))
-    assert config.model.heads == 4
+    config = load_config(write(tmp_path, "c.yaml", "extends: base.yaml\nmodel:\n  # num_heads: 2\n"))
+    assert config.model.num_heads == 4
 
 
 def test_a_mistake_in_an_extended_file_names_that_file(tmp_path: Path) -> None:
-    write(tmp_path, "base.yaml", "model:\n  hedas: 4\n")
+    write(tmp_path, "base.yaml", "model:\n  num_hedas: 4\n")
     file = write(tmp_path, "c.yaml", "extends: base.yaml\n" + MINIMAL)
-    with pytest.raises(ConfigError, match=r"/base\.yaml:2: model\.hedas: unknown key; did you mean 'heads'\?"):
+    with pytest.raises(ConfigError, match=r"/base\.yaml:2: model\.num_hedas: unknown key; did you mean 'num_heads'\?"):
         load_config(file)
 
 
@@ -276,8 +278,10 @@ def test_a_task_file_is_relative_to_the_configuration_that_names_it(
 
 
 def test_the_last_override_wins_and_mappings_merge() -> None:
-    config = override_config(read(""), ["model.heads=2", "model={dropout: 0, norm: pre}", "model.heads=4"])
-    assert (config.model.heads, config.model.dropout, config.model.norm) == (4, 0.0, "pre")
+    config = override_config(
+        read(""), ["model.num_heads=2", "model={dropout: 0, norm_order: pre}", "model.num_heads=4"]
+    )
+    assert (config.model.num_heads, config.model.dropout, config.model.norm_order) == (4, 0.0, "pre")
     assert override_config(config, ["training.initialize_from=runs/y"]).training.initialize_from == "runs/y"
     assert override_config(config, ["training.initialize_from="]).training.initialize_from == ""
     assert override_config(config, ["run_dir=runs/a=b"]).run_dir == "runs/a=b"
@@ -288,12 +292,12 @@ def test_the_last_override_wins_and_mappings_merge() -> None:
     [
         ("model.atention=softmax", "model.atention: unknown key; did you mean 'attention'?"),
         ("batch_tokens=8", "did you mean 'training.batch_tokens' or 'decoding.batch_tokens'?"),
-        ("model.heads.x=8", "model.heads: expected a whole number, found a mapping"),
-        ("model.heads=two", "model.heads: expected a whole number, found the text 'two'"),
-        ("model.heads=", "model.heads: expected a whole number, found the text ''"),
-        ("model.heads=[", "malformed YAML"),
-        ("model..heads=3", "model.: unknown key"),
-        ("model.heads", "expected section.key=value"),
+        ("model.num_heads.x=8", "model.num_heads: expected a whole number, found a mapping"),
+        ("model.num_heads=two", "model.num_heads: expected a whole number, found the text 'two'"),
+        ("model.num_heads=", "model.num_heads: expected a whole number, found the text ''"),
+        ("model.num_heads=[", "malformed YAML"),
+        ("model..num_heads=3", "model.: unknown key"),
+        ("model.num_heads", "expected section.key=value"),
         ("configs/demo.yaml", "a configuration file is given by --config"),
     ],
 )
@@ -305,11 +309,11 @@ def test_a_wrong_override_is_named(override: str, message: str) -> None:
 
 
 def test_an_override_is_checked_against_the_file_it_changes(tmp_path: Path) -> None:
-    file = write(tmp_path, "c.yaml", MINIMAL + "model: {dimension: 96}\n")
+    file = write(tmp_path, "c.yaml", MINIMAL + "model: {d_model: 96}\n")
     with pytest.raises(
-        ConfigError, match=r"^override 'model\.heads=64': model\.heads: found 64, which does not divide"
+        ConfigError, match=r"^override 'model\.num_heads=64': model\.num_heads: found 64, which does not divide"
     ):
-        load_config(file, ["model.heads=64"])
+        load_config(file, ["model.num_heads=64"])
 
 
 # Differences, and the shipped files
@@ -318,13 +322,14 @@ def test_an_override_is_checked_against_the_file_it_changes(tmp_path: Path) -> N
 def test_differences_name_the_path_and_both_values() -> None:
     old = read("")
     new = override_config(
-        old, ["model.heads=4", "run_dir=runs/y", "model.attention={encoder: softmax, decoder: softmax, cross: rela-g}"]
+        old,
+        ["model.num_heads=4", "run_dir=runs/y", "model.attention={encoder: softmax, decoder: softmax, cross: rela-g}"],
     )
     sites = AttentionBySite(encoder="softmax", decoder="softmax", cross="rela-g")
     assert diff_configs(old, new) == [
         ConfigChange(path="run_dir", old="runs/x", new="runs/y"),
         ConfigChange(path="model.attention", old="rela-g", new=sites),
-        ConfigChange(path="model.heads", old=8, new=4),
+        ConfigChange(path="model.num_heads", old=8, new=4),
     ]
     newer = override_config(new, ["model.attention.cross=rela-i"])
     assert diff_configs(new, newer) == [ConfigChange(path="model.attention.cross", old="rela-g", new="rela-i")]

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
-from nmt_rela.models.embedding import Embedding, sinusoidal_positions
+from nmt_rela.models.embedding import TokenEmbedding, sinusoidal_positions
+from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.models.transformer import Transformer
 
-SMALL: dict[str, Any] = {"encoder_layers": 2, "decoder_layers": 2, "dimension": 16, "feed_forward": 32, "heads": 4}
+SMALL: dict[str, Any] = {"encoder_layers": 2, "decoder_layers": 2, "d_model": 16, "ffn_dim": 32, "num_heads": 4}
 PAD, BOS = 0, 3
 
 
@@ -30,13 +31,13 @@ def sentences(rows: int, length: int, vocabulary: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
 @torch.no_grad()
 def test_step_by_step_gives_the_logits_of_the_whole_target(kind: str, norm: str, start: str) -> None:
-    model = small_model(attention=kind, norm=norm, start=start, embedding_bias=True)
+    model = small_model(attention=kind, norm_order=norm, decoder_start=start, embedding_bias=True)
     source, target = sentences(3, 6, 40), sentences(3, 7, 50)
     source[1, 4:] = PAD
     memory = model.encode(source)
-    shifted = model.shift(target)
-    whole = model.project(model.decode(shifted, memory))
-    state = model.start_decoding(memory, beams=2, max_length=7)
+    shifted = model.shift_right(target)
+    whole = model.output_projection(model.decode(shifted, memory))
+    state = IncrementalDecoder(model, memory, num_beams=2, max_length=7)
     steps = [state.step(shifted[:, i : i + 1].expand(3, 2)) for i in range(7)]
     for beam in range(2):
         torch.testing.assert_close(torch.stack(steps, dim=2)[:, beam], whole, atol=1e-5, rtol=1e-4)
@@ -47,7 +48,7 @@ def test_beams_reorder_and_sentences_leave_as_if_decoded_from_scratch() -> None:
     model = small_model()
     source = sentences(3, 6, 40)
     source[0, 3:] = PAD
-    state = model.start_decoding(model.encode(source), beams=2, max_length=5)
+    state = IncrementalDecoder(model, model.encode(source), num_beams=2, max_length=5)
     prefixes = torch.full((3, 2, 1), BOS)
     state.step(prefixes[:, :, -1])
     order = torch.tensor([[1, 1], [0, 1], [1, 0]])
@@ -58,7 +59,7 @@ def test_beams_reorder_and_sentences_leave_as_if_decoded_from_scratch() -> None:
         for row, sentence in enumerate(range(3 - len(prefixes), 3)):
             memory = model.encode(source[sentence : sentence + 1])
             for beam in range(2):
-                expected = model.project(model.decode(prefixes[row, beam][None], memory))[0, -1]
+                expected = model.output_projection(model.decode(prefixes[row, beam][None], memory))[0, -1]
                 torch.testing.assert_close(logits[row, beam], expected, atol=1e-5, rtol=1e-4)
         state.reorder(order)
         prefixes = prefixes.gather(1, order[..., None].expand_as(prefixes))
@@ -72,9 +73,9 @@ def test_beams_reorder_and_sentences_leave_as_if_decoded_from_scratch() -> None:
 def test_padding_of_either_side_changes_nothing(kind: str) -> None:
     model = small_model(attention=kind)
     source, target = sentences(2, 5, 40), sentences(2, 6, 50)
-    plain = model(source, model.shift(target))
+    plain = model.decode(model.shift_right(target), model.encode(source))
     padded_source = torch.nn.functional.pad(source, (0, 4), value=PAD)
-    padded_target = torch.nn.functional.pad(model.shift(target), (0, 3), value=PAD)
+    padded_target = torch.nn.functional.pad(model.shift_right(target), (0, 3), value=PAD)
     torch.testing.assert_close(model(padded_source, padded_target)[:, :6], plain, atol=1e-5, rtol=1e-4)
 
 
@@ -91,7 +92,7 @@ def test_a_target_token_does_not_see_those_after_it() -> None:
 
 def test_each_site_takes_its_own_kind() -> None:
     model = small_model(attention={"encoder": "softmax", "decoder": "entmax15", "cross": "rela-i"})
-    kinds = {site: module.kind for (site, _), module in model.attention_modules().items()}
+    kinds = {site: module.variant for (site, _), module in model.attention_modules().items()}
     assert kinds == {"encoder": "softmax", "decoder": "entmax15", "cross": "rela-i"}
     assert set(model.attention_modules()) == {(site, i) for site in kinds for i in range(2)}
 
@@ -99,7 +100,7 @@ def test_each_site_takes_its_own_kind() -> None:
 def test_tied_embeddings() -> None:
     def distinct(**changes: Any) -> int:
         model = Transformer(50, 50, **{**SMALL, **changes})
-        return len({model.source_embedding.weight, model.target_embedding.weight, model.output_weight})
+        return len({model.source_embedding.weight, model.target_embedding.weight, model.output_embedding})
 
     assert [distinct(tied_embeddings=t) for t in ("none", "target", "all")] == [3, 2, 1]
     with pytest.raises(ValueError, match="one vocabulary for both sides"):
@@ -119,7 +120,7 @@ def test_parameters_of_the_papers_base_model() -> None:
 
 def test_embedding_is_scaled_positioned_and_grows() -> None:
     weight = torch.nn.Parameter(torch.randn(10, 8))
-    embedding = Embedding(weight, bias=None, dropout=0.0)
+    embedding = TokenEmbedding(weight, bias=None, dropout=0.0)
     tokens = torch.tensor([[4, 5, 6]])
     expected = weight[4:7] * math.sqrt(8) + sinusoidal_positions(1003, 8)[1000:]
     torch.testing.assert_close(embedding(tokens, offset=1000)[0], expected)

@@ -131,12 +131,12 @@ def test_make_help_lists_every_target() -> None:
 
 
 def test_make_passes_scale_attention_seeds_and_options_on() -> None:
-    words = ["SCALE=smoke", "ATTENTION=softmax rela-g", "SEEDS=1 2", "PLAN=1", "OPTIONS=model.heads=4"]
+    words = ["SCALE=smoke", "ATTENTION=softmax rela-g", "SEEDS=1 2", "PLAN=1", "OPTIONS=model.num_heads=4"]
     done = subprocess.run(
         [*MAKE, "-n", "reproduce-wmt18-zh-en", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     line = done.stdout.splitlines()[-1]
-    wanted = 'wmt18-zh-en --plan --scale smoke --attention "softmax rela-g" --seeds "1 2" model.heads=4'
+    wanted = 'wmt18-zh-en --plan --scale smoke --attention "softmax rela-g" --seeds "1 2" model.num_heads=4'
     assert line.endswith(f"nmt-reproduce {wanted}")
 
 

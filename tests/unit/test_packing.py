@@ -14,12 +14,13 @@ from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.generation.device import prepare_for_inference
 from nmt_rela.generation.options import AlignmentOptions
 from nmt_rela.generation.translator import Translator
-from nmt_rela.kernels.cpu.packed_linear import DynamicInt8Linear, has_packed, pack
+from nmt_rela.kernels.availability import supports_packed_linear
+from nmt_rela.kernels.cpu.packed_linear import DynamicInt8Linear
 from nmt_rela.utils.errors import ConfigError
 
-needs_packed = pytest.mark.skipif(not has_packed(torch.float32), reason="PyTorch without oneDNN")
-needs_bf16 = pytest.mark.skipif(not has_packed(torch.bfloat16), reason="no bf16 products on this CPU")
-needs_int8 = pytest.mark.skipif(not has_packed(torch.int8), reason="no int8 products on this CPU")
+needs_packed = pytest.mark.skipif(not supports_packed_linear(torch.float32), reason="PyTorch without oneDNN")
+needs_bf16 = pytest.mark.skipif(not supports_packed_linear(torch.bfloat16), reason="no bf16 products on this CPU")
+needs_int8 = pytest.mark.skipif(not supports_packed_linear(torch.int8), reason="no int8 products on this CPU")
 
 
 def numbers(*shape: int, seed: int = 1) -> Tensor:
@@ -32,10 +33,10 @@ def numbers(*shape: int, seed: int = 1) -> Tensor:
 def test_a_packed_model_gives_the_same_logits(kind: str) -> None:
     model = toy_model(attention=kind)
     packed = copy.deepcopy(model)
-    pack(packed, torch.float32)
+    prepare_for_inference(packed, torch.float32, torch.device("cpu"))
     assert not any(isinstance(module, nn.Linear) for module in packed.modules())
     source, target = torch.randint(4, 90, (3, 7)), torch.randint(4, 90, (3, 5))
-    torch.testing.assert_close(packed.project(packed(source, target)), model.project(model(source, target)))
+    torch.testing.assert_close(packed(source, target), model(source, target))
 
 
 @needs_bf16
@@ -43,9 +44,9 @@ def test_a_packed_model_gives_the_same_logits(kind: str) -> None:
 def test_bf16_packed_is_bf16() -> None:
     model = toy_model().to(torch.bfloat16)
     packed = copy.deepcopy(model)
-    pack(packed, torch.bfloat16)
+    prepare_for_inference(packed, torch.bfloat16, torch.device("cpu"))
     source, target = torch.randint(4, 90, (3, 7)), torch.randint(4, 90, (3, 5))
-    left, right = packed.project(packed(source, target)), model.project(model(source, target))
+    left, right = packed(source, target), model(source, target)
     assert left.dtype == torch.bfloat16
     torch.testing.assert_close(left, right, atol=0.15, rtol=0.05)
 
@@ -86,9 +87,9 @@ def test_int8_rows_do_not_depend_on_one_another() -> None:
 @needs_packed
 def test_copies_share_what_is_packed() -> None:
     model = toy_model()
-    pack(model, torch.float32)
+    prepare_for_inference(model, torch.float32, torch.device("cpu"))
     copied = copy.deepcopy(model)
-    assert copied.packed_output is model.packed_output
+    assert copied.packed_output_projection is model.packed_output_projection
 
 
 @needs_int8

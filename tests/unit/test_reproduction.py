@@ -90,7 +90,7 @@ def test_configurations_of_an_installed_wheel_are_found(tmp_path: Path, monkeypa
 def test_the_paper_scale_is_the_paper() -> None:
     """Transformer base, 25k tokens an update, 300,000 updates, the average of the last five, beam 4, alpha 0.6."""
     config = experiment().runs[0].config
-    assert (config.model.encoder_layers, config.model.dimension, config.model.heads) == (6, 512, 8)
+    assert (config.model.encoder_layers, config.model.d_model, config.model.num_heads) == (6, 512, 8)
     assert config.training.accumulate * config.training.batch_tokens == 25_000
     assert (config.training.max_updates, config.training.keep_last_checkpoints) == (300_000, 5)
     assert (config.decoding.beam_size, config.decoding.length_penalty) == (4, 0.6)
@@ -195,7 +195,7 @@ def test_a_report_names_what_is_missing(tmp_path: Path) -> None:
         (["demo", "--seeds", "1,two"], "argument --seeds: 'two'; accepted: whole numbers from 0"),
         (["demo", "model.head=4"], "model.head: unknown key"),
         (["demo", "--runs", "nowhere"], "--runs nowhere: found no run of demo, en to de, in it"),
-        (["demo", "--runs", "nowhere", "model.heads=4"], "--runs reports on runs as they are"),
+        (["demo", "--runs", "nowhere", "model.num_heads=4"], "--runs reports on runs as they are"),
         (["demo", "--gold-reversed"], "--gold-reversed needs --gold"),
     ],
 )

@@ -23,14 +23,14 @@ PAIRS = [
 def model() -> Transformer:
     torch.manual_seed(0)
     return Transformer(
-        11, 13, attention="rela-g", encoder_layers=1, decoder_layers=2, dimension=16, feed_forward=16, heads=4
+        11, 13, attention="rela-g", encoder_layers=1, decoder_layers=2, d_model=16, ffn_dim=16, num_heads=4
     ).eval()
 
 
 def capture(model: Transformer, pair: EncodedPair) -> dict[tuple[str, int], np.ndarray]:
     """The weights [heads, queries, keys] of one pair that is read alone."""
     with capture_attention(model) as attention:
-        model(torch.tensor([pair.source]), model.shift(torch.tensor([pair.target])))
+        model(torch.tensor([pair.source]), model.shift_right(torch.tensor([pair.target])))
     return {key: weights[0].numpy() for key, weights in attention.items()}
 
 
@@ -39,8 +39,8 @@ def test_a_pair_has_the_log_probability_that_it_has_alone(model: Transformer) ->
     alone = [teacher_forced_pass(model, [pair])[0] for pair in PAIRS]
     np.testing.assert_allclose(batched, alone, rtol=1e-5)
     target = torch.tensor([PAIRS[1].target])
-    states = model(torch.tensor([PAIRS[1].source]), model.shift(target))
-    expected = model.project(states).log_softmax(-1)[0, range(5), target[0]].sum()
+    states = model.decode(model.shift_right(target), model.encode(torch.tensor([PAIRS[1].source])))
+    expected = model.output_projection(states).log_softmax(-1)[0, range(5), target[0]].sum()
     assert batched[1] == pytest.approx(expected.item(), rel=1e-5)
 
 

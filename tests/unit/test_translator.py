@@ -70,8 +70,10 @@ def test_cached_decoding_equals_teacher_forcing(attention: str) -> None:
             target = torch.tensor([[PIECES[piece] for piece in hypothesis.tokens]])
             model = translator.models[0]
             with torch.no_grad():
-                states = model(torch.tensor([[*source, EOS]]), model.shift(target))
-                token_log_probs = model.project(states).log_softmax(-1).gather(2, target.unsqueeze(2)).flatten()
+                states = model.decode(model.shift_right(target), model.encode(torch.tensor([[*source, EOS]])))
+                token_log_probs = (
+                    model.output_projection(states).log_softmax(-1).gather(2, target.unsqueeze(2)).flatten()
+                )
             assert hypothesis.token_log_probabilities == pytest.approx(token_log_probs.tolist(), abs=4e-5)
             assert hypothesis.log_probability == pytest.approx(float(token_log_probs.sum()), abs=1e-4)
 
@@ -102,7 +104,7 @@ def test_beam_of_one_takes_the_most_probable_token_at_every_step() -> None:
         ids: list[int] = []
         while len(ids) < source.shape[1] + 5 and ids[-1:] != [EOS]:
             with torch.no_grad():
-                logits = model.project(model(source, model.shift(torch.tensor([[*ids, PAD]]))))[0, -1]
+                logits = model(source, model.shift_right(torch.tensor([[*ids, PAD]])))[0, -1]
             logits[[0, 1, 3] + ([EOS] if not ids else [])] = -torch.inf
             ids.append(int(logits.argmax()))
         assert translator.translate([line], beam_size=1)[0].hypotheses[0].tokens == tuple(
@@ -220,7 +222,7 @@ def test_word_alignments_link_existing_words(choice: dict[str, int]) -> None:
             assert len(targets) == len(set(targets))  # one link a target word at most
             assert all(target < max(1, len(hypothesis.text.split())) for target in targets)
             assert all(source < len(translation.source.split()) for source, _ in hypothesis.alignment)
-    assert translator.models[0].attention_modules()["cross", 0].observer is None
+    assert translator.models[0].attention_modules()["cross", 0].hook_pattern.is_active is False
 
 
 def test_options_out_of_range_are_refused() -> None:
@@ -242,7 +244,7 @@ def test_options_out_of_range_are_refused() -> None:
 def test_non_finite_predictions_are_an_error(beam_size: int) -> None:
     translator = toy_translator()
     with torch.no_grad():
-        translator.models[0].output_weight.fill_(torch.nan)
+        translator.models[0].output_embedding.fill_(torch.nan)
     with pytest.raises(CheckpointError, match="not finite"):
         translator.translate(LINES, beam_size=beam_size)
 

@@ -34,20 +34,20 @@ def _kernel(
     row = tl.program_id(0).to(tl.int64)
     Logits += row * outputs
     columns = tl.arange(0, BLOCK)
-    largest = tl.full([BLOCK], float("-inf"), tl.float32)
+    row_max = tl.full([BLOCK], float("-inf"), tl.float32)
     powers = tl.zeros([BLOCK], tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, outputs, BLOCK):
         inside = start + columns < outputs
         logits = tl.load(Logits + start + columns, mask=inside, other=0.0).to(tl.float32)
         total += logits
-        grown = tl.maximum(largest, tl.where(inside, logits, largest))
+        grown = tl.maximum(row_max, tl.where(inside, logits, row_max))
         # A place that has seen nothing yet has −∞ on both sides of the first difference.
-        powers = tl.where(powers > 0.0, powers * tl.exp(largest - grown), 0.0)
+        powers = tl.where(powers > 0.0, powers * tl.exp(row_max - grown), 0.0)
         powers += tl.where(inside, tl.exp(logits - grown), 0.0)
-        largest = grown
-    maximum = tl.max(largest, axis=0)
-    normaliser = maximum + tl.log(tl.sum(powers * tl.exp(largest - maximum), axis=0))
+        row_max = grown
+    maximum = tl.max(row_max, axis=0)
+    normaliser = maximum + tl.log(tl.sum(powers * tl.exp(row_max - maximum), axis=0))
     target = tl.load(Targets + row)
     gold = tl.load(Logits + target).to(tl.float32) - normaliser  # log p(gold)
     tl.store(Likelihoods + row, -gold)

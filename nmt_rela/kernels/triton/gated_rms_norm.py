@@ -14,7 +14,7 @@ from torch.autograd import Function
 _PROGRAMS = 1024
 
 
-def gated_rms_norm(heads: Tensor, gate: Tensor | None, *, epsilon: float) -> Tensor:
+def gated_rms_norm_triton(heads: Tensor, gate: Tensor | None, *, epsilon: float) -> Tensor:
     """σ(a ⊙ z) ⊙ z / √(mean(z²) + ε), without the σ when there is no gate: [..., width] → [..., width].
 
     Reads float32, bfloat16 or float16, works in float32, returns the input's dtype.
@@ -46,7 +46,7 @@ def _forward_kernel(
 
 @triton.jit(do_not_specialize=["count"])
 def _backward_kernel(
-    Z, Gate, Inverse, Upstream, Gradient, GateGradients, count,
+    Z, Gate, Inverse, DO, Gradient, GateGradients, count,
     GATED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     columns = tl.arange(0, BLOCK)
@@ -58,7 +58,7 @@ def _backward_kernel(
     for row in range(tl.program_id(0), count, tl.num_programs(0)):
         places = (tl.zeros([BLOCK], tl.int64) + row) * WIDTH + columns
         z = tl.load(Z + places, mask=inside, other=0.0).to(tl.float32)
-        outer = tl.load(Upstream + places, mask=inside, other=0.0).to(tl.float32)
+        outer = tl.load(DO + places, mask=inside, other=0.0).to(tl.float32)
         inverse = tl.load(Inverse + row)
         normed = z * inverse  # n, with output = σ(a z) · n
         through_gate = tl.zeros([BLOCK], tl.float32)
@@ -78,7 +78,7 @@ def _backward_kernel(
 
 class _GatedRMSNorm(Function):
     @staticmethod
-    def forward(context: Any, heads: Tensor, gate: Tensor | None, epsilon: float) -> Tensor:
+    def forward(ctx: Any, heads: Tensor, gate: Tensor | None, epsilon: float) -> Tensor:
         heads = heads.contiguous()
         width, count = heads.shape[-1], heads.numel() // heads.shape[-1]
         output = torch.empty_like(heads)
@@ -86,19 +86,19 @@ class _GatedRMSNorm(Function):
         constants = _constants(width, gate)
         if count:
             _forward_kernel[(min(count, _PROGRAMS * 8),)](heads, gate, output, inverse, count, epsilon, **constants)
-        context.save_for_backward(heads, gate, inverse)
+        ctx.save_for_backward(heads, gate, inverse)
         return output
 
     @staticmethod
-    def backward(context: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        heads, gate, inverse = context.saved_tensors
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        heads, gate, inverse = ctx.saved_tensors
         width, count = heads.shape[-1], inverse.numel()
         programs = min(count, _PROGRAMS)
         gradient = torch.empty_like(heads)
         sums = None if gate is None else gate.new_empty(programs, width, dtype=torch.float32)
         if count:
             _backward_kernel[(programs,)](
-                heads, gate, inverse, upstream.contiguous(), gradient, sums, count, **_constants(width, gate)
+                heads, gate, inverse, grad_output.contiguous(), gradient, sums, count, **_constants(width, gate)
             )
         return gradient, None if sums is None else sums.sum(dim=0).to(gate.dtype), None
 

@@ -2,7 +2,7 @@
 
 With scores s = q kᵀ / √width, x = s (s / 2 for 1.5-entmax), all three maps rest on one number a key,
 
-    r = max(0, x − m − τ)          m the row's largest x, τ its threshold; both 0 for ReLA
+    r = max(0, x − m − τ)          m the row's row_max x, τ its threshold; both 0 for ReLA
     weight  w = r                  (r² for 1.5-entmax)
     slope   c = [r > 0]            (r for 1.5-entmax), with dw/ds = diag(c) − c cᵀ / Σ c, for ReLA diag(c)
 
@@ -21,11 +21,11 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd import Function
 
-_MAPS = {"rela-i": 0, "rela-g": 0, "sparsemax": 1, "entmax15": 2}
+_WEIGHT_FUNCTIONS = {"relu": 0, "sparsemax": 1, "entmax15": 2}
 RELU, SPARSEMAX, ENTMAX15 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 # Which keys are masked: none, some of a sentence's, or others for each of its queries.
-NO_BIAS, BIAS_OF_KEYS, BIAS_OF_PAIRS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+NO_BIAS, PADDING_BIAS, FULL_BIAS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 # Newton's steps end when no row of the tile has more than this much mass to lose: 16 units in the last place of 1.
 _TOLERANCE = tl.constexpr(16 * 2.0**-23)
@@ -34,14 +34,14 @@ _MAX_STEPS = tl.constexpr(100)
 # Dropout compares 24 random bits with a number of levels.
 _LEVELS = tl.constexpr(1 << 24)
 
-_FLOAT32_TILE = {"QUERIES": 32, "KEYS": 32, "num_warps": 4, "num_stages": 2}
+_FLOAT32_TILE = {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}
 
 # Nothing is compiled anew because one of these is 1 or a multiple of 16.
-_ANY_VALUE = ["bias_batch", "bias_row", "heads", "queries", "keys", "blocks", "dropped"]
+_DO_NOT_SPECIALIZE = ["bias_batch", "bias_row", "heads", "queries", "keys", "blocks", "dropped"]
 
 
-def fused_attention(
-    kind: str, query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None, causal: bool, dropout: float
+def sparse_attention(
+    weight_fn: str, query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None, causal: bool, dropout: float
 ) -> Tensor:
     """map(q kᵀ / √width) v with dropout on the weights: [batch, queries, heads, width].
 
@@ -51,25 +51,25 @@ def fused_attention(
     the device's generator. Sums are made in float32.
     """
     with torch.cuda.device_of(query):
-        output: Tensor = _FusedAttention.apply(kind, query, key, value, bias, causal, dropout)
+        output: Tensor = _SparseAttention.apply(weight_fn, query, key, value, bias, causal, dropout)
     return output
 
 
 @triton.jit
-def _load_rows(pointer, rows, stride, length, WIDTH: tl.constexpr):
-    """[rows, WIDTH], with zeros beyond the length."""
-    places = rows[:, None].to(tl.int64) * stride + tl.arange(0, WIDTH)[None, :]
+def _load_rows(pointer, rows, stride, length, HEAD_DIM: tl.constexpr):
+    """[rows, HEAD_DIM], with zeros beyond the length."""
+    places = rows[:, None].to(tl.int64) * stride + tl.arange(0, HEAD_DIM)[None, :]
     return tl.load(pointer + places, mask=rows[:, None] < length, other=0.0)
 
 
 @triton.jit
-def _store_rows(pointer, rows, stride, length, values, WIDTH: tl.constexpr):
-    places = rows[:, None].to(tl.int64) * stride + tl.arange(0, WIDTH)[None, :]
+def _store_rows(pointer, rows, stride, length, values, HEAD_DIM: tl.constexpr):
+    places = rows[:, None].to(tl.int64) * stride + tl.arange(0, HEAD_DIM)[None, :]
     tl.store(pointer + places, values.to(pointer.dtype.element_ty), mask=rows[:, None] < length)
 
 
 @triton.jit
-def _product(left, right):
+def _dot(left, right):
     """left · rightᵀ, in true float32 for float32."""
     return tl.dot(left, tl.trans(right), input_precision="ieee")
 
@@ -77,45 +77,45 @@ def _product(left, right):
 @triton.jit
 def _masked(
     products, rows, columns, Bias, bias_row, queries, keys, scale,
-    MAP: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr,
+    WEIGHT_FN: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
     """x, and −∞ where a query may not see a key. Rows (queries) and columns (keys) may lie along either axis."""
     visible = columns < keys
     if CAUSAL:
         visible = visible & (columns <= rows)
-    if BIAS == BIAS_OF_KEYS:
+    if BIAS == PADDING_BIAS:
         visible = visible & (tl.load(Bias + columns, mask=columns < keys, other=-1.0) >= 0.0)
-    if BIAS == BIAS_OF_PAIRS:
+    if BIAS == FULL_BIAS:
         inside = (rows < queries) & (columns < keys)
         visible = visible & (tl.load(Bias + rows.to(tl.int64) * bias_row + columns, mask=inside, other=-1.0) >= 0.0)
-    return tl.where(visible, products * (scale * 0.5 if MAP == ENTMAX15 else scale), float("-inf"))
+    return tl.where(visible, products * (scale * 0.5 if WEIGHT_FN == ENTMAX15 else scale), float("-inf"))
 
 
 @triton.jit
-def _roots(x, largest, threshold, MAP: tl.constexpr):
+def _roots(x, row_max, threshold, WEIGHT_FN: tl.constexpr):
     """r; m and τ are taken off one after the other, so that large scores cost no precision."""
-    return tl.maximum(x if MAP == RELU else x - largest - threshold, 0.0)
+    return tl.maximum(x if WEIGHT_FN == RELU else x - row_max - threshold, 0.0)
 
 
 @triton.jit
-def _weights(roots, MAP: tl.constexpr):
-    return roots * roots if MAP == ENTMAX15 else roots
+def _weights(roots, WEIGHT_FN: tl.constexpr):
+    return roots * roots if WEIGHT_FN == ENTMAX15 else roots
 
 
 @triton.jit
-def _slopes(roots, MAP: tl.constexpr):
-    return roots if MAP == ENTMAX15 else (roots > 0.0).to(tl.float32)
+def _dweights(roots, WEIGHT_FN: tl.constexpr):
+    return roots if WEIGHT_FN == ENTMAX15 else (roots > 0.0).to(tl.float32)
 
 
 @triton.jit
-def _newton_step(threshold, mass, slope, MAP: tl.constexpr):
+def _newton_step(threshold, mass, slope, WEIGHT_FN: tl.constexpr):
     """One step towards Σ w = 1. Σ r and ‖r‖ are convex and fall as τ grows: from the left no step overshoots."""
-    step = (mass - tl.sqrt(mass) if MAP == ENTMAX15 else mass - 1.0) / slope
+    step = (mass - tl.sqrt(mass) if WEIGHT_FN == ENTMAX15 else mass - 1.0) / slope
     return tl.where(mass > 1.0, threshold + step, threshold)
 
 
 @triton.jit
-def _kept(Seed, head_index, rows, columns, queries, dropped):
+def _dropout_scale(Seed, head_index, rows, columns, queries, dropped):
     """1 / (1 − p) at kept weights, 0 at dropped ones: a function of the seed and of the weight's place alone.
 
     One Philox number a row is mixed with the column by the hash "lowbias32" (Wellons 2018): a Philox number for each
@@ -129,13 +129,13 @@ def _kept(Seed, head_index, rows, columns, queries, dropped):
     return tl.where((bits >> 8).to(tl.int32) >= dropped, _LEVELS / (_LEVELS - dropped), 0.0)
 
 
-@triton.jit(do_not_specialize=_ANY_VALUE)
+@triton.jit(do_not_specialize=_DO_NOT_SPECIALIZE)
 def _forward_kernel(
-    Q, K, V, Output, Largest, Threshold, Bias, Seed,
+    Q, K, V, Output, RowMax, Threshold, Bias, Seed,
     q_batch, q_head, q_row, k_batch, k_head, k_row, bias_batch, bias_row,
     heads, queries, keys, blocks, scale, dropped,
-    MAP: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, ONE_TILE: tl.constexpr,
-    WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    WEIGHT_FN: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, ONE_TILE: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one head against all keys."""
     head_index, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
@@ -144,66 +144,76 @@ def _forward_kernel(
     V += batch * k_batch + head * k_head
     if BIAS != NO_BIAS:
         Bias += batch * bias_batch
-    rows, columns = block * QUERIES + tl.arange(0, QUERIES), tl.arange(0, KEYS)
-    q = _load_rows(Q + batch * q_batch + head * q_head, rows, q_row, queries, WIDTH)
-    end = tl.minimum(keys, (block + 1) * QUERIES) if CAUSAL else keys
+    rows, columns = block * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    q = _load_rows(Q + batch * q_batch + head * q_head, rows, q_row, queries, HEAD_DIM)
+    end = tl.minimum(keys, (block + 1) * BLOCK_M) if CAUSAL else keys
 
-    largest = tl.zeros([QUERIES], tl.float32)
-    threshold = tl.zeros([QUERIES], tl.float32)
-    if MAP != RELU:
-        x = tl.zeros([QUERIES, KEYS], tl.float32)
-        largest += float("-inf")
-        for start in range(0, end, KEYS):
-            products = _product(q, _load_rows(K, start + columns, k_row, keys, WIDTH))
+    row_max = tl.zeros([BLOCK_M], tl.float32)
+    threshold = tl.zeros([BLOCK_M], tl.float32)
+    if WEIGHT_FN != RELU:
+        x = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        row_max += float("-inf")
+        for start in range(0, end, BLOCK_N):
+            products = _dot(q, _load_rows(K, start + columns, k_row, keys, HEAD_DIM))
             x = _masked(
                 products, rows[:, None], start + columns[None, :],
-                Bias, bias_row, queries, keys, scale, MAP, CAUSAL, BIAS,
+                Bias, bias_row, queries, keys, scale, WEIGHT_FN, CAUSAL, BIAS,
             )  # fmt: skip
-            largest = tl.maximum(largest, tl.max(x, axis=1))
-        largest = tl.where(largest > float("-inf"), largest, 0.0)  # a row that sees nothing
-        threshold -= 1.0  # here the largest score alone has mass 1
+            row_max = tl.maximum(row_max, tl.max(x, axis=1))
+        row_max = tl.where(row_max > float("-inf"), row_max, 0.0)  # a row that sees nothing
+        threshold -= 1.0  # here the row_max score alone has mass 1
         excess, steps = 1.0, 0
         while (excess > _TOLERANCE) & (steps < _MAX_STEPS):
-            mass = tl.zeros([QUERIES], tl.float32)
-            slope = tl.zeros([QUERIES], tl.float32)
-            for start in range(0, end, KEYS):
+            mass = tl.zeros([BLOCK_M], tl.float32)
+            slope = tl.zeros([BLOCK_M], tl.float32)
+            for start in range(0, end, BLOCK_N):
                 if not ONE_TILE:
-                    products = _product(q, _load_rows(K, start + columns, k_row, keys, WIDTH))
+                    products = _dot(q, _load_rows(K, start + columns, k_row, keys, HEAD_DIM))
                     x = _masked(
                         products, rows[:, None], start + columns[None, :],
-                        Bias, bias_row, queries, keys, scale, MAP, CAUSAL, BIAS,
+                        Bias, bias_row, queries, keys, scale, WEIGHT_FN, CAUSAL, BIAS,
                     )  # fmt: skip
-                roots = _roots(x, largest[:, None], threshold[:, None], MAP)
-                mass += tl.sum(_weights(roots, MAP), axis=1)
-                slope += tl.sum(_slopes(roots, MAP), axis=1)
-            threshold = _newton_step(threshold, mass, slope, MAP)
+                roots = _roots(x, row_max[:, None], threshold[:, None], WEIGHT_FN)
+                mass += tl.sum(_weights(roots, WEIGHT_FN), axis=1)
+                slope += tl.sum(_dweights(roots, WEIGHT_FN), axis=1)
+            threshold = _newton_step(threshold, mass, slope, WEIGHT_FN)
             excess = tl.max(mass, axis=0) - 1.0
             steps += 1
         row_index = head_index.to(tl.int64) * queries + rows
-        tl.store(Largest + row_index, largest, mask=rows < queries)
+        tl.store(RowMax + row_index, row_max, mask=rows < queries)
         tl.store(Threshold + row_index, threshold, mask=rows < queries)
 
-    output = tl.zeros([QUERIES, WIDTH], tl.float32)
-    for start in range(0, end, KEYS):
-        products = _product(q, _load_rows(K, start + columns, k_row, keys, WIDTH))
-        v = _load_rows(V, start + columns, k_row, keys, WIDTH)
+    output = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
+    for start in range(0, end, BLOCK_N):
+        products = _dot(q, _load_rows(K, start + columns, k_row, keys, HEAD_DIM))
+        v = _load_rows(V, start + columns, k_row, keys, HEAD_DIM)
         x = _masked(
-            products, rows[:, None], start + columns[None, :], Bias, bias_row, queries, keys, scale, MAP, CAUSAL, BIAS
+            products,
+            rows[:, None],
+            start + columns[None, :],
+            Bias,
+            bias_row,
+            queries,
+            keys,
+            scale,
+            WEIGHT_FN,
+            CAUSAL,
+            BIAS,
         )
-        weights = _weights(_roots(x, largest[:, None], threshold[:, None], MAP), MAP)
+        weights = _weights(_roots(x, row_max[:, None], threshold[:, None], WEIGHT_FN), WEIGHT_FN)
         if DROPOUT:
-            weights *= _kept(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
+            weights *= _dropout_scale(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
         output = tl.dot(weights.to(v.dtype), v, output, input_precision="ieee")
-    _store_rows(Output + (batch * queries * heads + head) * WIDTH, rows, heads * WIDTH, queries, output, WIDTH)
+    _store_rows(Output + (batch * queries * heads + head) * HEAD_DIM, rows, heads * HEAD_DIM, queries, output, HEAD_DIM)
 
 
-@triton.jit(do_not_specialize=_ANY_VALUE)
+@triton.jit(do_not_specialize=_DO_NOT_SPECIALIZE)
 def _query_gradient_kernel(
-    Q, K, V, Upstream, Largest, Threshold, Mean, QueryGradient, Bias, Seed,
+    Q, K, V, DO, RowMax, Threshold, Mean, QueryGradient, Bias, Seed,
     q_batch, q_head, q_row, k_batch, k_head, k_row, bias_batch, bias_row,
     heads, queries, keys, blocks, scale, dropped,
-    MAP: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
-    WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    WEIGHT_FN: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """The gradient of one tile of queries, and each row's Σ c dw / Σ c, which the next kernel needs too."""
     head_index, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
@@ -212,58 +222,68 @@ def _query_gradient_kernel(
     V += batch * k_batch + head * k_head
     if BIAS != NO_BIAS:
         Bias += batch * bias_batch
-    rows, columns = block * QUERIES + tl.arange(0, QUERIES), tl.arange(0, KEYS)
-    own = (batch * queries * heads + head) * WIDTH
-    q = _load_rows(Q + batch * q_batch + head * q_head, rows, q_row, queries, WIDTH)
-    upstream = _load_rows(Upstream + own, rows, heads * WIDTH, queries, WIDTH)
-    end = tl.minimum(keys, (block + 1) * QUERIES) if CAUSAL else keys
+    rows, columns = block * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    own = (batch * queries * heads + head) * HEAD_DIM
+    q = _load_rows(Q + batch * q_batch + head * q_head, rows, q_row, queries, HEAD_DIM)
+    grad_output = _load_rows(DO + own, rows, heads * HEAD_DIM, queries, HEAD_DIM)
+    end = tl.minimum(keys, (block + 1) * BLOCK_M) if CAUSAL else keys
 
-    largest = tl.zeros([QUERIES], tl.float32)
-    threshold = tl.zeros([QUERIES], tl.float32)
-    mean = tl.zeros([QUERIES], tl.float32)
-    if MAP != RELU:
+    row_max = tl.zeros([BLOCK_M], tl.float32)
+    threshold = tl.zeros([BLOCK_M], tl.float32)
+    mean = tl.zeros([BLOCK_M], tl.float32)
+    if WEIGHT_FN != RELU:
         row_index = head_index.to(tl.int64) * queries + rows
-        largest = tl.load(Largest + row_index, mask=rows < queries, other=0.0)
+        row_max = tl.load(RowMax + row_index, mask=rows < queries, other=0.0)
         threshold = tl.load(Threshold + row_index, mask=rows < queries, other=0.0)
-        total = tl.zeros([QUERIES], tl.float32)
-        for start in range(0, end, KEYS):
-            products = _product(q, _load_rows(K, start + columns, k_row, keys, WIDTH))
-            gradient = _product(upstream, _load_rows(V, start + columns, k_row, keys, WIDTH))
+        total = tl.zeros([BLOCK_M], tl.float32)
+        for start in range(0, end, BLOCK_N):
+            products = _dot(q, _load_rows(K, start + columns, k_row, keys, HEAD_DIM))
+            gradient = _dot(grad_output, _load_rows(V, start + columns, k_row, keys, HEAD_DIM))
             x = _masked(
                 products, rows[:, None], start + columns[None, :],
-                Bias, bias_row, queries, keys, scale, MAP, CAUSAL, BIAS,
+                Bias, bias_row, queries, keys, scale, WEIGHT_FN, CAUSAL, BIAS,
             )  # fmt: skip
             if DROPOUT:
-                gradient *= _kept(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
-            slopes = _slopes(_roots(x, largest[:, None], threshold[:, None], MAP), MAP)
+                gradient *= _dropout_scale(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
+            slopes = _dweights(_roots(x, row_max[:, None], threshold[:, None], WEIGHT_FN), WEIGHT_FN)
             mean += tl.sum(slopes * gradient, axis=1)
             total += tl.sum(slopes, axis=1)
         mean = tl.where(total > 0.0, mean / total, 0.0)
         tl.store(Mean + row_index, mean, mask=rows < queries)
 
-    query_gradient = tl.zeros([QUERIES, WIDTH], tl.float32)
-    for start in range(0, end, KEYS):
-        k = _load_rows(K, start + columns, k_row, keys, WIDTH)
-        products = _product(q, k)
-        gradient = _product(upstream, _load_rows(V, start + columns, k_row, keys, WIDTH))
+    query_gradient = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
+    for start in range(0, end, BLOCK_N):
+        k = _load_rows(K, start + columns, k_row, keys, HEAD_DIM)
+        products = _dot(q, k)
+        gradient = _dot(grad_output, _load_rows(V, start + columns, k_row, keys, HEAD_DIM))
         x = _masked(
-            products, rows[:, None], start + columns[None, :], Bias, bias_row, queries, keys, scale, MAP, CAUSAL, BIAS
+            products,
+            rows[:, None],
+            start + columns[None, :],
+            Bias,
+            bias_row,
+            queries,
+            keys,
+            scale,
+            WEIGHT_FN,
+            CAUSAL,
+            BIAS,
         )
         if DROPOUT:
-            gradient *= _kept(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
-        slopes = _slopes(_roots(x, largest[:, None], threshold[:, None], MAP), MAP)
+            gradient *= _dropout_scale(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
+        slopes = _dweights(_roots(x, row_max[:, None], threshold[:, None], WEIGHT_FN), WEIGHT_FN)
         gradient = slopes * (gradient - mean[:, None])
         query_gradient = tl.dot(gradient.to(k.dtype), k, query_gradient, input_precision="ieee")
-    _store_rows(QueryGradient + own, rows, heads * WIDTH, queries, query_gradient * scale, WIDTH)
+    _store_rows(QueryGradient + own, rows, heads * HEAD_DIM, queries, query_gradient * scale, HEAD_DIM)
 
 
-@triton.jit(do_not_specialize=_ANY_VALUE)
+@triton.jit(do_not_specialize=_DO_NOT_SPECIALIZE)
 def _key_value_gradient_kernel(
-    Q, K, V, Upstream, Largest, Threshold, Mean, KeyGradient, ValueGradient, Bias, Seed,
+    Q, K, V, DO, RowMax, Threshold, Mean, KeyGradient, ValueGradient, Bias, Seed,
     q_batch, q_head, q_row, k_batch, k_head, k_row, bias_batch, bias_row,
     heads, queries, keys, blocks, scale, dropped,
-    MAP: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
-    WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    WEIGHT_FN: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one tile of keys and values. Tiles are transposed: keys along rows, queries along columns."""
     head_index, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
@@ -271,47 +291,47 @@ def _key_value_gradient_kernel(
     Q += batch * q_batch + head * q_head
     if BIAS != NO_BIAS:
         Bias += batch * bias_batch
-    Upstream += (batch * queries * heads + head) * WIDTH
+    DO += (batch * queries * heads + head) * HEAD_DIM
     row_index = head_index.to(tl.int64) * queries
-    columns = block * KEYS + tl.arange(0, KEYS)
-    k = _load_rows(K + batch * k_batch + head * k_head, columns, k_row, keys, WIDTH)
-    v = _load_rows(V + batch * k_batch + head * k_head, columns, k_row, keys, WIDTH)
-    key_gradient = tl.zeros([KEYS, WIDTH], tl.float32)
-    value_gradient = tl.zeros([KEYS, WIDTH], tl.float32)
-    largest = tl.zeros([QUERIES], tl.float32)
-    threshold = tl.zeros([QUERIES], tl.float32)
-    mean = tl.zeros([QUERIES], tl.float32)
+    columns = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = _load_rows(K + batch * k_batch + head * k_head, columns, k_row, keys, HEAD_DIM)
+    v = _load_rows(V + batch * k_batch + head * k_head, columns, k_row, keys, HEAD_DIM)
+    key_gradient = tl.zeros([BLOCK_N, HEAD_DIM], tl.float32)
+    value_gradient = tl.zeros([BLOCK_N, HEAD_DIM], tl.float32)
+    row_max = tl.zeros([BLOCK_M], tl.float32)
+    threshold = tl.zeros([BLOCK_M], tl.float32)
+    mean = tl.zeros([BLOCK_M], tl.float32)
     # The first query that sees one of these keys stands at their first place.
-    for start in range(block * KEYS // QUERIES * QUERIES if CAUSAL else 0, queries, QUERIES):
-        rows = start + tl.arange(0, QUERIES)
-        q = _load_rows(Q, rows, q_row, queries, WIDTH)
-        upstream = _load_rows(Upstream, rows, heads * WIDTH, queries, WIDTH)
-        if MAP != RELU:
-            largest = tl.load(Largest + row_index + rows, mask=rows < queries, other=0.0)
+    for start in range(block * BLOCK_N // BLOCK_M * BLOCK_M if CAUSAL else 0, queries, BLOCK_M):
+        rows = start + tl.arange(0, BLOCK_M)
+        q = _load_rows(Q, rows, q_row, queries, HEAD_DIM)
+        grad_output = _load_rows(DO, rows, heads * HEAD_DIM, queries, HEAD_DIM)
+        if WEIGHT_FN != RELU:
+            row_max = tl.load(RowMax + row_index + rows, mask=rows < queries, other=0.0)
             threshold = tl.load(Threshold + row_index + rows, mask=rows < queries, other=0.0)
             mean = tl.load(Mean + row_index + rows, mask=rows < queries, other=0.0)
         x = _masked(
-            _product(k, q), rows[None, :], columns[:, None], Bias, bias_row, queries, keys, scale, MAP, CAUSAL, BIAS
+            _dot(k, q), rows[None, :], columns[:, None], Bias, bias_row, queries, keys, scale, WEIGHT_FN, CAUSAL, BIAS
         )
-        roots = _roots(x, largest[None, :], threshold[None, :], MAP)
-        weights = _weights(roots, MAP)
-        gradient = _product(v, upstream)
+        roots = _roots(x, row_max[None, :], threshold[None, :], WEIGHT_FN)
+        weights = _weights(roots, WEIGHT_FN)
+        gradient = _dot(v, grad_output)
         if DROPOUT:
-            kept = _kept(Seed, head_index, rows[None, :], columns[:, None], queries, dropped)
+            kept = _dropout_scale(Seed, head_index, rows[None, :], columns[:, None], queries, dropped)
             weights *= kept
             gradient *= kept
-        value_gradient = tl.dot(weights.to(upstream.dtype), upstream, value_gradient, input_precision="ieee")
-        gradient = _slopes(roots, MAP) * (gradient - mean[None, :])
+        value_gradient = tl.dot(weights.to(grad_output.dtype), grad_output, value_gradient, input_precision="ieee")
+        gradient = _dweights(roots, WEIGHT_FN) * (gradient - mean[None, :])
         key_gradient = tl.dot(gradient.to(q.dtype), q, key_gradient, input_precision="ieee")
-    own = (batch * keys * heads + head) * WIDTH
-    _store_rows(KeyGradient + own, columns, heads * WIDTH, keys, key_gradient * scale, WIDTH)
-    _store_rows(ValueGradient + own, columns, heads * WIDTH, keys, value_gradient, WIDTH)
+    own = (batch * keys * heads + head) * HEAD_DIM
+    _store_rows(KeyGradient + own, columns, heads * HEAD_DIM, keys, key_gradient * scale, HEAD_DIM)
+    _store_rows(ValueGradient + own, columns, heads * HEAD_DIM, keys, value_gradient, HEAD_DIM)
 
 
-class _FusedAttention(Function):
+class _SparseAttention(Function):
     @staticmethod
     def forward(
-        context: Any, kind: str, query: Tensor, key: Tensor, value: Tensor,
+        ctx: Any, weight_fn: str, query: Tensor, key: Tensor, value: Tensor,
         bias: Tensor | None, causal: bool, dropout: float,
     ) -> Tensor:  # fmt: skip
         (batch, heads, queries, width), keys = query.shape, key.shape[2]
@@ -319,7 +339,7 @@ class _FusedAttention(Function):
         query = query if query.stride(3) == 1 else query.contiguous()
         if key.stride(3) != 1 or key.stride() != value.stride():
             key, value = key.contiguous(), value.contiguous()
-        is_relu = _MAPS[kind] == 0
+        is_relu = _WEIGHT_FUNCTIONS[weight_fn] == 0
         bias_strides = (0, 0)
         if bias is not None:
             bias = bias if bias.stride(3) == 1 else bias.contiguous()
@@ -329,45 +349,45 @@ class _FusedAttention(Function):
         constants = {
             "scale": width**-0.5,
             "dropped": dropped,
-            "MAP": _MAPS[kind],
+            "WEIGHT_FN": _WEIGHT_FUNCTIONS[weight_fn],
             "CAUSAL": causal,
             "BIAS": 0 if bias is None else 1 if bias.shape[2] == 1 else 2,
             "DROPOUT": dropped > 0,
-            "WIDTH": width,
+            "HEAD_DIM": width,
         }
         seed = torch.randint(2**62, (1,), device=query.device) if dropped else None
         output = query.new_empty(batch, queries, heads, width)
         rows = None if is_relu else query.new_empty(2, batch, heads, queries, dtype=torch.float32)
-        largest, threshold = (None, None) if rows is None else rows.unbind()
+        row_max, threshold = (None, None) if rows is None else rows.unbind()
         tiles = _row_tiles(query, keys, whole_rows=not is_relu)
-        blocks = triton.cdiv(queries, tiles["QUERIES"])
+        blocks = triton.cdiv(queries, tiles["BLOCK_M"])
         _forward_kernel[(batch * heads * blocks,)](
-            query, key, value, output, largest, threshold, bias, seed, *numbers, blocks,
-            ONE_TILE=keys <= tiles["KEYS"], **constants, **tiles,
+            query, key, value, output, row_max, threshold, bias, seed, *numbers, blocks,
+            ONE_TILE=keys <= tiles["BLOCK_N"], **constants, **tiles,
         )  # fmt: skip
-        context.save_for_backward(query, key, value, rows, bias, seed)
-        context.numbers, context.constants = numbers, constants
+        ctx.save_for_backward(query, key, value, rows, bias, seed)
+        ctx.numbers, ctx.constants = numbers, constants
         return output
 
     @staticmethod
-    def backward(context: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, rows, bias, seed = context.saved_tensors
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, rows, bias, seed = ctx.saved_tensors
         (batch, heads, queries, width), keys = query.shape, key.shape[2]
-        upstream = upstream.contiguous()
-        largest, threshold = (None, None) if rows is None else rows.unbind()
+        grad_output = grad_output.contiguous()
+        row_max, threshold = (None, None) if rows is None else rows.unbind()
         mean = None if rows is None else torch.empty_like(rows[0])
-        inputs = (query, key, value, upstream, largest, threshold, mean)
-        query_gradient = torch.empty_like(upstream)
+        inputs = (query, key, value, grad_output, row_max, threshold, mean)
+        query_gradient = torch.empty_like(grad_output)
         key_gradient, value_gradient = query.new_empty(2, batch, keys, heads, width).unbind()
         tiles = _row_tiles(query, keys, whole_rows=False)
-        blocks = triton.cdiv(queries, tiles["QUERIES"])
+        blocks = triton.cdiv(queries, tiles["BLOCK_M"])
         _query_gradient_kernel[(batch * heads * blocks,)](
-            *inputs, query_gradient, bias, seed, *context.numbers, blocks, **context.constants, **tiles
+            *inputs, query_gradient, bias, seed, *ctx.numbers, blocks, **ctx.constants, **tiles
         )
         tiles = _column_tiles(query)
-        blocks = triton.cdiv(keys, tiles["KEYS"])
+        blocks = triton.cdiv(keys, tiles["BLOCK_N"])
         _key_value_gradient_kernel[(batch * heads * blocks,)](
-            *inputs, key_gradient, value_gradient, bias, seed, *context.numbers, blocks, **context.constants, **tiles
+            *inputs, key_gradient, value_gradient, bias, seed, *ctx.numbers, blocks, **ctx.constants, **tiles
         )
         gradients = (x.transpose(1, 2) for x in (query_gradient, key_gradient, value_gradient))
         return None, *gradients, None, None, None
@@ -384,8 +404,8 @@ def _row_tiles(query: Tensor, keys: int, *, whole_rows: bool) -> dict[str, int]:
     columns = 128 if whole_rows and keys > 64 and width <= 64 else 64
     rows = 16 if length <= 16 else 128 if length > 64 and columns == 64 and width <= 64 else 64
     return {
-        "QUERIES": rows,
-        "KEYS": columns,
+        "BLOCK_M": rows,
+        "BLOCK_N": columns,
         "num_warps": 8 if rows * columns > 4096 or width > 64 else 4,
         "num_stages": 2 if columns > 64 or width > 64 else 3,
     }
@@ -396,4 +416,4 @@ def _column_tiles(query: Tensor) -> dict[str, int]:
     if query.dtype == torch.float32:
         return _FLOAT32_TILE
     rows = 16 if query.shape[2] <= 16 else 64
-    return {"QUERIES": rows, "KEYS": 64, "num_warps": 8 if query.shape[3] > 64 else 4, "num_stages": 2}
+    return {"BLOCK_M": rows, "BLOCK_N": 64, "num_warps": 8 if query.shape[3] > 64 else 4, "num_stages": 2}
