@@ -56,7 +56,8 @@ def test_rela_is_the_papers_equations(kind: str) -> None:
     states, memory = torch.randn(2, 4, 12, dtype=torch.float64), torch.randn(2, 5, 12, dtype=torch.float64)
     valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=torch.bool)
     with torch.no_grad():
-        actual = attention(states, key_padding_mask(valid, torch.float64), key_value=attention.project_kv(memory))[0])
+        mask = key_padding_mask(valid, torch.float64)
+        actual = attention(states, mask, key_value=attention.project_kv(memory))[0]
         torch.testing.assert_close(actual, written_out(attention, states, memory, valid))
 
 
