@@ -52,8 +52,8 @@ class IncrementalDecoder:
         self._beam_visibility = hidden_states.new_full(shape, torch.finfo(hidden_states.dtype).min)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all caches."""
+    def cache_nbytes(self) -> int:
+        """Bytes of all keys and values, and of the mask of beams."""
         tensors = [x for cache in self._caches for x in (*cache.cross, cache.keys, cache.values)]
         return sum(x.nbytes for x in (*tensors, self._beam_visibility))
 

@@ -43,7 +43,7 @@ def step_reads(state: IncrementalDecoder) -> int:
         for name, parameter in [*model.decoder.named_parameters(), *model.decoder_norm.named_parameters()]
         if "cross_attention.kv_proj" not in name  # the memory is projected once
     ]
-    return sum(tensor.nbytes for tensor in (*weights, model.output_embedding)) + state.nbytes
+    return sum(tensor.nbytes for tensor in (*weights, model.output_embedding)) + state.cache_nbytes
 
 
 def copy_rate(device: torch.device) -> float:

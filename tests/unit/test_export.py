@@ -198,7 +198,7 @@ def test_a_safetensors_folder_that_does_not_fit(tmp_path: Path, safetensors: Any
     folder = RunDirectory(exported(run, tmp_path / "out", "safetensors", "--quantization", "bfloat16"))
     weights = folder.path / "model.safetensors"
     config, whole = folder.config_file.read_text(encoding="utf-8"), weights.read_bytes()
-    folder.config_file.write_text(config.replace("feed_forward: 64", "feed_forward: 48"), encoding="utf-8")
+    folder.config_file.write_text(config.replace("ffn_dim: 64", "ffn_dim: 48"), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"model.safetensors: .*feed_forward"):
         folder.load_model()
     folder.config_file.write_text(config, encoding="utf-8")
