@@ -33,14 +33,14 @@ model:
   attention: KIND
   encoder_layers: 2
   decoder_layers: 2
-  dimension: 64
-  feed_forward: 128
-  heads: 4
-  norm: pre
+  d_model: 64
+  ffn_dim: 128
+  num_heads: 4
+  norm_order: pre
   dropout: 0.0
   embedding_dropout: 0.0
   attention_dropout: 0.0
-  feed_forward_dropout: 0.0
+  ffn_dropout: 0.0
   tied_embeddings: all
 training:
   max_updates: 500

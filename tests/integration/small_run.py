@@ -22,7 +22,7 @@ ENGLISH, GERMAN = (line.split() for line in _WORDS.strip().splitlines())
 CONFIG = """
 run_dir: {run}
 data: {{task: demo, source_language: en, target_language: de, vocabulary_size: 96}}
-model: {{attention: {attention}, encoder_layers: 2, decoder_layers: 2, dimension: 32, feed_forward: 48, heads: 4}}
+model: {{attention: {attention}, encoder_layers: 2, decoder_layers: 2, d_model: 32, ffn_dim: 48, num_heads: 4}}
 training: {{}}
 decoding: {{max_length_offset: 2}}
 """

@@ -20,7 +20,7 @@ from tests.integration.own_text import own_task
 from tests.integration.small_run import write_run
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts/benchmarks/bench_train.py"
-SMALL = "model: {attention: softmax, encoder_layers: 1, decoder_layers: 1, dimension: 32, feed_forward: 48, heads: 4"
+SMALL = "model: {attention: softmax, encoder_layers: 1, decoder_layers: 1, d_model: 32, ffn_dim: 48, num_heads: 4"
 
 
 @pytest.fixture(scope="module")
