@@ -19,9 +19,8 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -276,70 +275,52 @@ def _has_changed(corpus: _Corpus, cache: ArchiveCache, summary: Mapping[str, Any
 
 def list_stages(corpus: _Corpus, sources: ResolvedSources, *, workers: int = 1) -> dict[str, Stage]:
     """The stages of a corpus by name, in the order in which they are made."""
-    data = corpus.data
+    data, archives = corpus.data, sources.archives
     stages: dict[str, Stage] = {}
 
-    def add(name: str, make: Any, reads: Sequence[ParallelSource] = (), **inputs: Any) -> Stage:
+    def add(name: str, make: Callable[[Path], None], reads: Sequence[ParallelSource], inputs: dict[str, Any]) -> Path:
         inputs = {"version": _VERSIONS[name], **inputs}
-        stages[name] = Stage(name, corpus.directory / f"{name}-{fingerprint(inputs)}", inputs, make, reads)
-        return stages[name]
+        directory = corpus.directory / f"{name}-{fingerprint(inputs)}"
+        stages[name] = Stage(name, directory, inputs, make, reads)
+        return directory
 
-    def inputs_of(group: Sequence[ParallelSource]) -> list[dict[str, Any]]:
-        return [_source_inputs(corpus, source, sources.digests) for source in group]
+    def settings(*names: str) -> dict[str, Any]:
+        return {name: getattr(data, name) for name in names}
 
-    romanian = _ROMANIAN_VERSIONS[data.romanian_diacritics]
+    train, dev, tests = (
+        [_source_inputs(corpus, source, sources.digests) for source in group]
+        for group in (corpus.train, corpus.dev, corpus.tests)
+    )
+    common = {"languages": corpus.languages, "romanian": _ROMANIAN_VERSIONS[data.romanian_diacritics]}
     alignments = {source.name: path for source in (*corpus.tests, *corpus.dev) if (path := corpus.alignments(source))}
     sets = add(
         "sets",
-        partial(
-            steps.write_sets,
-            data=data,
-            dev=corpus.dev,
-            tests=corpus.tests,
-            archives=sources.archives,
-            alignments=alignments,
-        ),
-        reads=[*corpus.dev, *corpus.tests],
-        languages=corpus.languages,
-        romanian=romanian,
-        dev=inputs_of(corpus.dev),
-        tests=inputs_of(corpus.tests),
+        lambda out: steps.write_sets(out, data, corpus.dev, corpus.tests, archives, alignments),
+        [*corpus.dev, *corpus.tests],
+        {**common, "dev": dev, "tests": tests},
     )
+    cleaning = settings("max_length_ratio", "drop_duplicates", "drop_untranslated", "max_pairs_per_source")
     text = add(
         "text",
-        partial(steps.clean_text, data=data, sources=corpus.train, archives=sources.archives),
-        reads=corpus.train,
-        languages=corpus.languages,
-        sources=inputs_of(corpus.train),
-        romanian=romanian,
-        max_length_ratio=data.max_length_ratio,
-        drop_duplicates=data.drop_duplicates,
-        drop_untranslated=data.drop_untranslated,
-        max_pairs_per_source=data.max_pairs_per_source,
+        lambda out: steps.clean_text(out, data, corpus.train, archives),
+        corpus.train,
+        {**common, "sources": train, **cleaning},
     )
-    subwords = add(
-        "subwords",
-        partial(steps.learn_subwords, data=data, text=text.directory),
-        text=text.directory.name,
-        subword_model=data.subword_model,
-        joint_vocabulary=data.joint_vocabulary,
-        vocabulary_size=data.vocabulary_size,
-        tokenizer_sample_size=data.tokenizer_sample_size,
-        character_coverage=data.character_coverage,
+    tokenizer = settings(
+        "subword_model", "joint_vocabulary", "vocabulary_size", "tokenizer_sample_size", "character_coverage"
     )
+    subwords = add("subwords", lambda out: steps.learn_subwords(out, data, text), (), {"text": text.name, **tokenizer})
     add(
         "train",
-        partial(steps.encode_train, data=data, text=text.directory, subwords=subwords.directory, workers=workers),
-        subwords=subwords.directory.name,
-        max_length=data.max_length,
-        on_overlength=data.on_overlength,
+        lambda out: steps.encode_train(out, data, text, subwords, workers=workers),
+        (),
+        {"subwords": subwords.name, **settings("max_length", "on_overlength")},
     )
     add(
         "dev",
-        partial(steps.encode_dev, data=data, sets=sets.directory, subwords=subwords.directory),
-        subwords=subwords.directory.name,
-        dev=inputs_of(corpus.dev),
-        romanian=romanian,
+        lambda out: steps.encode_dev(out, data, sets, subwords),
+        (),
+        {**common, "subwords": subwords.name, "dev": dev},
     )
     return stages
 

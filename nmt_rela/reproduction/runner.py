@@ -90,7 +90,7 @@ def download_size(experiment: Experiment) -> tuple[int, int, int]:
 
 
 def _location_size(location: Location) -> int:
-    return sum(part.size for part in location.parts) if all(part.size for part in location.parts) else 0
+    return sum(part.bytes for part in location.parts) if all(part.bytes for part in location.parts) else 0
 
 
 def format_command(command: Sequence[str]) -> str:

@@ -53,11 +53,11 @@ def test_all_places_are_named_when_none_has_it(server: FileServer, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"sha256": "0" * 64}, {"md5": "0" * 32}, {"size": 3}, {"sha256": sha256(CONTENT), "md5": "1" * 32}]
+    "wrong", [{"sha256": "0" * 64}, {"md5": "0" * 32}, {"bytes": 3}, {"sha256": sha256(CONTENT), "md5": "1" * 32}]
 )
 def test_wrong_content_is_never_kept(server: FileServer, tmp_path: Path, wrong: dict[str, str]) -> None:
     bad = RemoteFile(url=server.serve("/bad", CONTENT), **wrong)  # type: ignore[arg-type]
-    good = RemoteFile(url=server.serve("/good", CONTENT), md5=hashlib.md5(CONTENT).hexdigest(), size=len(CONTENT))
+    good = RemoteFile(url=server.serve("/good", CONTENT), md5=hashlib.md5(CONTENT).hexdigest(), bytes=len(CONTENT))
     files, _ = store(tmp_path).fetch([archive(bad, good)])["news"]
     assert files.paths[0].name == "good"
     assert sorted(path.name for path in (tmp_path / "archives").rglob("[!.]*") if path.is_file()) == [
@@ -211,7 +211,7 @@ def test_a_mirrors_own_checksums_are_the_authority(
     (mirror / "example.org").mkdir(parents=True)
     (mirror / "example.org/a").write_bytes(CONTENT)
     (mirror / "SHA256SUMS").write_text(f"{sha256(CONTENT)}  example.org/a\n{'0' * 64} *example.org/b\n")
-    published = RemoteFile(url="https://example.org/a", sha256="1" * 64, size=3)
+    published = RemoteFile(url="https://example.org/a", sha256="1" * 64, bytes=3)
     with caplog.at_level(logging.INFO):
         store(tmp_path, mirror=str(mirror)).fetch([archive(published)])
     assert "checksums are those of the mirror" in caplog.text
@@ -220,7 +220,7 @@ def test_a_mirrors_own_checksums_are_the_authority(
         store(tmp_path, mirror=str(mirror)).fetch([archive(RemoteFile(url="https://example.org/b"))])
     (mirror / "example.org/c").write_bytes(CONTENT)
     with pytest.raises(DataError, match="wrong size"):
-        store(tmp_path, mirror=str(mirror)).fetch([archive(RemoteFile(url="https://example.org/c", size=3))])
+        store(tmp_path, mirror=str(mirror)).fetch([archive(RemoteFile(url="https://example.org/c", bytes=3))])
 
 
 def test_a_mirror_url_stands_in_for_every_host(server: FileServer, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_everything_a_task_can_say(tmp_path: Path) -> None:
     task = load(tmp_path, GOOD)
     news, fields, memory = task.train
     tgz, parts = news.sides["en"].archive.locations
-    assert (tgz.format, tgz.parts[0].sha256, tgz.parts[0].size) == ("tgz", "0" * 64, 12)
+    assert (tgz.format, tgz.parts[0].sha256, tgz.parts[0].bytes) == ("tgz", "0" * 64, 12)
     assert (parts.format, [part.md5 for part in parts.parts]) == ("tar.gz", ["", "0123456789abcdef0123456789abcdef"])
     assert fields.columns == ("-", "de", "en")
     assert set(fields.sides) == {"en", "de"}

@@ -159,7 +159,7 @@ class ArchiveCache:
         path, url = self._locate(part.url)
         listed = self._mirror.sha256(part.url) if self._mirror else ""
         if listed:
-            part = replace(part, sha256=listed, md5="", size=0)
+            part = replace(part, sha256=listed, md5="", bytes=0)
         if not url:
             if not path.is_file():
                 raise DownloadError(f"{path}: not in the mirror")
@@ -173,7 +173,7 @@ class ArchiveCache:
         """Download a URL unless its file is there and intact. Returns its SHA-256."""
         record = None if part.sha256 or part.md5 else self._records().get(url)
         if record:
-            part = replace(part, sha256=record["sha256"], size=record["bytes"])
+            part = replace(part, sha256=record["sha256"], bytes=record["bytes"])
         if path.is_file():
             try:
                 return self._record_file(url, path, _verified_sha256(path, part))
@@ -207,7 +207,7 @@ class ArchiveCache:
         if not url:
             return self._known_file(path, records)
         record = records.get(url)
-        if record is None or (part.sha256 and not self._mirror and record["sha256"] != part.sha256):
+        if record is None or (part.sha256 and not self._mirror and record["sha256"] != part.sha256.lower()):
             return None
         return str(record["sha256"])
 
@@ -267,11 +267,11 @@ def _joint_digest(digests: list[str]) -> str:
 def _verified_sha256(path: Path, part: RemoteFile) -> str:
     """The SHA-256 of a file. Raises DownloadError where the file differs from what is known of it."""
     size = path.stat().st_size
-    if part.size and size != part.size:
-        raise DownloadError(f"wrong size: {size:,} bytes, expected {part.size:,}")
+    if part.bytes and size != part.bytes:
+        raise DownloadError(f"wrong size: {size:,} bytes, expected {part.bytes:,}")
     found = _checksums(path, "sha256", *(["md5"] if part.md5 else []))
     for name, expected in (("sha256", part.sha256), ("md5", part.md5)):
-        if expected and found[name] != expected:
+        if expected and found[name] != expected.lower():
             raise DownloadError(f"wrong {name}: {found[name]}, expected {expected}")
     return found["sha256"]
 

@@ -6,7 +6,7 @@ A task holds text in two or more languages. A configuration chooses the directio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nmt_rela.data.normalization import primary_language
@@ -40,12 +40,12 @@ BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteFile:
-    """A file to download. Checksums are lower-case hexadecimal; "" and 0 stand for unknown."""
+    """A file to download. Its checksums are hexadecimal; "" and 0 stand for unknown."""
 
     url: str
-    sha256: str = ""
-    md5: str = ""
-    size: int = 0
+    sha256: str = field(default="", metadata={"pattern": "[0-9a-fA-F]{64}", "wanted": "64 hexadecimal digits"})
+    md5: str = field(default="", metadata={"pattern": "[0-9a-fA-F]{32}", "wanted": "32 hexadecimal digits"})
+    bytes: int = field(default=0, metadata={"low": 1})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from nmt_rela.config import yaml_nodes
@@ -46,29 +46,13 @@ from nmt_rela.preparation.sources.task import (
 )
 from nmt_rela.utils.errors import ConfigError, did_you_mean
 
-
-def _hexadecimal(digits: int) -> Mapping[str, Any]:
-    return {"pattern": rf"[0-9a-fA-F]{{{digits}}}", "wanted": f"{digits} hexadecimal digits"}
-
-
-# What a task file may say. The fields of these classes are its keys.
+# What a task file may hold. The fields of these classes, and those of RemoteFile, are its keys.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _PartEntry:
-    url: str
-    sha256: str = field(default="", metadata=_hexadecimal(64))
-    md5: str = field(default="", metadata=_hexadecimal(32))
-    bytes: int = field(default=0, metadata={"low": 1})
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _LocationEntry:
+class _LocationEntry(RemoteFile):
     url: str = ""
-    sha256: str = field(default="", metadata=_hexadecimal(64))
-    md5: str = field(default="", metadata=_hexadecimal(32))
-    bytes: int = field(default=0, metadata={"low": 1})
-    parts: tuple[_PartEntry, ...] = ()
+    parts: tuple[RemoteFile, ...] = ()
     path: str = ""
     format: str = ""
 
@@ -191,21 +175,16 @@ class _TaskReader:
         if entry.path:
             local = self.local_path(entry.path)
             return Location(path=local, format=entry.format or archive_format_of(local.name))
-        if entry.url:
-            part = _PartEntry(url=entry.url, sha256=entry.sha256, md5=entry.md5, bytes=entry.bytes)
-            parts: tuple[RemoteFile, ...] = (self.part(path, part),)
-        else:
-            parts = tuple(self.part(f"{path}.parts[{index}]", part) for index, part in enumerate(entry.parts))
-        file_name = PurePosixPath(urlsplit(parts[0].url).path).name
-        location = Location(parts=parts, format=entry.format or archive_format_of(re.sub(r"\.\d+$", "", file_name)))
+        parts = entry.parts or (RemoteFile(url=entry.url, sha256=entry.sha256, md5=entry.md5, bytes=entry.bytes),)
+        for index, part in enumerate(parts):
+            if not _is_web_address(part.url):
+                key = f"{path}.parts[{index}].url" if entry.parts else f"{path}.url"
+                raise self.error(key, f"found '{part.url}'; accepted: an http:// or https:// address")
+        file_name = re.sub(r"\.\d+$", "", PurePosixPath(urlsplit(parts[0].url).path).name)
+        location = Location(parts=parts, format=entry.format or archive_format_of(file_name))
         if location.format == "zip" and len(parts) > 1:
             raise self.error(path, "a zip archive cannot be read in parts; accepted: tar and single-file formats")
         return location
-
-    def part(self, path: str, entry: _PartEntry) -> RemoteFile:
-        if not _is_web_address(entry.url):
-            raise self.error(f"{path}.url", f"found '{entry.url}'; accepted: an http:// or https:// address")
-        return RemoteFile(url=entry.url, sha256=entry.sha256.lower(), md5=entry.md5.lower(), size=entry.bytes)
 
     def sources(self, path: str, entries: tuple[_SourceEntry, ...]) -> tuple[ParallelSource, ...]:
         names = [entry.name for entry in entries]
@@ -227,10 +206,7 @@ class _TaskReader:
         named = [column for column in entry.columns if column != SKIPPED_COLUMN]
         if has_fields and (len(named) < 2 or len(set(named)) < len(named)):
             raise self.error(f"{path}.columns", "accepted: two or more different languages")
-        if TEXT_FORMATS[entry.format]:
-            sides = self.separate_files(path, entry)
-        else:
-            sides = dict.fromkeys(named or self.languages, self.common_file(path, entry))
+        sides = self.sides(path, entry, tuple(named) or self.languages)
         order: tuple[str, ...] = ()
         if entry.alignments:
             order = entry.alignments.order
@@ -249,57 +225,60 @@ class _TaskReader:
             alignment_order=order,
         )
 
-    def separate_files(self, path: str, entry: _SourceEntry) -> dict[str, TextLocation]:
-        """One file per language: ``files``; or ``archive`` (one for all, or one per language) with ``members``."""
-        self.exclude(path, entry, {"file": "files", "member": "members"}, "this format has a file for each language")
+    def sides(self, path: str, entry: _SourceEntry, languages: tuple[str, ...]) -> dict[str, TextLocation]:
+        """Where each language is: ``files``, or ``archive`` with ``members``; ``file``, or ``archive`` with ``member``.
+
+        ``archive`` may be one for all languages, or one per language.
+        """
+        separate = TEXT_FORMATS[entry.format]
+        reason = (
+            "this format has a file for each language" if separate else "this format has one file for all languages"
+        )
+        for one, many in (("file", "files"), ("member", "members")):
+            wrong, accepted = (one, many) if separate else (many, one)
+            if getattr(entry, wrong):
+                raise self.error(f"{path}.{wrong}", f"{reason}; accepted: {accepted}")
+        given = "files" if entry.files else "file"
+        for key in ("archive", "members", "member"):
+            if (entry.files or entry.file) and getattr(entry, key):
+                raise self.error(f"{path}.{key}", f"a file is given already; accepted: {given}")
+        if entry.file:
+            return dict.fromkeys(languages, self.local_text(f"{path}.file", entry.file))
+        if not entry.files and not entry.archive:
+            raise self.error(path, "archive is missing")
+        by_language: dict[str, str] = entry.archive if isinstance(entry.archive, dict) else {}
+        for key, names in (("files", entry.files), ("members", entry.members), ("archive", by_language)):
+            self.check_languages(f"{path}.{key}", names)
+        if not separate:
+            if by_language:
+                raise self.error(f"{path}.archive", f"{reason}; accepted: the name of one archive")
+            text = self.archived_text(f"{path}.archive", str(entry.archive), f"{path}.member", entry.member)
+            return dict.fromkeys(languages, text)
         if entry.files:
-            self.exclude(path, entry, {"archive": "files", "members": "files"}, "files are given already")
-            self.check_languages(f"{path}.files", entry.files)
             sides = {name: self.local_text(f"{path}.files.{name}", file) for name, file in entry.files.items()}
         else:
-            if not entry.archive:
-                raise self.error(path, "archive is missing")
-            self.check_languages(f"{path}.members", entry.members)
-            is_common = isinstance(entry.archive, str)
-            archives = dict.fromkeys(entry.members, entry.archive) if isinstance(entry.archive, str) else entry.archive
-            self.check_languages(f"{path}.archive", {} if is_common else archives)
+            archives = by_language or dict.fromkeys(entry.members, str(entry.archive))
             for language in entry.members.keys() - archives.keys():
                 raise self.error(f"{path}.members.{language}", "its archive is not given")
             sides = {}
-            for language, archive in archives.items():
-                position = f"{path}.archive" if is_common else f"{path}.archive.{language}"
-                member = (f"{path}.members.{language}", entry.members.get(language, ""))
-                sides[language] = self.archived_text(position, archive, member)
+            for language, name in archives.items():
+                key = f"{path}.archive.{language}" if by_language else f"{path}.archive"
+                member = entry.members.get(language, "")
+                sides[language] = self.archived_text(key, name, f"{path}.members.{language}", member)
         if len(sides) < 2:
             raise self.error(path, "holds fewer than two languages; accepted: files, or archive with members")
         return sides
 
-    def common_file(self, path: str, entry: _SourceEntry) -> TextLocation:
-        """One file for all languages: ``file``; or ``archive`` with ``member``."""
-        self.exclude(path, entry, {"files": "file", "members": "member"}, "this format has one file for all languages")
-        if entry.file:
-            self.exclude(path, entry, {"archive": "file", "member": "file"}, "a file is given already")
-            return self.local_text(f"{path}.file", entry.file)
-        if not isinstance(entry.archive, str) or not entry.archive:
-            raise self.error(path, "archive is missing; accepted: the name of one archive")
-        return self.archived_text(f"{path}.archive", entry.archive, (f"{path}.member", entry.member))
-
-    def exclude(self, path: str, entry: _SourceEntry, instead: Mapping[str, str], reason: str) -> None:
-        for key, accepted in instead.items():
-            if getattr(entry, key):
-                raise self.error(f"{path}.{key}", f"{reason}; accepted: {accepted}")
-
-    def archived_text(self, path: str, archive_name: str, member: tuple[str, str]) -> TextLocation:
-        """Text in an archive. ``member``: the key path and the name of the member ("" where none is given)."""
-        archive = self.archives[self.choice(path, archive_name, self.archives, "archive")]
-        member_path, name = member
+    def archived_text(self, path: str, name: str, member_path: str, member: str) -> TextLocation:
+        """Text in an archive; ``member`` is "" where none is given."""
+        archive = self.archives[self.choice(path, name, self.archives, "archive")]
         for location in archive.locations:
             is_single_file = ARCHIVE_FORMATS[location.format][0] == "file"
-            if is_single_file and name:
+            if is_single_file and member:
                 raise self.error(member_path, f"'{location}' is a single file; accepted: no member")
-            if not is_single_file and not name:
+            if not is_single_file and not member:
                 raise self.error(path, f"'{location}' is a {location.format} archive, and no member of it is named")
-        return TextLocation(archive=archive, member=name)
+        return TextLocation(archive=archive, member=member)
 
     def local_text(self, path: str, file: str) -> TextLocation:
         local = self.local_path(file)
