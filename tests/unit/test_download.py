@@ -49,7 +49,7 @@ def test_a_server_that_keeps_failing_is_given_up(server: FileServer, tmp_path: P
     url = server.serve("/a", CONTENT, Answer(cut=70_000), *[Answer(cut=0)] * 9)
     with pytest.raises(DownloadError, match=r"cut at 70,000 of 200,000 bytes \(3 times in a row\)"):
         get(url, tmp_path / "a")
-    assert set(os.listdir(tmp_path)) == {"a.part", "a.part.json"}
+    assert set(os.listdir(tmp_path)) == {"a.part", "a.part.version"}
 
 
 def test_a_server_without_ranges_sends_all_again(server: FileServer, tmp_path: Path) -> None:
@@ -75,14 +75,14 @@ def test_a_kill_before_the_first_byte_of_another_version_leaves_none_of_the_old(
     with pytest.raises(DownloadError):
         get(url, tmp_path / "a", retry=RetryPolicy(attempts=1, timeout=5.0, backoff=0.01))
     server.serve("/a", CONTENT[::-1], tag='"2"')
-    write_note = transfers._Transfer._write_note
+    record_version = transfers._Transfer._record_version
 
     def killed(*arguments: Any) -> None:
-        write_note(*arguments)
+        record_version(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(transfers._Transfer, "_write_note", killed)
+        patched.setattr(transfers._Transfer, "_record_version", killed)
         get(url, tmp_path / "a")
     get(url, tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == CONTENT[::-1]

@@ -127,9 +127,8 @@ class _Member:
 
 def _container(archive: LocalArchive, stack: contextlib.ExitStack) -> BinaryIO:
     """The decompressed content of an archive's files."""
-    packed = cast(BinaryIO, io.BufferedReader(ConcatenatedFiles(archive.paths), _BLOCK))
-    compression = ARCHIVE_FORMATS[archive.format][1]
-    return _decompressed(stack.enter_context(packed), compression, archive.size, str(archive))
+    packed = stack.enter_context(_stream(_concatenated(archive.paths)))
+    return _decompressed(packed, ARCHIVE_FORMATS[archive.format][1], archive.size, str(archive))
 
 
 def _members(archive: LocalArchive, stack: contextlib.ExitStack) -> Iterator[_Member]:
@@ -180,110 +179,83 @@ def _open_zipped(
         content = cast(BinaryIO, stack.enter_context(zipped.open(entry)))
     except NotImplementedError as error:
         raise DataError(f"{member}: {error}") from None
-    return _bounded(content, min(entry.compress_size, archive.size), f"{archive}: {entry.filename}")
+    return _stream(_bounded(content, min(entry.compress_size, archive.size), f"{archive}: {entry.filename}"))
 
 
 # Streams
 
 
-class ConcatenatedFiles(io.RawIOBase):
-    """Files read one after another as one stream."""
+class _BlockStream(io.RawIOBase):
+    """A binary stream of the blocks that an iterator gives."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._remaining = list(paths)
-        self._file: io.FileIO | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while True:
-            if self._file is None:
-                if not self._remaining:
-                    return 0
-                self._file = io.FileIO(self._remaining.pop(0))
-            if count := self._file.readinto(buffer):
-                return count
-            self._file.close()
-            self._file = None
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        super().close()
-
-
-class XzStream(io.RawIOBase):
-    """The content of all streams of an xz file, decompressed in bounded memory. ``lzma.LZMAFile`` takes no bound."""
-
-    def __init__(self, packed: BinaryIO) -> None:
-        self._packed = packed
-        self._input = b""
-        self._stream = lzma.LZMADecompressor(memlimit=MAX_XZ_MEMORY)
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._block = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._stream.eof or self._next_stream():
-            if not self._input and self._stream.needs_input:
-                self._input = self._packed.read(_BLOCK)
-                if not self._input:
-                    raise EOFError("it ends before the end of its last stream")
-            data, self._input = self._stream.decompress(self._input, len(buffer)), b""
-            if data:
-                buffer[: len(data)] = data
-                return len(data)
-        return 0
-
-    def _next_stream(self) -> bool:
-        """Begin the next stream, if there is one. Zero bytes may lie between streams."""
-        self._input = self._stream.unused_data.lstrip(b"\0")
-        while not self._input:
-            block = self._packed.read(_BLOCK)
-            if not block:
-                return False
-            self._input = block.lstrip(b"\0")
-        self._stream = lzma.LZMADecompressor(memlimit=MAX_XZ_MEMORY)
-        return True
+        if not self._block:
+            self._block = memoryview(next(self._blocks, b""))
+        count = min(len(buffer), len(self._block))
+        buffer[:count] = self._block[:count]
+        self._block = self._block[count:]
+        return count
 
 
-class BoundedStream(io.RawIOBase):
-    """A decompressed stream that raises DataError beyond the expansion of any honest text."""
+def _stream(blocks: Iterator[bytes]) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_BlockStream(blocks), _BLOCK))
 
-    def __init__(self, stream: BinaryIO, packed_size: int, name: str) -> None:
-        self._stream = stream
-        self._limit = max(FREE_EXPANSION, MAX_EXPANSION * packed_size)
-        self._count = 0
-        self._name = name
 
-    def readable(self) -> bool:
-        return True
+def _concatenated(paths: Sequence[Path]) -> Iterator[bytes]:
+    """The content of files, one after another."""
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                yield block
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        self._count += len(data)
-        if self._count > self._limit:
-            raise DataError(
-                f"{self._name}: expands to more than {self._limit:,} bytes, {MAX_EXPANSION} times its size; refused"
-            )
-        return len(data)
+
+def _decompressed_xz(packed: BinaryIO) -> Iterator[bytes]:
+    """The content of all streams of an xz file, in bounded memory. ``lzma.LZMAFile`` takes no bound."""
+    decompressor, data = lzma.LZMADecompressor(memlimit=MAX_XZ_MEMORY), b""
+    while True:
+        if decompressor.eof:  # zero bytes may lie between streams
+            data = decompressor.unused_data.lstrip(b"\0")
+            while not data:
+                block = packed.read(_BLOCK)
+                if not block:
+                    return
+                data = block.lstrip(b"\0")
+            decompressor = lzma.LZMADecompressor(memlimit=MAX_XZ_MEMORY)
+        elif decompressor.needs_input and not (data := packed.read(_BLOCK)):
+            raise EOFError("it ends before the end of its last stream")
+        if block := decompressor.decompress(data, _BLOCK):
+            yield block
+        data = b""
+
+
+def _bounded(stream: BinaryIO, packed_size: int, name: str) -> Iterator[bytes]:
+    """The content of a decompressed stream. Raises DataError beyond the expansion of any honest text."""
+    limit, count = max(FREE_EXPANSION, MAX_EXPANSION * packed_size), 0
+    while block := stream.read(_BLOCK):
+        count += len(block)
+        if count > limit:
+            raise DataError(f"{name}: expands to more than {limit:,} bytes, {MAX_EXPANSION} times its size; refused")
+        yield block
 
 
 _DECOMPRESSORS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
-    "gz": lambda stream: cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb")),
-    "xz": lambda stream: cast(BinaryIO, XzStream(stream)),
-    "bz2": lambda stream: cast(BinaryIO, bz2.BZ2File(stream)),
+    "gz": lambda packed: cast(BinaryIO, gzip.GzipFile(fileobj=packed, mode="rb")),
+    "xz": lambda packed: _stream(_decompressed_xz(packed)),
+    "bz2": lambda packed: cast(BinaryIO, bz2.BZ2File(packed)),
 }
 
 
-def _bounded(stream: BinaryIO, packed_size: int, name: str) -> BinaryIO:
-    return cast(BinaryIO, io.BufferedReader(BoundedStream(stream, packed_size, name), _BLOCK))
-
-
 def _decompressed(packed: BinaryIO, compression: str, packed_size: int, name: str) -> BinaryIO:
-    return _bounded(_DECOMPRESSORS[compression](packed), packed_size, name) if compression else packed
+    if not compression:
+        return packed
+    return _stream(_bounded(_DECOMPRESSORS[compression](packed), packed_size, name))
 
 
 # Errors

@@ -7,7 +7,6 @@ https to http is refused.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -127,7 +126,7 @@ def download(
     with open(partial, "rb") as stream:
         os.fsync(stream.fileno())
     os.replace(partial, target)
-    transfer.note.unlink(missing_ok=True)
+    transfer.version.unlink(missing_ok=True)
     return resumed
 
 
@@ -155,10 +154,7 @@ def fetch_bytes(url: str, *, limit: int, retry: RetryPolicy) -> bytes | None:
 
 @dataclass
 class _Transfer:
-    """Requests for one file, each of which continues the ``.part`` file where possible.
-
-    A note beside it holds the URL and the version (ETag or Last-Modified) of its bytes, for If-Range.
-    """
+    """Requests for one file, each of which continues the ``.part`` file where possible."""
 
     url: str
     partial: Path
@@ -170,9 +166,9 @@ class _Transfer:
     _shown_total: int = 0
 
     @property
-    def note(self) -> Path:
-        """The file of the note."""
-        return self.partial.with_name(self.partial.name + ".json")
+    def version(self) -> Path:
+        """The file of the version of the ``.part`` file: its ETag or Last-Modified, for If-Range."""
+        return self.partial.with_name(self.partial.name + ".version")
 
     def size(self) -> int:
         """Bytes that have arrived."""
@@ -180,7 +176,7 @@ class _Transfer:
 
     def request(self) -> bool:
         """One request. Returns whether it continued an earlier one. Raises TransientError where another may help."""
-        have, version = self.size(), self._version()
+        have, version = self.size(), self._known_version()
         headers = {}
         if have and (version or self.has_checksum):
             headers = {"Range": f"bytes={have}-", **({"If-Range": version} if version else {})}
@@ -197,13 +193,13 @@ class _Transfer:
             if resumed and not content_range.startswith(f"bytes {have}-"):
                 self.partial.unlink(missing_ok=True)
                 raise TransientError("the server sent another range than requested")
-            if not resumed:  # before the note: a kill between them must not leave bytes of another version
+            if not resumed:  # before the version is recorded: a kill must not leave bytes of another one
                 self.partial.unlink(missing_ok=True)
             length = response.headers.get("Content-Length", "")
             start = have if resumed else 0
             end = start + int(length) if length.isdecimal() else 0
             self._show(start, end)
-            self._write_note(response.headers)
+            self._record_version(response.headers)
             with open(self.partial, "ab" if resumed else "wb") as stream:
                 while block := _read(response, f"the connection was cut at {self._shown:,} of {end:,} bytes"):
                     stream.write(block)
@@ -220,19 +216,14 @@ class _Transfer:
         self.progress.add_total(end - self._shown_total)
         self._shown, self._shown_total = start, end
 
-    def _version(self) -> str:
+    def _known_version(self) -> str:
         """The version of the bytes in the ``.part`` file, or "" where it is not known."""
-        try:
-            note = json.loads(self.note.read_text("utf-8"))
-            return str(note["version"]) if note["url"] == self.url else ""
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
+        return self.version.read_text("utf-8") if self.version.exists() else ""
 
-    def _write_note(self, headers: Mapping[str, str]) -> None:
-        tag = headers.get("ETag", "")
-        version = tag if tag.startswith('"') else headers.get("Last-Modified", "")  # a weak ETag is no validator
-        with atomic_write(self.note) as stream:
-            stream.write(json.dumps({"url": self.url, "version": version}).encode("utf-8"))
+    def _record_version(self, headers: Mapping[str, str]) -> None:
+        tag = headers.get("ETag", "")  # a weak one, W/"…", does not identify bytes
+        with atomic_write(self.version) as stream:
+            stream.write((tag if tag.startswith('"') else headers.get("Last-Modified", "")).encode("utf-8"))
 
 
 class HttpsSession(requests.Session):
