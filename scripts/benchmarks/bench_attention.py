@@ -1,24 +1,23 @@
-"""Attention alone: scores, weights, dropout and the sum of values, forward and backward, kind by kind.
+"""Attention alone: scores, weights, dropout and the weighted sum of values, forward and backward.
 
-The five kinds, PyTorch's fused attention ("sdpa") and, where they are installed, the published maps of the entmax
-library and the kernels of AdaSplash take turns on the same self-attention: time of a forward and backward pass, its
-ratio to "sdpa", and the memory a pass needs at its peak (GPU only). Each length gets as many sentences as keep the
-number of tokens. ``--causal`` masks the future, ``--padding`` the last eighth of each sentence's keys.
+The five variants, PyTorch's fused attention ("sdpa") and, if they are installed, the published functions of the entmax
+library and the kernels of AdaSplash run interleaved on the same self-attention. The table has the time of a forward and
+backward pass, its ratio to "sdpa", and the peak memory of a pass (GPU only). The number of sentences per length keeps
+the number of tokens constant. ``--causal`` masks the future, ``--padding`` the last eighth of each sentence's keys.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from harness import describe, environment, interleave, make_parser, print_row, write_document
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,7 +31,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def variants(options: argparse.Namespace, mask: AttentionMask | None) -> dict[str, Attend]:
-    """What is compared, by name: queries, keys, values [batch, heads, length, width] to heads' outputs."""
+    """The subjects by name: queries, keys, values [batch, heads, length, head_dim] → [batch, length, embed_dim]."""
     dimension = options.heads * options.width
 
     def our_own(kind: str) -> Attend:
@@ -80,8 +79,8 @@ def _with_map(mapping: Callable[..., Tensor], mask: AttentionMask | None, dropou
     return attend
 
 
-def run_once(attend: Attend, given: list[Tensor], upstream: Tensor) -> tuple[float, int]:
-    """Seconds and peak bytes of a forward and backward pass."""
+def run_once(attend: Attend, inputs: list[Tensor], upstream: Tensor) -> tuple[float, int] | None:
+    """Seconds and peak bytes of a forward and backward pass; None if memory does not suffice."""
     on_gpu = upstream.is_cuda
     before = 0
     if on_gpu:
@@ -89,7 +88,10 @@ def run_once(attend: Attend, given: list[Tensor], upstream: Tensor) -> tuple[flo
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     start = time.perf_counter()
-    torch.autograd.grad(attend(*given).flatten(), given, upstream.flatten())
+    try:
+        torch.autograd.grad(attend(*inputs).flatten(), inputs, upstream.flatten())
+    except torch.OutOfMemoryError:
+        return None
     if on_gpu:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
@@ -97,11 +99,11 @@ def run_once(attend: Attend, given: list[Tensor], upstream: Tensor) -> tuple[flo
 
 
 def measure(options: argparse.Namespace, length: int) -> list[dict[str, Any]]:
-    """One row a variant, the rounds alternating. A variant that runs out of memory has none."""
+    """One row per subject that did not run out of memory."""
     sentences = max(options.tokens // length, 1)
     shape = (sentences, length, 3, options.heads, options.width)
     packed = torch.randn(shape, device=options.device, dtype=getattr(torch, options.dtype))
-    given = [part.transpose(1, 2).requires_grad_() for part in packed.unbind(2)]
+    inputs = [part.transpose(1, 2).requires_grad_() for part in packed.unbind(2)]
     upstream = torch.randn_like(packed[:, :, 0])
     mask = None
     if options.causal:
@@ -109,75 +111,64 @@ def measure(options: argparse.Namespace, length: int) -> list[dict[str, Any]]:
     elif options.padding:
         visible = torch.arange(length, device=options.device) < length - length // 8
         mask = key_padding_mask(visible.expand(sentences, length), torch.float32)
-    candidates = variants(options, mask)
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    peaks: dict[str, int] = {}
-    for round_number in range(options.rounds + 2):  # two to warm up and compile
-        for name, attend in list(candidates.items()):
-            try:
-                took, peaks[name] = run_once(attend, given, upstream)
-            except torch.OutOfMemoryError:
-                del candidates[name], seconds[name]
-                continue
-            if round_number >= 2:
-                seconds[name].append(took)
-    base = statistics.median(seconds["sdpa"])
+    subjects = {
+        name: lambda attend=attend: run_once(attend, inputs, upstream)
+        for name, attend in variants(options, mask).items()
+    }
+    results = interleave(subjects, options.rounds, warm_up=2)  # the first rounds compile
+    complete = {
+        name: [result for result in found if result is not None] for name, found in results.items() if None not in found
+    }
+    base = statistics.median(seconds for seconds, _ in complete["sdpa"])
     return [
         {
             "length": length,
             "sentences": sentences,
             "variant": name,
-            "milliseconds": statistics.median(times) * 1e3,
-            "fastest": min(times) * 1e3,
-            "against_sdpa": statistics.median(times) / base,
-            "peak_mebibytes": peaks[name] / 2**20,
+            "milliseconds": statistics.median(seconds for seconds, _ in found) * 1e3,
+            "fastest": min(found)[0] * 1e3,
+            "against_sdpa": statistics.median(seconds for seconds, _ in found) / base,
+            "peak_mebibytes": found[-1][1] / 2**20,
         }
-        for name, times in seconds.items()
+        for name, found in complete.items()
     ]
 
 
 def main() -> int:
     """Parse, measure, print."""
     on_gpu = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, rounds=9 if on_gpu else 5)
     lengths = [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192] if on_gpu else [32, 64, 256]
     parser.add_argument("--lengths", type=int, nargs="+", default=lengths)
     parser.add_argument("--attention", nargs="+", default=list(ATTENTION_VARIANTS), choices=list(ATTENTION_VARIANTS))
-    parser.add_argument("--tokens", type=int, default=16_384 if on_gpu else 2_048, help="tokens of a batch")
+    parser.add_argument("--tokens", type=int, default=16_384 if on_gpu else 2_048, help="tokens per batch")
     parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--width", type=int, default=64, help="of a head")
+    parser.add_argument("--width", type=int, default=64, help="width per head")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument(
         "--dtype", default="bfloat16" if on_gpu else "float32", choices=["float32", "bfloat16", "float16"]
     )
     parser.add_argument("--device", default="cuda" if on_gpu else "cpu", choices=["cuda", "cpu"])
-    parser.add_argument("--rounds", type=int, default=9 if on_gpu else 5)
     site = parser.add_mutually_exclusive_group()
     site.add_argument("--causal", action="store_true")
     site.add_argument("--padding", action="store_true")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
-    name = torch.cuda.get_device_name() if options.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    document = environment(torch.device(options.device))
     print(
-        f"{name}, torch {torch.__version__}, {options.dtype}, {options.heads} heads of {options.width}, "
+        f"{describe(document)}, {options.dtype}, {options.heads} heads of {options.width}, "
         f"dropout {options.dropout}{', causal' if options.causal else ', padded' if options.padding else ''}"
     )
-    print(f"{'length':>6} {'sentences':>9}  {'variant':<18} {'ms':>9} {'fastest':>9} {'/ sdpa':>7} {'peak MiB':>9}")
+    widths = (20, 8, 11, 10, 10, 8, 10)
+    print_row(["variant", "length", "sentences", "ms", "fastest", "/ sdpa", "peak MiB"], widths)
     rows = []
     for length in options.lengths:
         for row in measure(options, length):
             rows.append(row)
-            print(
-                f"{row['length']:>6} {row['sentences']:>9}  {row['variant']:<18} {row['milliseconds']:>9.2f} "
-                f"{row['fastest']:>9.2f} {row['against_sdpa']:>7.2f} {row['peak_mebibytes']:>9.1f}",
-                flush=True,
-            )
-    if options.json:
-        figures = {key: value for key, value in vars(options).items() if key != "json"}
-        options.json.write_text(
-            json.dumps({"device_name": name, "torch": torch.__version__, **figures, "rows": rows}, indent=1) + "\n",
-            encoding="utf-8",
-        )
+            times = [f"{row[name]:.2f}" for name in ("milliseconds", "fastest", "against_sdpa")]
+            cells = [row["variant"], length, row["sentences"], *times, f"{row['peak_mebibytes']:.1f}"]
+            print_row(cells, widths)
+    settings = {name: value for name, value in vars(options).items() if name != "json"}
+    write_document(options.json, {**document, "settings": settings, "rows": rows})
     return 0
 
 

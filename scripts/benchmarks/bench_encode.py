@@ -1,21 +1,19 @@
-"""How fast text becomes a binary corpus, against nothing but SentencePiece on the same cores.
+"""Speed of encoding text as a binary corpus, compared with SentencePiece alone on the same cores.
 
     python scripts/benchmarks/bench_encode.py --pairs 300000 --json encode.json
 
-makes a corpus of short lines, learns a vocabulary of it, and then measures by turns (medians are shown)
+writes a corpus of short lines, learns its vocabulary and measures, interleaved (the table has medians):
 
 * plain: SentencePiece encodes both sides from memory, with its own threads;
 * ours: two text files are read, encoded and written as a binary corpus (what nmt-prepare does).
 
     python scripts/benchmarks/bench_encode.py --write CORPUS --pairs 40000000
 
-only writes such a corpus, with a task file, for a trial of nmt-prepare at full size.
+writes such a corpus with a task file, for a trial of nmt-prepare at full size.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import resource
 import statistics
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
+from harness import environment, interleave, make_parser, peak_resident_bytes, print_row, write_document
 
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.preparation.binarize import LengthFilter, available_cores, binarise
@@ -71,20 +70,21 @@ def write_corpus(directory: Path, pairs: int, words: float) -> None:
     (directory / "generated.yaml").write_text("languages: [xx, yy]\n" + "".join(entries), "utf-8")
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds on the clock, and of all processors together (a fairer measure where others use them too)."""
+def timed(function: Callable[[], object]) -> tuple[float, float]:
+    """Wall-clock seconds, and seconds of all processors (a fairer measure where other processes use them too)."""
     start, cpu = time.perf_counter(), processor_seconds()
-    work()
+    function()
     return time.perf_counter() - start, processor_seconds() - cpu
 
 
 def processor_seconds() -> float:
+    """Processor time of this process and its children so far."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def measure(directory: Path, *, pairs: int, cores: int, rounds: int, vocabulary_size: int) -> dict[str, Any]:
-    """Sentences (of both sides) a second, plain and ours, by turns."""
+    """Sentences (of both sides) per second, plain and ours."""
     source, target = directory / "train.xx", directory / "train.yy"
     sample = (line for file in (source, target) for line in sample_evenly(file, lines=pairs, sample=100_000))
     vocabulary = train_sentencepiece(
@@ -113,17 +113,14 @@ def measure(directory: Path, *, pairs: int, cores: int, rounds: int, vocabulary_
             title="encoding",
         )
 
-    ways = {"plain": plain, "ours": ours}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, work in ways.items():
-            seconds[name].append(timed(work))
+    results = interleave({"plain": lambda: timed(plain), "ours": lambda: timed(ours)}, rounds)
     rates, cpu_rates = (
-        {name: 2 * pairs / statistics.median(pair[clock] for pair in times) for name, times in seconds.items()}
+        {name: 2 * pairs / statistics.median(pair[clock] for pair in times) for name, times in results.items()}
         for clock in (0, 1)
     )
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peak = max(map(peak_resident_bytes, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
     return {
+        **environment(),
         "pairs": pairs,
         "cores": cores,
         "rounds": rounds,
@@ -131,18 +128,16 @@ def measure(directory: Path, *, pairs: int, cores: int, rounds: int, vocabulary_
         "ratio": round(rates["ours"] / rates["plain"], 3),
         "sentences_per_processor_second": {name: round(rate) for name, rate in cpu_rates.items()},
         "processor_ratio": round(cpu_rates["ours"] / cpu_rates["plain"], 3),
-        "largest_process_mib": peak // 1024,
+        "largest_process_mib": peak >> 20,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument("--pairs", type=int, default=300_000, help="pairs of the corpus")
     parser.add_argument("--words", type=float, default=18.0, help="words in a line, on average")
     parser.add_argument("--cores", type=int, default=available_cores(), help="threads of either way")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of either way")
     parser.add_argument("--vocabulary", type=int, default=32_000, help="sub-words")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--write", type=Path, metavar="DIRECTORY", help="only write a corpus")
     options = parser.parse_args()
     if options.write:
@@ -151,20 +146,20 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as directory:
         write_corpus(Path(directory), options.pairs, options.words)
-        figures = measure(
+        results = measure(
             Path(directory),
             pairs=options.pairs,
             cores=options.cores,
             rounds=options.rounds,
             vocabulary_size=options.vocabulary,
         )
-    wall, cpu = figures["sentences_per_second"], figures["sentences_per_processor_second"]
-    print(f"{'':24}{'sentences/s':>14}{'and a processor':>18}")
+    wall, cpu = results["sentences_per_second"], results["sentences_per_processor_second"]
+    widths = (24, 14, 18)
+    print_row(["", "sentences/s", "per processor"], widths)
     for name, title in (("plain", "SentencePiece alone"), ("ours", "read, encode, binarise")):
-        print(f"{title:24}{wall[name]:>14,}{cpu[name]:>18,}")
-    print(f"{'ratio':24}{figures['ratio']:>14}{figures['processor_ratio']:>18}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+        print_row([title, f"{wall[name]:,}", f"{cpu[name]:,}"], widths)
+    print_row(["ratio", results["ratio"], results["processor_ratio"]], widths)
+    write_document(options.json, results)
 
 
 if __name__ == "__main__":

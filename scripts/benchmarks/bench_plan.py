@@ -9,9 +9,6 @@ pages of the corpus too, which the system takes back when memory is short; plann
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
 import sys
 import tempfile
 import time
@@ -19,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from harness import environment, make_parser, peak_resident_bytes, write_document
 
 from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
 from nmt_rela.data.data_loader import iterate_updates
@@ -27,12 +25,6 @@ from nmt_rela.data.indexed_dataset import ParallelDataset, ParallelDatasetWriter
 SECONDS, GIBIBYTES = 60.0, 4.0
 VOCABULARY = 32_000
 CHUNK = 1 << 20
-
-
-def peak_gibibytes() -> float:
-    """The largest resident set this process has had: its own memory and the mapped files."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)
 
 
 def write_corpus(directory: Path, *, pairs: int, mean_length: float) -> None:
@@ -56,13 +48,12 @@ def walk(plan: BatchPlan) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Plan and iterate one epoch of a large corpus: seconds and memory.")
+    parser = make_parser(__doc__)
     parser.add_argument("--pairs", type=int, default=40_000_000)
     parser.add_argument("--mean-length", type=float, default=12.0, help="mean sub-words a side")
     parser.add_argument("--batch-tokens", type=int, default=6_250)
     parser.add_argument("--accumulate", type=int, default=4)
     parser.add_argument("--directory", type=Path, help="where the temporary corpus goes (about 70 bytes a pair)")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
     pairs: int = options.pairs
 
@@ -72,7 +63,7 @@ def main() -> int:
         begun = time.perf_counter()
         result = work()
         figures[f"{name}_seconds"] = round(time.perf_counter() - begun, 2)
-        figures[f"{name}_peak_gib"] = round(peak_gibibytes(), 2)
+        figures[f"{name}_peak_gib"] = round(peak_resident_bytes() / 2**30, 2)
         print(f"{name:<28}{figures[f'{name}_seconds']:>10.1f} s{figures[f'{name}_peak_gib']:>10.2f} GiB", flush=True)
         return result
 
@@ -117,13 +108,12 @@ def main() -> int:
         figures["padding_share"] = round(plan.padding_share(corpus.source_lengths, corpus.target_lengths), 4)
 
     seconds = figures["lengths_seconds"] + figures["plan_seconds"] + figures["walk_seconds"]
-    peak = peak_gibibytes()
+    peak = peak_resident_bytes() / 2**30
     kept = seconds <= SECONDS and peak <= GIBIBYTES
     figures |= {"plan_and_walk_seconds": round(seconds, 2), "peak_gib": round(peak, 2)}
     print(f"{figures['batches']:,} batches, {figures['padding_share']:.2%} padding")
     print(f"lengths + plan + walk {seconds:.1f} s (bar {SECONDS:.0f} s), peak {peak:.2f} GiB (bar {GIBIBYTES:.0f} GiB)")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_document(options.json, {**environment(), **figures})
     return 0 if kept else 1
 
 

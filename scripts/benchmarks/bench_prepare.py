@@ -1,4 +1,4 @@
-"""Does preparing data take more memory for a larger corpus? Seconds and peak memory of every stage, at several sizes.
+"""Seconds and peak memory of every stage of preparation, for corpora of several sizes.
 
     python scripts/benchmarks/bench_prepare.py --pairs 500000 2000000 --json prepare.json
 
@@ -9,8 +9,6 @@ sizes it reckons bytes a pair, and what 40 million pairs would take. Needs /proc
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import tempfile
 import time
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_encode import write_corpus
+from harness import environment, make_parser, write_document
 
 from nmt_rela.config.schema import DataConfig
 from nmt_rela.preparation.pipeline import prepare
@@ -75,12 +74,11 @@ def measure(pairs: int, *, words: float, sample: int, scratch: Path | None) -> d
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--pairs", type=int, nargs="+", default=[500_000, 2_000_000], help="sizes, smaller first")
     parser.add_argument("--words", type=float, default=4.0, help="words in a line, on average")
     parser.add_argument("--sample", type=int, default=50_000, help="data.tokenizer_sample_size")
     parser.add_argument("--directory", type=Path, help="where the temporary corpora go (about 200 bytes a pair)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     sizes: list[int] = options.pairs
     measured: dict[int, dict[str, dict[str, float]]] = {}
@@ -98,8 +96,7 @@ def main() -> int:
         result["reckoned_bytes"][stage] = round(full)
         cells = "".join(f"{entry['seconds']:>12.0f} s{entry['peak_bytes'] / 2**20:>8,.0f} MiB" for entry in row)
         print(f"{stage:<10}{cells}{slope:>16.1f}{full / 2**30:>14.2f} GiB")
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    write_document(options.json, {**environment(), **result})
     return 0 if max(result["reckoned_bytes"].values()) <= GIBIBYTES * 2**30 else 1
 
 

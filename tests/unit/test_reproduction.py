@@ -194,7 +194,7 @@ def test_a_report_names_what_is_missing(tmp_path: Path) -> None:
         (["demo", "--attention", "softmax,rela"], "argument --attention: 'rela'; did you mean 'rela-"),
         (["demo", "--seeds", "1,two"], "argument --seeds: 'two'; accepted: whole numbers from 0"),
         (["demo", "model.head=4"], "model.head: unknown key"),
-        (["demo", "--runs", "nowhere"], "--runs nowhere: found no run of demo, en to de, in it"),
+        (["demo", "--runs", "nowhere"], "--runs nowhere: found no run of demo, en to de"),
         (["demo", "--runs", "nowhere", "model.num_heads=4"], "--runs reports on runs as they are"),
         (["demo", "--gold-reversed"], "--gold-reversed needs --gold"),
     ],
