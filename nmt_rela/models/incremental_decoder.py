@@ -53,9 +53,8 @@ class IncrementalDecoder:
 
     @property
     def cache_nbytes(self) -> int:
-        """Bytes of all keys and values, and of the mask of beams."""
-        tensors = [x for cache in self._caches for x in (*cache.cross, cache.keys, cache.values)]
-        return sum(x.nbytes for x in (*tensors, self._beam_visibility))
+        """Bytes of all keys and values, those of cross-attention included."""
+        return sum(x.nbytes for cache in self._caches for x in (*cache.cross, cache.keys, cache.values))
 
     @property
     def cached_sentences(self) -> int:

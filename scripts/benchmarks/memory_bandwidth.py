@@ -1,60 +1,44 @@
-"""What the steps of a decoder read from memory at least, and how fast a GPU could read it."""
+"""The memory that decoder steps must read at least, and the rate at which a GPU could read it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import NamedTuple
-from unittest import mock
-
 import torch
+from harness import seconds_of
 from torch import Tensor
 
 from nmt_rela.models.incremental_decoder import IncrementalDecoder
+from nmt_rela.models.transformer import Transformer
 
 
-class Reads(NamedTuple):
-    """Bytes that the steps of a translation read at least, and bytes a second that the device reads or writes."""
+class CountingDecoder:
+    """A decoder that counts the bytes that its steps read at least: the weights they use, and all keys and values."""
 
-    bytes: int
-    rate: float
+    def __init__(self, model: Transformer, decoder: IncrementalDecoder) -> None:
+        self._decoder = decoder
+        self._weights = weight_nbytes(model)
+        self.bytes_read = 0
 
-
-def reads_of(translate: Callable[[], object], device: torch.device) -> Reads | None:
-    """The readings of all steps that ``translate`` makes on a CUDA device; None when it makes none of ours."""
-    total, step = 0, IncrementalDecoder.step
-
-    def counting_step(state: IncrementalDecoder, tokens: Tensor) -> Tensor:
-        nonlocal total
-        logits = step(state, tokens)
-        total += step_reads(state)
+    def step(self, tokens: Tensor) -> Tensor:
+        logits = self._decoder.step(tokens)
+        self.bytes_read += self._weights + self._decoder.cache_nbytes
         return logits
 
-    with mock.patch.object(IncrementalDecoder, "step", counting_step):
-        translate()
-    return Reads(total, copy_rate(device)) if total else None
+    def reorder(self, beam_indices: Tensor) -> None:
+        self._decoder.reorder(beam_indices)
+
+    def select_sentences(self, indices: Tensor) -> None:
+        self._decoder.select_sentences(indices)
 
 
-def step_reads(state: IncrementalDecoder) -> int:
-    """Bytes that a step reads at least: the weights that it uses, and all keys and values."""
-    model = state.model
-    weights = [
-        parameter
-        for name, parameter in [*model.decoder.named_parameters(), *model.decoder_norm.named_parameters()]
-        if "cross_attention.kv_proj" not in name  # the memory is projected once
-    ]
-    return sum(tensor.nbytes for tensor in (*weights, model.output_embedding)) + state.cache_nbytes
+def weight_nbytes(model: Transformer) -> int:
+    """Bytes of the weights that a decoder step uses. The encoder output is projected once, before the steps."""
+    parameters = [*model.decoder.named_parameters(), *model.decoder_norm.named_parameters()]
+    used = [parameter for name, parameter in parameters if "cross_attention.kv_proj" not in name]
+    return sum(tensor.nbytes for tensor in (*used, model.output_embedding))
 
 
 def copy_rate(device: torch.device) -> float:
-    """Bytes a second that the device reads and writes in copying half a gibibyte, best of many."""
+    """Bytes per second that the device reads and writes when it copies half a gibibyte, best of 20."""
     source = torch.zeros(1 << 29, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(20):
-        torch.cuda.synchronize(device)
-        begun = time.perf_counter()
-        target.copy_(source)
-        torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - begun)
-    return 2 * source.nbytes / best
+    return 2 * source.nbytes / min(seconds_of(lambda: target.copy_(source), device) for _ in range(20))
