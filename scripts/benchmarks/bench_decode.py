@@ -3,7 +3,7 @@
 By default five models with random weights, one per attention variant, translate random sentences to a forced length,
 because random weights do not end their sentences. ``--run`` (repeated, say one trained run per variant) and ``--lines``
 translate text at natural length in each ``--precision``, with the search settings of the run unless
-``--length-penalty`` and ``--early-stopping`` are given. With ``--forced`` runs also write a forced length, so that all do
+``--length-penalty`` and ``--early-stopping`` are given. With ``--forced`` runs also write a forced length: all do
 the same work. ``--ctranslate2`` adds an exported model in that library, with its threads in one batch or in one batch
 each, as ours are. ``--reference`` adds BLEU. Each subject has a process of its own, because idle threads of one library
 disturb another. Rounds are interleaved; the table has medians, ratios to the first subject, and peak resident memory.
