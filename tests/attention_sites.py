@@ -46,10 +46,10 @@ def inputs(
 
 
 def reference(
-    kind: str, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None, kept: Tensor | None = None
+    variant: str, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None, kept: Tensor | None = None
 ) -> Tensor:
     """The reference, with the factors of dropout given."""
-    weights = attention_weights(ATTENTION_VARIANTS[kind], attention_scores(query, key, mask), mask)
+    weights = attention_weights(ATTENTION_VARIANTS[variant], attention_scores(query, key, mask), mask)
     return ((weights if kept is None else weights * kept) @ value).transpose(1, 2)
 
 

@@ -65,7 +65,7 @@ TINY = [
 ]
 
 
-def write_digits(directory: Path, *, reverse: bool, pairs: int = 4_000, kind: str = "rela-g") -> Path:
+def write_digits(directory: Path, *, reverse: bool, pairs: int = 4_000, variant: str = "rela-g") -> Path:
     """Write text (no test sentence among the training ones), task and configuration; return the last one's path."""
     generator = random.Random(11)
     seen: dict[str, None] = {}
@@ -78,7 +78,7 @@ def write_digits(directory: Path, *, reverse: bool, pairs: int = 4_000, kind: st
         (directory / f"{name}.turned").write_text("".join(f"{line}\n" for line in turned), encoding="utf-8")
     (directory / "digits.yaml").write_text(TASK, encoding="utf-8")
     config = directory / "config.yaml"
-    values = {"RUN": str(directory / "run"), "DATA": str(directory / "prepared"), "KIND": kind}
+    values = {"RUN": str(directory / "run"), "DATA": str(directory / "prepared"), "VARIANT": variant}
     text = CONFIG
     for name, value in values.items():
         text = text.replace(name, value)

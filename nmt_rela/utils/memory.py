@@ -1,4 +1,4 @@
-"""Memory that libraries keep: freed heap blocks (glibc) and compiled matmuls (oneDNN)."""
+"""Memory that the C library and oneDNN keep: how much, and how to return it. The functions know glibc only."""
 
 from __future__ import annotations
 
@@ -7,51 +7,50 @@ import os
 import sys
 from typing import Any
 
-# Parameters of mallopt in glibc's malloc.h.
+# From glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-#: Block size in bytes from which malloc asks the system for each block: the largest that versions of glibc accept.
-_MAX_MMAP_THRESHOLDS = (1 << 30, 1 << 25)
+#: Block sizes from which every block is mapped separately: the largest that glibc accepts, by its version.
+_MMAP_THRESHOLDS = (1 << 30, 1 << 25)
 _NEVER = (1 << 31) - 1
 
-#: Environment variables of oneDNN's cache and of PyTorch's cache above it, in compiled matmuls.
-_CACHE_CAPACITIES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-_MATMULS_PER_BATCH = 16
+_CACHE_VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_CACHED_MATMULS = 16
 
 
 def disable_malloc_trimming() -> None:
-    """Keep freed memory in this process. By default glibc returns large blocks to the system, and the kernel maps and
-    clears their pages again in every update.
+    """Make the C library keep freed memory for this process.
 
-    Only commands call it, because it changes the whole process. Kept memory fragments: call `trim_malloc` from time to
-    time.
+    By default glibc returns large blocks at once, and the kernel maps and clears their pages again at every update.
+    This is a setting of the whole process: commands call it, the library does not. Freed memory fragments, so
+    ``trim_malloc`` must be called now and then.
     """
     if (mallopt := _glibc("mallopt")) is not None:
-        # The mmap threshold first: setting either value stops glibc from adapting both; mapping small blocks is slow.
-        any(mallopt(_MMAP_THRESHOLD, size) for size in _MAX_MMAP_THRESHOLDS)
+        # Blocks first. Setting either value ends glibc's own adaptation of both, and small mapped blocks would be slow.
+        any(mallopt(_MMAP_THRESHOLD, size) for size in _MMAP_THRESHOLDS)
         mallopt(_TRIM_THRESHOLD, _NEVER)
 
 
 def trim_malloc() -> None:
     """Return freed memory to the system.
 
-    Changing batch shapes fragment the heap: a CPU run of a small model grew to 6 GiB in 50 minutes without trimming,
-    and to 0.6 GiB with it.
+    Constantly changing batch shapes fragment the heap. A small-model run on a CPU grew to 6 GiB in 50 minutes; trimming
+    brings it to 0.6 GiB.
     """
     if (trim := _glibc("malloc_trim")) is not None:
         trim(0)
 
 
-def limit_onednn_cache(batches: int) -> None:
-    """Keep at most 16 compiled matmuls per concurrent batch on a CPU instead of 1,024 in all.
+def limit_onednn_cache(concurrent_batches: int) -> None:
+    """Make PyTorch keep 16 compiled matmuls per concurrent batch on a CPU, instead of 1,024.
 
-    oneDNN compiles a matmul per shape. The layers of one step need about five; a stream of varying batches needs
-    thousands, which occupy gigabytes and are hardly used again. Call it before the first matmul. Values that the user
-    has set in the environment stay.
+    oneDNN compiles a matmul for each batch shape. One step needs about five; a stream of changing shapes needs
+    thousands, and up to gigabytes are kept for shapes that hardly return. Call this before the first matmul.
+    Environment variables that the user has set stay as they are.
     """
-    for name in _CACHE_CAPACITIES:
-        os.environ.setdefault(name, str(_MATMULS_PER_BATCH * batches))
+    for name in _CACHE_VARIABLES:
+        os.environ.setdefault(name, str(_CACHED_MATMULS * concurrent_batches))
 
 
 def _glibc(name: str) -> Any:
-    """A function of the C library, or None if it is missing."""
+    """A function of the C library; None where it has none of that name."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

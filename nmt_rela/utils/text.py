@@ -22,7 +22,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def raw_lines(stream: BinaryIO) -> Iterator[bytes]:
-    """The lines of a binary stream without their line ends (and without a byte-order mark on the first)."""
+    """The lines of a binary stream, without line ends and without a byte-order mark."""
     for number, line in enumerate(stream):
         line = line.removesuffix(b"\n").removesuffix(b"\r")
         yield line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line

@@ -15,11 +15,11 @@ from tests.digits import write_digits
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
 @torch.no_grad()
-def test_the_decoder_states_are_those_of_the_cpu(kind: str) -> None:
+def test_the_decoder_states_are_those_of_the_cpu(variant: str) -> None:
     torch.manual_seed(1)
-    model = Transformer(50, 50, attention=kind, encoder_layers=2, decoder_layers=2, d_model=64, num_heads=4).eval()
+    model = Transformer(50, 50, attention=variant, encoder_layers=2, decoder_layers=2, d_model=64, num_heads=4).eval()
     source, target = torch.randint(4, 50, (8, 17)), torch.randint(4, 50, (8, 15))
     source[3, 9:] = 0
     expected = model(source, model.shift_right(target))
@@ -28,10 +28,10 @@ def test_the_decoder_states_are_those_of_the_cpu(kind: str) -> None:
     torch.testing.assert_close(actual.cpu(), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
-def test_copying_is_learned(kind: str, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = write_digits(tmp_path, reverse=False, kind=kind)
+def test_copying_is_learned(variant: str, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_digits(tmp_path, reverse=False, variant=variant)
     settings = ["training.device=cuda", f"training.precision={precision}", "training.max_updates=600"]
     assert train.main(["--config", str(config), "--quiet", *settings]) == 0
     capsys.readouterr()

@@ -14,13 +14,13 @@ from nmt_rela.training.loss import fused_linear_cross_entropy
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
-def test_memory_is_linear_in_length(kind: str) -> None:
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
+def test_memory_is_linear_in_length(variant: str) -> None:
     def peak(length: int) -> int:
         given = [torch.randn(1, 8, length, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in "qkv"]
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        heads = attend(ATTENTION_VARIANTS[kind], *given, CAUSAL_MASK, dropout=0.1)
+        heads = attend(ATTENTION_VARIANTS[variant], *given, CAUSAL_MASK, dropout=0.1)
         torch.autograd.grad(heads.sum(), given)
         return torch.cuda.max_memory_allocated() - before
 
@@ -28,9 +28,9 @@ def test_memory_is_linear_in_length(kind: str) -> None:
     assert peak(8192) < 2.2 * peak(4096)
 
 
-@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
-def test_an_update_never_waits_for_the_device(kind: str) -> None:
-    model = Transformer(100, 100, attention=kind, encoder_layers=1, decoder_layers=1, d_model=64, num_heads=2).cuda()
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
+def test_an_update_never_waits_for_the_device(variant: str) -> None:
+    model = Transformer(100, 100, attention=variant, encoder_layers=1, decoder_layers=1, d_model=64, num_heads=2).cuda()
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     source, target = (torch.randint(4, 100, (8, 40), device="cuda") for _ in range(2))
     source[3, 20:] = 0
@@ -52,8 +52,8 @@ def test_an_update_never_waits_for_the_device(kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", [kind for kind in ATTENTION_VARIANTS if kind != "rela-i"])
-def test_long_rows_err_at_most_twice_as_much_as_the_plain_path(kind: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("variant", [variant for variant in ATTENTION_VARIANTS if variant != "rela-i"])
+def test_long_rows_err_at_most_twice_as_much_as_the_plain_path(variant: str, dtype: torch.dtype) -> None:
     """Lengths and batches that fill many tiles and a whole GPU."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, 4, 700, 64, device="cuda") for _ in range(3))
@@ -62,10 +62,10 @@ def test_long_rows_err_at_most_twice_as_much_as_the_plain_path(kind: str, dtype:
     def run(number_type: torch.dtype, fast: bool) -> list[torch.Tensor]:
         given = [x.to(dtype).to(number_type).requires_grad_() for x in (query, key, value)]
         if fast:
-            heads = attend(ATTENTION_VARIANTS[kind], *given, CAUSAL_MASK, dropout=0.0)
+            heads = attend(ATTENTION_VARIANTS[variant], *given, CAUSAL_MASK, dropout=0.0)
         else:
             scores = attention_scores(given[0], given[1], CAUSAL_MASK)
-            heads = (ATTENTION_VARIANTS[kind].weight_fn(scores) @ given[2]).transpose(1, 2)
+            heads = (ATTENTION_VARIANTS[variant].weight_fn(scores) @ given[2]).transpose(1, 2)
         return [heads, *torch.autograd.grad(heads, given, upstream.to(dtype).to(number_type))]
 
     for found, usual, exact in zip(run(dtype, True), run(dtype, False), run(torch.float64, False), strict=True):

@@ -15,7 +15,7 @@ def share_right(
     directory: Path, *, reverse: bool, kind: str, updates: int, capsys: pytest.CaptureFixture[str]
 ) -> float:
     """The share of digits that stand where they should; a digit too many or too few is wrong."""
-    config = write_digits(directory, reverse=reverse, kind=kind)
+    config = write_digits(directory, reverse=reverse, variant=kind)
     assert train.main(["--config", str(config), "--quiet", f"training.max_updates={updates}"]) == 0
     capsys.readouterr()
     assert translate.main(["--model", str(directory / "run"), "--input", str(directory / "test.plain"), "--quiet"]) == 0

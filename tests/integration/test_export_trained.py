@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 def test_the_export_of_a_trained_model_translates_as_it_does(tmp_path: Path) -> None:
     pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed: pip install -e '.[export]'")
-    config = write_digits(tmp_path, reverse=True, kind="softmax")
+    config = write_digits(tmp_path, reverse=True, variant="softmax")
     assert train.main(["--quiet", "--config", str(config), "training.max_updates=250", "training.save_every=250"]) == 0
     compare = runpy.run_path(str(REPOSITORY / "scripts/tools/check_export.py"))["compare"]
     lines = [line for name in ("test", "dev") for line in (tmp_path / f"{name}.plain").read_text("utf-8").splitlines()]

@@ -16,12 +16,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def losses(
-    kind: str, *, updates: int, sentences: int = 16, dropout: float = 0.1, precision: torch.dtype = torch.float32
+    variant: str, *, updates: int, sentences: int = 16, dropout: float = 0.1, precision: torch.dtype = torch.float32
 ) -> Tensor:
     """Loss a token of each update of a tiny model that learns to turn sequences round."""
     torch.manual_seed(1)
     model = Transformer(
-        16, 16, attention=kind, encoder_layers=1, decoder_layers=1, d_model=32, ffn_dim=64, num_heads=2,
+        16, 16, attention=variant, encoder_layers=1, decoder_layers=1, d_model=32, ffn_dim=64, num_heads=2,
         norm_order="pre",
         dropout=dropout, embedding_dropout=0.0, attention_dropout=dropout, ffn_dropout=0.0,
         tied_embeddings="all",
@@ -51,51 +51,54 @@ def assert_coinciding(first: Tensor, second: Tensor) -> None:
         assert abs(one.mean() - other.mean()) < noise
 
 
-@pytest.mark.parametrize("kind", ["entmax15", "rela-g"])
-def test_bfloat16_and_float32(kind: str) -> None:
-    assert_coinciding(losses(kind, updates=200), losses(kind, updates=200, precision=torch.bfloat16))
+@pytest.mark.parametrize("variant", ["entmax15", "rela-g"])
+def test_bfloat16_and_float32(variant: str) -> None:
+    assert_coinciding(losses(variant, updates=200), losses(variant, updates=200, precision=torch.bfloat16))
 
 
 # Softmax's fast path is PyTorch's and runs anywhere; the kernels of the others are slow when interpreted.
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind == "softmax" else pytest.mark.gpu) for kind in ATTENTION_VARIANTS]
+    "variant",
+    [pytest.param(variant, marks=[] if variant == "softmax" else pytest.mark.gpu) for variant in ATTENTION_VARIANTS],
 )
-def test_fast_path_and_reference_over_200_updates(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_path_and_reference_over_200_updates(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with assume_processor("gpu"):
-        fast = losses(kind, updates=200)
+        fast = losses(variant, updates=200)
     with assume_processor("none"):
-        assert_coinciding(fast, losses(kind, updates=200))
+        assert_coinciding(fast, losses(variant, updates=200))
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="there are CUDA devices: the test above runs the kernels on one")
-@pytest.mark.parametrize("kind", ["rela-i", "rela-g"])
+@pytest.mark.parametrize("variant", ["rela-i", "rela-g"])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_rectified_heads_and_reference_over_200_updates(
-    kind: str, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    variant: str, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fast = losses(kind, updates=200, precision=precision)
+    fast = losses(variant, updates=200, precision=precision)
     with assume_processor("none"):
-        assert_coinciding(fast, losses(kind, updates=200, precision=precision))
+        assert_coinciding(fast, losses(variant, updates=200, precision=precision))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(DEVICE != "cpu", reason="there are CUDA devices: the test above runs the kernels on one")
-@pytest.mark.parametrize("kind", ["sparsemax", "entmax15", "rela-g"])  # minutes each; rela-i is rela-g without the gate
-def test_interpreted_kernels_and_reference_over_200_updates(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "variant", ["sparsemax", "entmax15", "rela-g"]
+)  # minutes each; rela-i is rela-g without the gate
+def test_interpreted_kernels_and_reference_over_200_updates(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
     mend_bfloat16(monkeypatch)
     with assume_processor("gpu"):
-        fast = losses(kind, updates=200, sentences=2)
+        fast = losses(variant, updates=200, sentences=2)
     with assume_processor("none"):
-        assert_coinciding(fast, losses(kind, updates=200, sentences=2))
+        assert_coinciding(fast, losses(variant, updates=200, sentences=2))
 
 
-@pytest.mark.parametrize("kind", ["sparsemax", "rela-g"])
-def test_fast_path_and_reference_over_a_few_updates(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variant", ["sparsemax", "rela-g"])
+def test_fast_path_and_reference_over_a_few_updates(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
     if DEVICE == "cpu":
         mend_bfloat16(monkeypatch)
     with assume_processor("gpu"):
-        fast = losses(kind, updates=2, sentences=2, dropout=0.0)
+        fast = losses(variant, updates=2, sentences=2, dropout=0.0)
     with assume_processor("none"):
-        torch.testing.assert_close(fast, losses(kind, updates=2, sentences=2, dropout=0.0), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(fast, losses(variant, updates=2, sentences=2, dropout=0.0), atol=1e-4, rtol=1e-4)

@@ -47,10 +47,10 @@ def written_out(
     return output
 
 
-@pytest.mark.parametrize("kind", ["rela-i", "rela-g"])
-def test_rela_is_the_papers_equations(kind: str) -> None:
+@pytest.mark.parametrize("variant", ["rela-i", "rela-g"])
+def test_rela_is_the_papers_equations(variant: str) -> None:
     torch.manual_seed(1)
-    attention = MultiHeadAttention(12, 3, variant=kind, dropout=0.1, cross_attention=True).double().eval()
+    attention = MultiHeadAttention(12, 3, variant=variant, dropout=0.1, cross_attention=True).double().eval()
     for parameter in attention.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
     states, memory = torch.randn(2, 4, 12, dtype=torch.float64), torch.randn(2, 5, 12, dtype=torch.float64)
@@ -61,11 +61,11 @@ def test_rela_is_the_papers_equations(kind: str) -> None:
         torch.testing.assert_close(actual, written_out(attention, states, memory, valid))
 
 
-@pytest.mark.parametrize("kind", list(ATTENTION_VARIANTS))
+@pytest.mark.parametrize("variant", list(ATTENTION_VARIANTS))
 @pytest.mark.parametrize("keys", [1, 5, 15, 16, 17])
-def test_the_same_numbers_come_whether_or_not_gradients_are_wanted(kind: str, keys: int) -> None:
+def test_the_same_numbers_come_whether_or_not_gradients_are_wanted(variant: str, keys: int) -> None:
     torch.manual_seed(1)
-    attention = MultiHeadAttention(32, 2, variant=kind, dropout=0.0, cross_attention=True).eval()
+    attention = MultiHeadAttention(32, 2, variant=variant, dropout=0.0, cross_attention=True).eval()
     states, memory = torch.randn(3, 4, 32), torch.randn(3, keys, 32)
     with_gradients = attention(states, None, key_value=attention.project_kv(memory))[0]
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_the_same_numbers_come_whether_or_not_gradients_are_wanted(kind: str, ke
     assert with_gradients.requires_grad
     # ReLA's paths differ in where they scale.
     torch.testing.assert_close(
-        without, with_gradients, **({"atol": 0, "rtol": 0} if ATTENTION_VARIANTS[kind].sums_to_one else {})
+        without, with_gradients, **({"atol": 0, "rtol": 0} if ATTENTION_VARIANTS[variant].sums_to_one else {})
     )
 
 
@@ -106,9 +106,9 @@ def test_rela_i_draws_its_gain_and_rela_g_its_gate() -> None:
         assert abs(float(drawn.mean())) < 0.1 * bound
 
 
-@pytest.mark.parametrize("kind", ["softmax", "sparsemax", "entmax15"])
-def test_the_other_kinds_have_no_output_norm(kind: str) -> None:
-    attention = MultiHeadAttention(8, 2, variant=kind, dropout=0.0, cross_attention=False)
+@pytest.mark.parametrize("variant", ["softmax", "sparsemax", "entmax15"])
+def test_the_other_variants_have_no_output_norm(variant: str) -> None:
+    attention = MultiHeadAttention(8, 2, variant=variant, dropout=0.0, cross_attention=False)
     assert not list(attention.output_norm.parameters())
 
 
@@ -123,10 +123,10 @@ def test_initial_weights_are_xavier_uniform_fused_in_self_attention_and_apart_in
         assert bound * 0.98 < weight.abs().max().item() <= bound
 
 
-@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
-def test_dropout_acts_on_weights_without_renormalising(kind: str) -> None:
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
+def test_dropout_acts_on_weights_without_renormalising(variant: str) -> None:
     torch.manual_seed(0)
-    variant = ATTENTION_VARIANTS[kind]
+    variant = ATTENTION_VARIANTS[variant]
     query, key = torch.randn(1, 1, 6, 8), torch.randn(1, 1, 8, 8)
     value = torch.eye(8)[None, None]  # the output is then the weights themselves
     kept = attention_weights(variant, attention_scores(query, key, None), None)[0, 0]

@@ -32,7 +32,7 @@ from nmt_rela.kernels.triton.gated_rms_norm import gated_rms_norm_triton
 from nmt_rela.kernels.triton.sparse_attention import sparse_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-FUSED_KINDS = ["rela-g", "sparsemax", "entmax15"]  # rela-i differs in its norm only
+FUSED_VARIANTS = ["rela-g", "sparsemax", "entmax15"]  # rela-i differs in its norm only
 
 pytestmark = pytest.mark.filterwarnings("ignore:(divide by zero|invalid value) encountered:RuntimeWarning")
 
@@ -52,67 +52,69 @@ def on_device(mask: AttentionMask | None) -> AttentionMask | None:
 
 
 def fused(
-    kind: str, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None, dropout: float = 0.0
+    variant: str, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None, dropout: float = 0.0
 ) -> Tensor:
     bias, causal = (None, False) if mask is None else (mask.bias, mask.causal)
     return sparse_attention(
-        ATTENTION_VARIANTS[kind].weight_fn.__name__, query, key, value, bias=bias, causal=causal, dropout=dropout
+        ATTENTION_VARIANTS[variant].weight_fn.__name__, query, key, value, bias=bias, causal=causal, dropout=dropout
     )
 
 
 @pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("kind", FUSED_KINDS)
-def test_float32_agrees_with_the_reference_in_float64(kind: str, site: str) -> None:
+@pytest.mark.parametrize("variant", FUSED_VARIANTS)
+def test_float32_agrees_with_the_reference_in_float64(variant: str, site: str) -> None:
     *shape, mask = SITES[site]
     mask = on_device(mask)
     given = inputs(*shape, torch.float32, DEVICE)
-    actual = with_gradients(lambda *x: fused(kind, *x, mask), *given)
-    expected = with_gradients(lambda *x: reference(kind, *x, mask), *(x.double() for x in given))
+    actual = with_gradients(lambda *x: fused(variant, *x, mask), *given)
+    expected = with_gradients(lambda *x: reference(variant, *x, mask), *(x.double() for x in given))
     for found, wanted in zip(actual, expected, strict=True):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), wanted, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("kind", "site"), [("rela-g", "encoder"), ("sparsemax", "cross"), ("entmax15", "encoder")])
-def test_half_precision_errs_at_most_twice_as_much_as_the_plain_path(kind: str, site: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("variant", "site"), [("rela-g", "encoder"), ("sparsemax", "cross"), ("entmax15", "encoder")])
+def test_half_precision_errs_at_most_twice_as_much_as_the_plain_path(
+    variant: str, site: str, dtype: torch.dtype
+) -> None:
     *shape, mask = SITES[site]
     mask = on_device(mask)
     given = inputs(*shape, dtype, DEVICE)
-    exact = with_gradients(lambda *x: reference(kind, *x, mask), *(x.double() for x in given))
-    plain = with_gradients(lambda *x: reference(kind, *x, mask), *given)
-    actual = with_gradients(lambda *x: fused(kind, *x, mask), *given)
+    exact = with_gradients(lambda *x: reference(variant, *x, mask), *(x.double() for x in given))
+    plain = with_gradients(lambda *x: reference(variant, *x, mask), *given)
+    actual = with_gradients(lambda *x: fused(variant, *x, mask), *given)
     for found, usual, wanted in zip(actual, plain, exact, strict=True):
         assert found.dtype == dtype
         assert (found.double() - wanted).norm() <= 2 * (usual.double() - wanted).norm()
 
 
-@pytest.mark.parametrize("kind", FUSED_KINDS)
-def test_masked_keys_have_gradients_of_exactly_zero(kind: str) -> None:
+@pytest.mark.parametrize("variant", FUSED_VARIANTS)
+def test_masked_keys_have_gradients_of_exactly_zero(variant: str) -> None:
     *shape, mask = SITES["encoder"]
     given = inputs(*shape, torch.float32, DEVICE)
-    assert_zero_where_masked(*with_gradients(lambda *x: fused(kind, *x, on_device(mask)), *given))
+    assert_zero_where_masked(*with_gradients(lambda *x: fused(variant, *x, on_device(mask)), *given))
 
 
-@pytest.mark.parametrize("kind", ["sparsemax", "entmax15"])
-def test_rows_sum_to_one_at_any_scale_of_scores(kind: str) -> None:
+@pytest.mark.parametrize("variant", ["sparsemax", "entmax15"])
+def test_rows_sum_to_one_at_any_scale_of_scores(variant: str) -> None:
     query, key, _, _ = inputs(1, 1, 32, 45, 16, torch.float32, DEVICE)
     ones = torch.ones_like(key)
     scales = torch.logspace(-4, 4, 32, device=DEVICE)[:, None]
-    sums = fused(kind, query * scales, key, ones, None)
+    sums = fused(variant, query * scales, key, ones, None)
     torch.testing.assert_close(sums, torch.ones_like(sums), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", FUSED_KINDS)
-def test_dropout_is_the_same_forward_and_backward(kind: str) -> None:
+@pytest.mark.parametrize("variant", FUSED_VARIANTS)
+def test_dropout_is_the_same_forward_and_backward(variant: str) -> None:
     query, key, value, upstream = inputs(1, 2, 9, 40, 64, torch.float32, DEVICE)
     value = torch.eye(40, 64, device=DEVICE).expand_as(value)  # the output is then the dropped weights
 
     def dropped(*x: Tensor) -> Tensor:
         torch.manual_seed(5)
-        return fused(kind, *x, None, 0.4)
+        return fused(variant, *x, None, 0.4)
 
-    weights = reference(kind, query.double(), key.double(), value.double(), None)[..., :40].transpose(1, 2)
+    weights = reference(variant, query.double(), key.double(), value.double(), None)[..., :40].transpose(1, 2)
     kept = dropped(query, key, value)[..., :40].transpose(1, 2).double() / weights
     kept = torch.where(weights > 1e-5, kept, 0.0)
     is_kept = kept > 0
@@ -120,7 +122,7 @@ def test_dropout_is_the_same_forward_and_backward(kind: str) -> None:
     assert (~is_kept & (weights > 1e-5)).any()
     actual = with_gradients(dropped, query, key, value, upstream)
     expected = with_gradients(
-        lambda *x: reference(kind, *x, None, is_kept / 0.6), *(x.double() for x in (query, key, value, upstream))
+        lambda *x: reference(variant, *x, None, is_kept / 0.6), *(x.double() for x in (query, key, value, upstream))
     )
     for found, wanted in zip(actual, expected, strict=True):
         torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=1e-4)

@@ -28,10 +28,10 @@ def sentences(rows: int, length: int, vocabulary: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
 @pytest.mark.parametrize("start", ["bos", "zero"])
-@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
 @torch.no_grad()
-def test_step_by_step_gives_the_logits_of_the_whole_target(kind: str, norm: str, start: str) -> None:
-    model = small_model(attention=kind, norm_order=norm, decoder_start=start, embedding_bias=True)
+def test_step_by_step_gives_the_logits_of_the_whole_target(variant: str, norm: str, start: str) -> None:
+    model = small_model(attention=variant, norm_order=norm, decoder_start=start, embedding_bias=True)
     source, target = sentences(3, 6, 40), sentences(3, 7, 50)
     source[1, 4:] = PAD
     memory = model.encode(source)
@@ -68,10 +68,10 @@ def test_beams_reorder_and_sentences_leave_as_if_decoded_from_scratch() -> None:
             prefixes, order = prefixes[1:], order[1:]
 
 
-@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
 @torch.no_grad()
-def test_padding_of_either_side_changes_nothing(kind: str) -> None:
-    model = small_model(attention=kind)
+def test_padding_of_either_side_changes_nothing(variant: str) -> None:
+    model = small_model(attention=variant)
     source, target = sentences(2, 5, 40), sentences(2, 6, 50)
     plain = model(source, model.shift_right(target))
     padded_source = torch.nn.functional.pad(source, (0, 4), value=PAD)
@@ -92,9 +92,9 @@ def test_a_target_token_does_not_see_those_after_it() -> None:
 
 def test_each_site_takes_its_own_kind() -> None:
     model = small_model(attention={"encoder": "softmax", "decoder": "entmax15", "cross": "rela-i"})
-    kinds = {site: module.variant for (site, _), module in model.attention_modules().items()}
-    assert kinds == {"encoder": "softmax", "decoder": "entmax15", "cross": "rela-i"}
-    assert set(model.attention_modules()) == {(site, i) for site in kinds for i in range(2)}
+    variants = {site: module.variant for (site, _), module in model.attention_modules().items()}
+    assert variants == {"encoder": "softmax", "decoder": "entmax15", "cross": "rela-i"}
+    assert set(model.attention_modules()) == {(site, i) for site in variants for i in range(2)}
 
 
 def test_tied_embeddings() -> None:

@@ -28,10 +28,10 @@ def numbers(*shape: int, seed: int = 1) -> Tensor:
 
 
 @needs_packed
-@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
 @torch.no_grad()
-def test_a_packed_model_gives_the_same_logits(kind: str) -> None:
-    model = toy_model(attention=kind)
+def test_a_packed_model_gives_the_same_logits(variant: str) -> None:
+    model = toy_model(attention=variant)
     packed = copy.deepcopy(model)
     prepare_for_inference(packed, torch.float32, torch.device("cpu"))
     assert not any(isinstance(module, nn.Linear) for module in packed.modules())
@@ -97,8 +97,8 @@ def test_a_translator_in_int8(tmp_path: Path) -> None:
     run = toy_run(tmp_path / "run")
     translator = Translator.load(run, precision="int8", device="cpu")
     lines = sentences(9, seed=5)
-    together = translator.translate(lines)
-    assert [translator.translate([line])[0].text for line in lines] == [one.text for one in together]
+    joint = translator.translate(lines)
+    assert [translator.translate([line])[0].text for line in lines] == [one.text for one in joint]
     assert translator.translate(lines[:2], alignment=AlignmentOptions())[0].hypotheses[0].alignment is not None
 
 

@@ -1,4 +1,4 @@
-"""Label-smoothed cross-entropy of a slice of logits in Triton: they are read twice and written once."""
+"""Label-smoothed cross-entropy of a chunk of logits in Triton, which reads them twice and writes them once."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ from torch import Tensor
 def cross_entropy_forward_backward(
     logits: Tensor, targets: Tensor, *, smoothing: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """Loss (its entropy not taken off) and −log p(gold) of each row, in float32; logits become their gradients.
+    """Cross-entropy and −log p(gold) of each row, in float32. The gradients overwrite the logits.
 
-    ``logits`` is [tokens, outputs], contiguous, of any floating dtype; ``targets`` [tokens]. Without ``with_gradient``
-    the logits stay.
+    ``logits`` is [tokens, vocabulary], contiguous, of any floating dtype; ``targets`` is [tokens]. The entropy of the
+    smoothed target is not subtracted. Without ``with_gradient`` the logits stay.
     """
     tokens, outputs = logits.shape
-    losses, likelihoods = logits.new_empty(2, tokens, dtype=torch.float32).unbind()
+    losses, nlls = logits.new_empty(2, tokens, dtype=torch.float32).unbind()
     with torch.cuda.device_of(logits):
         _kernel[(tokens,)](
-            logits, targets, losses, likelihoods, outputs, smoothing / (outputs - 1), smoothing,
+            logits, targets, losses, nlls, outputs, smoothing / (outputs - 1), smoothing,
             GRADIENT=with_gradient, BLOCK=min(triton.next_power_of_2(outputs), 4096), num_warps=8,
         )  # fmt: skip
-    return losses, likelihoods
+    return losses, nlls
 
 
 @triton.jit
-def _kernel(
-    Logits, Targets, Losses, Likelihoods, outputs, spread, smoothing, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
-):
+def _kernel(Logits, Targets, Losses, Nlls, outputs, spread, smoothing, GRADIENT: tl.constexpr, BLOCK: tl.constexpr):
     """One row."""
     row = tl.program_id(0).to(tl.int64)
     Logits += row * outputs
@@ -42,7 +40,7 @@ def _kernel(
         logits = tl.load(Logits + start + columns, mask=inside, other=0.0).to(tl.float32)
         total += logits
         grown = tl.maximum(row_max, tl.where(inside, logits, row_max))
-        # A place that has seen nothing yet has −∞ on both sides of the first difference.
+        # A column that has seen no logit yet subtracts −∞ from −∞, which the condition masks.
         powers = tl.where(powers > 0.0, powers * tl.exp(row_max - grown), 0.0)
         powers += tl.where(inside, tl.exp(logits - grown), 0.0)
         row_max = grown
@@ -50,7 +48,7 @@ def _kernel(
     normaliser = maximum + tl.log(tl.sum(powers * tl.exp(row_max - maximum), axis=0))
     target = tl.load(Targets + row)
     gold = tl.load(Logits + target).to(tl.float32) - normaliser  # log p(gold)
-    tl.store(Likelihoods + row, -gold)
+    tl.store(Nlls + row, -gold)
     # −Σ_v q_v log p_v with q = 1 − ε at the gold token, spread elsewhere
     rest = tl.sum(total, axis=0) - outputs * normaliser
     tl.store(Losses + row, -(1.0 - smoothing - spread) * gold - spread * rest)

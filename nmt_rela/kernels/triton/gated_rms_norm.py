@@ -1,4 +1,4 @@
-"""RMSNorm with ReLA's gate in Triton: one reading and one writing of the numbers, forward and backward."""
+"""RMSNorm with the gate of ReLA in Triton: forward and backward read and write the activations once each."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd import Function
 
-# Rows are shared out among so many programs, each of which sums the gradient of the gate over its rows.
+# Rows are distributed over this many programs. Each sums the gradient of the gate over its rows.
 _PROGRAMS = 1024
 
 
 def gated_rms_norm_triton(heads: Tensor, gate: Tensor | None, *, epsilon: float) -> Tensor:
-    """σ(a ⊙ z) ⊙ z / √(mean(z²) + ε), without the σ when there is no gate: [..., width] → [..., width].
+    """σ(a ⊙ z) ⊙ z / √(mean(z²) + ε), without σ where there is no gate: [..., width] → [..., width].
 
-    Reads float32, bfloat16 or float16, works in float32, returns the input's dtype.
+    Takes float32, bfloat16 or float16, computes in float32 and returns the input's dtype.
     """
     with torch.cuda.device_of(heads):
         output: Tensor = _GatedRMSNorm.apply(heads, gate, epsilon)
@@ -34,13 +34,13 @@ def _forward_kernel(
     if GATED:
         gate = tl.load(Gate + columns, mask=inside, other=0.0).to(tl.float32)
     for row in range(tl.program_id(0), count, tl.num_programs(0)):
-        places = (tl.zeros([BLOCK], tl.int64) + row) * WIDTH + columns
-        z = tl.load(Z + places, mask=inside, other=0.0).to(tl.float32)
+        offsets = (tl.zeros([BLOCK], tl.int64) + row) * WIDTH + columns
+        z = tl.load(Z + offsets, mask=inside, other=0.0).to(tl.float32)
         inverse = 1.0 / tl.sqrt(tl.sum(z * z, axis=0) / WIDTH + epsilon)
         output = z * inverse
         if GATED:
             output *= tl.sigmoid(z * gate)
-        tl.store(Output + places, output.to(Output.dtype.element_ty), mask=inside)
+        tl.store(Output + offsets, output.to(Output.dtype.element_ty), mask=inside)
         tl.store(Inverse + row, inverse)
 
 
@@ -56,21 +56,21 @@ def _backward_kernel(
     if GATED:
         gate = tl.load(Gate + columns, mask=inside, other=0.0).to(tl.float32)
     for row in range(tl.program_id(0), count, tl.num_programs(0)):
-        places = (tl.zeros([BLOCK], tl.int64) + row) * WIDTH + columns
-        z = tl.load(Z + places, mask=inside, other=0.0).to(tl.float32)
-        outer = tl.load(DO + places, mask=inside, other=0.0).to(tl.float32)
+        offsets = (tl.zeros([BLOCK], tl.int64) + row) * WIDTH + columns
+        z = tl.load(Z + offsets, mask=inside, other=0.0).to(tl.float32)
+        grad_output = tl.load(DO + offsets, mask=inside, other=0.0).to(tl.float32)
         inverse = tl.load(Inverse + row)
         normed = z * inverse  # n, with output = σ(a z) · n
         through_gate = tl.zeros([BLOCK], tl.float32)
         if GATED:
             sigma = tl.sigmoid(z * gate)
-            inner = outer * sigma * (1.0 - sigma) * normed  # the part of the gradient that reaches a z
-            gate_gradient += inner * z
-            through_gate = inner * gate
-            outer *= sigma
+            gate_slope = grad_output * sigma * (1.0 - sigma) * normed  # the part of the gradient that reaches a z
+            gate_gradient += gate_slope * z
+            through_gate = gate_slope * gate
+            grad_output *= sigma
         # ∂n/∂z = inverse · (1 − n nᵀ / width)
-        gradient = (outer - normed * (tl.sum(outer * normed, axis=0) / WIDTH)) * inverse + through_gate
-        tl.store(Gradient + places, gradient.to(Gradient.dtype.element_ty), mask=inside)
+        gradient = (grad_output - normed * (tl.sum(grad_output * normed, axis=0) / WIDTH)) * inverse + through_gate
+        tl.store(Gradient + offsets, gradient.to(Gradient.dtype.element_ty), mask=inside)
     if GATED:
         own = tl.program_id(0).to(tl.int64) * WIDTH + columns
         tl.store(GateGradients + own, gate_gradient, mask=inside)

@@ -1,14 +1,14 @@
-"""ReLA, sparsemax and 1.5-entmax attention in Triton, without ever holding the scores: memory is linear in length.
+"""ReLA, sparsemax and 1.5-entmax attention in Triton. The scores are never stored: memory is linear in the length.
 
-With scores s = q kᵀ / √width, x = s (s / 2 for 1.5-entmax), all three maps rest on one number a key,
+With scores s = q kᵀ / √head_dim and x = s (s / 2 for 1.5-entmax), all three weight functions rest on one number per key,
 
-    r = max(0, x − m − τ)          m the row's row_max x, τ its threshold; both 0 for ReLA
+    r = max(0, x − m − τ)          m the largest x of the row, τ its threshold; both are 0 for ReLA
     weight  w = r                  (r² for 1.5-entmax)
-    slope   c = [r > 0]            (r for 1.5-entmax), with dw/ds = diag(c) − c cᵀ / Σ c, for ReLA diag(c)
+    slope   c = [r > 0]            (r for 1.5-entmax), with dw/ds = diag(c) − c cᵀ / Σ c; for ReLA diag(c)
 
-so that one kernel serves them forward and two backward: one walks along the keys for the gradient of the queries, the
-other along the queries for those of keys and values. The backward pass makes the scores again from queries and keys;
-sparsemax and 1.5-entmax keep m and τ of each row, ReLA keeps nothing.
+One kernel serves all three forward, and two serve them backward: one iterates over keys for the gradient of the
+queries, one over queries for the gradients of keys and values. The backward pass recomputes the scores from queries and
+keys. sparsemax and 1.5-entmax store m and τ of each row; ReLA stores nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from torch.autograd import Function
 _WEIGHT_FUNCTIONS = {"relu": 0, "sparsemax": 1, "entmax15": 2}
 RELU, SPARSEMAX, ENTMAX15 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
-# Which keys are masked: none, some of a sentence's, or others for each of its queries.
+# Which keys are masked: none, the same for all queries of a sentence, or others for each query.
 NO_BIAS, PADDING_BIAS, FULL_BIAS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
-# Newton's steps end when no row of the tile has more than this much mass to lose: 16 units in the last place of 1.
+# Newton's method ends when no row of the tile can lose more than this mass: 16 units in the last place of 1.
 _TOLERANCE = tl.constexpr(16 * 2.0**-23)
 _MAX_STEPS = tl.constexpr(100)
 
@@ -36,19 +36,19 @@ _LEVELS = tl.constexpr(1 << 24)
 
 _FLOAT32_TILE = {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}
 
-# Nothing is compiled anew because one of these is 1 or a multiple of 16.
+# A value of 1 or a multiple of 16 among these compiles no new kernel.
 _DO_NOT_SPECIALIZE = ["bias_batch", "bias_row", "heads", "queries", "keys", "blocks", "dropped"]
 
 
 def sparse_attention(
     weight_fn: str, query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None, causal: bool, dropout: float
 ) -> Tensor:
-    """map(q kᵀ / √width) v with dropout on the weights: [batch, queries, heads, width].
+    """weight_fn(q kᵀ / √head_dim) v with dropout on the weights: [batch, queries, heads, head_dim].
 
-    ``query`` is [batch, heads, queries, width], ``key`` and ``value`` [batch, heads, keys, width], of one dtype
-    (float32, bfloat16, float16), the width 16, 32, 64 or 128. ``bias`` [batch or 1, 1, queries or 1, keys] is negative
-    where a key may not be seen and 0 elsewhere. With ``causal`` query i sees keys 0 … i. Dropout takes one seed from
-    the device's generator. Sums are made in float32.
+    ``weight_fn`` is relu, sparsemax or entmax15. ``query`` is [batch, heads, queries, head_dim], ``key`` and ``value``
+    [batch, heads, keys, head_dim], of one dtype (float32, bfloat16, float16), with a head_dim of 16, 32, 64 or 128.
+    ``bias`` [batch or 1, 1, queries or 1, keys] is negative where a key is masked and 0 elsewhere. With ``causal``,
+    query i sees keys 0 … i. Dropout takes one seed from the generator of the device. Sums are in float32.
     """
     with torch.cuda.device_of(query):
         output: Tensor = _SparseAttention.apply(weight_fn, query, key, value, bias, causal, dropout)
@@ -58,14 +58,14 @@ def sparse_attention(
 @triton.jit
 def _load_rows(pointer, rows, stride, length, HEAD_DIM: tl.constexpr):
     """[rows, HEAD_DIM], with zeros beyond the length."""
-    places = rows[:, None].to(tl.int64) * stride + tl.arange(0, HEAD_DIM)[None, :]
-    return tl.load(pointer + places, mask=rows[:, None] < length, other=0.0)
+    offsets = rows[:, None].to(tl.int64) * stride + tl.arange(0, HEAD_DIM)[None, :]
+    return tl.load(pointer + offsets, mask=rows[:, None] < length, other=0.0)
 
 
 @triton.jit
 def _store_rows(pointer, rows, stride, length, values, HEAD_DIM: tl.constexpr):
-    places = rows[:, None].to(tl.int64) * stride + tl.arange(0, HEAD_DIM)[None, :]
-    tl.store(pointer + places, values.to(pointer.dtype.element_ty), mask=rows[:, None] < length)
+    offsets = rows[:, None].to(tl.int64) * stride + tl.arange(0, HEAD_DIM)[None, :]
+    tl.store(pointer + offsets, values.to(pointer.dtype.element_ty), mask=rows[:, None] < length)
 
 
 @triton.jit
@@ -79,7 +79,7 @@ def _masked(
     products, rows, columns, Bias, bias_row, queries, keys, scale,
     WEIGHT_FN: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
-    """x, and −∞ where a query may not see a key. Rows (queries) and columns (keys) may lie along either axis."""
+    """x, and −∞ where a key is masked. Rows (queries) and columns (keys) may lie along either axis."""
     visible = columns < keys
     if CAUSAL:
         visible = visible & (columns <= rows)
@@ -93,7 +93,7 @@ def _masked(
 
 @triton.jit
 def _roots(x, row_max, threshold, WEIGHT_FN: tl.constexpr):
-    """r; m and τ are taken off one after the other, so that large scores cost no precision."""
+    """r. m and τ are subtracted one after the other, so that large scores lose no precision."""
     return tl.maximum(x if WEIGHT_FN == RELU else x - row_max - threshold, 0.0)
 
 
@@ -109,17 +109,17 @@ def _dweights(roots, WEIGHT_FN: tl.constexpr):
 
 @triton.jit
 def _newton_step(threshold, mass, slope, WEIGHT_FN: tl.constexpr):
-    """One step towards Σ w = 1. Σ r and ‖r‖ are convex and fall as τ grows: from the left no step overshoots."""
+    """One Newton step towards Σ w = 1. Σ r and ‖r‖ are convex and decrease with τ: from the left no step overshoots."""
     step = (mass - tl.sqrt(mass) if WEIGHT_FN == ENTMAX15 else mass - 1.0) / slope
     return tl.where(mass > 1.0, threshold + step, threshold)
 
 
 @triton.jit
 def _dropout_scale(Seed, head_index, rows, columns, queries, dropped):
-    """1 / (1 − p) at kept weights, 0 at dropped ones: a function of the seed and of the weight's place alone.
+    """1 / (1 − p) at kept weights, 0 at dropped ones: a function of the seed and of the position of the weight only.
 
-    One Philox number a row is mixed with the column by the hash "lowbias32" (Wellons 2018): a Philox number for each
-    weight would take longer than the matrix products.
+    One Philox number per row is mixed with the column by the hash "lowbias32" (Wellons 2018). A Philox number for each
+    weight would take longer than the matmuls.
     """
     row_bits = tl.randint(tl.load(Seed), head_index.to(tl.int64) * queries + rows).to(tl.uint32, bitcast=True)
     bits = row_bits ^ columns.to(tl.uint32)
@@ -334,7 +334,7 @@ class _SparseAttention(Function):
         ctx: Any, weight_fn: str, query: Tensor, key: Tensor, value: Tensor,
         bias: Tensor | None, causal: bool, dropout: float,
     ) -> Tensor:  # fmt: skip
-        (batch, heads, queries, width), keys = query.shape, key.shape[2]
+        (batch, heads, queries, head_dim), keys = query.shape, key.shape[2]
         assert not causal or queries == keys
         query = query if query.stride(3) == 1 else query.contiguous()
         if key.stride(3) != 1 or key.stride() != value.stride():
@@ -347,16 +347,16 @@ class _SparseAttention(Function):
         dropped = round(dropout * _LEVELS.value)
         numbers = (*query.stride()[:3], *key.stride()[:3], *bias_strides, heads, queries, keys)
         constants = {
-            "scale": width**-0.5,
+            "scale": head_dim**-0.5,
             "dropped": dropped,
             "WEIGHT_FN": _WEIGHT_FUNCTIONS[weight_fn],
             "CAUSAL": causal,
             "BIAS": 0 if bias is None else 1 if bias.shape[2] == 1 else 2,
             "DROPOUT": dropped > 0,
-            "HEAD_DIM": width,
+            "HEAD_DIM": head_dim,
         }
         seed = torch.randint(2**62, (1,), device=query.device) if dropped else None
-        output = query.new_empty(batch, queries, heads, width)
+        output = query.new_empty(batch, queries, heads, head_dim)
         rows = None if is_relu else query.new_empty(2, batch, heads, queries, dtype=torch.float32)
         row_max, threshold = (None, None) if rows is None else rows.unbind()
         tiles = _row_tiles(query, keys, whole_rows=not is_relu)
@@ -372,13 +372,13 @@ class _SparseAttention(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, rows, bias, seed = ctx.saved_tensors
-        (batch, heads, queries, width), keys = query.shape, key.shape[2]
+        (batch, heads, queries, head_dim), keys = query.shape, key.shape[2]
         grad_output = grad_output.contiguous()
         row_max, threshold = (None, None) if rows is None else rows.unbind()
         mean = None if rows is None else torch.empty_like(rows[0])
         inputs = (query, key, value, grad_output, row_max, threshold, mean)
         query_gradient = torch.empty_like(grad_output)
-        key_gradient, value_gradient = query.new_empty(2, batch, keys, heads, width).unbind()
+        key_gradient, value_gradient = query.new_empty(2, batch, keys, heads, head_dim).unbind()
         tiles = _row_tiles(query, keys, whole_rows=False)
         blocks = triton.cdiv(queries, tiles["BLOCK_M"])
         _query_gradient_kernel[(batch * heads * blocks,)](
@@ -394,25 +394,25 @@ class _SparseAttention(Function):
 
 
 def _row_tiles(query: Tensor, keys: int, *, whole_rows: bool) -> dict[str, int]:
-    """The tile of a kernel that walks along the keys; all fit the shared memory of small GPUs too (99 KiB).
+    """The tile of a kernel that iterates over keys. Every tile fits the shared memory of small GPUs (99 KiB).
 
-    ``whole_rows`` prefers a tile that holds all keys: thresholds are then searched in registers.
+    ``whole_rows`` prefers a tile that holds all keys: thresholds are then found in registers.
     """
-    length, width = query.shape[2], query.shape[3]
+    length, head_dim = query.shape[2], query.shape[3]
     if query.dtype == torch.float32:
         return _FLOAT32_TILE
-    columns = 128 if whole_rows and keys > 64 and width <= 64 else 64
-    rows = 16 if length <= 16 else 128 if length > 64 and columns == 64 and width <= 64 else 64
+    columns = 128 if whole_rows and keys > 64 and head_dim <= 64 else 64
+    rows = 16 if length <= 16 else 128 if length > 64 and columns == 64 and head_dim <= 64 else 64
     return {
         "BLOCK_M": rows,
         "BLOCK_N": columns,
-        "num_warps": 8 if rows * columns > 4096 or width > 64 else 4,
-        "num_stages": 2 if columns > 64 or width > 64 else 3,
+        "num_warps": 8 if rows * columns > 4096 or head_dim > 64 else 4,
+        "num_stages": 2 if columns > 64 or head_dim > 64 else 3,
     }
 
 
 def _column_tiles(query: Tensor) -> dict[str, int]:
-    """The tile of the kernel that walks along the queries."""
+    """The tile of the kernel that iterates over queries."""
     if query.dtype == torch.float32:
         return _FLOAT32_TILE
     rows = 16 if query.shape[2] <= 16 else 64
