@@ -30,7 +30,7 @@ data:
   vocabulary_size: 25
   drop_untranslated: false
 model:
-  attention: KIND
+  attention: VARIANT
   encoder_layers: 2
   decoder_layers: 2
   d_model: 64

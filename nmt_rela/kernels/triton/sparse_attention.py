@@ -1,6 +1,6 @@
 """ReLA, sparsemax and 1.5-entmax attention in Triton. The scores are never stored: memory is linear in the length.
 
-With scores s = q kᵀ / √head_dim and x = s (s / 2 for 1.5-entmax), all three weight functions rest on one number per key,
+With scores s = q kᵀ / √head_dim and x = s (s / 2 for 1.5-entmax), all three rest on one number per key,
 
     r = max(0, x − m − τ)          m the largest x of the row, τ its threshold; both are 0 for ReLA
     weight  w = r                  (r² for 1.5-entmax)
