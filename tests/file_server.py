@@ -19,7 +19,7 @@ class Answer:
     """How one request is answered."""
 
     status: int = 200
-    #: Close the connection after so many bytes of the content (-1: send it all).
+    #: Close the connection after this many bytes of the content (-1: send it all).
     cut: int = -1
     #: Seconds before the first byte of content.
     wait: float = 0.0

@@ -25,7 +25,7 @@ def _prepare(arguments: Sequence[str] | None) -> None:
         "--json", action="store_true", help="print paths and the cleaning statistics of every source as JSON"
     )
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="threads that encode (default, and 0: one a core)"
+        "--workers", type=int, default=0, metavar="N", help="threads that encode (0, the default: one per core)"
     )
     options = cli.parse(parser, arguments)
     if options.workers < 0:

@@ -289,7 +289,7 @@ def test_a_changed_file_of_a_mirror_is_noticed(tmp_path: Path) -> None:
 # The command
 
 
-def test_the_command_prints_the_account(
+def test_the_command_prints_the_statistics(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -373,14 +373,14 @@ def test_two_files_and_nothing_else(
         assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_leftovers_of_a_kill_are_cleared_up(tmp_path: Path) -> None:
+def test_leftovers_of_a_kill_are_deleted(tmp_path: Path) -> None:
     task = own_task(tmp_path)
     (tmp_path / "out/mine-de-en/text-0123.partial").mkdir(parents=True)
     prepare(settings(task, tmp_path / "out"))
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_prepared_text_may_be_deleted(tmp_path: Path) -> None:
+def test_text_files_may_be_deleted_after_preparation(tmp_path: Path) -> None:
     task = own_task(tmp_path)
     prepared = prepare(settings(task, tmp_path / "out"))
     (tmp_path / "text/train.de.gz").unlink()
@@ -396,7 +396,7 @@ def test_an_empty_set_is_refused(tmp_path: Path) -> None:
         prepare(settings(task, tmp_path / "out"))
 
 
-def test_odd_characters_in_a_set_stay_there(tmp_path: Path) -> None:
+def test_sets_keep_control_characters_and_separators(tmp_path: Path) -> None:
     task = own_task(tmp_path)
     odd = "a\u2028b\u0085c\x00d\x0be \u3000"
     for language in ("de", "en"):

@@ -73,11 +73,11 @@ def check_public(
     assert (prepared.counts["dev"], list(prepared.counts["tests"].values())) == (dev, [test])
     noise = json.loads((mirror / "NOISE.json").read_bytes())
     assert prepared.counts["sources"].keys() == names.keys()
-    for name, account in prepared.counts["sources"].items():
+    for name, stats in prepared.counts["sources"].items():
         entries = [noise[key] for key in names[name]]
-        dropped, repaired = account["dropped"], account["repaired"]
-        assert account["read"] == sum(entry["pairs_total"] for entry in entries)
-        assert account["read"] == account["kept"] + sum(dropped.values())
+        dropped, repaired = stats["dropped"], stats["repaired"]
+        assert stats["read"] == sum(entry["pairs_total"] for entry in entries)
+        assert stats["read"] == stats["kept"] + sum(dropped.values())
         planted: Counter[str] = Counter()
         for entry in entries:
             planted.update(entry["planted"])
@@ -91,7 +91,7 @@ def check_public(
         others = ("exact_duplicates", "overlong", "unicode_separator_inside", "control_characters", "html_entities")
         found = dropped["duplicate"] + dropped["overlong"] + sum(repaired.values())
         assert found >= sum(planted[key] for key in others)
-        assert account["read"] - account["kept"] + sum(repaired.values()) >= sum(planted.values())
+        assert stats["read"] - stats["kept"] + sum(repaired.values()) >= sum(planted.values())
     corpus = ParallelDataset(prepared.train)
     corpus.verify()
     assert len(corpus) == prepared.counts["total"]["kept"]
@@ -110,7 +110,7 @@ def test_public_tasks(
 
 
 def by_hand(sides: list[list[bytes]], seen: set[tuple[str, str]]) -> Counter[str]:
-    """The account of a parallel text by the manual's table, written without regard to speed."""
+    """The stats of a parallel text by the manual's table, written without regard to speed."""
     outcomes: Counter[str] = Counter()
     for pair in zip(*sides, strict=True):
         try:
@@ -142,7 +142,7 @@ def by_hand(sides: list[list[bytes]], seen: set[tuple[str, str]]) -> Counter[str
     return outcomes
 
 
-def test_the_account_is_that_made_by_hand(mirror: Path, tmp_path: Path) -> None:
+def test_the_statistics_equal_those_made_by_hand(mirror: Path, tmp_path: Path) -> None:
     task = load_task("wmt16-ro-en")
     wanted = [archive for source in task.train for archive in source.archives("ro", "en")]
     fetched = ArchiveCache(tmp_path / "archives", mirror=str(mirror)).fetch(wanted)
@@ -150,7 +150,7 @@ def test_the_account_is_that_made_by_hand(mirror: Path, tmp_path: Path) -> None:
     clean_text(
         tmp_path, settings("wmt16-ro-en", tmp_path, source_language="ro", target_language="en"), task.train, files
     )
-    accounts = read_stats(tmp_path / "cleaning_stats.json")
+    stats_by_source = read_stats(tmp_path / "cleaning_stats.json")
     with tarfile.open(files["europarl-v8-wmt16"].paths[0]) as tar, zipfile.ZipFile(files["setimes"].paths[0]) as zipped:
         texts = {
             "europarl-v8": [
@@ -160,9 +160,9 @@ def test_the_account_is_that_made_by_hand(mirror: Path, tmp_path: Path) -> None:
             "setimes2": [zipped.read(f"SETIMES.en-ro.{code}") for code in ("ro", "en")],
         }
     seen: set[tuple[str, str]] = set()
-    for name, account in accounts.items():
+    for name, stats in stats_by_source.items():
         outcomes = by_hand([text.removesuffix(b"\n").split(b"\n") for text in texts[name]], seen)
-        found = {**account.dropped, "kept": account.kept, "repaired": sum(account.repaired.values())}
+        found = {**stats.dropped, "kept": stats.kept, "repaired": sum(stats.repaired.values())}
         assert found == outcomes
     assert (tmp_path / "train.ro").read_bytes().count(b"\n") == len(seen)
 

@@ -29,7 +29,7 @@ def content(files: LocalArchive, member: str) -> bytes:
         return stream.read()
 
 
-def test_every_kind_gives_its_text(tmp_path: Path) -> None:
+def test_every_format_gives_its_text(tmp_path: Path) -> None:
     for archive_format, (container, _) in ARCHIVE_FORMATS.items():
         data = packed(archive_format, {"./a/text.de": TEXT} if container != "zip" else {"a/text.de": TEXT})
         files = archive(tmp_path / archive_format, archive_format, data)
@@ -209,7 +209,7 @@ def test_truncated_and_corrupt_archives_name_themselves(tmp_path: Path, archive_
         assert "\n" not in str(caught.value)
 
 
-def test_a_page_instead_of_an_archive_is_damage(tmp_path: Path) -> None:
+def test_a_page_instead_of_an_archive_is_corrupt(tmp_path: Path) -> None:
     page = b"<html><body>Please log in</body></html>" * 50
     for archive_format in ("gz", "xz", "bz2", "tgz", "zip", "tar"):
         with pytest.raises(CorruptArchiveError):

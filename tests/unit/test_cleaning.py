@@ -24,9 +24,9 @@ from nmt_rela.preparation.sources.readers import Pair
 def clean(
     pairs: list[Pair], *, source: str = "en", target: str = "de", **options: object
 ) -> tuple[list[Pair], CleaningStats]:
-    account = CleaningStats()
+    stats = CleaningStats()
     cleaner = Cleaner(source_language=source, target_language=target, **options)  # type: ignore[arg-type]
-    return [pair for chunk in cleaner.clean(pairs, account) for pair in chunk], account
+    return [pair for chunk in cleaner.clean(pairs, stats) for pair in chunk], stats
 
 
 @pytest.mark.parametrize(
@@ -44,18 +44,18 @@ def clean(
     ],
 )
 def test_reasons(pair: Pair, reason: str) -> None:
-    kept, account = clean([pair])
+    kept, stats = clean([pair])
     assert kept == []
-    assert account.as_dict() == {"read": 1, "kept": 0, "dropped": {reason: 1}, "repaired": {}, "truncated": 0}
+    assert stats.as_dict() == {"read": 1, "kept": 0, "dropped": {reason: 1}, "repaired": {}, "truncated": 0}
 
 
 @pytest.mark.parametrize(
     "pair", [("a b", "a b"), ("a", "b " * 9), ("a", "b b b b b"), ("Paris", "Paris"), ("A b c", "a b c")]
 )
 def test_pairs_that_stay(pair: Pair) -> None:
-    kept, account = clean([pair])
+    kept, stats = clean([pair])
     assert kept == [tuple(side.strip() for side in pair if side is not None)]
-    assert (account.read, account.kept, account.dropped) == (1, 1, {})
+    assert (stats.read, stats.kept, stats.dropped) == (1, 1, {})
 
 
 def test_duplicates_are_exact_pairs_across_sources() -> None:
@@ -69,18 +69,18 @@ def test_duplicates_are_exact_pairs_across_sources() -> None:
 
 def test_long_lines_come_in_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cleaning, "_CHUNK_CHARACTERS", 100)
-    account = CleaningStats()
+    stats = CleaningStats()
     cleaner = Cleaner(source_language="en", target_language="de")
-    chunks = list(cleaner.clean(((f"{n % 20:030}", "x" * 20) for n in range(40)), account))
+    chunks = list(cleaner.clean(((f"{n % 20:030}", "x" * 20) for n in range(40)), stats))
     assert [len(chunk) for chunk in chunks] == [3, 3, 3, 3, 3, 3, 2, *[0] * (len(chunks) - 7)]
-    assert account.dropped == {"duplicate": 20}, "also across chunks"
+    assert stats.dropped == {"duplicate": 20}, "also across chunks"
 
 
 def test_every_test_can_be_switched_off() -> None:
     pairs: list[Pair] = [("a b c", "a b c"), ("a b c", "a b c"), ("a", "b " * 50 + "b")]
-    kept, account = clean(pairs, drop_untranslated=False, drop_duplicates=False, max_length_ratio=1000.0)
+    kept, stats = clean(pairs, drop_untranslated=False, drop_duplicates=False, max_length_ratio=1000.0)
     assert kept == pairs
-    assert account.dropped == {}
+    assert stats.dropped == {}
 
 
 def test_the_pair_boundary_is_part_of_a_duplicate() -> None:
@@ -101,13 +101,13 @@ def test_the_pair_boundary_is_part_of_a_duplicate() -> None:
         ("a\x0bb\x01", "a b ", "control characters"),
     ],
 )
-def test_mending(text: str, repaired: str, reason: str) -> None:
+def test_repair(text: str, repaired: str, reason: str) -> None:
     assert repair_text(text) == (repaired, reason)
 
 
 def test_repaired_pairs_are_counted_once_and_only_if_kept() -> None:
-    _, account = clean([("a\x00", "b\u2028c"), ("&amp;", "x"), ("", "&amp;"), ("a", "b c")])
-    assert account.as_dict() == {
+    _, stats = clean([("a\x00", "b\u2028c"), ("&amp;", "x"), ("", "&amp;"), ("a", "b c")])
+    assert stats.as_dict() == {
         "read": 4,
         "kept": 2,
         "dropped": {"empty": 1, "duplicate": 1},
@@ -162,7 +162,7 @@ def test_statistics_add_up_and_are_stored(tmp_path: Path) -> None:
     two.drop("ratio", 2)
     path = tmp_path / "cleaning_stats.json"
     write_stats(path, {"one": one, "two": two})
-    assert {name: account.as_dict() for name, account in read_stats(path).items()} == {
+    assert {name: stats.as_dict() for name, stats in read_stats(path).items()} == {
         "one": one.as_dict(),
         "two": two.as_dict(),
     }

@@ -30,7 +30,7 @@ def get(url: str, target: Path, *, retry: RetryPolicy = QUICK, has_checksum: boo
         )
 
 
-def test_a_file_arrives_whole_and_alone(server: FileServer, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_and_nothing_else_remains(server: FileServer, tmp_path: Path) -> None:
     assert not get(server.serve("/a", CONTENT), tmp_path / "deep/a")
     assert (tmp_path / "deep/a").read_bytes() == CONTENT
     assert os.listdir(tmp_path / "deep") == ["a"]
@@ -45,7 +45,7 @@ def test_a_cut_connection_is_resumed_where_it_stopped(server: FileServer, tmp_pa
     assert server.ranges("/a") == ["", "bytes=70000-", *["bytes=120000-"] * 3]
 
 
-def test_a_server_that_keeps_failing_is_given_up(server: FileServer, tmp_path: Path) -> None:
+def test_a_server_that_keeps_failing_is_an_error(server: FileServer, tmp_path: Path) -> None:
     url = server.serve("/a", CONTENT, Answer(cut=70_000), *[Answer(cut=0)] * 9)
     with pytest.raises(DownloadError, match=r"cut at 70,000 of 200,000 bytes \(3 times in a row\)"):
         get(url, tmp_path / "a")
@@ -58,7 +58,7 @@ def test_a_server_without_ranges_sends_all_again(server: FileServer, tmp_path: P
     assert (tmp_path / "a").read_bytes() == CONTENT
 
 
-def test_a_beginning_of_another_version_is_not_completed(server: FileServer, tmp_path: Path) -> None:
+def test_a_partial_file_of_another_version_is_not_continued(server: FileServer, tmp_path: Path) -> None:
     url = server.serve("/a", CONTENT, Answer(cut=70_000), *[Answer(cut=0)] * 9)
     with pytest.raises(DownloadError):
         get(url, tmp_path / "a")
@@ -88,17 +88,17 @@ def test_a_kill_before_the_first_byte_of_another_version_leaves_none_of_the_old(
     assert (tmp_path / "a").read_bytes() == CONTENT[::-1]
 
 
-@pytest.mark.parametrize(("trusted", "asked"), [(True, "bytes=70000-"), (False, "")])
-def test_a_beginning_without_a_version_needs_a_checksum(
-    server: FileServer, tmp_path: Path, trusted: bool, asked: str
+@pytest.mark.parametrize(("has_checksum", "asked"), [(True, "bytes=70000-"), (False, "")])
+def test_a_partial_file_without_a_version_needs_a_checksum(
+    server: FileServer, tmp_path: Path, has_checksum: bool, asked: str
 ) -> None:
     url = server.serve("/a", CONTENT, Answer(cut=70_000), tag="")
-    assert get(url, tmp_path / "a", has_checksum=trusted) == trusted
+    assert get(url, tmp_path / "a", has_checksum=has_checksum) == has_checksum
     assert server.ranges("/a") == ["", asked]
     assert (tmp_path / "a").read_bytes() == CONTENT
 
 
-def test_a_beginning_that_is_all_of_it_is_taken(server: FileServer, tmp_path: Path) -> None:
+def test_a_complete_partial_file_is_used(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "a.part").write_bytes(CONTENT)
     assert get(server.serve("/a", CONTENT), tmp_path / "a", has_checksum=True)
     (tmp_path / "b.part").write_bytes(CONTENT + b"more")
@@ -107,12 +107,14 @@ def test_a_beginning_that_is_all_of_it_is_taken(server: FileServer, tmp_path: Pa
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_passing_trouble_is_waited_out(server: FileServer, tmp_path: Path, status: int) -> None:
+def test_transient_failures_are_retried(server: FileServer, tmp_path: Path, status: int) -> None:
     get(server.serve("/a", CONTENT, Answer(status=status), Answer(status=status)), tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == CONTENT
 
 
-def test_the_server_may_ask_for_a_pause(server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_retry_after_is_obeyed_up_to_the_maximum(
+    server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     url = server.serve("/a", CONTENT, Answer(status=503, headers={"Retry-After": "7"}))
     retry = RetryPolicy(attempts=2, timeout=5, backoff=0.01, max_backoff=0.2)
     start = time.monotonic()
@@ -123,7 +125,7 @@ def test_the_server_may_ask_for_a_pause(server: FileServer, tmp_path: Path, capl
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_plain_no_is_not_asked_twice(server: FileServer, tmp_path: Path, status: int) -> None:
+def test_a_refusal_is_not_retried(server: FileServer, tmp_path: Path, status: int) -> None:
     url = server.serve("/a", CONTENT, Answer(status=status))
     with pytest.raises(DownloadError, match=f"HTTP {status}"):
         get(url, tmp_path / "a")
@@ -140,7 +142,7 @@ def test_redirects_are_followed_with_the_range(server: FileServer, tmp_path: Pat
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/x", "/a", "http://["])
-def test_redirects_elsewhere_and_in_circles_are_refused(server: FileServer, tmp_path: Path, location: str) -> None:
+def test_redirects_to_other_schemes_and_in_loops_are_refused(server: FileServer, tmp_path: Path, location: str) -> None:
     url = server.serve("/a", CONTENT, *[Answer(status=302, headers={"Location": location})] * 99)
     with pytest.raises(DownloadError):
         get(url, tmp_path / "a")
@@ -157,7 +159,7 @@ def test_a_redirect_out_of_https_is_refused(location: str) -> None:
         assert HttpsSession().get_redirect_target(response) == location
 
 
-def test_a_slow_server_is_waited_for_and_a_dead_one_is_not(server: FileServer, tmp_path: Path) -> None:
+def test_the_timeout_counts_from_the_last_byte(server: FileServer, tmp_path: Path) -> None:
     slow = Answer(pause=0.02, block=20_000)
     get(server.serve("/slow", CONTENT, slow), tmp_path / "slow", retry=RetryPolicy(attempts=1, timeout=0.3))
     url = server.serve("/dead", CONTENT, Answer(wait=1.0))
@@ -181,7 +183,7 @@ def test_a_proxy_of_the_environment_is_used(
     assert server.requests == [("http://example.invalid/a", "")]
 
 
-def test_a_killed_download_goes_on_where_it_was(server: FileServer, tmp_path: Path) -> None:
+def test_a_killed_download_is_resumed(server: FileServer, tmp_path: Path) -> None:
     url = server.serve("/a", CONTENT, Answer(pause=0.05, block=10_000))
     program = (
         "import sys, threading, pathlib\n"

@@ -28,7 +28,7 @@ def archive(*locations: RemoteFile | Location, archive_format: str = "plain") ->
     )
 
 
-def store(directory: Path, *, mirror: str = "") -> ArchiveCache:
+def cache(directory: Path, *, mirror: str = "") -> ArchiveCache:
     return ArchiveCache(directory / "archives", mirror=mirror, retry=QUICK)
 
 
@@ -38,7 +38,7 @@ def sha256(data: bytes) -> str:
 
 def test_the_next_mirror_is_tried(server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     missing, good = RemoteFile(url=f"{server.url}/missing"), RemoteFile(url=server.serve("/good", CONTENT))
-    files, digest = store(tmp_path).fetch([archive(missing, good)])["news"]
+    files, digest = cache(tmp_path).fetch([archive(missing, good)])["news"]
     assert files.paths[0].read_bytes() == CONTENT
     assert digest == sha256(CONTENT)
     assert "HTTP 404" in caplog.text
@@ -47,7 +47,7 @@ def test_the_next_mirror_is_tried(server: FileServer, tmp_path: Path, caplog: py
 def test_all_places_are_named_when_none_has_it(server: FileServer, tmp_path: Path) -> None:
     parts = [RemoteFile(url=f"{server.url}/a"), RemoteFile(url=server.serve("/b", CONTENT), sha256="0" * 64)]
     with pytest.raises(DataError, match=r"archive 'news' cannot be had: .*/a: HTTP 404; .*/b: wrong sha256") as caught:
-        store(tmp_path).fetch([archive(*parts)])
+        cache(tmp_path).fetch([archive(*parts)])
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("b"))
 
@@ -55,10 +55,10 @@ def test_all_places_are_named_when_none_has_it(server: FileServer, tmp_path: Pat
 @pytest.mark.parametrize(
     "wrong", [{"sha256": "0" * 64}, {"md5": "0" * 32}, {"bytes": 3}, {"sha256": sha256(CONTENT), "md5": "1" * 32}]
 )
-def test_wrong_content_is_never_kept(server: FileServer, tmp_path: Path, wrong: dict[str, str]) -> None:
+def test_content_with_a_wrong_checksum_is_deleted(server: FileServer, tmp_path: Path, wrong: dict[str, str]) -> None:
     bad = RemoteFile(url=server.serve("/bad", CONTENT), **wrong)  # type: ignore[arg-type]
     good = RemoteFile(url=server.serve("/good", CONTENT), md5=hashlib.md5(CONTENT).hexdigest(), bytes=len(CONTENT))
-    files, _ = store(tmp_path).fetch([archive(bad, good)])["news"]
+    files, _ = cache(tmp_path).fetch([archive(bad, good)])["news"]
     assert files.paths[0].name == "good"
     assert sorted(path.name for path in (tmp_path / "archives").rglob("[!.]*") if path.is_file()) == [
         "checksums.json",
@@ -66,23 +66,23 @@ def test_wrong_content_is_never_kept(server: FileServer, tmp_path: Path, wrong: 
     ]
 
 
-def test_a_wrong_beginning_is_fetched_again_from_its_start(server: FileServer, tmp_path: Path) -> None:
+def test_a_wrong_partial_file_is_downloaded_again_from_the_start(server: FileServer, tmp_path: Path) -> None:
     part = RemoteFile(url=server.serve("/a", CONTENT), sha256=sha256(CONTENT))
     path = tmp_path / "archives" / server.url.removeprefix("http://") / "a"
     path.parent.mkdir(parents=True)
     path.with_name("a.part").write_bytes(b"x" * 1000)
-    files, _ = store(tmp_path).fetch([archive(part)])["news"]
+    files, _ = cache(tmp_path).fetch([archive(part)])["news"]
     assert files.paths[0].read_bytes() == CONTENT
     assert server.ranges("/a") == ["bytes=1000-", ""]
 
 
-def test_wrong_content_after_a_wrong_beginning_and_a_cut_is_refused(server: FileServer, tmp_path: Path) -> None:
+def test_wrong_content_after_a_wrong_partial_file_and_a_cut_is_refused(server: FileServer, tmp_path: Path) -> None:
     url = server.serve("/a", CONTENT, Answer(), Answer(cut=70_000))
     path = tmp_path / "archives" / server.url.removeprefix("http://") / "a"
     path.parent.mkdir(parents=True)
     path.with_name("a.part").write_bytes(b"x" * 1000)
     with pytest.raises(DataError, match="wrong sha256"):
-        store(tmp_path).fetch([archive(RemoteFile(url=url, sha256="0" * 64))])
+        cache(tmp_path).fetch([archive(RemoteFile(url=url, sha256="0" * 64))])
 
 
 def test_archives_may_share_a_file(server: FileServer, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_archives_may_share_a_file(server: FileServer, tmp_path: Path) -> None:
         format="plain", parts=(RemoteFile(url=server.serve("/a", CONTENT, Answer(pause=0.02, block=20_000))),)
     )
     twins = [Archive(name=name, locations=(location,)) for name in "abcd"]
-    assert len({digest for _, digest in store(tmp_path).fetch(twins).values()}) == 1
+    assert len({digest for _, digest in cache(tmp_path).fetch(twins).values()}) == 1
     assert server.ranges("/a") == [""]
 
 
@@ -98,64 +98,62 @@ def test_queries_of_one_path_are_different_files(server: FileServer, tmp_path: P
     url = server.serve("/get", b"", Answer(content=b"one"), Answer(content=b"two"))
     one, two = (archive(RemoteFile(url=f"{url}?file={name}")) for name in ("one", "two"))
     for wanted, content in ((one, b"one"), (two, b"two"), (one, b"one")):
-        assert store(tmp_path).fetch([wanted])["news"][0].paths[0].read_bytes() == content
+        assert cache(tmp_path).fetch([wanted])["news"][0].paths[0].read_bytes() == content
 
 
-def test_a_path_that_is_not_there_is_no_preference(
-    server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_missing_path_is_not_preferred(server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     absent = Location(format="plain", path=tmp_path / "absent")
     wanted = archive(absent, RemoteFile(url=server.serve("/a", CONTENT)))
-    store(tmp_path).fetch([wanted])
-    assert store(tmp_path).known_digest(wanted) == sha256(CONTENT)
+    cache(tmp_path).fetch([wanted])
+    assert cache(tmp_path).known_digest(wanted) == sha256(CONTENT)
     caplog.clear()
-    store(tmp_path).fetch([wanted])
+    cache(tmp_path).fetch([wanted])
     assert caplog.text == ""
 
 
-def test_nothing_is_fetched_twice_and_a_flipped_bit_is(server: FileServer, tmp_path: Path) -> None:
+def test_an_intact_file_is_not_downloaded_again_and_a_damaged_one_is(server: FileServer, tmp_path: Path) -> None:
     wanted = archive(RemoteFile(url=server.serve("/a", CONTENT)))
-    assert store(tmp_path).known_digest(wanted) is None
-    files, digest = store(tmp_path).fetch([wanted])["news"]
-    store(tmp_path).fetch([wanted])
+    assert cache(tmp_path).known_digest(wanted) is None
+    files, digest = cache(tmp_path).fetch([wanted])["news"]
+    cache(tmp_path).fetch([wanted])
     assert len(server.requests) == 1
-    assert store(tmp_path).known_digest(wanted) == digest
+    assert cache(tmp_path).known_digest(wanted) == digest
     damaged = bytearray(CONTENT)
     damaged[1234] ^= 4
     files.paths[0].write_bytes(damaged)
-    store(tmp_path).fetch([wanted])
+    cache(tmp_path).fetch([wanted])
     assert files.paths[0].read_bytes() == CONTENT
     files.paths[0].unlink()
-    assert store(tmp_path).known_digest(wanted) == digest, "an archive may be deleted when it is not needed any more"
+    assert cache(tmp_path).known_digest(wanted) == digest, "an archive may be deleted when it is not needed any more"
 
 
-def test_a_first_download_binds_later_ones(server: FileServer, tmp_path: Path) -> None:
+def test_later_downloads_must_agree_with_the_first(server: FileServer, tmp_path: Path) -> None:
     wanted = archive(RemoteFile(url=server.serve("/a", CONTENT)))
-    files, _ = store(tmp_path).fetch([wanted])["news"]
+    files, _ = cache(tmp_path).fetch([wanted])["news"]
     files.paths[0].unlink()
     server.serve("/a", b"something else")
     with pytest.raises(DataError, match=r"wrong size.*recorded at its first download, in .*checksums\.json"):
-        store(tmp_path).fetch([wanted])
+        cache(tmp_path).fetch([wanted])
     assert json.loads((tmp_path / "archives/checksums.json").read_bytes())["files"][f"{server.url}/a"]["bytes"] == len(
         CONTENT
     )
 
 
-def test_a_damaged_archive_is_forgotten(server: FileServer, tmp_path: Path) -> None:
+def test_a_corrupt_archive_is_discarded(server: FileServer, tmp_path: Path) -> None:
     wanted = archive(RemoteFile(url=server.serve("/a", CONTENT)))
-    files, _ = store(tmp_path).fetch([wanted])["news"]
-    assert store(tmp_path).discard(files)
-    assert store(tmp_path).known_digest(wanted) is None
+    files, _ = cache(tmp_path).fetch([wanted])["news"]
+    assert cache(tmp_path).discard(files)
+    assert cache(tmp_path).known_digest(wanted) is None
     server.serve("/a", b"better")
-    assert store(tmp_path).fetch([wanted])["news"][0].paths[0].read_bytes() == b"better"
+    assert cache(tmp_path).fetch([wanted])["news"][0].paths[0].read_bytes() == b"better"
 
 
 def test_a_file_that_was_put_among_the_archives_is_not_deleted(tmp_path: Path) -> None:
     path = tmp_path / "archives/mine.txt"
     path.parent.mkdir()
     path.write_bytes(CONTENT)
-    files, _ = store(tmp_path).fetch([archive(Location(format="plain", path=path))])["news"]
-    assert not store(tmp_path).discard(files)
+    files, _ = cache(tmp_path).fetch([archive(Location(format="plain", path=path))])["news"]
+    assert not cache(tmp_path).discard(files)
     assert path.read_bytes() == CONTENT
 
 
@@ -165,9 +163,9 @@ def test_parts_come_from_one_place_and_have_one_digest(server: FileServer, tmp_p
     )
     urls = [server.serve(f"/2.{number:02}", bytes([number])) for number in range(3)]
     second = Location(format="plain", parts=tuple(RemoteFile(url=url) for url in urls))
-    files, digest = store(tmp_path).fetch([archive(first, second)])["news"]
+    files, digest = cache(tmp_path).fetch([archive(first, second)])["news"]
     assert [path.name for path in files.paths] == ["2.00", "2.01", "2.02"]
-    assert digest == store(tmp_path).known_digest(archive(first, second)) != sha256(b"\x00")
+    assert digest == cache(tmp_path).known_digest(archive(first, second)) != sha256(b"\x00")
 
 
 def test_archives_are_fetched_at_the_same_time(server: FileServer, tmp_path: Path) -> None:
@@ -181,13 +179,13 @@ def test_archives_are_fetched_at_the_same_time(server: FileServer, tmp_path: Pat
         for n in range(4)
     ]
     start = time.monotonic()
-    assert len(store(tmp_path).fetch(slow)) == 4
+    assert len(cache(tmp_path).fetch(slow)) == 4
     assert time.monotonic() - start < 0.9
 
 
-def test_paths_of_urls_stay_in_the_store(server: FileServer, tmp_path: Path) -> None:
+def test_paths_of_urls_stay_in_the_cache(server: FileServer, tmp_path: Path) -> None:
     url = server.serve("/../../a", CONTENT).replace("..", "%2e%2e")
-    files, _ = store(tmp_path).fetch([archive(RemoteFile(url=url))])["news"]
+    files, _ = cache(tmp_path).fetch([archive(RemoteFile(url=url))])["news"]
     assert tmp_path / "archives" in files.paths[0].resolve().parents
 
 
@@ -200,7 +198,7 @@ def test_a_mirror_directory_is_read_in_place(tmp_path: Path) -> None:
     path.write_bytes(CONTENT)
     wanted = archive(RemoteFile(url="https://example.org/none"), RemoteFile(url="https://example.org/pub/a%20b.txt"))
     for place in (str(tmp_path / "mirror"), f"file://{tmp_path}/mirror"):
-        files, digest = store(tmp_path, mirror=place).fetch([wanted])["news"]
+        files, digest = cache(tmp_path, mirror=place).fetch([wanted])["news"]
         assert (files.paths[0], digest) == (path, sha256(CONTENT))
 
 
@@ -213,24 +211,24 @@ def test_a_mirrors_own_checksums_are_the_authority(
     (mirror / "SHA256SUMS").write_text(f"{sha256(CONTENT)}  example.org/a\n{'0' * 64} *example.org/b\n")
     published = RemoteFile(url="https://example.org/a", sha256="1" * 64, bytes=3)
     with caplog.at_level(logging.INFO):
-        store(tmp_path, mirror=str(mirror)).fetch([archive(published)])
+        cache(tmp_path, mirror=str(mirror)).fetch([archive(published)])
     assert "checksums are those of the mirror" in caplog.text
     (mirror / "example.org/b").write_bytes(CONTENT)
     with pytest.raises(DataError, match="wrong sha256"):
-        store(tmp_path, mirror=str(mirror)).fetch([archive(RemoteFile(url="https://example.org/b"))])
+        cache(tmp_path, mirror=str(mirror)).fetch([archive(RemoteFile(url="https://example.org/b"))])
     (mirror / "example.org/c").write_bytes(CONTENT)
     with pytest.raises(DataError, match="wrong size"):
-        store(tmp_path, mirror=str(mirror)).fetch([archive(RemoteFile(url="https://example.org/c", bytes=3))])
+        cache(tmp_path, mirror=str(mirror)).fetch([archive(RemoteFile(url="https://example.org/c", bytes=3))])
 
 
 def test_a_mirror_url_stands_in_for_every_host(server: FileServer, tmp_path: Path) -> None:
     server.serve("/copies/example.org:81/pub/a.txt", CONTENT, Answer(status=503))
     server.serve("/copies/SHA256SUMS", f"{sha256(CONTENT)}  ./example.org:81/pub/a.txt\n".encode(), Answer(status=500))
     wanted = archive(RemoteFile(url="https://example.org:81/pub/a.txt", md5="0" * 32))
-    files, digest = store(tmp_path, mirror=f"{server.url}/copies/").fetch([wanted])["news"]
+    files, digest = cache(tmp_path, mirror=f"{server.url}/copies/").fetch([wanted])["news"]
     assert files.paths[0].read_bytes() == CONTENT
-    assert store(tmp_path, mirror=f"{server.url}/copies").known_digest(wanted) == digest
-    assert store(tmp_path).known_digest(wanted) == digest, "data stays valid when its mirror is gone"
+    assert cache(tmp_path, mirror=f"{server.url}/copies").known_digest(wanted) == digest
+    assert cache(tmp_path).known_digest(wanted) == digest, "data stays valid when its mirror is gone"
 
 
 @pytest.mark.parametrize("url", ["https://../secret", "https://host/../../secret", "https://host/%2e%2e/..%2fsecret"])
@@ -240,14 +238,14 @@ def test_no_url_leads_out_of_a_mirror_or_of_the_archives(tmp_path: Path, url: st
     for place in (tmp_path, tmp_path / "deep"):
         (place / "secret").write_bytes(CONTENT)
     with pytest.raises(DataError, match="not in the mirror"):
-        store(tmp_path, mirror=str(mirror)).fetch([archive(RemoteFile(url=url))])
-    assert store(tmp_path)._target(url).is_relative_to(tmp_path / "archives")
-    assert ".." not in store(tmp_path)._target(url).parts
+        cache(tmp_path, mirror=str(mirror)).fetch([archive(RemoteFile(url=url))])
+    assert cache(tmp_path)._target(url).is_relative_to(tmp_path / "archives")
+    assert ".." not in cache(tmp_path)._target(url).parts
 
 
 def test_a_mirror_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"NMT_RELA_MIRROR: .*nowhere: no such directory"):
-        store(tmp_path, mirror=str(tmp_path / "nowhere")).fetch([archive(RemoteFile(url="https://example.org/a"))])
+        cache(tmp_path, mirror=str(tmp_path / "nowhere")).fetch([archive(RemoteFile(url="https://example.org/a"))])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"archive 'news' cannot be had: .*not in the mirror"):
-        store(tmp_path, mirror=str(tmp_path / "empty")).fetch([archive(RemoteFile(url="https://example.org/a"))])
+        cache(tmp_path, mirror=str(tmp_path / "empty")).fetch([archive(RemoteFile(url="https://example.org/a"))])

@@ -173,5 +173,5 @@ def test_paths_are_relative_to_where_the_caller_says(tmp_path: Path, monkeypatch
     ("name", "archive_format"),
     [("a.tar.gz", "tar.gz"), ("a.tgz", "tgz"), ("a.en.gz", "gz"), ("tar.gz.txt", "plain"), ("a", "plain")],
 )
-def test_kinds_are_known_by_the_file_name(name: str, archive_format: str) -> None:
+def test_formats_are_known_by_the_file_name(name: str, archive_format: str) -> None:
     assert archive_format_of(name) == archive_format
