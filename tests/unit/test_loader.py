@@ -360,7 +360,7 @@ def test_base_spells_out_every_default() -> None:
 
 def test_every_field_is_frozen_and_keyword_only() -> None:
     for cls in (Config, DataConfig, TrainingConfig):
-        assert all(field.kw_only for field in dataclasses.fields(kind))
+        assert all(field.kw_only for field in dataclasses.fields(cls))
     with pytest.raises(dataclasses.FrozenInstanceError):
         read("").run_dir = "y"  # type: ignore[misc]
 
