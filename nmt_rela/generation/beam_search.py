@@ -5,8 +5,6 @@ Shapes: S active sentences, B beams, V vocabulary, C candidates per sentence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,11 +12,9 @@ from torch.nn.functional import pad
 
 from nmt_rela.data.tokenizer import BOS, EOS, PAD
 from nmt_rela.generation.decoding_step import (
-    SUPPRESSED_TOKENS,
-    PrefixConstraint,
+    SearchConstraints,
     StepDecoder,
     constrained_log_softmax,
-    steps_between_checks,
 )
 from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
 from nmt_rela.generation.sampling import greedy_search
@@ -29,24 +25,13 @@ _NEVER = float("-inf")
 
 def beam_search(
     decoder: StepDecoder,
+    constraints: SearchConstraints,
     *,
     beam_size: int,
-    max_lengths: Tensor,
-    length_penalty: float = 0.6,
-    min_length: int = 0,
     n_best: int = 1,
     early_stopping: bool = False,
-    prefixes: Sequence[Sequence[int]] | None = None,
-    suppress_tokens: Sequence[int] = SUPPRESSED_TOKENS,
-    check_every: int | None = None,
 ) -> list[list[Hypothesis]]:
     """The ``n_best`` sequences of highest score that the beam finds, best first, for each sentence.
-
-    ``max_lengths`` [sentences] is the number of tokens, EOS included, at which a hypothesis is cut. It lies on the
-    device of the decoder. EOS is suppressed until ``max(1, min_length)`` other tokens are written.
-    ``suppress_tokens`` never appear; their probability is not given to other tokens. ``prefixes`` are the tokens that
-    every hypothesis of a sentence must begin with. ``check_every`` is the number of steps between two checks for
-    finished sentences (default: 1 on the CPU, 4 elsewhere); it changes speed only.
 
     The rules are the paper's. Each step has 2·B candidates. Candidates that end join the pool of finished hypotheses;
     a hypothesis of maximum length counts as finished. A sentence ends when its n_best-th finished score is at least
@@ -61,19 +46,13 @@ def beam_search(
     Results do not depend on the other sentences of the batch. Ties go to the better beam, then to the smaller token.
     """
     assert 1 <= n_best <= beam_size
-    sentences = len(max_lengths)
+    max_lengths, length_penalty, steps = constraints.max_lengths, constraints.length_penalty, constraints.max_steps
+    sentences, device = len(max_lengths), max_lengths.device
     if sentences == 0:
         return []
     if beam_size == 1:
-        return greedy_search(
-            decoder, max_lengths=max_lengths, length_penalty=length_penalty, min_length=min_length, prefixes=prefixes,
-            suppress_tokens=suppress_tokens, check_every=check_every,
-        )  # fmt: skip
-    device = max_lengths.device
-    check_every = check_every or steps_between_checks(device)
-    steps = int(max_lengths.max())
-    prefix = PrefixConstraint(prefixes, steps, device) if prefixes is not None else None
-    suppressed = torch.tensor(suppress_tokens, dtype=torch.long, device=device)
+        return greedy_search(decoder, constraints)
+    prefix, suppressed = constraints.prefix_table(), constraints.suppressed()
     history = BeamHistory(sentences, beam_size, device)
     rows = torch.arange(sentences, device=device)  # [S]: positions of the active sentences in the whole batch
     final_penalty = ((5.0 + max_lengths.float()) / 6.0) ** length_penalty
@@ -88,7 +67,7 @@ def beam_search(
     for step in range(steps):
         logits = decoder.step(tokens)
         log_probs = constrained_log_softmax(
-            logits, suppressed, allow_eos=step >= max(1, min_length), forced=prefix.at(step, rows) if prefix else None
+            logits, suppressed, allow_eos=constraints.allow_eos(step), forced=prefix.at(step, rows) if prefix else None
         )
         totals, beam_indices, next_tokens, token_log_probs = top_candidates(scores, log_probs, 2 * beam_size)  # [S, 2B]
         at_max_length = max_lengths <= step + 1
@@ -114,7 +93,7 @@ def beam_search(
 
         if step + 1 == steps:
             break
-        if (step + 1) % check_every == 0:
+        if constraints.is_check_due(step):
             done = finished_scores[:, n_best - 1] >= scores[:, 0] / final_penalty
             if early_stopping:
                 done = done | (finished_scores[:, -1] > _NEVER)

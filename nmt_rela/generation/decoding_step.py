@@ -1,4 +1,4 @@
-"""One step of any search: the decoder it drives, and the tokens that may come next.
+"""What all searches have in common: the decoder that they drive, their constraints, and the step that applies them.
 
 Shapes: S active sentences, B beams, V vocabulary.
 """
@@ -6,6 +6,7 @@ Shapes: S active sentences, B beams, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -36,7 +37,46 @@ class StepDecoder(Protocol):
         """Continue with these sentences of the active batch only: positions [kept], ascending."""
 
 
-class PrefixConstraint:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConstraints:
+    """The limits of a search and the score that ranks its hypotheses."""
+
+    #: Tokens, EOS included, at which a hypothesis of each sentence is cut: [sentences], on the device of the decoder.
+    max_lengths: Tensor
+    #: EOS is suppressed until ``max(1, min_length)`` other tokens are written.
+    min_length: int = 0
+    length_penalty: float = 0.6
+    #: The tokens that every hypothesis of a sentence must begin with.
+    prefixes: Sequence[Sequence[int]] | None = None
+    #: Tokens that never appear. Their probability is not given to other tokens.
+    suppress_tokens: Sequence[int] = SUPPRESSED_TOKENS
+    #: Steps between two checks for finished sentences; it changes speed only. None: 1 on the CPU, 4 elsewhere, where
+    #: each check synchronises with the CPU.
+    check_every: int | None = None
+
+    @property
+    def max_steps(self) -> int:
+        """Steps until the longest hypothesis is cut."""
+        return int(self.max_lengths.max()) if len(self.max_lengths) else 0
+
+    def allow_eos(self, step: int) -> bool:
+        """Whether EOS may be the token of a step, counted from 0."""
+        return step >= max(1, self.min_length)
+
+    def is_check_due(self, step: int) -> bool:
+        """Whether finished sentences are looked for after a step."""
+        return (step + 1) % (self.check_every or (1 if self.max_lengths.device.type == "cpu" else 4)) == 0
+
+    def suppressed(self) -> Tensor:
+        """``suppress_tokens`` as a tensor."""
+        return torch.tensor(self.suppress_tokens, dtype=torch.long, device=self.max_lengths.device)
+
+    def prefix_table(self) -> PrefixTable | None:
+        """``prefixes`` as a table, if there are any."""
+        return None if self.prefixes is None else PrefixTable(self.prefixes, self.max_steps, self.max_lengths.device)
+
+
+class PrefixTable:
     """The forced prefix of every sentence, in one tensor. A sentence is free after its prefix."""
 
     def __init__(self, prefixes: Sequence[Sequence[int]], max_length: int, device: torch.device) -> None:
@@ -60,7 +100,7 @@ def constrained_log_softmax(
 ) -> Tensor:
     """Log-probabilities [S, B, V] of the next token, −∞ for tokens that may not come. Overwrites ``logits``.
 
-    ``forced`` comes from ``PrefixConstraint.at``. It leaves a sentence its next token only, suppressed or not.
+    ``forced`` comes from ``PrefixTable.at``. It leaves a sentence its next token only, suppressed or not.
     """
     # In place on the CPU, where this is known to work: allocating a tensor of this size costs half as much again.
     log_probs = torch.log_softmax(logits, 2, out=logits if logits.device.type == "cpu" else None)
@@ -81,8 +121,3 @@ def suppress_(scores: Tensor, suppressed: Tensor, *, allow_eos: bool) -> None:
     scores.index_fill_(2, suppressed, -torch.inf)
     if not allow_eos:
         scores[:, :, EOS] = -torch.inf
-
-
-def steps_between_checks(device: torch.device) -> int:
-    """Steps between two checks for finished sentences: on an accelerator each check synchronises with the CPU."""
-    return 1 if device.type == "cpu" else 4

@@ -13,10 +13,8 @@ from torch import Tensor
 
 from nmt_rela.data.tokenizer import BOS, EOS, PAD
 from nmt_rela.generation.decoding_step import (
-    SUPPRESSED_TOKENS,
-    PrefixConstraint,
+    SearchConstraints,
     StepDecoder,
-    steps_between_checks,
     suppress_,
 )
 from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
@@ -25,24 +23,18 @@ from nmt_rela.generation.options import SamplingOptions
 
 def sample(
     decoder: StepDecoder,
+    constraints: SearchConstraints,
     options: SamplingOptions,
     *,
     num_samples: int,
     seeds: Sequence[int],
-    max_lengths: Tensor,
-    length_penalty: float = 0.6,
-    min_length: int = 0,
-    prefixes: Sequence[Sequence[int]] | None = None,
-    suppress_tokens: Sequence[int] = SUPPRESSED_TOKENS,
-    check_every: int | None = None,
 ) -> list[list[Hypothesis]]:
-    """``num_samples`` independent sequences per sentence, best score first. Other arguments as in ``beam_search``.
+    """``num_samples`` independent sequences per sentence, best score first.
 
     The random numbers of a sentence depend on ``options.seed`` and on its own seed in ``seeds`` (say, its line
     number), not on its batch. Log-probabilities are the model's own, not those of the tempered, truncated distribution.
     """
-    sentences = len(max_lengths)
-    steps = int(max_lengths.max()) if sentences else 0
+    sentences, steps = len(constraints.max_lengths), constraints.max_steps
     # One uniform number per token, turned into a token by the inverse of the cumulative distribution.
     uniforms = torch.empty(sentences, num_samples, steps, dtype=torch.float64)
     for row, seed in enumerate(seeds):
@@ -50,17 +42,14 @@ def sample(
         mixed = np.random.SeedSequence([options.seed % 2**64, seed]).generate_state(1, np.uint32)[0]
         generator = torch.Generator().manual_seed(int(mixed))
         uniforms[row] = torch.rand(steps, num_samples, dtype=torch.float64, generator=generator).T
-    uniforms = uniforms.to(max_lengths.device)
+    uniforms = uniforms.to(constraints.max_lengths.device)
 
     def select_token(logits: Tensor, step: int, rows: Tensor) -> Tensor:
         return _sample_tokens(
             logits / options.temperature, uniforms[rows, :, step], top_k=options.top_k, top_p=options.top_p
         )
 
-    return generate(
-        decoder, select_token, num_sequences=num_samples, max_lengths=max_lengths, length_penalty=length_penalty,
-        min_length=min_length, prefixes=prefixes, suppress_tokens=suppress_tokens, check_every=check_every,
-    )  # fmt: skip
+    return generate(decoder, constraints, select_token, num_sequences=num_samples)
 
 
 def _sample_tokens(logits: Tensor, uniforms: Tensor, *, top_k: int, top_p: float) -> Tensor:
@@ -80,50 +69,28 @@ def _sample_tokens(logits: Tensor, uniforms: Tensor, *, top_k: int, top_p: float
     return (positions if ids is None else ids.gather(-1, positions)).squeeze(-1)
 
 
-def greedy_search(
-    decoder: StepDecoder,
-    *,
-    max_lengths: Tensor,
-    length_penalty: float = 0.6,
-    min_length: int = 0,
-    prefixes: Sequence[Sequence[int]] | None = None,
-    suppress_tokens: Sequence[int] = SUPPRESSED_TOKENS,
-    check_every: int | None = None,
-) -> list[list[Hypothesis]]:
-    """The most probable token at every step: a list of one sequence per sentence. Arguments as in ``beam_search``."""
-    return generate(
-        decoder, lambda logits, step, rows: logits.argmax(dim=2), num_sequences=1, max_lengths=max_lengths,
-        length_penalty=length_penalty, min_length=min_length, prefixes=prefixes, suppress_tokens=suppress_tokens,
-        check_every=check_every,
-    )  # fmt: skip
+def greedy_search(decoder: StepDecoder, constraints: SearchConstraints) -> list[list[Hypothesis]]:
+    """The most probable token at every step: a list of one sequence per sentence."""
+    return generate(decoder, constraints, lambda logits, step, rows: logits.argmax(dim=2), num_sequences=1)
 
 
 def generate(
     decoder: StepDecoder,
+    constraints: SearchConstraints,
     select_token: Callable[[Tensor, int, Tensor], Tensor],
     *,
     num_sequences: int,
-    max_lengths: Tensor,
-    length_penalty: float,
-    min_length: int,
-    prefixes: Sequence[Sequence[int]] | None = None,
-    suppress_tokens: Sequence[int] = SUPPRESSED_TOKENS,
-    check_every: int | None = None,
 ) -> list[list[Hypothesis]]:
     """Grow ``num_sequences`` independent sequences per sentence by the tokens that ``select_token`` picks.
 
     ``select_token(logits [S, N, V], step, rows [S]) → [S, N]``: tokens that it must not pick have logit −∞; ``rows``
-    are the positions of the active sentences in the whole batch. A sequence ends at its first EOS. Other arguments as
-    in ``beam_search``.
+    are the positions of the active sentences in the whole batch. A sequence ends at its first EOS.
     """
-    sentences = len(max_lengths)
+    max_lengths, steps = constraints.max_lengths, constraints.max_steps
+    sentences, device = len(max_lengths), max_lengths.device
     if sentences == 0:
         return []
-    device = max_lengths.device
-    check_every = check_every or steps_between_checks(device)
-    steps = int(max_lengths.max())
-    prefix = PrefixConstraint(prefixes, steps, device) if prefixes is not None else None
-    suppressed = torch.tensor(suppress_tokens, dtype=torch.long, device=device)
+    prefix, suppressed = constraints.prefix_table(), constraints.suppressed()
     all_tokens = torch.full((sentences, num_sequences, steps), PAD, dtype=torch.long, device=device)
     all_log_probs = torch.zeros((sentences, num_sequences, steps), device=device)
     rows = torch.arange(sentences, device=device)
@@ -137,7 +104,7 @@ def generate(
             is_forced, forced_tokens = (values.unsqueeze(1) for values in forced)
             forced_log_probs = logits.gather(2, forced_tokens.unsqueeze(2).expand(-1, logits.shape[1], 1)).squeeze(2)
             forced_log_probs = forced_log_probs - log_normalizer
-        suppress_(logits, suppressed, allow_eos=step >= max(1, min_length))
+        suppress_(logits, suppressed, allow_eos=constraints.allow_eos(step))
         if step == 0 and num_sequences > 1:  # all sequences have the same first distribution
             decoder.reorder(torch.zeros_like(ended, dtype=torch.long))
             logits = logits.expand(-1, num_sequences, -1)
@@ -150,7 +117,7 @@ def generate(
         all_tokens[rows, :, step] = tokens
         all_log_probs[rows, :, step] = log_probs.masked_fill(ended, 0.0)
         ended = ended | (tokens == EOS) | (max_lengths <= step + 1).unsqueeze(1)
-        if (step + 1) % check_every == 0 and step + 1 < steps:
+        if constraints.is_check_due(step) and step + 1 < steps:
             done = ended.all(dim=1)
             num_done = int(done.sum())
             if num_done == len(rows):
@@ -159,13 +126,12 @@ def generate(
                 kept = (~done).nonzero().squeeze(1)
                 decoder.select_sentences(kept)
                 rows, max_lengths, tokens, ended = rows[kept], max_lengths[kept], tokens[kept], ended[kept]
-    return [
-        sorted(
-            (_hypothesis(*sequence, length_penalty) for sequence in zip(sentence_tokens, log_probs, strict=True)),
-            key=lambda hypothesis: -hypothesis.score,
-        )
-        for sentence_tokens, log_probs in zip(all_tokens.tolist(), all_log_probs.tolist(), strict=True)
-    ]
+    found = []
+    for sentence_tokens, sentence_log_probs in zip(all_tokens.tolist(), all_log_probs.tolist(), strict=True):
+        sequences = zip(sentence_tokens, sentence_log_probs, strict=True)
+        hypotheses = [_hypothesis(tokens, log_probs, constraints.length_penalty) for tokens, log_probs in sequences]
+        found.append(sorted(hypotheses, key=lambda hypothesis: -hypothesis.score))
+    return found
 
 
 def _hypothesis(tokens: list[int], log_probs: list[float], length_penalty: float) -> Hypothesis:

@@ -19,7 +19,7 @@ from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.generation.alignment import WordAligner
 from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
 from nmt_rela.generation.beam_search import beam_search
-from nmt_rela.generation.decoding_step import StepDecoder
+from nmt_rela.generation.decoding_step import SearchConstraints, StepDecoder
 from nmt_rela.generation.device import prepare_for_inference, resolve_device
 from nmt_rela.generation.ensemble import EnsembleDecoder
 from nmt_rela.generation.hypothesis import Hypothesis
@@ -260,16 +260,16 @@ class Translator:
         ]
         decoder = decoders[0] if len(decoders) == 1 else EnsembleDecoder(decoders)
         prefixes = [segment.prefix for segment in segments] if any(segment.prefix for segment in segments) else None
+        constraints = SearchConstraints(
+            max_lengths=max_lengths, min_length=options.min_length, length_penalty=options.length_penalty,
+            prefixes=prefixes,
+        )  # fmt: skip
         if options.sampling is not None:
-            found = sample(
-                decoder, options.sampling, num_samples=options.n_best, seeds=[segment.seed for segment in segments],
-                max_lengths=max_lengths, length_penalty=options.length_penalty, min_length=options.min_length,
-                prefixes=prefixes,
-            )  # fmt: skip
+            seeds = [segment.seed for segment in segments]
+            found = sample(decoder, constraints, options.sampling, num_samples=options.n_best, seeds=seeds)
         else:
             found = beam_search(
-                decoder, beam_size=options.beam_size, max_lengths=max_lengths, n_best=options.n_best,
-                length_penalty=options.length_penalty, min_length=options.min_length, prefixes=prefixes,
+                decoder, constraints, beam_size=options.beam_size, n_best=options.n_best,
                 early_stopping=options.early_stopping,
             )  # fmt: skip
         if not all(hypotheses and math.isfinite(hypotheses[0].score) for hypotheses in found):

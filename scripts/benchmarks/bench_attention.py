@@ -30,15 +30,14 @@ from nmt_rela.commands import cli
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def variants(options: argparse.Namespace, mask: AttentionMask | None) -> dict[str, Attend]:
+def subjects_of(options: argparse.Namespace, mask: AttentionMask | None) -> dict[str, Attend]:
     """The subjects by name: queries, keys, values [batch, heads, length, head_dim] → [batch, length, embed_dim]."""
-    dimension = options.heads * options.width
 
-    def our_own(kind: str) -> Attend:
+    def our_own(name: str) -> Attend:
         attention = MultiHeadAttention(
-            dimension, options.heads, variant=kind, dropout=options.dropout, cross_attention=False
+            options.heads * options.width, options.heads, variant=name, dropout=options.dropout, cross_attention=False
         )
-        variant = ATTENTION_VARIANTS[kind]  # the projections are the same for all; the norm of ReLA is part of its cost
+        variant = ATTENTION_VARIANTS[name]  # the projections are the same for all; the norm of ReLA is part of its cost
         attention.to(options.device)
         return lambda query, key, value: attention.output_norm(
             attend_by_backend(variant, query, key, value, mask, dropout=options.dropout).flatten(2)
@@ -55,12 +54,12 @@ def variants(options: argparse.Namespace, mask: AttentionMask | None) -> dict[st
         )
         return heads.transpose(1, 2).flatten(2)
 
-    found: dict[str, Attend] = {"sdpa": sdpa, **{kind: our_own(kind) for kind in options.attention}}
+    found: dict[str, Attend] = {"sdpa": sdpa, **{name: our_own(name) for name in options.attention}}
     if importlib.util.find_spec("entmax"):
         import entmax
 
         for name in ("sparsemax", "entmax15"):
-            found[f"entmax {name}"] = _with_map(getattr(entmax, name), mask, options.dropout)
+            found[f"entmax {name}"] = _with_weight_function(getattr(entmax, name), mask, options.dropout)
     if options.device == "cuda" and not options.dropout and mask is None and importlib.util.find_spec("adasplash"):
         from adasplash import adasplash_no_block_mask
 
@@ -68,12 +67,12 @@ def variants(options: argparse.Namespace, mask: AttentionMask | None) -> dict[st
     return found
 
 
-def _with_map(mapping: Callable[..., Tensor], mask: AttentionMask | None, dropout: float) -> Attend:
+def _with_weight_function(function: Callable[..., Tensor], mask: AttentionMask | None, dropout: float) -> Attend:
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
         if mask is not None:
             scores = scores + mask.as_bias(scores.shape[2], scores.shape[3], scores.dtype, scores.device)
-        weights = F.dropout(mapping(scores.float(), dim=-1).to(value.dtype), dropout)
+        weights = F.dropout(function(scores.float(), dim=-1).to(value.dtype), dropout)
         return (weights @ value).transpose(1, 2).flatten(2)
 
     return attend
@@ -113,7 +112,7 @@ def measure(options: argparse.Namespace, length: int) -> list[dict[str, Any]]:
         mask = key_padding_mask(visible.expand(sentences, length), torch.float32)
     subjects = {
         name: lambda attend=attend: run_once(attend, inputs, upstream)
-        for name, attend in variants(options, mask).items()
+        for name, attend in subjects_of(options, mask).items()
     }
     results = interleave(subjects, options.rounds, warm_up=2)  # the first rounds compile
     complete = {

@@ -4,7 +4,7 @@
 
 writes a corpus of short lines for each size, prepares it in a process of its own through the real stages (reading,
 cleaning with de-duplication, sub-words, encoding), and samples that process' resident memory. From the two largest
-sizes it reckons bytes a pair, and what 40 million pairs would take. Needs /proc.
+sizes it extrapolates bytes per pair, and what 40 million pairs would take. Needs /proc.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, nargs="+", default=[500_000, 2_000_000], help="sizes, smaller first")
     parser.add_argument("--words", type=float, default=4.0, help="words in a line, on average")
     parser.add_argument("--sample", type=int, default=50_000, help="data.tokenizer_sample_size")
-    parser.add_argument("--directory", type=Path, help="where the temporary corpora go (about 200 bytes a pair)")
+    parser.add_argument("--directory", type=Path, help="where the temporary corpora go (about 200 bytes per pair)")
     options = parser.parse_args()
     sizes: list[int] = options.pairs
     measured: dict[int, dict[str, dict[str, float]]] = {}
@@ -86,7 +86,7 @@ def main() -> int:
         measured[pairs] = measure(pairs, words=options.words, sample=options.sample, scratch=options.directory)
     result: dict[str, Any] = {"measured": measured, "full_size": FULL_SIZE, "reckoned_bytes": {}}
     heads = "".join(f"{f'{pairs:,} pairs':>26}" for pairs in sizes)
-    print(f"{'stage':<10}{heads}{'bytes a pair':>16}{f'at {FULL_SIZE:,}':>18}")
+    print(f"{'stage':<10}{heads}{'bytes per pair':>16}{f'at {FULL_SIZE:,}':>18}")
     for stage in measured[sizes[-1]]:
         row = [sizes_measured.get(stage, {"seconds": 0.0, "peak_bytes": 0.0}) for sizes_measured in measured.values()]
         slope = 0.0

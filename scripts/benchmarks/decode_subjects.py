@@ -19,6 +19,7 @@ from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import EOS
 from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
 from nmt_rela.generation.beam_search import beam_search
+from nmt_rela.generation.decoding_step import SearchConstraints
 from nmt_rela.generation.device import prepare_for_inference, resolve_device
 from nmt_rela.generation.translator import DTYPES, Precision, Translator
 from nmt_rela.models.incremental_decoder import IncrementalDecoder
@@ -76,10 +77,9 @@ def forced_subject(model: Transformer, sentences: list[list[int]], options: argp
                 source = pad_sequences([chosen[i] for i in batch]).to(device)
                 state = IncrementalDecoder(model, model.encode(source), num_beams=beam_size, max_length=options.length)
                 decoder = CountingDecoder(model, state)
-                found = beam_search(
-                    decoder, beam_size=beam_size, min_length=options.length - 1,
-                    max_lengths=torch.full((len(batch),), options.length, device=device),
-                )  # fmt: skip
+                lengths = torch.full((len(batch),), options.length, device=device)
+                constraints = SearchConstraints(max_lengths=lengths, min_length=options.length - 1)
+                found = beam_search(decoder, constraints, beam_size=beam_size)
             return sum(len(hypotheses[0].tokens) for hypotheses in found), decoder.bytes_read
 
         batches = list(batch_by_tokens([len(ids) for ids in chosen], batch_tokens // beam_size, threads=threads))

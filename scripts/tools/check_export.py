@@ -1,6 +1,6 @@
-"""Compare a run with its export to CTranslate2, line by line: beam search without a length penalty, on the CPU.
+"""Compare a run with its CTranslate2 export, line by line: beam search without a length penalty, on the CPU.
 
-Where they differ, the log-probability of either translation says which search found the better one.
+Where translations differ, their log-probabilities show which search found the better one.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from nmt_rela.export.run_export import export_run
 from nmt_rela.generation.translator import Translator
 from nmt_rela.utils.text import read_lines
 
-#: Sub-words of output after which CTranslate2 cuts; we cut at source length + max_length_offset.
+#: Maximum output length of CTranslate2; ours is source length + max_length_offset.
 LONGEST = 256
 
 
-def compare(run: Path, lines: list[str], *, beam: int, early_stopping: bool) -> dict[str, Any]:
-    """How many translations are the same, and every difference with the log-probability of both."""
+def compare(run: Path, lines: list[str], *, beam_size: int, early_stopping: bool) -> dict[str, Any]:
+    """The number of equal translations, and every difference with the log-probability of both."""
     import ctranslate2
 
     ours = Translator.load(run, device="cpu")
-    translations = ours.translate(lines, beam_size=beam, length_penalty=0.0, early_stopping=early_stopping)
-    vocabulary = ours.tokenizers.source
+    translations = ours.translate(lines, beam_size=beam_size, length_penalty=0.0, early_stopping=early_stopping)
+    source = ours.tokenizers.source
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model")
         export_run(RunDirectory(run), model, format="ctranslate2")
         theirs = ctranslate2.Translator(str(model), device="cpu", intra_threads=1).translate_batch(
-            [vocabulary.convert_ids_to_pieces(ids) for ids in vocabulary.encode(lines)],
-            beam_size=beam, length_penalty=0.0, max_decoding_length=LONGEST, max_batch_size=64,
+            [source.convert_ids_to_pieces(ids) for ids in source.encode(lines)],
+            beam_size=beam_size, length_penalty=0.0, max_decoding_length=LONGEST, max_batch_size=64,
             disable_unk=True, suppress_sequences=[["<pad>"], ["<s>"]],
             return_scores=True,
         )  # fmt: skip
@@ -62,13 +62,13 @@ def main() -> None:
     parser.add_argument("--model", required=True, type=Path, metavar="RUN", help="a run with softmax attention")
     parser.add_argument("--source", required=True, type=Path, metavar="FILE", help="text to translate")
     parser.add_argument("--lines", type=int, default=1000, metavar="N", help="its first N lines (default: 1000)")
-    parser.add_argument("--beam", type=int, default=4, metavar="N")
-    parser.add_argument("--early-stopping", action="store_true", help="end ours with the beam-th finished hypothesis")
+    parser.add_argument("--beam-size", type=int, default=4, metavar="N")
+    parser.add_argument("--early-stopping", action="store_true", help="early stopping in our search")
     options = parser.parse_args()
     lines = list(itertools.islice(read_lines(options.source), options.lines))
     print(
         json.dumps(
-            compare(options.model, lines, beam=options.beam, early_stopping=options.early_stopping),
+            compare(options.model, lines, beam_size=options.beam_size, early_stopping=options.early_stopping),
             indent=1,
             ensure_ascii=False,
         )

@@ -38,11 +38,13 @@ schedule is `noam`; `training.checkpoint_metric: bleu` needs `training.validatio
 """
 
 
-def comments(kind: type) -> dict[str, str]:
+def comments(config_class: type) -> dict[str, str]:
     """The ``#:`` block above each field of a dataclass."""
     lines = inspect.getsource(schema).splitlines()
     tree = ast.parse("\n".join(lines))
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
+    body = next(
+        node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == config_class.__name__
+    )
     found = {}
     for statement in body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
@@ -66,11 +68,14 @@ def accepted(hint: Any, bounds: Any) -> str:
         return f"{name} {', '.join(limits)}".strip()
     if hint in (bool, str):
         return "`true`, `false`" if hint is bool else "text"
-    kinds = [accepted(kind, bounds) for kind in get_args(hint) if not dataclasses.is_dataclass(kind)]
+    choices = [accepted(choice, bounds) for choice in get_args(hint) if not dataclasses.is_dataclass(choice)]
     keys = [
-        field.name for kind in get_args(hint) if dataclasses.is_dataclass(kind) for field in dataclasses.fields(kind)
+        field.name
+        for choice in get_args(hint)
+        if dataclasses.is_dataclass(choice)
+        for field in dataclasses.fields(choice)
     ]
-    return f"{', '.join(kinds)}; or a mapping of {', '.join(f'`{key}`' for key in keys)} to one of these each"
+    return f"{', '.join(choices)}; or a mapping of {', '.join(f'`{key}`' for key in keys)} to one of these each"
 
 
 def default(field: dataclasses.Field[Any]) -> str:
@@ -82,12 +87,12 @@ def default(field: dataclasses.Field[Any]) -> str:
     return f"`{field.default}`" if field.default != "" else '`""`'
 
 
-def table(kind: type, prefix: str) -> Iterator[str]:
+def table(choice: type, prefix: str) -> Iterator[str]:
     """The Markdown table of one dataclass's plain fields."""
-    hints, meanings = get_type_hints(kind), comments(kind)
+    hints, meanings = get_type_hints(choice), comments(choice)
     yield "| key | values | default | meaning |"
     yield "| --- | --- | --- | --- |"
-    for field in dataclasses.fields(kind):
+    for field in dataclasses.fields(choice):
         if not dataclasses.is_dataclass(hints[field.name]):
             cells = (accepted(hints[field.name], field.metadata), default(field), meanings[field.name])
             yield " | ".join([f"| `{prefix}{field.name}`", *(cell.replace("|", "\\|") for cell in cells)]) + " |"

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""The demonstration: train on the embedded corpus, score, show translations, look into the attention.
+"""Demonstration: train on the embedded corpus, evaluate, show translations, analyse the attention.
 
-    scripts/tools/demo.py                                                        rela-g, in runs/demo
-    scripts/tools/demo.py model.attention=softmax run_dir=runs/demo-softmax          another kind
+    scripts/tools/demo.py                                                      rela-g, in runs/demo
+    scripts/tools/demo.py model.attention=softmax run_dir=runs/demo-softmax    another variant
 
-Each step is a command of the package, printed before it runs, so it can be repeated by hand. What is done is re-used.
+Each step is a command of the package, printed before it runs, so it can be repeated by hand. A second run reuses the
+data and the trained model.
 """
 
 from __future__ import annotations
@@ -57,14 +58,14 @@ def _demonstrate(arguments: Sequence[str] | None) -> int:
 
 
 def _step(command: Sequence[str]) -> int:
-    """Say and run one command of the package; its exit status."""
+    """Print and run one command of the package; its exit status."""
     print(f"\n$ {shlex.join(command)}", flush=True)
     program = Path(sys.executable).with_name(command[0])
     return subprocess.run([program, *command[1:]], check=False).returncode
 
 
 def _show_examples(config: Config) -> None:
-    """A few test sentences spread over the set, with reference and translation."""
+    """Print a few test sentences spread over the set, with reference and translation."""
     test = load_prepared(config.data).tests[0]
     directory = Path(config.run_dir) / "evaluation" / RunDirectory(config.run_dir).checkpoint().name
     columns = [list(read_lines(path)) for path in (test.source, test.target, directory / f"{test.name}.txt")]

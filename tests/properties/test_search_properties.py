@@ -12,6 +12,7 @@ from toy_search import TableState, best_by_trying, found_by_the_book, score_of, 
 
 from nmt_rela.data.tokenizer import EOS
 from nmt_rela.generation.beam_search import beam_search
+from nmt_rela.generation.decoding_step import SearchConstraints
 from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
 from nmt_rela.generation.segmentation import split_tokens
 from nmt_rela.metrics.word_alignment import NO_WORD, format_pharaoh, parse_pharaoh, word_ids
@@ -31,8 +32,9 @@ def search(
     early_stopping: bool = False,
 ) -> list[list[Hypothesis]]:
     return beam_search(
-        TableState(tables, beams=beams), beam_size=beams, max_lengths=torch.tensor(lengths),
-        n_best=n_best, length_penalty=exponent, min_length=min_length, early_stopping=early_stopping,
+        TableState(tables, beams=beams),
+        SearchConstraints(max_lengths=torch.tensor(lengths), length_penalty=exponent, min_length=min_length),
+        beam_size=beams, n_best=n_best, early_stopping=early_stopping,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from toy_search import TableState, best_by_trying, score_of, table
 
 from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK
 from nmt_rela.generation.beam_search import beam_search, shortlist, top_candidates
-from nmt_rela.generation.decoding_step import SUPPRESSED_TOKENS, constrained_log_softmax
+from nmt_rela.generation.decoding_step import SUPPRESSED_TOKENS, SearchConstraints, constrained_log_softmax
 from nmt_rela.generation.ensemble import EnsembleDecoder
 from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
 from nmt_rela.generation.options import SamplingOptions
@@ -27,14 +27,16 @@ def search(
     beams: int = 4,
     max_length: int | Sequence[int] = 6,
     n_best: int = 1,
+    early_stopping: bool = False,
     memory: float = 0.1,
-    **options: object,
+    **constraints: object,
 ) -> list[list[Hypothesis]]:
     sentences = len(tables)
     lengths = [max_length] * sentences if isinstance(max_length, int) else list(max_length)
     return beam_search(
-        TableState(tables, beams=beams, memory=memory), beam_size=beams,
-        max_lengths=torch.tensor(lengths), n_best=n_best, **options,  # type: ignore[arg-type]
+        TableState(tables, beams=beams, memory=memory),
+        SearchConstraints(max_lengths=torch.tensor(lengths), **constraints),  # type: ignore[arg-type]
+        beam_size=beams, n_best=n_best, early_stopping=early_stopping,
     )  # fmt: skip
 
 
@@ -69,7 +71,7 @@ def test_scores_equal_those_of_forced_decoding() -> None:
 def test_beam_of_one_is_greedy() -> None:
     tables = table(sentences=20, vocabulary=11, seed=5)
     lengths = torch.arange(20) % 5 + 3
-    expected = greedy_search(TableState(tables, beams=1), max_lengths=lengths)
+    expected = greedy_search(TableState(tables, beams=1), SearchConstraints(max_lengths=lengths))
     assert search(tables, beams=1, max_length=lengths.tolist()) == expected
     for sentence, (hypothesis,) in enumerate(expected):
         previous = BOS
@@ -99,7 +101,7 @@ def test_finished_sentences_leave_the_batch() -> None:
     tables = table(sentences=8, vocabulary=9, seed=2)
     tables[:7, :, EOS] += 50.0  # seven sentences end at once
     state = TableState(tables, beams=4)
-    beam_search(state, beam_size=4, max_lengths=torch.full((8,), 30))
+    beam_search(state, SearchConstraints(max_lengths=torch.full((8,), 30)), beam_size=4)
     assert state.rows_seen[0] == 8
     assert max(state.rows_seen[4:], default=0) <= 1
 
@@ -111,7 +113,8 @@ def test_early_stopping_ends_where_the_bound_would_go_on() -> None:
     steps = {}
     for early in (False, True):
         state = TableState(tables, beams=4)
-        beam_search(state, beam_size=4, max_lengths=torch.full((6,), 40), length_penalty=3.0, early_stopping=early)
+        constraints = SearchConstraints(max_lengths=torch.full((6,), 40), length_penalty=3.0)
+        beam_search(state, constraints, beam_size=4, early_stopping=early)
         steps[early] = len(state.rows_seen)
     assert steps[False] == 40
     assert steps[True] < 15
@@ -238,8 +241,9 @@ def test_an_ensemble_averages_probabilities() -> None:
     first, second = table(sentences=4, vocabulary=8, seed=1), table(sentences=4, vocabulary=8, seed=2)
     mean = (first.log_softmax(-1).exp() + second.log_softmax(-1).exp()).div(2).log()
     state = EnsembleDecoder([TableState(first, beams=3, memory=0.0), TableState(second, beams=3, memory=0.0)])
-    batched = beam_search(state, beam_size=3, max_lengths=torch.full((4,), 6))
-    alone = beam_search(TableState(mean, beams=3, memory=0.0), beam_size=3, max_lengths=torch.full((4,), 6))
+    constraints = SearchConstraints(max_lengths=torch.full((4,), 6))
+    batched = beam_search(state, constraints, beam_size=3)
+    alone = beam_search(TableState(mean, beams=3, memory=0.0), constraints, beam_size=3)
     for left, right in zip(batched, alone, strict=True):
         assert left[0].tokens == right[0].tokens
         assert left[0].score == pytest.approx(right[0].score, abs=1e-5)
@@ -249,8 +253,8 @@ def draw(
     tables: Tensor, sampling: SamplingOptions, *, samples: int = 3, seeds: Sequence[int] | None = None
 ) -> list[list[Hypothesis]]:
     return sample(
-        TableState(tables, beams=samples), sampling, num_samples=samples,
-        seeds=list(range(len(tables))) if seeds is None else seeds, max_lengths=torch.full((len(tables),), 7),
+        TableState(tables, beams=samples), SearchConstraints(max_lengths=torch.full((len(tables),), 7)), sampling,
+        num_samples=samples, seeds=list(range(len(tables))) if seeds is None else seeds,
     )  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def test_a_user_error_in_a_subject_process_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_report_has_the_speed_of_its_runs(tmp_path: Path) -> None:
-    runs = [write_run(tmp_path / kind, attention=kind) for kind in ("softmax", "rela-g")]
+    runs = [write_run(tmp_path / attention, attention=attention) for attention in ("softmax", "rela-g")]
     found = existing_experiment("demo", tmp_path, variants=ATTENTION_VARIANTS, seeds=[], output=tmp_path / "report")
     output = speed_file(found, "decoding")
     output.parent.mkdir(parents=True)
