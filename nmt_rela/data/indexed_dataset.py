@@ -109,8 +109,6 @@ class ParallelDataset:
         #: SHA-256 of the header, which holds those of the other files: it identifies the dataset.
         self.fingerprint: str = hashlib.sha256(text).hexdigest()
         self.vocabulary_fingerprint: str = self._header["vocabulary_fingerprint"]
-        self.source_vocabulary_size: int = self._header["source"]["vocabulary_size"]
-        self.target_vocabulary_size: int = self._header["target"]["vocabulary_size"]
         self.sources, self.targets = (
             TokenSequences(directory / side, token_type=_token_type(self._header[side]["vocabulary_size"]))
             for side in _SIDES

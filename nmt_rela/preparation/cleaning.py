@@ -14,7 +14,8 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from nmt_rela.data.normalization import RomanianDiacritics, normalization_for, primary_language
+from nmt_rela.config.schema import DataConfig
+from nmt_rela.data.normalization import normalization_for, primary_language
 from nmt_rela.preparation.cleaning_stats import CleaningStats
 
 #: Longer sides are dropped in any writing system.
@@ -95,24 +96,14 @@ class HashSet64:
 class Cleaner:
     """Cleans one source after another. Duplicates are found across all of them."""
 
-    def __init__(
-        self,
-        *,
-        source_language: str,
-        target_language: str,
-        romanian_diacritics: RomanianDiacritics = "none",
-        max_length_ratio: float = 9.0,
-        drop_duplicates: bool = True,
-        drop_untranslated: bool = True,
-    ) -> None:
+    def __init__(self, data: DataConfig) -> None:
+        languages = (data.source_language, data.target_language)
+        self._data = data
         self._normalize = [
-            normalization_for(code, romanian_diacritics=romanian_diacritics)
-            for code in (source_language, target_language)
+            normalization_for(language, romanian_diacritics=data.romanian_diacritics) for language in languages
         ]
-        self._counters = [word_counter(code) for code in (source_language, target_language)]
-        self._max_ratio = max_length_ratio
-        self._drop_untranslated = drop_untranslated
-        self._seen = HashSet64() if drop_duplicates else None
+        self._counters = [word_counter(language) for language in languages]
+        self._seen = HashSet64()
 
     def clean(
         self, pairs: Iterable[tuple[str | None, str | None]], stats: CleaningStats
@@ -150,10 +141,10 @@ class Cleaner:
             stats.drop("overlong")
             return None
         shorter, longer = sorted((self._counters[0](left), self._counters[1](right)))
-        if self._drop_untranslated and left == right and longer >= COPY_WORDS:
+        if self._data.drop_untranslated and left == right and longer >= COPY_WORDS:
             stats.drop("copy")
             return None
-        if longer > RATIO_FREE_WORDS and longer > self._max_ratio * shorter:
+        if longer > RATIO_FREE_WORDS and longer > self._data.max_length_ratio * shorter:
             stats.drop("ratio")
             return None
         repairs.append(repaired_left or repaired_right)
@@ -163,7 +154,7 @@ class Cleaner:
         self, chunk: list[tuple[str, str]], repairs: list[str], stats: CleaningStats
     ) -> list[tuple[str, str]]:
         new = [True] * len(chunk)
-        if self._seen is not None:
+        if self._data.drop_duplicates:
             new = self._seen.add(np.fromiter(map(_hash, chunk), dtype=np.uint64, count=len(chunk))).tolist()
         kept = []
         for pair, reason, is_new in zip(chunk, repairs, new, strict=True):

@@ -55,9 +55,7 @@ _VERSIONS = {"sets": 1, "text": 1, "subwords": 1, "train": 1, "dev": 1}
 _ROMANIAN_VERSIONS = {"none": "none", "cedilla": "cedilla 2", "remove": "remove 2"}
 
 
-def prepare(
-    data: DataConfig, *, mirror: str | None = None, workers: int = 0, log: logging.Logger = LOG
-) -> PreparedData:
+def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) -> PreparedData:
     """The data of a configuration. Stages that are missing are made; with none missing, nothing is written.
 
     Data that is complete is used again, also when its archives, their mirror or the network are gone. It is made anew
@@ -78,17 +76,17 @@ def prepare(
     summary = corpus.summary()
     if summary and not _has_changed(corpus, cache, summary):
         if summary["mirror"] != mirror:
-            log.info("using data prepared before from %s", summary["mirror"] or "the published archives")
+            LOG.info("using data prepared before from %s", summary["mirror"] or "the published archives")
         return corpus.prepared(summary)
     with exclusive(corpus.directory / ".lock", work=f"prepares data in {corpus.directory}"):
         remove_partial_stages(corpus.directory)
         languages = f"{data.source_language} to {data.target_language}"
-        log.info("preparing %s (licence: %s): %s", corpus.task.title, corpus.task.licence, languages)
+        LOG.info("preparing %s (licence: %s): %s", corpus.task.title, corpus.task.licence, languages)
         try:
             sources = resolve(corpus, cache)
             stages = list_stages(corpus, sources, workers=workers or available_cores())
             for stage in stages.values():
-                ensure_stage(stage, log=log)
+                ensure_stage(stage)
         except CorruptArchiveError as error:
             if error.archive and cache.discard(error.archive):
                 raise DataError(f"{error}; it is deleted, and fetched again by the next run") from None
@@ -102,7 +100,7 @@ def prepare(
         }
         with atomic_write(corpus.summary_file) as stream:
             stream.write(json.dumps(summary, indent=1).encode("utf-8") + b"\n")
-    log.info("prepared in %s", corpus.directory)
+    LOG.info("prepared in %s", corpus.directory)
     return corpus.prepared(summary)
 
 

@@ -55,10 +55,10 @@ def is_complete(directory: Path) -> bool:
         return False
 
 
-def ensure_stage(stage: Stage, *, log: logging.Logger = LOG) -> None:
+def ensure_stage(stage: Stage) -> None:
     """Make a stage unless it is complete."""
     if is_complete(stage.directory):
-        log.info("%s: there already (%s)", stage.name, stage.directory.name)
+        LOG.info("%s: there already (%s)", stage.name, stage.directory.name)
         return
     start = time.monotonic()
     with atomic_directory(stage.directory) as partial:
@@ -67,7 +67,7 @@ def ensure_stage(stage: Stage, *, log: logging.Logger = LOG) -> None:
         sizes = {path.relative_to(partial).as_posix(): path.stat().st_size for path in files}
         record = {"inputs": stage.inputs, "files": sizes}
         (partial / _RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
-    log.info("%s: made in %s (%s)", stage.name, format_duration(time.monotonic() - start), stage.directory.name)
+    LOG.info("%s: made in %s (%s)", stage.name, format_duration(time.monotonic() - start), stage.directory.name)
 
 
 def remove_partial_stages(directory: Path) -> None:

@@ -67,14 +67,7 @@ def clean_text(
     Raises:
         DataError: a source cannot be read, does not have its known number of pairs, or no pair is left.
     """
-    cleaner = Cleaner(
-        source_language=data.source_language,
-        target_language=data.target_language,
-        romanian_diacritics=data.romanian_diacritics,
-        max_length_ratio=data.max_length_ratio,
-        drop_duplicates=data.drop_duplicates,
-        drop_untranslated=data.drop_untranslated,
-    )
+    cleaner = Cleaner(data)
     stats: dict[str, CleaningStats] = {}
     with (
         open(directory / f"train.{data.source_language}", "wb") as source_file,

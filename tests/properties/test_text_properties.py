@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing import archive, packed, tar_bytes
 
+from nmt_rela.config.schema import DataConfig
 from nmt_rela.preparation.cleaning import Cleaner, repair_text
 from nmt_rela.preparation.cleaning_stats import DROP_REASONS, CleaningStats
 from nmt_rela.preparation.sources.archives import natural_order, open_member
@@ -215,7 +216,7 @@ def test_random_bytes_are_no_archive(archive_format: str, data: bytes) -> None:
 @given(st.lists(st.tuples(line_text, line_text) | st.tuples(st.none(), line_text) | st.sampled_from([("a", "b")])))
 def test_every_pair_is_kept_or_counted_once(pairs: list[tuple[str | None, str | None]]) -> None:
     account = CleaningStats()
-    cleaner = Cleaner(source_language="en", target_language="zh")
+    cleaner = Cleaner(DataConfig(task="none", source_language="en", target_language="zh"))
     kept = [pair for chunk in cleaner.clean(pairs, account) for pair in chunk]
     assert account.read == len(pairs)
     assert account.kept == len(kept)

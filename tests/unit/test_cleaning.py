@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.normalization import normalize_romanian
 from nmt_rela.preparation import cleaning
 from nmt_rela.preparation.cleaning import (
@@ -25,7 +26,9 @@ def clean(
     pairs: list[Pair], *, source: str = "en", target: str = "de", **options: object
 ) -> tuple[list[Pair], CleaningStats]:
     stats = CleaningStats()
-    cleaner = Cleaner(source_language=source, target_language=target, **options)  # type: ignore[arg-type]
+    cleaner = Cleaner(
+        DataConfig(task="none", source_language=source, target_language=target, **options)  # type: ignore[arg-type]
+    )
     return [pair for chunk in cleaner.clean(pairs, stats) for pair in chunk], stats
 
 
@@ -59,7 +62,7 @@ def test_pairs_that_stay(pair: Pair) -> None:
 
 
 def test_duplicates_are_exact_pairs_across_sources() -> None:
-    cleaner = Cleaner(source_language="en", target_language="de")
+    cleaner = Cleaner(DataConfig(task="none", source_language="en", target_language="de"))
     first, second = CleaningStats(), CleaningStats()
     kept = [*cleaner.clean([("a", "b"), ("a", "c"), ("a", "b"), (" a", "b")], first)]
     kept += cleaner.clean([("a", "c"), ("b", "c")], second)
@@ -70,7 +73,7 @@ def test_duplicates_are_exact_pairs_across_sources() -> None:
 def test_long_lines_come_in_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cleaning, "_CHUNK_CHARACTERS", 100)
     stats = CleaningStats()
-    cleaner = Cleaner(source_language="en", target_language="de")
+    cleaner = Cleaner(DataConfig(task="none", source_language="en", target_language="de"))
     chunks = list(cleaner.clean(((f"{n % 20:030}", "x" * 20) for n in range(40)), stats))
     assert [len(chunk) for chunk in chunks] == [3, 3, 3, 3, 3, 3, 2, *[0] * (len(chunks) - 7)]
     assert stats.dropped == {"duplicate": 20}, "also across chunks"

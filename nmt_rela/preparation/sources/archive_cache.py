@@ -55,10 +55,7 @@ class ArchiveCache:
         """
         records = self._records()
         for location in self._preferred(archive):
-            if location.path:
-                found = [self._known_file(location.path, records)]
-            else:
-                found = [self._known_remote(part, records) for part in location.parts]
+            found = [self._known_sha256(file, records) for file in location.files]
             if all(found):
                 return _joint_digest([sha256 for sha256 in found if sha256])
         record = records.get(_key(archive))
@@ -110,10 +107,7 @@ class ArchiveCache:
         failures = []
         for location in self._preferred(archive):
             try:
-                if location.path:
-                    files = [self._local_file(location.path)]
-                else:
-                    files = [self._remote_file(part, progress) for part in location.parts]
+                files = [self._obtain(file, progress) for file in location.files]
             except DownloadError as error:
                 if self._cancelled.is_set():
                     raise DataError(f"archive '{archive.name}': interrupted") from None
@@ -133,14 +127,15 @@ class ArchiveCache:
         """The locations, those whose files are on this machine first."""
 
         def is_absent(location: Location) -> bool:
-            paths = [location.path] if location.path else [self._locate(part.url)[0] for part in location.parts]
-            return not all(path.is_file() for path in paths)
+            return not all(self._locate(file)[0].is_file() for file in location.files)
 
         return sorted(archive.locations, key=is_absent)
 
-    def _locate(self, url: str) -> tuple[Path, str]:
-        """The file of a URL, and the URL it is downloaded from ("" where it lies in a mirror directory)."""
-        place = self._mirror.locate(url) if self._mirror else url
+    def _locate(self, file: RemoteFile | Path) -> tuple[Path, str]:
+        """Where a file is or will be, and the URL it is downloaded from ("" for a local file, or one of a mirror)."""
+        if isinstance(file, Path):
+            return file, ""
+        place = self._mirror.locate(file.url) if self._mirror else file.url
         return (place, "") if isinstance(place, Path) else (self._target(place), place)
 
     def _target(self, url: str) -> Path:
@@ -149,25 +144,23 @@ class ArchiveCache:
         path = self.directory / path_of_url(url)
         return path.with_name(path.name + (f"-{hashlib.sha256(query.encode()).hexdigest()[:16]}" if query else ""))
 
-    def _local_file(self, path: Path) -> tuple[Path, str]:
-        if not path.is_file():
-            raise DownloadError("no such file")
-        return path, self._local_sha256(path)
-
-    def _remote_file(self, part: RemoteFile, progress: ProgressBar) -> tuple[Path, str]:
+    def _obtain(self, file: RemoteFile | Path, progress: ProgressBar) -> tuple[Path, str]:
         """One file, verified, and its SHA-256."""
-        path, url = self._locate(part.url)
-        listed = self._mirror.sha256(part.url) if self._mirror else ""
-        if listed:
-            part = replace(part, sha256=listed, md5="", bytes=0)
+        path, url = self._locate(file)
+        if isinstance(file, Path):
+            if not path.is_file():
+                raise DownloadError("no such file")
+            return path, self._local_sha256(path)
+        if self._mirror and (listed := self._mirror.sha256(file.url)):
+            file = replace(file, sha256=listed, md5="", bytes=0)
         if not url:
             if not path.is_file():
                 raise DownloadError(f"{path}: not in the mirror")
-            return path, _verified_sha256(path, part)
+            return path, _verified_sha256(path, file)
         with self._lock:
             file_lock = self._file_locks.setdefault(path, threading.Lock())
         with file_lock:
-            return path, self._downloaded(url, path, part, progress)
+            return path, self._downloaded(url, path, file, progress)
 
     def _downloaded(self, url: str, path: Path, part: RemoteFile, progress: ProgressBar) -> str:
         """Download a URL unless its file is there and intact. Returns its SHA-256."""
@@ -176,7 +169,7 @@ class ArchiveCache:
             part = replace(part, sha256=record["sha256"], bytes=record["bytes"])
         if path.is_file():
             try:
-                return self._record_file(url, path, _verified_sha256(path, part))
+                return self._verify_and_record(url, path, part)
             except DownloadError as error:
                 LOG.warning("%s: %s; it is downloaded again", path, error)
                 path.unlink()
@@ -191,7 +184,7 @@ class ArchiveCache:
                 cancelled=self._cancelled,
             )
             try:
-                return self._record_file(url, path, _verified_sha256(path, part))
+                return self._verify_and_record(url, path, part)
             except DownloadError as error:
                 path.unlink()
                 if last or not resumed:
@@ -202,19 +195,13 @@ class ArchiveCache:
 
     # Records
 
-    def _known_remote(self, part: RemoteFile, records: Mapping[str, Record]) -> str | None:
-        path, url = self._locate(part.url)
-        if not url:
-            return self._known_file(path, records)
-        record = records.get(url)
-        if record is None or (part.sha256 and not self._mirror and record["sha256"] != part.sha256.lower()):
-            return None
-        return str(record["sha256"])
-
-    def _known_file(self, path: Path, records: Mapping[str, Record]) -> str | None:
-        if path.is_file():
+    def _known_sha256(self, file: RemoteFile | Path, records: Mapping[str, Record]) -> str | None:
+        path, url = self._locate(file)
+        if not url and path.is_file():
             return self._local_sha256(path)
-        return str(records[str(path)]["sha256"]) if str(path) in records else None
+        record = records.get(url or str(path))
+        published = "" if isinstance(file, Path) or self._mirror else file.sha256.lower()
+        return str(record["sha256"]) if record and published in ("", record["sha256"]) else None
 
     def _local_sha256(self, path: Path) -> str:
         """The checksum of a file not downloaded here, recorded for as long as its size and time stay the same."""
@@ -226,7 +213,8 @@ class ArchiveCache:
         self._record(str(path), {"sha256": sha256, "bytes": status.st_size, "modified": status.st_mtime_ns})
         return sha256
 
-    def _record_file(self, url: str, path: Path, sha256: str) -> str:
+    def _verify_and_record(self, url: str, path: Path, part: RemoteFile) -> str:
+        sha256 = _verified_sha256(path, part)
         self._record(url, {"sha256": sha256, "bytes": path.stat().st_size})
         return sha256
 

@@ -63,10 +63,6 @@ class RetryPolicy:
     #: Upper bound of the wait in seconds, whatever the server asks for.
     max_backoff: float = 60.0
 
-    def delay(self, failures: int, *, retry_after: float = 0.0) -> float:
-        """Seconds to wait after this many consecutive failures."""
-        return min(max(retry_after, self.backoff * 2 ** max(failures - 1, 0)), self.max_backoff)
-
     def run(
         self,
         request: Callable[[], T],
@@ -96,7 +92,7 @@ class RetryPolicy:
                 furthest = max(furthest, received())
                 if failures >= self.attempts:
                     raise DownloadError(f"{error} ({failures} times in a row)") from None
-                delay = self.delay(failures, retry_after=error.retry_after)
+                delay = min(max(error.retry_after, self.backoff * 2 ** max(failures - 1, 0)), self.max_backoff)
                 LOG.warning("%s: %s; trying again in %s", url, error, format_duration(delay))
                 cancelled.wait(delay)
 
@@ -142,12 +138,11 @@ def fetch_bytes(url: str, *, limit: int, retry: RetryPolicy) -> bytes | None:
             if response.status_code in _ABSENT:
                 return None
             _raise_for_status(response)
-            content = bytearray()
-            while len(content) <= limit and (block := _read(response)):
-                content += block
+            with _network_errors():
+                content: bytes = response.raw.read(limit + 1)
         if len(content) > limit:
             raise DownloadError(f"{url}: over {limit:,} bytes")
-        return bytes(content)
+        return content
 
     return retry.run(request, url)
 
@@ -248,7 +243,7 @@ def _get(url: str, headers: Mapping[str, str], timeout: float) -> Iterator[reque
             yield response
 
 
-def _read(response: requests.Response, cut: str = "the connection was cut") -> bytes:
+def _read(response: requests.Response, cut: str) -> bytes:
     """The next bytes of a body as soon as any arrive; none at its end."""
     with _network_errors(cut):
         block: bytes = response.raw.read1(_BLOCK)

@@ -56,6 +56,11 @@ class Location:
     parts: tuple[RemoteFile, ...] = ()
     path: Path | None = None
 
+    @property
+    def files(self) -> tuple[RemoteFile | Path, ...]:
+        """The files to be concatenated."""
+        return (self.path,) if self.path else self.parts
+
     def __str__(self) -> str:
         return str(self.path) if self.path else self.parts[0].url
 
@@ -115,14 +120,10 @@ class Task:
         return self.bleu_tokenizers.get(language) or BLEU_TOKENIZERS.get(primary_language(language), "13a")
 
 
-def find_task(name_or_path: str, *, relative_to: Path | None = None) -> Path:
-    """The file of a task: a path (relative to ``relative_to``, or to the working directory), or a shipped task's name.
-
-    Raises:
-        ConfigError: there is no such file.
-    """
+def find_task(name_or_path: str) -> Path:
+    """The file of a task, which is a path or the name of a shipped task. Raises ConfigError where there is none."""
     if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
-        path = (relative_to or Path()) / Path(name_or_path).expanduser()
+        path = Path(name_or_path).expanduser()
         if not path.is_file():
             raise ConfigError(f"data.task: {path}: no such task file")
         return path.absolute()  # paths of local text are relative to it
@@ -130,9 +131,8 @@ def find_task(name_or_path: str, *, relative_to: Path | None = None) -> Path:
     for directory in directories:
         if (directory / f"{name_or_path}.yaml").is_file():
             return directory / f"{name_or_path}.yaml"
-    own = (relative_to or Path()) / f"{name_or_path}.yaml"
-    if own.is_file():
-        raise ConfigError(f"data.task: unknown task '{name_or_path}'; for the file write {own.name}")
+    if Path(f"{name_or_path}.yaml").is_file():
+        raise ConfigError(f"data.task: unknown task '{name_or_path}'; for the file write {name_or_path}.yaml")
     names = {path.stem for directory in directories for path in directory.glob("*.yaml")}
     raise ConfigError(f"data.task: unknown task '{name_or_path}'; {did_you_mean(name_or_path, names)}")
 

@@ -89,17 +89,13 @@ class _TaskEntry:
     archives: dict[str, tuple[_LocationEntry, ...]] = field(default_factory=dict)
 
 
-def load_task(name_or_path: str, *, relative_to: Path | None = None) -> Task:
-    """Read and check a task file.
-
-    Args:
-        name_or_path: a name in ``data/tasks/``, or the path of a task file.
-        relative_to: the directory that a relative path starts from; by default the working directory.
+def load_task(name_or_path: str) -> Task:
+    """Read and check a task file, given by its path or by a name in ``data/tasks/``.
 
     Raises:
         ConfigError: no such task, or a key or value that is not accepted; the message names its line.
     """
-    path = find_task(name_or_path, relative_to=relative_to)
+    path = find_task(name_or_path)
     tree = yaml_nodes.read_file(path)
     if not isinstance(tree, yaml_nodes.Mapping):
         raise ConfigError(f"{tree.position}: expected a mapping, found {yaml_nodes.describe_node(tree)}")
