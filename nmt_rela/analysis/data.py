@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from nmt_rela.data.prepared_data import EvaluationSet
 from nmt_rela.metrics.word_alignment import GoldAlignment, read_pharaoh
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.text import read_parallel
@@ -32,29 +32,27 @@ class AnalysisData:
 
 
 def read_analysis_data(
-    name: str,
-    source: Path,
-    target: Path,
+    files: EvaluationSet,
     *,
     normalize: tuple[Callable[[str], str], Callable[[str], str]],
-    gold: Path | None = None,
     gold_reversed: bool = False,
     sentences: int = 0,
-    bleu_tokenizer: str = "13a",
 ) -> AnalysisData:
-    """The first ``sentences`` pairs (0: all) of two line-aligned files, each side normalised by its function.
+    """The first ``sentences`` pairs (0: all) of a set of files, each side normalised by its function.
 
-    ``gold`` is a Pharaoh file of the whole text; ``gold_reversed`` says that it has the target word first. Raises
-    DataError when the text is empty or the numbers of lines differ.
+    ``gold_reversed``: the file of gold alignments has the target word first. Raises DataError when the text is empty or
+    the numbers of lines differ.
     """
-    lines = [(normalize[0](left), normalize[1](right)) for left, right in read_parallel(source, target)]
+    lines = [(normalize[0](left), normalize[1](right)) for left, right in read_parallel(files.source, files.target)]
     if not lines:
-        raise DataError(f"{source}: no sentence pair to analyse")
+        raise DataError(f"{files.source}: no sentence pair to analyse")
     count = sentences or len(lines)
     links = None
-    if gold is not None:
-        links = read_pharaoh(gold)
+    if files.gold_alignments is not None:
+        links = read_pharaoh(files.gold_alignments)
         if len(links) != len(lines):
-            raise DataError(f"{gold}: {len(links)} lines of gold links for {len(lines)} sentence pairs")
+            raise DataError(
+                f"{files.gold_alignments}: {len(links)} lines of gold links for {len(lines)} sentence pairs"
+            )
         links = [alignment.reversed() if gold_reversed else alignment for alignment in links[:count]]
-    return AnalysisData(name=name, lines=lines[:count], gold=links, bleu_tokenizer=bleu_tokenizer)
+    return AnalysisData(name=files.name, lines=lines[:count], gold=links, bleu_tokenizer=files.bleu_tokenizer)

@@ -203,9 +203,8 @@ def _translate(translator: Translator, lines: Sequence[tuple[str, str]]) -> list
 
 def _subwords(tokenizers: TokenizerPair, pair: EncodedPair) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The source and target sub-words of a pair."""
-    return tuple(tokenizers.source.convert_ids_to_pieces(pair.source)), tuple(
-        tokenizers.target.convert_ids_to_pieces(pair.target)
-    )
+    source = tokenizers.source.convert_ids_to_pieces(pair.source)
+    return tuple(source), tuple(tokenizers.target.convert_ids_to_pieces(pair.target))
 
 
 def _word_ids(data: AnalysisData, tokenizers: TokenizerPair, pair: EncodedPair) -> WordIds | None:

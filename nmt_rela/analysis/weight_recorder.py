@@ -40,10 +40,5 @@ class WeightRecorder:
             layers[site, layer] = weights[row, :, :queries, :keys].cpu().numpy().copy()
             if len(layers) == self._num_modules:
                 del self._pending[pair.index]
-                self._on_complete(
-                    pair.index,
-                    {
-                        site: np.stack([layers[key] for key in sorted(layers) if key[0] == site])
-                        for site in ATTENTION_SITES
-                    },
-                )
+                sites = {site: [layers[key] for key in sorted(layers) if key[0] == site] for site in ATTENTION_SITES}
+                self._on_complete(pair.index, {site: np.stack(found) for site, found in sites.items()})

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,11 +124,17 @@ def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:
     """The text of ``--source`` and ``--target``, or a set of the task."""
     from nmt_rela.analysis.data import read_analysis_data
     from nmt_rela.data.normalization import normalization_for
+    from nmt_rela.data.prepared_data import EvaluationSet
     from nmt_rela.preparation.pipeline import load_prepared
 
-    gold, tokenizer = options.gold, "13a"
     if options.source is not None:
-        name, source, target = options.source.name, options.source, options.target
+        files = EvaluationSet(
+            name=options.source.name,
+            source=options.source,
+            target=options.target,
+            bleu_tokenizer="13a",
+            gold_alignments=options.gold,
+        )
     else:
         prepared = load_prepared(config)
         sets = {"dev": prepared.dev} | {found.name: found for found in prepared.tests}
@@ -135,21 +142,14 @@ def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:
             sets.setdefault("test", prepared.tests[0])
         if options.test_set not in sets:
             raise DataError(f"--test-set {options.test_set}: {did_you_mean(options.test_set, sets)}")
-        chosen = sets[options.test_set]
-        name, source, target, tokenizer = chosen.name, chosen.source, chosen.target, chosen.bleu_tokenizer
-        gold = gold or chosen.gold_alignments
+        files = sets[options.test_set]
+        files = replace(files, gold_alignments=options.gold or files.gold_alignments)
+    source, target = (
+        normalization_for(language, romanian_diacritics=config.romanian_diacritics)
+        for language in (config.source_language, config.target_language)
+    )
     return read_analysis_data(
-        name,
-        source,
-        target,
-        normalize=(
-            normalization_for(config.source_language, romanian_diacritics=config.romanian_diacritics),
-            normalization_for(config.target_language, romanian_diacritics=config.romanian_diacritics),
-        ),
-        gold=gold,
-        gold_reversed=options.gold_reversed,
-        sentences=options.sentences,
-        bleu_tokenizer=tokenizer,
+        files, normalize=(source, target), gold_reversed=options.gold_reversed, sentences=options.sentences
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nmt_rela.analysis.data import AnalysisData, read_analysis_data
+from nmt_rela.data.prepared_data import EvaluationSet
 from nmt_rela.metrics.word_alignment import parse_pharaoh
 from nmt_rela.utils.errors import DataError
 
@@ -19,9 +20,14 @@ def write(directory: Path, name: str, lines: list[str]) -> Path:
     return path
 
 
+def evaluation_set(source: Path, target: Path, gold: Path | None = None) -> EvaluationSet:
+    return EvaluationSet(name="text", source=source, target=target, bleu_tokenizer="zh", gold_alignments=gold)
+
+
 def test_both_sides_are_normalised_and_only_the_first_pairs_kept(tmp_path: Path) -> None:
     source, target = write(tmp_path, "a", ["x", "y", "z"]), write(tmp_path, "b", ["u", "v", "w"])
-    data = read_analysis_data("text", source, target, normalize=(str.upper, str.title), sentences=2)
+    data = read_analysis_data(evaluation_set(source, target), normalize=(str.upper, str.title), sentences=2)
+    assert (data.name, data.bleu_tokenizer) == ("text", "zh")
     assert data.lines == [("X", "U"), ("Y", "V")]
     assert data.gold is None
 
@@ -30,20 +36,23 @@ def test_both_sides_are_normalised_and_only_the_first_pairs_kept(tmp_path: Path)
 def test_gold_alignments_are_read_and_reversed_on_request(tmp_path: Path, gold_reversed: bool) -> None:
     source, target = write(tmp_path, "a", ["x y", "z"]), write(tmp_path, "b", ["u v", "w"])
     gold = write(tmp_path, "gold", ["0-1 1p0", "0-0"])
-    data = read_analysis_data("t", source, target, normalize=UNCHANGED, gold=gold, gold_reversed=gold_reversed)
+    files = evaluation_set(source, target, gold)
+    data = read_analysis_data(files, normalize=UNCHANGED, gold_reversed=gold_reversed)
     assert data.gold == [parse_pharaoh("1-0 0p1" if gold_reversed else "0-1 1p0"), parse_pharaoh("0-0")]
 
 
 def test_gold_alignments_must_cover_the_whole_text(tmp_path: Path) -> None:
     source, target = write(tmp_path, "a", ["x", "y"]), write(tmp_path, "b", ["u", "v"])
     with pytest.raises(DataError, match="1 lines of gold links for 2 sentence pairs"):
-        read_analysis_data("t", source, target, normalize=UNCHANGED, gold=write(tmp_path, "gold", ["0-0"]), sentences=1)
+        read_analysis_data(
+            evaluation_set(source, target, write(tmp_path, "gold", ["0-0"])), normalize=UNCHANGED, sentences=1
+        )
 
 
 def test_an_empty_text_is_refused(tmp_path: Path) -> None:
     empty = write(tmp_path, "a", [])
     with pytest.raises(DataError, match="no sentence pair"):
-        read_analysis_data("t", empty, empty, normalize=UNCHANGED)
+        read_analysis_data(evaluation_set(empty, empty), normalize=UNCHANGED)
 
 
 @pytest.mark.parametrize(("words", "chosen"), [([3, 30, 7, 8], 2), ([3, 30], 0)])
