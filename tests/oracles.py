@@ -37,10 +37,10 @@ ROW_ORACLES = {
 }
 
 
-def attention_weights(kind: str, scores: NDArray[np.float64], visible: NDArray[np.bool_]) -> NDArray[np.float64]:
+def attention_weights(variant: str, scores: NDArray[np.float64], visible: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Row by row over the visible keys only: [rows, keys]."""
     weights = np.zeros_like(scores)
     for row, seen in enumerate(visible):
         if seen.any():
-            weights[row, seen] = ROW_ORACLES[kind](scores[row, seen])
+            weights[row, seen] = ROW_ORACLES[variant](scores[row, seen])
     return weights

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 
-def mend_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+def repair_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the interpreter (seen in Triton 3.9) round to bfloat16 as hardware does and multiply such matrices.
 
     It holds bfloat16 as 16-bit integers, cuts float32 off instead of rounding, and multiplies the integers.

@@ -152,8 +152,8 @@ class Chromium:
         )
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
         if click:
-            for kind in ("mousePressed", "mouseReleased"):
-                self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+            for event in ("mousePressed", "mouseReleased"):
+                self.call("Input.dispatchMouseEvent", type=event, x=box[0], y=box[1], button="left", clickCount=1)
 
     def dark(self, wanted: bool) -> None:
         """Prefer a dark or a light page."""

@@ -97,7 +97,7 @@ def test_hovering_a_token_shades_its_weights_in_every_run(browser: Chromium, pag
     assert shaded == ["house", "house"]
 
 
-def test_a_cell_tells_its_weight(browser: Chromium, page: Path) -> None:
+def test_hovering_shows_the_weight_of_a_field(browser: Chromium, page: Path) -> None:
     browser.open(page, "#runs=0&site=cross&layer=1&head=1")
     place = browser.evaluate(
         "(() => { const b = document.querySelector('.matrix canvas').getBoundingClientRect();"
@@ -148,7 +148,7 @@ def test_keys_walk_through_heads_layers_sites_sentences_and_tokens(browser: Chro
     assert "query" not in browser.evaluate("location.hash")
 
 
-def test_all_heads_of_the_map_can_be_reached_and_mean_is_their_mean(browser: Chromium, page: Path) -> None:
+def test_all_heads_of_the_overview_can_be_selected_and_mean_is_their_mean(browser: Chromium, page: Path) -> None:
     browser.open(page, "#runs=0&site=cross&layer=0")
     assert browser.evaluate("document.querySelectorAll('.heads button').length") == LAYERS * (HEADS + 1)
     browser.hover(".heads button[aria-label='layer 1, mean of heads']", click=True)
@@ -156,7 +156,7 @@ def test_all_heads_of_the_map_can_be_reached_and_mean_is_their_mean(browser: Chr
     assert pressed(browser, "head") == "mean"
 
 
-def test_the_map_can_show_numbers(browser: Chromium, page: Path) -> None:
+def test_the_overview_can_show_measures(browser: Chromium, page: Path) -> None:
     browser.open(page, "#runs=0&site=cross&map=AER+normal")
     assert texts(browser, ".heads button")[:4] == ["0.10", "0.20", "", ""]
 
@@ -193,7 +193,7 @@ def test_runs_can_be_chosen(browser: Chromium, page: Path) -> None:
     assert browser.evaluate("document.querySelector(\"#runs input[value='1']\").disabled")
 
 
-def test_nothing_is_fetched_and_nothing_is_cut_off(browser: Chromium, page: Path) -> None:
+def test_the_page_fetches_nothing_and_fits_every_width(browser: Chromium, page: Path) -> None:
     browser.open(page)
     assert browser.evaluate("performance.getEntriesByType('resource').length") == 0
     for width in (1360, 1100, 700, 380):

@@ -43,14 +43,12 @@ def factor(run: RunDirectory) -> float:
     ("which", "expected"),
     [(["--last", "2"], 2.5), (["--best", "2"], 2.5), (["--best", "1"], 2.0), (["--last", "3"], 2.0)],
 )
-def test_what_is_averaged(run: RunDirectory, which: list[str], expected: float) -> None:
+def test_the_last_or_the_best_checkpoints_are_averaged(run: RunDirectory, which: list[str], expected: float) -> None:
     assert average.main(["--model", str(run.path), *which, "--quiet"]) == 0
     assert factor(run) == pytest.approx(expected)
 
 
-def test_a_new_average_takes_the_place_of_the_old_in_one_step(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_average_replaces_the_old_one_atomically(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     assert average.main(["--model", str(run.path), "--last", "2", "--quiet"]) == 0
 
     def killed(*_: object) -> None:
@@ -66,7 +64,7 @@ def test_a_new_average_takes_the_place_of_the_old_in_one_step(
     assert len(list(run.checkpoints.glob("average_*"))) == 1
 
 
-def test_an_average_older_than_the_newest_checkpoint_must_be_asked_for(
+def test_an_average_older_than_the_newest_checkpoint_is_not_the_default(
     run: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert average.main(["--model", str(run.path), "--best", "1"]) == 0

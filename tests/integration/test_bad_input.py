@@ -42,7 +42,7 @@ def experiment(tmp_path: Path) -> Path:
         (lambda d: replace(d / "config.yaml", "reverse", "x") or shutil.rmtree(d) or d.mkdir(), ["config.yaml"]),
     ],
 )  # fmt: skip
-def test_training_on_spoilt_input(
+def test_invalid_training_input_is_one_line(
     experiment: Path, spoil: Callable[[Path], object], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(experiment.parent)

@@ -1,4 +1,4 @@
-"""Every kind of attention learns to copy and to reverse, from text file to translation, through the real commands."""
+"""Every attention variant learns to copy and to reverse, from text file to translation, through the real commands."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nmt_rela.commands import train, translate
 from tests.digits import write_digits
 
 
-def share_right(
-    directory: Path, *, reverse: bool, kind: str, updates: int, capsys: pytest.CaptureFixture[str]
+def fraction_correct(
+    directory: Path, *, reverse: bool, variant: str, updates: int, capsys: pytest.CaptureFixture[str]
 ) -> float:
-    """The share of digits that stand where they should; a digit too many or too few is wrong."""
-    config = write_digits(directory, reverse=reverse, variant=kind)
+    """The fraction of digits at their correct positions; an extra or missing digit counts as wrong."""
+    config = write_digits(directory, reverse=reverse, variant=variant)
     assert train.main(["--config", str(config), "--quiet", f"training.max_updates={updates}"]) == 0
     capsys.readouterr()
     assert translate.main(["--model", str(directory / "run"), "--input", str(directory / "test.plain"), "--quiet"]) == 0
@@ -27,19 +27,19 @@ def share_right(
     return right / sum(max(len(output), len(reference)) for output, reference in digits)
 
 
-#: One kind without and one with a sum of 1 in the fast suite, all of them in the slow one.
-KINDS_BY_COST = [
-    kind if kind in ("rela-g", "entmax15") else pytest.param(kind, marks=pytest.mark.slow)
-    for kind in ATTENTION_VARIANTS
+#: The fast suite has one variant whose rows sum to 1 and one whose rows do not; the slow suite has all.
+VARIANTS_BY_COST = [
+    variant if variant in ("rela-g", "entmax15") else pytest.param(variant, marks=pytest.mark.slow)
+    for variant in ATTENTION_VARIANTS
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS_BY_COST)
-def test_copying(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert share_right(tmp_path, reverse=False, kind=kind, updates=600, capsys=capsys) > 0.99
+@pytest.mark.parametrize("variant", VARIANTS_BY_COST)
+def test_copying(variant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fraction_correct(tmp_path, reverse=False, variant=variant, updates=600, capsys=capsys) > 0.99
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ATTENTION_VARIANTS)
-def test_reversing(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert share_right(tmp_path, reverse=True, kind=kind, updates=1_500, capsys=capsys) > 0.99
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
+def test_reversing(variant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fraction_correct(tmp_path, reverse=True, variant=variant, updates=1_500, capsys=capsys) > 0.99

@@ -48,7 +48,7 @@ def test_python_compiles_and_yaml_loads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MARKED)
-def test_what_is_not_executed_says_why(name: str) -> None:
+def test_a_block_that_is_not_executed_states_its_reason(name: str) -> None:
     for block in page(name):
         assert block.language, f"{block}: an indented block; give it a fence and a language"
         if block.language in ("sh", "python"):
@@ -70,7 +70,7 @@ def test_the_readme_works(trained: Sandbox, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "README.md"])
-def test_the_page_works(name: str, trained: Sandbox, tmp_path: Path) -> None:
+def test_the_page_can_be_executed(name: str, trained: Sandbox, tmp_path: Path) -> None:
     executed(name, trained.copy(tmp_path / "copy"))
 
 

@@ -25,14 +25,14 @@ LINES = {
 
 
 @pytest.mark.parametrize("checkpoint", [None, "step_00001500"])
-def test_it_translates_as_it_did(checkpoint: str | None) -> None:
+def test_the_frozen_run_gives_its_recorded_translations(checkpoint: str | None) -> None:
     translations = Translator.load(RUN, checkpoint=checkpoint, device="cpu").translate(list(LINES))
     assert [translation.text for translation in translations] == [text for text, _ in LINES.values()]
     scores = [translation.hypotheses[0].score for translation in translations]
     assert scores == pytest.approx([score for _, score in LINES.values()], abs=1e-3)
 
 
-def test_training_could_go_on_from_it() -> None:
+def test_training_resumes_from_the_frozen_run() -> None:
     run = RunDirectory(RUN)
     checkpoint = run.checkpoint()
     training = load_tensors(checkpoint, "training")

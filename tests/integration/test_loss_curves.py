@@ -10,7 +10,7 @@ from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.kernels.availability import assume_processor
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.training.loss import fused_linear_cross_entropy
-from tests.triton_interpreter import mend_bfloat16
+from tests.triton_interpreter import repair_bfloat16
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -86,7 +86,7 @@ def test_rectified_heads_and_reference_over_200_updates(
 )  # minutes each; rela-i is rela-g without the gate
 def test_interpreted_kernels_and_reference_over_200_updates(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
-    mend_bfloat16(monkeypatch)
+    repair_bfloat16(monkeypatch)
     with assume_processor("gpu"):
         fast = losses(variant, updates=200, sentences=2)
     with assume_processor("none"):
@@ -97,7 +97,7 @@ def test_interpreted_kernels_and_reference_over_200_updates(variant: str, monkey
 def test_fast_path_and_reference_over_a_few_updates(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
     if DEVICE == "cpu":
-        mend_bfloat16(monkeypatch)
+        repair_bfloat16(monkeypatch)
     with assume_processor("gpu"):
         fast = losses(variant, updates=2, sentences=2, dropout=0.0)
     with assume_processor("none"):

@@ -180,7 +180,7 @@ def test_a_vocabulary_larger_than_the_corpus_supports_is_lowered(
         ),
     ],
 )
-def test_bad_text_is_one_line_and_leaves_nothing(
+def test_bad_text_is_one_error_line_and_leaves_no_files(
     tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     task = own_task(tmp_path)
@@ -315,7 +315,7 @@ def test_the_command_prints_the_statistics(
 # What the manual says
 
 
-def test_the_worked_example_of_the_manual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worked_example_of_the_task_page_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = Path(__file__).parents[2]
     manual = (repository / "docs/tasks.md").read_text("utf-8")
     task, config = re.findall(r"```yaml\n(.*?)```", manual, re.DOTALL)[:2]

@@ -142,7 +142,7 @@ def by_hand(sides: list[list[bytes]], seen: set[tuple[str, str]]) -> Counter[str
     return outcomes
 
 
-def test_the_statistics_equal_those_made_by_hand(mirror: Path, tmp_path: Path) -> None:
+def test_the_statistics_equal_those_counted_by_hand(mirror: Path, tmp_path: Path) -> None:
     task = load_task("wmt16-ro-en")
     wanted = [archive for source in task.train for archive in source.archives("ro", "en")]
     fetched = ArchiveCache(tmp_path / "archives", mirror=str(mirror)).fetch(wanted)
@@ -182,7 +182,7 @@ def test_multi30k(mirror: Path, tmp_path: Path, target: str) -> None:
     assert counts["total"]["kept"] > 28_900
 
 
-def test_chinese_text_comes_back_as_it_was(mirror: Path, tmp_path: Path) -> None:
+def test_chinese_text_is_restored_unchanged(mirror: Path, tmp_path: Path) -> None:
     data = settings(
         "wmt18-zh-en",
         tmp_path,

@@ -123,7 +123,7 @@ def test_gradients_of_whole_attention_are_right_in_float64(variant: str) -> None
 
 
 @EVERY_VARIANT
-def test_a_row_that_sees_nothing_gives_only_the_output_bias(variant: str) -> None:
+def test_a_fully_masked_row_gives_only_the_output_bias(variant: str) -> None:
     attention = MultiHeadAttention(8, 2, variant=variant, dropout=0.0, cross_attention=True)
     torch.nn.init.normal_(attention.out_proj.bias)
     states = torch.randn(2, 3, 8, requires_grad=True)
@@ -138,7 +138,7 @@ def test_a_row_that_sees_nothing_gives_only_the_output_bias(variant: str) -> Non
 
 
 @EVERY_VARIANT
-def test_a_row_that_sees_nothing_has_finite_gradients_in_half_precision(variant: str) -> None:
+def test_a_fully_masked_row_has_finite_gradients_in_half_precision(variant: str) -> None:
     attention = MultiHeadAttention(8, 2, variant=variant, dropout=0.0, cross_attention=True)
     states = torch.randn(2, 3, 8, requires_grad=True)
     memory = torch.randn(2, 5, 8, requires_grad=True)

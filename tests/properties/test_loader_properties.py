@@ -54,13 +54,13 @@ def values(hint: Any, bounds: Any) -> st.SearchStrategy[Any]:
         float: st.floats(low, high, allow_nan=False, allow_infinity=False),
         str: texts,
     }
-    return plain[hint] if hint in plain else st.one_of(*(values(kind, bounds) for kind in get_args(hint)))
+    return plain[hint] if hint in plain else st.one_of(*(values(choice, bounds) for choice in get_args(hint)))
 
 
-def settings(kind: type) -> st.SearchStrategy[Any]:
-    hints = get_type_hints(kind)
-    fields = {field.name: values(hints[field.name], field.metadata) for field in dataclasses.fields(kind)}
-    return st.builds(kind, **fields)
+def settings(hint: type) -> st.SearchStrategy[Any]:
+    hints = get_type_hints(hint)
+    fields = {field.name: values(hints[field.name], field.metadata) for field in dataclasses.fields(hint)}
+    return st.builds(hint, **fields)
 
 
 def obeying(config: Config) -> Config:

@@ -147,7 +147,7 @@ def test_segmentation_keeps_every_piece(pieces: list[str], limit: int) -> None:
 
 
 @given(pieces=pieces)
-def test_words_are_those_that_white_space_shows(pieces: list[str]) -> None:
+def test_words_are_separated_by_white_space(pieces: list[str]) -> None:
     groups = word_ids(pieces)
     assert 1 + max(groups, default=NO_WORD) == len("".join(pieces).replace("▁", " ").split())
     words = [group for group in groups if group != NO_WORD]

@@ -46,7 +46,7 @@ def test_as_many_lines_as_line_ends(data: bytes) -> None:
 
 
 @given(some_bytes)
-def test_strict_reading_agrees_with_python_or_says_where(data: bytes) -> None:
+def test_strict_reading_agrees_with_python_or_names_the_line(data: bytes) -> None:
     expected = [line.removesuffix(b"\r") for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
     expected = expected[:-1] if data.removeprefix(b"\xef\xbb\xbf").endswith(b"\n") or not data else expected
     try:
@@ -215,13 +215,13 @@ def test_random_bytes_are_no_archive(archive_format: str, data: bytes) -> None:
 
 @given(st.lists(st.tuples(line_text, line_text) | st.tuples(st.none(), line_text) | st.sampled_from([("a", "b")])))
 def test_every_pair_is_kept_or_counted_once(pairs: list[tuple[str | None, str | None]]) -> None:
-    account = CleaningStats()
+    stats = CleaningStats()
     cleaner = Cleaner(DataConfig(task="none", source_language="en", target_language="zh"))
-    kept = [pair for chunk in cleaner.clean(pairs, account) for pair in chunk]
-    assert account.read == len(pairs)
-    assert account.kept == len(kept)
-    assert account.read == account.kept + sum(account.dropped.values())
-    assert set(account.dropped) <= set(DROP_REASONS)
+    kept = [pair for chunk in cleaner.clean(pairs, stats) for pair in chunk]
+    assert stats.read == len(pairs)
+    assert stats.kept == len(kept)
+    assert stats.read == stats.kept + sum(stats.dropped.values())
+    assert set(stats.dropped) <= set(DROP_REASONS)
     assert len(set(kept)) == len(kept)
     for pair in kept:
         for side in pair:
@@ -230,7 +230,7 @@ def test_every_pair_is_kept_or_counted_once(pairs: list[tuple[str | None, str | 
 
 
 @given(line_text)
-def test_mending_twice_changes_nothing_more_but_entities(text: str) -> None:
+def test_repairing_twice_changes_only_entities(text: str) -> None:
     repaired, reason = repair_text(text)
     assert (repaired == text) == (reason == "")
     if "&" not in text:

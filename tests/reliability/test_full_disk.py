@@ -63,7 +63,7 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("failing", range(1, 7))
-def test_training_goes_on_and_ends_as_it_would_have(
+def test_training_continues_and_ends_with_the_same_weights(
     failing: int, free: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as patch:
@@ -77,7 +77,7 @@ def test_training_goes_on_and_ends_as_it_would_have(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_when_nothing_can_be_written_any_more_the_last_good_checkpoint_remains_and_the_end_says_so(
+def test_on_a_full_disk_the_last_checkpoint_remains_and_the_command_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     FullDisk(monkeypatch, update=6, failing=1)

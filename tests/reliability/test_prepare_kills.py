@@ -152,7 +152,7 @@ def test_two_at_once_do_the_work_once(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out/mine-de-en").iterdir())) == 7, "five stages, the summary and the lock"
 
 
-def test_a_full_disk_leaves_nothing_half_made(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_stage(tmp_path: Path) -> None:
     own_task(tmp_path, 3000)
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n{PREPARE}"
     (tmp_path / "limited.py").write_text(limited)

@@ -44,7 +44,7 @@ def test_the_next_mirror_is_tried(server: FileServer, tmp_path: Path, caplog: py
     assert "HTTP 404" in caplog.text
 
 
-def test_all_places_are_named_when_none_has_it(server: FileServer, tmp_path: Path) -> None:
+def test_a_failed_download_names_all_locations(server: FileServer, tmp_path: Path) -> None:
     parts = [RemoteFile(url=f"{server.url}/a"), RemoteFile(url=server.serve("/b", CONTENT), sha256="0" * 64)]
     with pytest.raises(DataError, match=r"archive 'news' cannot be had: .*/a: HTTP 404; .*/b: wrong sha256") as caught:
         cache(tmp_path).fetch([archive(*parts)])
@@ -85,7 +85,7 @@ def test_wrong_content_after_a_wrong_partial_file_and_a_cut_is_refused(server: F
         cache(tmp_path).fetch([archive(RemoteFile(url=url, sha256="0" * 64))])
 
 
-def test_archives_may_share_a_file(server: FileServer, tmp_path: Path) -> None:
+def test_two_archives_may_use_one_file(server: FileServer, tmp_path: Path) -> None:
     location = Location(
         format="plain", parts=(RemoteFile(url=server.serve("/a", CONTENT, Answer(pause=0.02, block=20_000))),)
     )
@@ -157,7 +157,7 @@ def test_a_file_that_was_put_among_the_archives_is_not_deleted(tmp_path: Path) -
     assert path.read_bytes() == CONTENT
 
 
-def test_parts_come_from_one_place_and_have_one_digest(server: FileServer, tmp_path: Path) -> None:
+def test_parts_come_from_one_location_and_have_one_digest(server: FileServer, tmp_path: Path) -> None:
     first = Location(
         format="plain", parts=(RemoteFile(url=server.serve("/1.00", b"a")), RemoteFile(url=f"{server.url}/1.01"))
     )
@@ -202,7 +202,7 @@ def test_a_mirror_directory_is_read_in_place(tmp_path: Path) -> None:
         assert (files.paths[0], digest) == (path, sha256(CONTENT))
 
 
-def test_a_mirrors_own_checksums_are_the_authority(
+def test_checksums_of_a_mirror_take_precedence(
     server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mirror = tmp_path / "mirror"
@@ -221,7 +221,7 @@ def test_a_mirrors_own_checksums_are_the_authority(
         cache(tmp_path, mirror=str(mirror)).fetch([archive(RemoteFile(url="https://example.org/c", bytes=3))])
 
 
-def test_a_mirror_url_stands_in_for_every_host(server: FileServer, tmp_path: Path) -> None:
+def test_a_mirror_url_replaces_every_host(server: FileServer, tmp_path: Path) -> None:
     server.serve("/copies/example.org:81/pub/a.txt", CONTENT, Answer(status=503))
     server.serve("/copies/SHA256SUMS", f"{sha256(CONTENT)}  ./example.org:81/pub/a.txt\n".encode(), Answer(status=500))
     wanted = archive(RemoteFile(url="https://example.org:81/pub/a.txt", md5="0" * 32))

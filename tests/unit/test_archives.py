@@ -73,7 +73,7 @@ def test_natural_order_compares_any_names() -> None:
 
 @pytest.mark.parametrize("name", ["../text", "a/../../text", "/etc/text", "C:\\text", "..\\text"])
 @pytest.mark.parametrize("archive_format", ["tgz", "zip"])
-def test_a_name_outside_the_archive_is_merely_a_name(tmp_path: Path, archive_format: str, name: str) -> None:
+def test_a_member_name_outside_the_archive_matches_nothing(tmp_path: Path, archive_format: str, name: str) -> None:
     """Nothing is extracted, so that such a member does no harm."""
     directory = tmp_path / "deep" / "folder"
     directory.mkdir(parents=True)
@@ -165,7 +165,7 @@ def test_a_bomb_within_a_bomb_counts_from_the_archive(
 
 
 @pytest.mark.parametrize("archive_format", ["xz", "tar.xz"])
-def test_xz_that_wants_much_memory_is_refused(
+def test_xz_that_needs_much_memory_is_refused(
     tmp_path: Path, archive_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archives, "MAX_XZ_MEMORY", 1 << 20)

@@ -63,7 +63,7 @@ def test_rela_is_the_papers_equations(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", list(ATTENTION_VARIANTS))
 @pytest.mark.parametrize("keys", [1, 5, 15, 16, 17])
-def test_the_same_numbers_come_whether_or_not_gradients_are_wanted(variant: str, keys: int) -> None:
+def test_results_do_not_depend_on_the_grad_mode(variant: str, keys: int) -> None:
     torch.manual_seed(1)
     attention = MultiHeadAttention(32, 2, variant=variant, dropout=0.0, cross_attention=True).eval()
     states, memory = torch.randn(3, 4, 32), torch.randn(3, keys, 32)
@@ -77,7 +77,7 @@ def test_the_same_numbers_come_whether_or_not_gradients_are_wanted(variant: str,
     )
 
 
-def test_a_causal_mask_first_asked_for_by_inference_serves_training_too() -> None:
+def test_a_causal_mask_cached_by_inference_works_in_training() -> None:
     length = 41  # asked for by no other test
     with torch.inference_mode():
         assert not CAUSAL_MASK.as_bias(length, length, torch.float32, torch.device("cpu")).is_inference()

@@ -106,7 +106,7 @@ def test_finished_sentences_leave_the_batch() -> None:
     assert max(state.rows_seen[4:], default=0) <= 1
 
 
-def test_early_stopping_ends_where_the_bound_would_go_on() -> None:
+def test_early_stopping_ends_where_the_bound_would_continue() -> None:
     """Where the penalty outweighs the cost of a token, the exact rule must search to the maximum length."""
     tables = table(sentences=6, vocabulary=9, seed=2)
     tables[:, :, EOS] += 3.0

@@ -52,7 +52,7 @@ def test_runs_can_be_forced_to_a_length(tmp_path: Path) -> None:
     assert [row["tokens_per_second"] / row["sentences_per_second"] for row in rows] == pytest.approx([5, 5], rel=0.01)
 
 
-def test_a_step_reads_the_weights_and_all_keys_and_values_once() -> None:
+def test_a_step_reads_weights_keys_and_values_once() -> None:
     dimension, inner, vocabulary, sentences, length, beams = 16, 24, 50, 3, 5, 2
     model = Transformer(
         vocabulary, vocabulary, attention="softmax", encoder_layers=1, decoder_layers=2, d_model=dimension,

@@ -67,7 +67,7 @@ def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "nmt-x: interrupted\n"
 
 
-def test_our_own_fault_shows_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_internal_error_shows_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(RuntimeError("broken")) == 1
     message = capsys.readouterr().err
     assert message.startswith("Traceback")
@@ -88,7 +88,7 @@ def test_an_unusable_path_is_one_line(number: int, words: str, capsys: pytest.Ca
     assert capsys.readouterr().err == f"nmt-x: error: some/file: {words}\n"
 
 
-def test_a_system_error_without_a_path_is_our_fault(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_system_error_without_a_path_is_an_internal_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(OSError(errno.ENOENT, "no such thing")) == 1
     assert ending(OSError(errno.EBADF, "bad file descriptor", "some/file")) == 1
     assert capsys.readouterr().err.count("Traceback") == 2

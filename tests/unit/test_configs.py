@@ -62,8 +62,8 @@ def test_the_sizes(name: str) -> None:
 def test_rela_costs_few_parameters() -> None:
     """One or two vectors as wide as the model in each of 18 attentions."""
     counts = {
-        kind: parameters(load_config(CONFIGS / "base.yaml", [*GIVEN, f"model.attention={kind}"]))
-        for kind in ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
+        variant: parameters(load_config(CONFIGS / "base.yaml", [*GIVEN, f"model.attention={variant}"]))
+        for variant in ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
     }
-    extra = {kind: count - counts["softmax"] for kind, count in counts.items()}
+    extra = {variant: count - counts["softmax"] for variant, count in counts.items()}
     assert extra == {"softmax": 0, "sparsemax": 0, "entmax15": 0, "rela-i": 18 * 512, "rela-g": 2 * 18 * 512}

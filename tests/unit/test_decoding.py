@@ -42,7 +42,7 @@ def test_any_reordering_and_leaving_is_as_if_recomputed(attention: str, seed: in
 
 
 @torch.no_grad()
-def test_the_caches_forget_what_no_beam_descends_from() -> None:
+def test_compaction_drops_slots_that_no_beam_sees() -> None:
     """Of beams that all descend from the best of the step before, one slot a position is seen: the caches grow with
     the length, not with the length times the beams.
     """

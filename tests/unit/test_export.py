@@ -86,7 +86,7 @@ def pieces(lines: list[str]) -> list[list[str]]:
     ],
     ids=["post-norm", "pre-norm, tied", "embedding bias, zero start"],
 )
-def test_ctranslate2_gives_the_same_numbers_and_words(
+def test_ctranslate2_gives_the_same_scores_and_tokens(
     tmp_path: Path, ctranslate2: Any, changes: dict[str, object]
 ) -> None:
     run = softmax_run(tmp_path / "run", **changes)
@@ -107,7 +107,7 @@ def test_ctranslate2_gives_the_same_numbers_and_words(
         assert score.log_probs == pytest.approx(own.token_log_probabilities, abs=1e-4)
 
 
-def test_ctranslate2_reads_word_links_where_we_do(tmp_path: Path, ctranslate2: Any) -> None:
+def test_ctranslate2_aligns_words_by_the_same_layer(tmp_path: Path, ctranslate2: Any) -> None:
     run = softmax_run(tmp_path / "run")
     theirs = ctranslate2.Translator(str(exported(run, tmp_path / "out", "ctranslate2")), intra_threads=1)
     line = pieces(LINES[:1])[0]
@@ -128,8 +128,8 @@ def test_ctranslate2_reads_word_links_where_we_do(tmp_path: Path, ctranslate2: A
 def test_ctranslate2_models_may_be_smaller(tmp_path: Path, ctranslate2: Any, quantization: str) -> None:
     run = softmax_run(tmp_path / "run")
     sizes = []
-    for kind in ("float32", quantization):
-        folder = exported(run, tmp_path / kind, "ctranslate2", "--quantization", kind)
+    for quantization_type in ("float32", quantization):
+        folder = exported(run, tmp_path / quantization_type, "ctranslate2", "--quantization", quantization_type)
         sizes.append((folder / "model.bin").stat().st_size)
         assert ctranslate2.Translator(str(folder), intra_threads=1).translate_batch(pieces(LINES[:2]), **OPTIONS)
     assert sizes[1] < 0.7 * sizes[0]

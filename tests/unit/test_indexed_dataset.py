@@ -80,7 +80,7 @@ def test_same_pairs_same_bytes_however_they_arrive(directory: Path, tmp_path: Pa
     assert ParallelDataset(tmp_path / "singly").fingerprint == ParallelDataset(directory).fingerprint
 
 
-def test_other_pairs_other_fingerprint(directory: Path, tmp_path: Path) -> None:
+def test_other_pairs_have_another_fingerprint(directory: Path, tmp_path: Path) -> None:
     with writer(tmp_path / "other") as corpus:
         corpus.append([[5, 6, 7], [], [8]], TARGET)
     assert ParallelDataset(tmp_path / "other").fingerprint != ParallelDataset(directory).fingerprint
@@ -120,7 +120,7 @@ def test_remains_of_a_kill_are_replaced(directory: Path) -> None:
     assert [path.name for path in directory.parent.iterdir()] == ["corpus"]
 
 
-def test_ids_outside_the_vocabulary_are_our_fault(tmp_path: Path) -> None:
+def test_ids_outside_the_vocabulary_are_an_internal_error(tmp_path: Path) -> None:
     with writer(tmp_path / "corpus") as corpus:
         with pytest.raises(ValueError, match="source ids 5 to 100; accepted: 0 to 99"):
             corpus.append([[5, 100]], [[5]])
@@ -128,7 +128,7 @@ def test_ids_outside_the_vocabulary_are_our_fault(tmp_path: Path) -> None:
             corpus.append([[5]], [[5, -1]])
 
 
-def test_unequal_sides_are_our_fault(tmp_path: Path) -> None:
+def test_unequal_sides_are_an_internal_error(tmp_path: Path) -> None:
     with writer(tmp_path / "corpus") as corpus, pytest.raises(ValueError, match="2 source sentences, 1 target"):
         corpus.append([[5], [6]], [[5]])
 

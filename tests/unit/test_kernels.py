@@ -23,7 +23,7 @@ from tests.attention_sites import (
     reference,
     with_gradients,
 )
-from tests.triton_interpreter import mend_bfloat16
+from tests.triton_interpreter import repair_bfloat16
 
 pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
 from nmt_rela.kernels.availability import Processor, assume_processor
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:(divide by zero|invalid value) e
 @pytest.fixture(autouse=True)
 def _bfloat16_like_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     if DEVICE == "cpu":
-        mend_bfloat16(monkeypatch)
+        repair_bfloat16(monkeypatch)
 
 
 def on_device(mask: AttentionMask | None) -> AttentionMask | None:
@@ -228,7 +228,7 @@ def test_attention_is_the_same_with_kernels_and_without(variant: str, site: str)
         torch.testing.assert_close(found, wanted, atol=1e-5 * max(1.0, float(wanted.detach().abs().max())), rtol=1e-4)
 
 
-def test_a_kernel_is_chosen_for_what_it_serves_only() -> None:
+def test_a_kernel_is_chosen_for_supported_inputs_only() -> None:
     def chosen(variant: str, head_dim: int, dtype: torch.dtype, keys: int = 5) -> str:
         query, key, _, _ = inputs(1, 1, 3, keys, head_dim, dtype, DEVICE)
         with assume_processor("gpu"):
@@ -242,7 +242,7 @@ def test_a_kernel_is_chosen_for_what_it_serves_only() -> None:
 
 
 @pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
-def test_weights_can_be_had_where_a_kernel_would_not_give_them(variant: str) -> None:
+def test_weights_are_available_where_the_kernel_has_none(variant: str) -> None:
     attention = MultiHeadAttention(16, 1, variant=variant, dropout=0.0, cross_attention=False).to(DEVICE)
     seen: list[Tensor] = []
     states = torch.randn(2, 4, 16, device=DEVICE)

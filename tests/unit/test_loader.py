@@ -52,7 +52,7 @@ def test_sections_without_keys_have_their_defaults() -> None:
     assert config.data == DataConfig(task="demo", source_language="en", target_language="de")
 
 
-def test_numbers_and_switches_are_read_as_the_field_wants_them() -> None:
+def test_values_are_read_by_the_type_of_the_field() -> None:
     config = read("training: {adam_epsilon: 1e-8, max_grad_norm: 1, max_hours: .5, max_updates: 32_000, seed: 0}")
     assert repr(config.training.adam_epsilon) == "1e-08"
     assert repr(config.training.max_grad_norm) == "1.0"
@@ -69,13 +69,13 @@ def test_text_stays_the_text_that_was_written(language: str) -> None:
     assert config.data.source_language == language.strip("'\"")
 
 
-def test_attention_is_one_kind_or_one_for_each_site() -> None:
+def test_attention_is_one_variant_or_one_per_site() -> None:
     assert read("model: {attention: entmax15}").model.attention == "entmax15"
     sites = read("model:\n  attention:\n    encoder: softmax\n    decoder: rela-i\n    cross: rela-g\n").model.attention
     assert sites == AttentionBySite(encoder="softmax", decoder="rela-i", cross="rela-g")
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_harmless(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_removed(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_bytes(b"\xef\xbb\xbf" + MINIMAL.replace("\n", "\r\n").encode())
     assert load_config(file) == read("")
@@ -223,7 +223,7 @@ def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["[a, b]", "", "3", '"\\0"'])
-def test_extends_wants_a_file_name(tmp_path: Path, value: str) -> None:
+def test_extends_needs_a_file_name(tmp_path: Path, value: str) -> None:
     with pytest.raises(ConfigError, match=r"c\.yaml:1: extends: expected the name of a YAML file"):
         load_config(write(tmp_path, "c.yaml", f"extends: {value}\n" + MINIMAL))
 

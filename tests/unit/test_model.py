@@ -90,7 +90,7 @@ def test_a_target_token_does_not_see_those_after_it() -> None:
     assert not torch.allclose(after[:, 4:], before[:, 4:])
 
 
-def test_each_site_takes_its_own_kind() -> None:
+def test_each_site_has_its_own_variant() -> None:
     model = small_model(attention={"encoder": "softmax", "decoder": "entmax15", "cross": "rela-i"})
     variants = {site: module.variant for (site, _), module in model.attention_modules().items()}
     assert variants == {"encoder": "softmax", "decoder": "entmax15", "cross": "rela-i"}

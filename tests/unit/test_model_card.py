@@ -20,7 +20,7 @@ def card_of(run: RunDirectory) -> str:
     return (run.path / CARD).read_text(encoding="utf-8")
 
 
-def test_a_run_without_scores_says_how_to_get_some(tmp_path: Path) -> None:
+def test_a_card_without_scores_names_the_evaluating_command(tmp_path: Path) -> None:
     run = write_run(tmp_path / "mine", attention="rela-i")
     card = card_of(run)
     assert "# the English-German demo corpus, en to de, rela-i" in card
@@ -51,7 +51,7 @@ def test_a_run_copied_away_from_its_task_has_a_card(tmp_path: Path) -> None:
     assert "see the task's own description" in card_of(run)
 
 
-def test_a_card_that_cannot_be_written_costs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_card_that_cannot_be_written_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = write_run(tmp_path / "mine")
     run.config_file.unlink()
     write_model_card(run)

@@ -120,7 +120,7 @@ TABLES = ["wmt14", "wmt14-en-fr", "wmt18-en-fi", "wmt18-zh-en", "wmt16-ro-en", "
 
 
 @pytest.mark.parametrize("target", [*TARGETS, *(f"reproduce-{name}" for name in TABLES)])
-def test_make_knows_the_target(target: str) -> None:
+def test_make_has_the_target(target: str) -> None:
     done = subprocess.run([*MAKE, "-n", target], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -130,7 +130,7 @@ def test_make_help_lists_every_target() -> None:
     assert {line.split()[1] for line in shown.splitlines()} == {*TARGETS, *(f"reproduce-{name}" for name in TABLES)}
 
 
-def test_make_passes_scale_attention_seeds_and_options_on() -> None:
+def test_make_passes_all_variables_to_the_command() -> None:
     words = ["SCALE=smoke", "ATTENTION=softmax rela-g", "SEEDS=1 2", "PLAN=1", "OPTIONS=model.num_heads=4"]
     done = subprocess.run(
         [*MAKE, "-n", "reproduce-wmt18-zh-en", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
@@ -140,7 +140,7 @@ def test_make_passes_scale_attention_seeds_and_options_on() -> None:
     assert line.endswith(f"nmt-reproduce {wanted}")
 
 
-def test_clean_spares_what_cannot_be_made_again() -> None:
+def test_make_clean_keeps_runs_data_and_the_environment() -> None:
     done = subprocess.run([*MAKE, "-n", "clean"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert not {"runs", "data", ".venv", "."} & set(done.stdout.split())
 

@@ -53,7 +53,7 @@ def test_bf16_packed_is_bf16() -> None:
 
 @needs_int8
 @torch.no_grad()
-def test_int8_is_the_product_of_rounded_numbers() -> None:
+def test_int8_equals_the_matmul_of_rounded_numbers() -> None:
     weight, bias, x = (
         numbers(24, 16),
         numbers(24, seed=2),
@@ -85,7 +85,7 @@ def test_int8_rows_do_not_depend_on_one_another() -> None:
 
 
 @needs_packed
-def test_copies_share_what_is_packed() -> None:
+def test_copies_use_the_same_packed_weights() -> None:
     model = toy_model()
     prepare_for_inference(model, torch.float32, torch.device("cpu"))
     copied = copy.deepcopy(model)

@@ -83,7 +83,7 @@ def test_head_grid_writes_every_number() -> None:
     assert [text.get_text() for text in figure.axes[0].texts] == ["+0.100", "-0.200", "+0.000", "+0.400"]
 
 
-def test_figures_are_written_in_every_format_asked_for(tmp_path: Path) -> None:
+def test_figures_are_written_in_every_requested_format(tmp_path: Path) -> None:
     figure = plots.head_grid({"cross": [[0.1]]}, label="")
     written = plots.save(figure, tmp_path / "new" / "run.v1", ("png", "svg"))
     assert [path.name for path in written] == ["run.v1.png", "run.v1.svg"]

@@ -51,7 +51,7 @@ def test_an_exception_comes_after_the_items_before_it() -> None:
     wait_for_no_thread()
 
 
-def test_a_pause_is_one_none() -> None:
+def test_each_pause_of_the_input_gives_one_none() -> None:
     resume = threading.Event()
 
     def slow() -> Iterator[str]:

@@ -49,7 +49,7 @@ def test_unequal_line_counts_name_the_source_and_both_counts(tmp_path: Path) -> 
         pairs_of_files(tmp_path, "text", b"", b"1\n2\n")
 
 
-def test_a_line_beyond_all_measure_does_not_move_the_next(tmp_path: Path) -> None:
+def test_a_very_long_line_does_not_shift_the_next(tmp_path: Path) -> None:
     left, right = pairs_of_files(tmp_path, "text", b"x" * (3 * MAX_LINE + 5) + b"\nb\n", b"1\n2\n")
     assert (len(left[0] or ""), left[1]) == (MAX_LINE, "1")
     assert right == ("b", "2")
@@ -141,7 +141,7 @@ def test_sgm_documents_in_another_order_are_paired_by_name(tmp_path: Path) -> No
         pairs_of_files(tmp_path, "sgm", left, b"<seg id=1>x</seg>")
 
 
-def test_sgm_sets_that_lack_a_segment_say_which(tmp_path: Path) -> None:
+def test_a_missing_sgm_segment_is_named(tmp_path: Path) -> None:
     left = b"<doc docid='a'><seg id=1>a1</seg></doc><doc docid='b'><seg id=1>b1</seg><seg id=2>b2</seg></doc>"
     renamed = left.replace(b"docid='b'", b"docid='c'")
     message = r"source 'mine': 2 segments of x\.en are not in x\.de, the first in document 'b' with id '1'; accepted"

@@ -66,7 +66,7 @@ def test_masked_keys_and_rows_without_a_key_have_weights_and_gradients_of_exactl
 
 
 @pytest.mark.parametrize("score", [float("inf"), float("nan")])
-def test_scores_that_are_no_numbers_are_not_hidden(score: float) -> None:
+def test_non_finite_scores_give_non_finite_outputs(score: float) -> None:
     query, value = torch.ones(1, 1, 1, 4), torch.ones(1, 1, 2, 4)
     key = torch.tensor([score, 1.0]).view(1, 1, 2, 1).expand(-1, -1, -1, 4)
     assert not rela(query, key, value, padding([2], 2)).isfinite().any()

@@ -14,7 +14,7 @@ from nmt_rela.checkpoints.run_lock import RunLock
 from nmt_rela.utils.errors import ConfigError
 
 
-def test_the_second_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_with_the_owner_of_the_lock(tmp_path: Path) -> None:
     first, second = RunLock(), RunLock()
     first.acquire(tmp_path / "run" / ".lock")
     owner = f"process {os.getpid()} on {socket.gethostname()}"
@@ -25,7 +25,7 @@ def test_the_second_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
     second.release()
 
 
-def test_a_killed_owner_locks_nobody_out(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     child = os.fork()
     if child == 0:

@@ -68,7 +68,7 @@ def test_shipped_tasks_can_be_read_by_name(path: Path) -> None:
         assert source.lines or task.name == "demo" or source.name == "newsdev2017", "a published set has a known size"
 
 
-def test_everything_a_task_can_say(tmp_path: Path) -> None:
+def test_every_key_of_a_task_file_is_read(tmp_path: Path) -> None:
     task = load(tmp_path, GOOD)
     news, fields, memory = task.train
     tgz, parts = news.sides["en"].archive.locations
@@ -141,7 +141,7 @@ def test_a_file_in_place_of_a_name_gets_a_suggestion(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("key", ["dev", "tests"])
-def test_a_task_without_sets_is_told_how_to_have_them(tmp_path: Path, key: str) -> None:
+def test_a_task_without_sets_gets_a_hint(tmp_path: Path, key: str) -> None:
     (tmp_path / "own.yaml").write_text(
         "".join(
             f"{name}: [{{name: x, files: {{en: a, de: b}}}}]\n" for name in ("train", "dev", "tests") if name != key

@@ -64,7 +64,7 @@ def test_parallel_files_are_paired(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("left", "right", "counts"), [(2, 5, "2 lines, .*b: 5 lines"), (4, 1, "4 lines, .*b: 1 lines")]
 )
-def test_unequal_counts_are_both_told(tmp_path: Path, left: int, right: int, counts: str) -> None:
+def test_unequal_line_counts_are_both_reported(tmp_path: Path, left: int, right: int, counts: str) -> None:
     write_lines(tmp_path / "a", ["x"] * left)
     write_lines(tmp_path / "b", ["x"] * right)
     with pytest.raises(DataError, match=counts):

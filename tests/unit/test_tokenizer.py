@@ -50,7 +50,7 @@ def other() -> SentencePieceTokenizer:
     return SentencePieceTokenizer(train(size=70), name="other.model")
 
 
-def test_text_comes_back(vocabulary: SentencePieceTokenizer) -> None:
+def test_decoding_inverts_encoding(vocabulary: SentencePieceTokenizer) -> None:
     ids = vocabulary.encode(LINES)
     assert vocabulary.decode(ids) == LINES
     assert all(not {PAD, UNK, EOS, BOS} & set(sentence) for sentence in ids)
@@ -65,7 +65,7 @@ def test_empty_input_stays_empty(vocabulary: SentencePieceTokenizer) -> None:
     assert vocabulary.convert_ids_to_pieces([]) == []
 
 
-def test_specials_leave_no_trace_but_unknown_shows(vocabulary: SentencePieceTokenizer) -> None:
+def test_special_tokens_are_not_decoded_but_unknown_is(vocabulary: SentencePieceTokenizer) -> None:
     (ids,) = vocabulary.encode(["the child"])
     assert vocabulary.decode([[BOS, *ids, EOS, PAD, PAD]]) == ["the child"]
     (unknown,) = vocabulary.encode(["the 猫"])
@@ -145,7 +145,7 @@ def test_fingerprint_tells_sides_apart(vocabulary: SentencePieceTokenizer, other
     assert len({TokenizerPair(*pair).fingerprint for pair in pairs}) == 4
 
 
-def test_missing_vocabularies_say_what_is_wanted(vocabulary: SentencePieceTokenizer, tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_named(vocabulary: SentencePieceTokenizer, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no vocabulary; accepted: joint\.model, or source\.model and target\.model"):
         TokenizerPair.load(tmp_path)
     vocabulary.save(tmp_path / "source.model")
