@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.metrics.word_alignment import Link
@@ -65,9 +64,9 @@ class TranslationOptions(DecodingConfig):
             raise ConfigError(f"n-best: found {self.n_best}; accepted: 1 up to the beam size, {self.beam_size}")
 
     @classmethod
-    def from_config(cls, config: DecodingConfig, **more: Any) -> TranslationOptions:
-        """The decoding settings of a run; ``more`` sets or replaces fields."""
-        return cls(**{field.name: getattr(config, field.name) for field in fields(DecodingConfig)} | more)
+    def from_config(cls, config: DecodingConfig) -> TranslationOptions:
+        """The decoding settings of a run."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(DecodingConfig)})
 
     @property
     def num_sequences(self) -> int:
@@ -106,11 +105,6 @@ class Translation:
     def text(self) -> str:
         """The best translation."""
         return self.hypotheses[0].text
-
-    @property
-    def score(self) -> float:
-        """The score of the best translation."""
-        return self.hypotheses[0].score
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,9 +14,9 @@ from nmt_rela.config.loader import diff_configs, load_config
 from nmt_rela.reproduction import paper_results
 from nmt_rela.reproduction.experiment import ATTENTION_VARIANTS, BASELINE, Experiment, shipped_config
 from nmt_rela.reproduction.html_copy import to_html
-from nmt_rela.reproduction.results import Results, Tree, actual_config, collect_results
+from nmt_rela.reproduction.results import Tree, actual_config, collect_results
 from nmt_rela.reproduction.step_record import StepRecords
-from nmt_rela.reproduction.steps import BENCHMARKS
+from nmt_rela.reproduction.steps import BENCHMARKS, analysis_directory
 from nmt_rela.utils.files import atomic_write
 from nmt_rela.utils.progress import format_duration
 
@@ -37,11 +37,11 @@ _RELEASED_CODE = ("model.embedding_bias", "model.decoder_start", "training.loss_
 def write_report(experiment: Experiment, records: StepRecords) -> list[Path]:
     """Collect, draw and write ``results.json``, ``report.md`` and ``report.html``; their paths."""
     results = collect_results(experiment)
-    task = results.task
+    task = results["task"]
     title = f"{task['title']}, {task['source']} to {task['target']}: softmax, sparse and rectified attention"
     text = "\n\n".join([f"# {title}", *_sections(experiment, results, records)]) + "\n"
     files = {
-        "results.json": json.dumps(results.as_dict(), indent=1, ensure_ascii=False) + "\n",
+        "results.json": json.dumps(results, indent=1, ensure_ascii=False) + "\n",
         "report.md": text,
         "report.html": to_html(text, title=title, directory=experiment.output),
     }
@@ -58,7 +58,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _sections(experiment: Experiment, results: Results, records: StepRecords) -> Iterator[str]:
+def _sections(experiment: Experiment, results: Tree, records: StepRecords) -> Iterator[str]:
     yield _scale_note(experiment)
     yield from _scores(experiment, results)
     yield from _speed(experiment, results)
@@ -84,19 +84,19 @@ def _scale_note(experiment: Experiment) -> str:
     )
 
 
-def _scores(experiment: Experiment, results: Results) -> Iterator[str]:
+def _scores(experiment: Experiment, results: Tree) -> Iterator[str]:
     yield "## Translation quality"
     paper = paper_results.BLEU.get(experiment.name, {})
     signatures: list[str] = []
-    for test in results.task["tests"]:
+    for test in results["task"]["tests"]:
         rows = []
-        for run in results.runs:
+        for run in results["runs"]:
             score = run["scores"].get(test)
             start = [run["attention"], str(run["seed"]), f"{run['updates']:,}"]
             if score is None:
                 rows.append([*start, *["–"] * 6])
                 continue
-            interval = results.significance.get(test, {}).get(run["name"], {}).get("bleu")
+            interval = results["significance"].get(test, {}).get(run["name"], {}).get("bleu")
             rows.append(
                 [
                     *start,
@@ -125,10 +125,10 @@ def _scores(experiment: Experiment, results: Results) -> Iterator[str]:
     )
 
 
-def _over_seeds(test: str, results: Results) -> str:
+def _over_seeds(test: str, results: Tree) -> str:
     rows = []
-    for variant in dict.fromkeys(run["attention"] for run in results.runs):
-        runs = [run for run in results.runs if run["attention"] == variant and test in run["scores"]]
+    for variant in dict.fromkeys(run["attention"] for run in results["runs"]):
+        runs = [run for run in results["runs"] if run["attention"] == variant and test in run["scores"]]
         values = [run["scores"][test]["bleu"] for run in runs]
         if values:
             deviation = statistics.stdev(values) if len(values) > 1 else None
@@ -136,14 +136,14 @@ def _over_seeds(test: str, results: Results) -> str:
     return table(["attention", "seeds", "mean BLEU", "standard deviation"], rows)
 
 
-def _speed(experiment: Experiment, results: Results) -> Iterator[str]:
-    first = results.runs[0]["attention"]
+def _speed(experiment: Experiment, results: Tree) -> Iterator[str]:
+    first = results["runs"][0]["attention"]
     yield f"## Speed relative to {first}"
     training = {row["attention"]: row["tokens_per_second"] for row in _rows(results, "training", "rows")}
     by_subject = {
         f"{run['path']} {precision}": run["attention"]
-        for run in results.runs
-        for precision in results.speed.get("decoding", {}).get("precision", [])
+        for run in results["runs"]
+        for precision in results["speed"].get("decoding", {}).get("precision", [])
     }
     decoding = {
         by_subject[row["subject"]]: row["tokens_per_second"]
@@ -174,13 +174,13 @@ def _speed(experiment: Experiment, results: Results) -> Iterator[str]:
     )
     notes = []
     if training:
-        tree = results.speed["training"]
+        tree = results["speed"]["training"]
         notes.append(
             f"Training: whole updates on the same batches, variants interleaved, medians; {tree['device']}, "
             f"{tree['threads']} threads, torch {tree['torch']}, {tree['precision']}."
         )
     if decoding:
-        tree = results.speed["decoding"]
+        tree = results["speed"]["decoding"]
         notes.append(
             f"Decoding: the trained models translate the first {tree['sentences']:,} test sentences, interleaved, "
             f"beam {experiment.config.decoding.beam_size}, medians; {tree['device']}, {', '.join(tree['precision'])}. "
@@ -190,8 +190,8 @@ def _speed(experiment: Experiment, results: Results) -> Iterator[str]:
     yield " ".join(notes)
 
 
-def _rows(results: Results, benchmark: str, name: str) -> list[Tree]:
-    rows: list[Tree] = results.speed.get(benchmark, {}).get(name, [])
+def _rows(results: Tree, benchmark: str, name: str) -> list[Tree]:
+    rows: list[Tree] = results["speed"].get(benchmark, {}).get(name, [])
     return rows
 
 
@@ -202,8 +202,8 @@ def _with_ratio(speeds: dict[str, float], variant: str) -> list[str]:
     return [_number(speeds[variant], 0), _number(speeds[variant] / next(iter(speeds.values())), 2)]
 
 
-def _curves(experiment: Experiment, results: Results) -> Iterator[str]:
-    curves = {name: points for name, points in results.curves.items() if points}
+def _curves(experiment: Experiment, results: Tree) -> Iterator[str]:
+    curves = {name: points for name, points in results["curves"].items() if points}
     if not curves:
         return
     yield "## Learning curves on the development set"
@@ -223,13 +223,13 @@ def _curves(experiment: Experiment, results: Results) -> Iterator[str]:
     yield table(["updates", *by_run], rows)
 
 
-def _attention(experiment: Experiment, results: Results) -> Iterator[str]:
-    if not results.attention:
+def _attention(experiment: Experiment, results: Tree) -> Iterator[str]:
+    if not results["attention"]:
         return
     yield "## Attention of the heads"
     sites = ("encoder", "decoder", "cross")
     rows = []
-    for name, found in results.attention.items():
+    for name, found in results["attention"].items():
         cells = []
         for site in sites:
             values = found["sites"][site]
@@ -244,23 +244,23 @@ def _attention(experiment: Experiment, results: Results) -> Iterator[str]:
         "them. The paper's values were not found. It claims that ReLA is sparse, that its heads are the most diverse, "
         "and that some of them attend to nothing."
     )
-    for seed, directory in results.plots.items():
+    for seed in experiment.seeds:
         for name, caption in (
             ("sparsity_by_layer", "Sparsity by layer; dots are single heads"),
             ("null_rate_by_layer", "Null rate by layer"),
             ("diversity_by_layer", "Head diversity by layer"),
         ):
-            if (path := directory / f"{name}.png").is_file():
+            if (path := analysis_directory(experiment, seed) / "plots" / f"{name}.png").is_file():
                 yield _figure(experiment, path, f"{caption} (seed {seed}).")
 
 
-def _alignment(experiment: Experiment, results: Results) -> Iterator[str]:
-    aligned = {name: found for name, found in results.attention.items() if found["aer"]}
+def _alignment(experiment: Experiment, results: Tree) -> Iterator[str]:
+    aligned = {name: found for name, found in results["attention"].items() if found["aer"]}
     yield "## Alignment error rate of the cross-attention"
     if not aligned:
         yield "Not measured: no gold word alignments (`--gold SOURCE TARGET LINKS`)."
         return
-    variants = {run["name"]: run["attention"] for run in results.runs}
+    variants = {run["name"]: run["attention"] for run in results["runs"]}
     layers = max(len(found["aer"]["normal"]["best"]) for found in aligned.values())
     comparable = experiment.name == paper_results.AER_TASK and layers == 6  # as in the paper's figure
     for mode in ("normal", "shifted"):
@@ -279,12 +279,12 @@ def _alignment(experiment: Experiment, results: Results) -> Iterator[str]:
         "links of the averaged heads. "
         + ("The paper's are read off its figure." if comparable else "The paper's figure is of another task and model.")
     )
-    for seed, directory in results.plots.items():
-        if (path := directory / "aer_by_layer.png").is_file():
+    for seed in experiment.seeds:
+        if (path := analysis_directory(experiment, seed) / "plots" / "aer_by_layer.png").is_file():
             yield _figure(experiment, path, f"Alignment error rate by layer (seed {seed}).")
 
 
-def _deviations(experiment: Experiment, results: Results) -> Iterator[str]:
+def _deviations(experiment: Experiment, results: Tree) -> Iterator[str]:
     unset = ["run_dir=r", "data.task=t", "data.source_language=a", "data.target_language=b"]
     base = load_config(shipped_config("base.yaml"), unset)
     ignored = ("model.attention", "training.seed", *_LOGGING_SETTINGS, *_RELEASED_CODE)
@@ -295,11 +295,11 @@ def _deviations(experiment: Experiment, results: Results) -> Iterator[str]:
         and (change.path.split(".")[0] in ("model", "training", "decoding") or change.path in _DATA_SETTINGS)
     ]
     yield ("Settings other than the paper's: " + "; ".join(changed) + ".") if changed else "Settings are the paper's."
-    yield from results.differing
+    yield from results["settings_that_differ"]
     missing = [variant for variant in ATTENTION_VARIANTS if variant not in experiment.variants]
     if missing:
         yield f"Not run: {', '.join(missing)}."
-    for run in results.runs:
+    for run in results["runs"]:
         if not run["finished"]:
             yield f"{run['name']}: training is not finished; the newest checkpoint is of update {run['updates']:,}."
         if not run["scores"]:
@@ -318,17 +318,17 @@ def _deviations(experiment: Experiment, results: Results) -> Iterator[str]:
         yield f"Left out on request: {', '.join(sorted(experiment.skip))}."
 
 
-def _provenance(results: Results, records: StepRecords) -> Iterator[str]:
+def _provenance(results: Tree, records: StepRecords) -> Iterator[str]:
     yield "## Data, runs and commands"
-    counts = results.task["counts"]
+    counts = results["task"]["counts"]
     if counts:
         total, vocabulary = counts["total"], counts["vocabulary"]
         yield (
             f"Data: {total['read']:,} pairs read, {total['kept']:,} kept; development set {counts['dev']:,} lines; "
-            f"{vocabulary['source']:,} and {vocabulary['target']:,} sub-words. Licence: {results.task['licence']}."
+            f"{vocabulary['source']:,} and {vocabulary['target']:,} sub-words. Licence: {results['task']['licence']}."
         )
     rows, machines = [], []
-    for run in results.runs:
+    for run in results["runs"]:
         record = records.get(f"train {run['name']}")
         rows.append(
             [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,56 +34,23 @@ LOG = logging.getLogger(__name__)
 Tree = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Results:
-    """Everything in the report. Lists are empty, and values None, where a step has not run."""
+def collect_results(experiment: Experiment) -> Tree:
+    """Everything that exists, as JSON values; what is missing is None or empty.
 
-    task: Tree
-    #: One per run: name, attention, seed, path, updates, finished, parameters, scores by test set.
-    runs: list[Tree]
-    #: By test set and run: BLEU and chrF with their intervals, and p against the softmax run of the same seed.
-    significance: dict[str, dict[str, Tree]]
-    #: By run: validations (update, bleu, loss, perplexity).
-    curves: dict[str, list[Tree]]
-    #: By run: sparsity, null rate and diversity by site, and AER by layer.
-    attention: dict[str, Tree]
-    #: Plots of nmt-analyze by seed.
-    plots: dict[int, Path]
-    #: Documents of the training and of the decoding benchmark.
-    speed: dict[str, Tree]
-    #: Settings in which runs differ besides attention and seed.
-    differing: list[str]
-
-    def as_dict(self) -> Tree:
-        """JSON values; all but ``speed`` are independent of the machine's speed."""
-        return {
-            "task": self.task,
-            "runs": [{name: value for name, value in run.items() if name not in _OF_THE_MACHINE} for run in self.runs],
-            "significance": self.significance,
-            "curves": self.curves,
-            "attention": self.attention,
-            "settings_that_differ": self.differing,
-            "speed": self.speed,
-        }
-
-
-_OF_THE_MACHINE = ("path", "environment", "tokens_per_second")
-
-
-def collect_results(experiment: Experiment) -> Results:
-    """Read everything that exists."""
-    plots = {seed: analysis_directory(experiment, seed) / "plots" for seed in experiment.seeds}
+    ``significance``: by test set and run, BLEU and chrF with intervals, and p against the softmax run of the same seed.
+    ``curves``: validations by run. ``attention``: by run, sparsity, null rate and diversity by site, and AER by layer.
+    ``speed``: the documents of the benchmarks.
+    """
     speed = {what: _read(speed_file(experiment, what)) for what in ("training", "decoding")}
-    return Results(
-        task=_task(experiment),
-        runs=[_run(run) for run in experiment.runs],
-        significance={} if "significance" in experiment.skip else _significance(experiment),
-        curves={run.name: _validations(run) for run in experiment.runs},
-        attention=_attention(experiment),
-        plots={seed: directory for seed, directory in plots.items() if directory.is_dir()},
-        speed={what: tree for what, tree in speed.items() if tree is not None},
-        differing=_differing(experiment),
-    )
+    return {
+        "task": _task(experiment),
+        "runs": [_run(run) for run in experiment.runs],
+        "significance": {} if "significance" in experiment.skip else _significance(experiment),
+        "curves": {run.name: _validations(run) for run in experiment.runs},
+        "attention": _attention(experiment),
+        "settings_that_differ": _differing(experiment),
+        "speed": {what: tree for what, tree in speed.items() if tree is not None},
+    }
 
 
 def actual_config(run: Run) -> Config:

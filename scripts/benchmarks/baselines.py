@@ -1,4 +1,4 @@
-"""Encoder-decoders of other libraries and the plain loop that trains them: what bench_train.py compares ours with."""
+"""Encoder-decoders of other libraries in a standard PyTorch training loop, for comparison in bench_train.py."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ OTHERS = ("torch.nn.Transformer", "transformers.Marian")
 
 
 class PlainUpdates:
-    """Another library's model of the size that a configuration says, and updates of it as its users write them: whole
-    logits, PyTorch's cross-entropy, clipping and fused Adam. The loop itself never waits for the device.
+    """Another library's model of the size in a configuration, trained as its users do.
 
-    Raises ConfigError for fp16, which wants a scaled loss.
+    The loop uses whole logits, PyTorch's cross-entropy, clipping and fused Adam. It never synchronises with the device.
+
+    Raises ConfigError for fp16, which needs a scaled loss.
     """
 
     def __init__(
-        self, name: str, config: Config, *, vocabularies: TokenizerPair, device: torch.device, precision: torch.dtype
+        self, name: str, config: Config, *, tokenizers: TokenizerPair, device: torch.device, precision: torch.dtype
     ) -> None:
         if precision == torch.float16:
             raise ConfigError("training.precision: found 'fp16'; accepted with --others: float32, bf16")
         torch.manual_seed(config.training.seed)
         make = _TorchTransformer if name == "torch.nn.Transformer" else _Marian
-        self._model = make(config, vocabularies.source.size, vocabularies.target.size).to(device).train()
+        self._model = make(config, tokenizers.source.size, tokenizers.target.size).to(device).train()
         settings = config.training
         self._optimizer = torch.optim.Adam(
             self._model.parameters(), lr=1e-4, betas=(settings.adam_beta1, settings.adam_beta2), fused=True
@@ -43,7 +44,7 @@ class PlainUpdates:
         self._device, self._precision = device, precision
 
     def step(self, batches: list[Batch]) -> Tensor:
-        """One update; its loss a token, on the device."""
+        """One update; its loss per token, on the device."""
         tokens = sum(batch.target_tokens for batch in batches)
         summed = torch.zeros((), device=self._device)
         for batch in batches:
@@ -123,5 +124,5 @@ class _Marian(nn.Module):
 
 
 def installed(name: str) -> bool:
-    """Whether the library of another model is there."""
+    """Whether the library of another model is installed."""
     return importlib.util.find_spec(name.split(".")[0]) is not None

@@ -80,7 +80,7 @@ def our_subject(trainer: Trainer) -> Subject:
 def other_subject(name: str, config: Config, trainer: Trainer) -> Subject:
     """Updates of another library's model with the vocabulary and device of a trainer."""
     others = PlainUpdates(
-        name, config, vocabularies=trainer.vocabularies, device=trainer.ranks.device,
+        name, config, tokenizers=trainer.vocabularies, device=trainer.ranks.device,
         precision=trainer.precision,
     )  # fmt: skip
 

@@ -48,7 +48,7 @@ def test_other_models_learn(name: str, tied: str, vocabularies: TokenizerPair) -
         f"{SMALL}, tied_embeddings: {tied}}}",
         "small",
     )
-    updates = PlainUpdates(name, config, vocabularies=vocabularies, device=torch.device("cpu"), precision=torch.float32)
+    updates = PlainUpdates(name, config, tokenizers=vocabularies, device=torch.device("cpu"), precision=torch.float32)
     batch = a_batch(vocabularies)
     losses = [float(updates.step([batch])) for _ in range(150)]
     assert losses[0] == pytest.approx(math.log(vocabularies.target.size), rel=0.5)  # a loss a token

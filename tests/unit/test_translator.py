@@ -136,7 +136,7 @@ def test_a_blank_line_does_not_touch_the_model() -> None:
     translator.models[0].encode = None  # type: ignore[assignment, method-assign]
     for translation in translator.translate(["", " ", "\u3000\t"], n_best=3, alignment=AlignmentOptions()):
         assert translation.text == ""
-        assert translation.score == 0.0
+        assert translation.hypotheses[0].score == 0.0
         assert len(translation.hypotheses) == 1
         assert translation.hypotheses[0].alignment == frozenset()
 
