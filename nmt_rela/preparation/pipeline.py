@@ -54,6 +54,8 @@ _VERSIONS = {"sets": 1, "text": 1, "subwords": 1, "train": 1, "dev": 1}
 #: The same for the modes of one option; data of other modes stays valid.
 _ROMANIAN_VERSIONS = {"none": "none", "cedilla": "cedilla 2", "remove": "remove 2"}
 
+_SUMMARY = ("stages", "versions", "mirror", "digests", "counts")
+
 
 def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) -> PreparedData:
     """The data of a configuration. Stages that are missing are made; with none missing, nothing is written.
@@ -160,9 +162,9 @@ class _Corpus:
         """The summary of an earlier preparation with these options; empty where its stages are not complete."""
         try:
             summary = json.loads(self.summary_file.read_bytes())
-            complete = all(is_complete(self.directory / summary["stages"][name]) for name in _VERSIONS)
-            return dict(summary) if complete else {}
-        except (OSError, ValueError, KeyError):
+            stages = [self.directory / summary["stages"][name] for name in _VERSIONS]
+            return {key: summary[key] for key in _SUMMARY} if all(map(is_complete, stages)) else {}
+        except (OSError, ValueError, KeyError, TypeError):
             return {}
 
     def prepared(self, summary: Mapping[str, Any]) -> PreparedData:
