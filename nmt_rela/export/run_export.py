@@ -7,8 +7,6 @@ Both have a README.md that explains their use.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,10 +15,8 @@ from nmt_rela.checkpoints.run_directory import EXPORTED, RunDirectory
 from nmt_rela.checkpoints.safetensors_io import require_safetensors, write_weights
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.config.schema import Config
-from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.export.ctranslate2 import transformer_spec, unsupported_reasons
 from nmt_rela.export.readme import readme
-from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError, UserError
 from nmt_rela.utils.files import atomic_directory
 
@@ -46,13 +42,25 @@ def export_run(
     if quantization not in accepted:
         raise ConfigError(f"quantization: found '{quantization}'; accepted for {format}: {', '.join(accepted)}")
     config = run.config()
-    exporter = _EXPORTERS[format]
-    exporter.check(run, config)
+    if format == "ctranslate2":
+        _check_ctranslate2(run, config)
+    else:
+        require_safetensors()
     if output.exists():
         raise ConfigError(f"{output}: exists already; accepted: a new folder")
     tokenizers, model = run.load_tokenizers(), run.load_model(checkpoint)
     with atomic_directory(output) as partial:
-        exporter.write(model, tokenizers, config, partial, quantization)
+        if format == "ctranslate2":
+            spec = transformer_spec(model, tokenizers)
+            spec.optimize(quantization=quantization)
+            spec.save(str(partial))
+            tokenizers.source.save(partial / "source.model")
+            tokenizers.target.save(partial / "target.model")
+        else:
+            model.to(getattr(torch, quantization))
+            write_weights(partial / EXPORTED, model, vocabulary=tokenizers.fingerprint)
+            (partial / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
+            tokenizers.save(partial / "tokenizer")
         (partial / "README.md").write_text(readme(format, config), encoding="utf-8")
 
 
@@ -66,38 +74,3 @@ def _check_ctranslate2(run: RunDirectory, config: Config) -> None:
         import ctranslate2.specs  # noqa: F401
     except ImportError as error:
         raise UserError("exporting to CTranslate2 needs ctranslate2; run: pip install 'nmt_rela[export]'") from error
-
-
-def _write_ctranslate2(
-    model: Transformer, tokenizers: TokenizerPair, config: Config, directory: Path, quantization: str
-) -> None:
-    spec = transformer_spec(model, tokenizers)
-    spec.optimize(quantization=quantization)
-    spec.save(str(directory))
-    tokenizers.source.save(directory / "source.model")
-    tokenizers.target.save(directory / "target.model")
-
-
-def _check_safetensors(run: RunDirectory, config: Config) -> None:
-    require_safetensors()
-
-
-def _write_safetensors(
-    model: Transformer, tokenizers: TokenizerPair, config: Config, directory: Path, quantization: str
-) -> None:
-    model.to(getattr(torch, quantization))
-    write_weights(directory / EXPORTED, model, vocabulary=tokenizers.fingerprint)
-    (directory / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
-    tokenizers.save(directory / "tokenizer")
-
-
-@dataclass(frozen=True, slots=True)
-class _Exporter:
-    check: Callable[[RunDirectory, Config], None]
-    write: Callable[[Transformer, TokenizerPair, Config, Path, str], None]
-
-
-_EXPORTERS = {
-    "ctranslate2": _Exporter(_check_ctranslate2, _write_ctranslate2),
-    "safetensors": _Exporter(_check_safetensors, _write_safetensors),
-}
