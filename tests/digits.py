@@ -44,8 +44,7 @@ model:
   tied_embeddings: all
 training:
   max_updates: 500
-  batch_tokens: 1024
-  accumulate: 1
+  update_tokens: 1024
   lr_schedule: inverse_sqrt
   learning_rate: 0.004
   warmup_updates: 60

@@ -21,7 +21,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from nmt_rela import __version__
@@ -54,48 +55,57 @@ _USER_PATH = frozenset(
 )
 
 
+class ExitStatus:
+    """The exit status of a command."""
+
+    code = EXIT_DONE
+
+
+@contextmanager
+def exit_status(program: str) -> Iterator[ExitStatus]:
+    """A block that is a whole command: exceptions in it become messages and the status.
+
+    A ``UserError``, a full disk and an unusable path print one line on stderr; the status is 2. Ctrl-C is 130. A closed
+    output pipe prints nothing. argparse's exits keep their status. Any other exception is an internal error: traceback,
+    status 1.
+    """
+    status = ExitStatus()
+    try:
+        yield status
+        sys.stdout.flush()
+    except SystemExit as end:  # argparse exits after ``--help`` or a wrong argument
+        status.code = end.code if isinstance(end.code, int) else EXIT_DONE
+    except UserError as error:
+        status.code = _refuse(program, str(error))
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        status.code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        status.code = EXIT_BROKEN_PIPE
+    except Exception as error:
+        message = _os_message(error) if isinstance(error, OSError) else None
+        if message is None:
+            traceback.print_exc()
+            status.code = EXIT_INTERNAL_ERROR
+            return
+        if isinstance(error, OSError) and error.errno in _FULL_DISK:
+            _silence_stdout()
+        status.code = _refuse(program, message)
+
+
 def run(
     program: str,
     command: Callable[[Sequence[str] | None], int | None],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Run a command and return its exit status.
+    """Run a command under ``exit_status`` and return its status.
 
-    ``command`` receives the arguments (None: those of the process) and returns None or a status. A ``UserError``, a
-    full disk and an unusable path print one line on stderr; the status is 2. Ctrl-C is 130. A closed output pipe prints
-    nothing. Any other exception is an internal error: traceback, status 1.
+    ``command`` receives the arguments (None: those of the process) and returns None or a status.
     """
-    try:
-        status = _status(command, arguments)
-        sys.stdout.flush()
-        return status
-    except UserError as error:
-        return _refuse(program, str(error))
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        _silence_stdout()
-        return EXIT_BROKEN_PIPE
-    except OSError as error:
-        message = _os_message(error)
-        if message is not None:
-            if error.errno in _FULL_DISK:
-                _silence_stdout()
-            return _refuse(program, message)
-        traceback.print_exc()
-        return EXIT_INTERNAL_ERROR
-    except Exception:
-        traceback.print_exc()
-        return EXIT_INTERNAL_ERROR
-
-
-def _status(command: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None) -> int:
-    """The status that a command returns or exits with (argparse exits after ``--help`` or a wrong argument)."""
-    try:
-        return command(arguments) or EXIT_DONE
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else EXIT_DONE
+    with exit_status(program) as status:
+        status.code = command(arguments) or EXIT_DONE
+    return status.code
 
 
 def _refuse(program: str, message: str) -> int:

@@ -42,8 +42,6 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
     if options.gold_reversed and options.gold is None:
         parser.error("--gold-reversed needs --gold")
 
-    import torch
-
     from nmt_rela.reproduction.experiment import GoldAlignmentFiles, existing_experiment, new_experiment
     from nmt_rela.reproduction.report import write_report
     from nmt_rela.reproduction.runner import plan_lines, run_steps
@@ -57,7 +55,7 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
     else:
         experiment = new_experiment(
             options.task, scale=options.scale, variants=options.attention, seeds=options.seeds,
-            overrides=options.overrides, output=options.output, gpus=torch.cuda.device_count(),
+            overrides=options.overrides, output=options.output,
         )  # fmt: skip
     gold = None
     if options.gold is not None:

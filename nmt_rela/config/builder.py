@@ -122,7 +122,10 @@ class _Builder:
         if not plain:
             wanted = "a list with at least one entry" if get_origin(options[0]) is tuple else "a mapping"
             raise ConfigError(f"{found.position}: {path}: expected {wanted}, found {describe_node(found)}")
-        return _scalar(plain[0], found, path, limits)
+        # A choice such as auto may stand beside a number.
+        choices = [option for option in plain if get_origin(option) is Literal]
+        matching = [option for option in choices if isinstance(found, Scalar) and found.text in get_args(option)]
+        return _scalar((matching or plain[-1:])[0], found, path, limits)
 
 
 def _scalar(expected: Any, found: Tree, path: str, limits: Any) -> Any:

@@ -115,10 +115,11 @@ class TrainingConfig:
     max_epochs: int = field(default=0, metadata=accepts(low=0))
     #: Stop, saved, after so many hours of this process (0: no limit), for cluster queues.
     max_hours: float = field(default=0.0, metadata=accepts(low=0.0))
-    #: Padded tokens of the larger side in one micro-batch on one device.
-    batch_tokens: int = field(default=6_250, metadata=accepts(low=8))
-    #: Micro-batches in one update, over all devices; a multiple of the number of devices.
-    accumulate: int = field(default=4, metadata=accepts(low=1))
+    #: Size of an update: padded tokens of the longer side of its pairs. It does not depend on the number of devices.
+    update_tokens: int = field(default=25_000, metadata=accepts(low=8))
+    #: Padded tokens, both sides, of one micro-batch on one device, or auto: by the memory of the device. It changes
+    #: memory and speed only.
+    max_batch_tokens: Literal["auto"] | int = field(default="auto", metadata=accepts(low=1))
     #: How the loss of an update is averaged: over its target tokens, or (the released code) over sentences of token
     #: means.
     loss_normalization: Literal["tokens", "sentences"] = "tokens"

@@ -1,20 +1,23 @@
-"""The batch plan: which pairs make which micro-batch, as a pure function of lengths and a few integers.
+"""The batch plan: which pairs make up each update of an epoch, and how an update is cut into micro-batches.
 
-The plan knows nothing of ranks: an *update* is ``accumulate`` consecutive micro-batches, and rank r of R takes
-micro-batches r, r + R, … of each. So the number of ranks may change and the order of the data does not, and the
-plan's cursor is the number of an update.
+The plan is a pure function of the lengths, ``update_tokens``, the seed and the epoch. It knows neither ranks nor
+memory: ``cut_update`` cuts an update into the micro-batches of each rank. So the same updates are made on any number of
+devices, and the position in an epoch is the number of an update.
 
-How it is made. Pairs lie in a plane, source length by target length, which is cut into strips along one side (drawn
-anew each epoch, so that batches mix), each strip wide enough for a few batches. A strip is read along the other side,
-forwards and backwards in turn, so that neighbours in this order have much the same length on both sides; then batches
-are cut off greedily, and shuffled. Only the raw 64-bit stream of PCG64 is used, which NumPy promises never to change
-(its distributions, ``shuffle`` included, may), so a plan is the same on every machine and version.
+How the plan is made: an update consists of one or more *buckets*, each with pairs of similar length. Pairs lie in a
+plane, source length by target length. It is cut into strips along one side (drawn anew per epoch, so that buckets mix),
+each wide enough for a few buckets. A strip is read along the other side, alternately forwards and backwards, so that
+neighbours in this order have similar lengths on both sides. Buckets are cut off greedily and shuffled. Only the raw
+64-bit stream of PCG64 is used, which NumPy promises never to change (its distributions, ``shuffle`` included, may), so
+a plan is the same on every machine and version.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,67 +25,113 @@ from numpy.typing import NDArray
 from nmt_rela.utils.errors import DataError
 
 Lengths = NDArray[np.integer]
+#: Positions of pairs in the corpus.
+Pairs = NDArray[np.integer]
 
-#: Batches that a strip holds at least; 3 pads least on corpora of ten thousand to a million pairs.
-_BATCHES_A_STRIP = 3
+#: Padded tokens of the longer side in one bucket, at most. A larger update has several buckets, of different lengths.
+_BUCKET_TOKENS = 8_192
+#: Buckets that a strip holds at least; 3 pads least on corpora of ten thousand to a million pairs.
+_BUCKETS_PER_STRIP = 3
 #: Lengths above this count as equal when pairs are ordered, so that sort keys fit in 64 bits.
-_LONGEST_APART = 65_535
+_MAX_KEY_LENGTH = 65_535
 #: Pairs handled at a time where temporary arrays would otherwise be as long as the corpus.
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchPlan:
-    """The micro-batches of one epoch: batch i holds the pairs ``order[starts[i]:starts[i + 1]]``."""
+    """The updates of one epoch. Bucket i holds the pairs ``order[offsets[i]:offsets[i + 1]]``."""
 
     #: Every pair's position in the corpus, once: int32 (int64 above 2**31 pairs).
-    order: NDArray[np.integer]
-    #: Where batches begin in ``order``, and its length at the end: batches + 1 entries, int64.
-    starts: NDArray[np.int64]
-    #: Micro-batches in one update.
-    accumulate: int
+    order: Pairs
+    #: Where buckets begin in ``order``, and its length at the end: buckets + 1 entries, int64.
+    offsets: NDArray[np.int64]
+    #: Consecutive buckets that make up an update.
+    buckets_per_update: int
 
     @property
-    def batches(self) -> int:
-        """Micro-batches in the epoch, a multiple of ``accumulate``."""
-        return len(self.starts) - 1
+    def num_buckets(self) -> int:
+        """Buckets in the epoch, a multiple of ``buckets_per_update``."""
+        return len(self.offsets) - 1
 
     @property
-    def updates(self) -> int:
+    def num_updates(self) -> int:
         """Updates in the epoch."""
-        return self.batches // self.accumulate
+        return self.num_buckets // self.buckets_per_update
 
-    def batch(self, index: int) -> NDArray[np.integer]:
-        """Positions in the corpus of the pairs of one micro-batch (a view)."""
-        return self.order[self.starts[index] : self.starts[index + 1]]
+    def bucket(self, index: int) -> Pairs:
+        """The pairs of one bucket (a view)."""
+        return self.order[self.offsets[index] : self.offsets[index + 1]]
 
-    def padding_share(self, source_lengths: Lengths, target_lengths: Lengths) -> float:
-        """Share of the epoch's batch cells, both sides together, that hold padding."""
-        sizes = np.diff(self.starts)
-        filled = self.starts[:-1][sizes > 0]
-        if not len(filled):
-            return 0.0
-        cells = 0
+    def buckets(self, update: int) -> list[Pairs]:
+        """The buckets of one update; some are empty where the corpus has fewer pairs than an update has buckets."""
+        first = update * self.buckets_per_update
+        return [self.bucket(index) for index in range(first, first + self.buckets_per_update)]
+
+    def pairs(self, update: int) -> Pairs:
+        """All pairs of one update (a view)."""
+        first = update * self.buckets_per_update
+        return self.order[self.offsets[first] : self.offsets[first + self.buckets_per_update]]
+
+    def padding_fraction(self, source_lengths: Lengths, target_lengths: Lengths) -> float:
+        """Fraction of the tokens of all buckets, both sides, that are padding."""
+        sizes = np.diff(self.offsets)
+        filled = self.offsets[:-1][sizes > 0]
+        padded = 0
         for lengths in (source_lengths, target_lengths):
-            cells += int(sizes[sizes > 0] @ np.maximum.reduceat(lengths[self.order], filled).astype(np.int64))
-        return 1.0 - (int(source_lengths.sum(dtype=np.int64)) + int(target_lengths.sum(dtype=np.int64))) / cells
+            padded += int(sizes[sizes > 0] @ np.maximum.reduceat(lengths[self.order], filled).astype(np.int64))
+        return 1.0 - (int(source_lengths.sum(dtype=np.int64)) + int(target_lengths.sum(dtype=np.int64))) / padded
 
 
-def plan_epoch(
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """The pairs of one forward and backward pass, and their number among the micro-batches of the update."""
+
+    number: int
+    pairs: Pairs
+
+
+def cut_update(
+    buckets: Sequence[Pairs],
     source_lengths: Lengths,
     target_lengths: Lengths,
     *,
-    batch_tokens: int,
-    accumulate: int,
-    seed: int,
-    epoch: int,
+    max_batch_tokens: int,
+    world_size: int = 1,
+) -> list[list[MicroBatch]]:
+    """The micro-batches of one update, per rank. They hold every pair of ``buckets`` once.
+
+    The padded tokens of all buckets, in order, are divided into ``world_size`` equal spans, to the nearest pair. A rank
+    has the pairs of one span, which may be none. A micro-batch has at most ``max_batch_tokens`` padded tokens, both
+    sides counted, or one pair. Its pairs come from one bucket.
+    """
+    filled = [bucket for bucket in buckets if len(bucket)]
+    widths = [int(source_lengths[bucket].max()) + int(target_lengths[bucket].max()) for bucket in filled]
+    total = sum(len(bucket) * width for bucket, width in zip(filled, widths, strict=True))
+    ranks: list[list[MicroBatch]] = [[] for _ in range(world_size)]
+    number = before = 0
+    for bucket, width in zip(filled, widths, strict=True):
+        # Where the span of each rank begins in this bucket, and its end.
+        begins = [(total * rank // world_size - before + width // 2) // width for rank in range(world_size + 1)]
+        spans = [bucket[max(begin, 0) : max(end, 0)] for begin, end in pairwise(begins)]
+        for rank, span in enumerate(spans):
+            if len(span):
+                for piece in np.array_split(span, -(-len(span) // max(1, max_batch_tokens // width))):
+                    ranks[rank].append(MicroBatch(number, piece))
+                    number += 1
+        before += len(bucket) * width
+    return ranks
+
+
+def plan_epoch(
+    source_lengths: Lengths, target_lengths: Lengths, *, update_tokens: int, seed: int, epoch: int
 ) -> BatchPlan:
     """Plan one epoch.
 
-    Lengths are sub-words of each pair, end of sentence included, so at least 1. In every micro-batch sentences ×
-    longest is at most ``batch_tokens`` on either side; only a pair that is itself longer has a batch of its own. The
-    number of micro-batches is a multiple of ``accumulate``: the largest are halved until it is, and where there are
-    fewer pairs than that, some are empty.
+    Lengths are sub-words of each pair, end of sentence included, so at least 1. In every update, sentences × longest,
+    summed over its buckets, is at most ``update_tokens`` on either side, except where a single pair is longer than its
+    bucket. The number of buckets is a multiple of the buckets per update: the largest are halved until it is, and where
+    there are fewer pairs than that, some are empty.
 
     Raises DataError when there are no pairs.
     """
@@ -91,39 +140,39 @@ def plan_epoch(
     if not pairs:
         raise DataError("the training corpus holds no pairs; at least one is needed")
     random = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
-    order = _order(source_lengths, target_lengths, strip_tokens=_BATCHES_A_STRIP * batch_tokens, random=random)
+    buckets_per_update = -(-update_tokens // _BUCKET_TOKENS)
+    bucket_tokens = update_tokens // buckets_per_update
+    order = _order(source_lengths, target_lengths, strip_tokens=_BUCKETS_PER_STRIP * bucket_tokens, random=random)
     longest = np.empty(pairs, dtype=np.int32)
     for start in range(0, pairs, _CHUNK):
         chunk = order[start : start + _CHUNK]
         np.maximum(source_lengths[chunk], target_lengths[chunk], out=longest[start : start + _CHUNK], casting="unsafe")
-    starts = _cut(longest, batch_tokens)
-    starts = _fill_up(starts, longest, accumulate)
+    offsets = _cut_buckets(longest, bucket_tokens)
+    offsets = _pad_to_multiple(offsets, longest, buckets_per_update)
     del longest
-    return _shuffle(order, starts, accumulate, random)
+    return _shuffle(order, offsets, buckets_per_update, random)
 
 
-def _order(
-    source_lengths: Lengths, target_lengths: Lengths, *, strip_tokens: int, random: np.random.PCG64
-) -> NDArray[np.integer]:
-    """Positions of all pairs, neighbours alike in length on both sides, ties in random order.
+def _order(source_lengths: Lengths, target_lengths: Lengths, *, strip_tokens: int, random: np.random.PCG64) -> Pairs:
+    """Positions of all pairs; neighbours have similar lengths on both sides, ties are in random order.
 
-    One unsigned sort key a pair, from the highest bit: strip, place along the strip, random bits, position in the
-    corpus. Keys are distinct, so any sorting algorithm gives the same order, and nothing but the keys is sorted.
+    One unsigned sort key per pair, from the highest bit: strip, position along the strip, random bits, position in the
+    corpus. Keys are distinct, so any sorting algorithm gives the same order, and only the keys are sorted.
     """
     pairs = len(source_lengths)
     across, along = source_lengths, target_lengths
     if random.random_raw() & 1:
         across, along = along, across
-    strips = _strips(across, strip_tokens, offset=int(random.random_raw()) % strip_tokens)
-    span = min(int(along.max()), _LONGEST_APART) + 1
+    strips = _length_strips(across, strip_tokens, offset=int(random.random_raw()) % strip_tokens)
+    span = min(int(along.max()), _MAX_KEY_LENGTH) + 1
     position_bits = max(1, (pairs - 1).bit_length())
     random_bits = 64 - position_bits - max(1, ((int(strips[-1]) + 1) * span - 1).bit_length())
     keys = np.empty(pairs, dtype=np.uint64)
     for start in range(0, pairs, _CHUNK):
-        strip = strips[np.minimum(across[start : start + _CHUNK], _LONGEST_APART)]
-        place = np.minimum(along[start : start + _CHUNK], _LONGEST_APART).astype(np.int64)
-        place = np.where(strip & 1, span - 1 - place, place)
-        key = (strip * span + place).astype(np.uint64)
+        strip = strips[np.minimum(across[start : start + _CHUNK], _MAX_KEY_LENGTH)]
+        along_strip = np.minimum(along[start : start + _CHUNK], _MAX_KEY_LENGTH).astype(np.int64)
+        along_strip = np.where(strip & 1, span - 1 - along_strip, along_strip)
+        key = (strip * span + along_strip).astype(np.uint64)
         if random_bits:
             key <<= np.uint64(random_bits)
             key |= random.random_raw(len(key)) >> np.uint64(64 - random_bits)
@@ -135,11 +184,11 @@ def _order(
     return keys.astype(np.int32 if pairs <= 1 << 31 else np.int64)
 
 
-def _strips(lengths: Lengths, strip_tokens: int, *, offset: int) -> NDArray[np.int64]:
-    """The strip of each length; lengths share one until it has ``strip_tokens``, the first with ``offset`` less."""
-    counts = np.zeros(min(int(lengths.max()), _LONGEST_APART) + 1, dtype=np.int64)
+def _length_strips(lengths: Lengths, strip_tokens: int, *, offset: int) -> NDArray[np.int64]:
+    """The strip of each length. A strip ends when it has ``strip_tokens``, the first one with ``offset`` fewer."""
+    counts = np.zeros(min(int(lengths.max()), _MAX_KEY_LENGTH) + 1, dtype=np.int64)
     for start in range(0, len(lengths), _CHUNK):
-        counts += np.bincount(np.minimum(lengths[start : start + _CHUNK], _LONGEST_APART), minlength=len(counts))
+        counts += np.bincount(np.minimum(lengths[start : start + _CHUNK], _MAX_KEY_LENGTH), minlength=len(counts))
     strips = np.empty(len(counts), dtype=np.int64)
     strip, held = 0, offset
     for length, tokens in enumerate((counts * np.arange(len(counts))).tolist()):
@@ -150,30 +199,30 @@ def _strips(lengths: Lengths, strip_tokens: int, *, offset: int) -> NDArray[np.i
     return strips
 
 
-def _cut(longest: NDArray[np.int32], batch_tokens: int) -> NDArray[np.int64]:
-    """Where batches begin when each takes as many pairs, in order, as the budget allows; the length at the end."""
-    counts = np.arange(1, batch_tokens + 1, dtype=np.int64)
+def _cut_buckets(longest: NDArray[np.int32], bucket_tokens: int) -> NDArray[np.int64]:
+    """Where buckets begin when each takes as many pairs, in order, as fit; the number of pairs at the end."""
+    counts = np.arange(1, bucket_tokens + 1, dtype=np.int64)
     starts = [0]
     start = 0
     while start < len(longest):
-        # No batch from here can hold more pairs than this one's own length allows.
-        window = np.maximum.accumulate(longest[start : start + batch_tokens // int(longest[start])])
-        cells = window * counts[: len(window)]
-        start += max(1, int(cells.searchsorted(batch_tokens, side="right")))
+        # No bucket from here can hold more pairs than the length of its first pair allows.
+        window = np.maximum.accumulate(longest[start : start + bucket_tokens // int(longest[start])])
+        padded = window * counts[: len(window)]
+        start += max(1, int(padded.searchsorted(bucket_tokens, side="right")))
         starts.append(start)
     return np.array(starts, dtype=np.int64)
 
 
-def _fill_up(starts: NDArray[np.int64], longest: NDArray[np.int32], accumulate: int) -> NDArray[np.int64]:
-    """Halve the largest batches (padded) until their number is a multiple of ``accumulate``, or else add empty ones."""
-    missing = -(len(starts) - 1) % accumulate
+def _pad_to_multiple(starts: NDArray[np.int64], longest: NDArray[np.int32], multiple: int) -> NDArray[np.int64]:
+    """Halve the largest buckets (padded) until their number is a multiple of ``multiple``, or add empty ones."""
+    missing = -(len(starts) - 1) % multiple
     if not missing:
         return starts
     sizes = np.diff(starts)
-    cells = np.where(sizes > 1, sizes * np.maximum.reduceat(longest, starts[:-1]), 0)
-    # As many of the largest that have two pairs or more as there are halvings to make will do.
-    largest = np.argsort(-cells, kind="stable")[:missing].tolist()
-    heap = [(-int(cells[index]), int(starts[index]), int(starts[index + 1])) for index in largest]
+    padded = np.where(sizes > 1, sizes * np.maximum.reduceat(longest, starts[:-1]), 0)
+    # No more than this many of the largest buckets can be halved.
+    largest = np.argsort(-padded, kind="stable")[:missing].tolist()
+    heap = [(-int(padded[index]), int(starts[index]), int(starts[index + 1])) for index in largest]
     heapq.heapify(heap)
     added: list[int] = []
     while len(added) < missing and heap:
@@ -187,10 +236,8 @@ def _fill_up(starts: NDArray[np.int64], longest: NDArray[np.int32], accumulate: 
     return np.sort(np.concatenate((starts, np.array(added + empty, dtype=np.int64))))
 
 
-def _shuffle(
-    order: NDArray[np.integer], starts: NDArray[np.int64], accumulate: int, random: np.random.PCG64
-) -> BatchPlan:
-    """The same batches in random order."""
+def _shuffle(order: Pairs, starts: NDArray[np.int64], buckets_per_update: int, random: np.random.PCG64) -> BatchPlan:
+    """The same buckets in random order."""
     shuffled = np.argsort(random.random_raw(len(starts) - 1), kind="stable")
     sizes = np.diff(starts)[shuffled]
     new_order = np.empty_like(order)
@@ -199,4 +246,4 @@ def _shuffle(
         starts[shuffled].tolist(), new_starts[:-1].tolist(), new_starts[1:].tolist(), strict=True
     ):
         new_order[start:end] = order[old : old + end - start]
-    return BatchPlan(order=new_order, starts=new_starts, accumulate=accumulate)
+    return BatchPlan(order=new_order, offsets=new_starts, buckets_per_update=buckets_per_update)

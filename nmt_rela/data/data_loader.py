@@ -1,11 +1,8 @@
-"""From a batch plan to tensors, made ahead of time by a background thread."""
+"""From a batch plan to tensors, prepared ahead of time by a background thread."""
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,53 +10,61 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nmt_rela.data.batch_plan import BatchPlan
+from nmt_rela.data.batch_plan import BatchPlan, cut_update
 from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.tokenizer import PAD
-
-#: Seconds after which a producer that waits for room looks whether it is still wanted.
-_PATIENCE = 0.1
+from nmt_rela.utils.prefetch import prefetch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """A micro-batch. It may have no sentences (then one column), where an epoch has fewer pairs than micro-batches."""
+    """A micro-batch. It may have no sentences, and then one column."""
 
-    #: Source ids, int64 [sentences, source length], each row ending in EOS and filled up with PAD.
+    #: Source ids, int64 [sentences, source length]; each row ends in EOS and is padded with PAD.
     source: Tensor
     #: Target ids, int64 [sentences, target length], likewise.
     target: Tensor
+    #: Indices into the flattened target of the ids that are not PAD, int64 [target tokens].
+    target_positions: Tensor
     #: Positions in the corpus, [sentences].
     indices: NDArray[np.integer]
     #: Source ids that are not PAD.
     source_tokens: int
     #: Target ids that are not PAD.
     target_tokens: int
+    #: Number among the micro-batches of the update.
+    number: int = 0
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on another device; from pinned memory the copy does not wait."""
+        """The batch on another device. From pinned memory the copy is asynchronous."""
         return replace(
             self,
             source=self.source.to(device, non_blocking=True),
             target=self.target.to(device, non_blocking=True),
+            target_positions=self.target_positions.to(device, non_blocking=True),
         )
 
 
-def collate(corpus: ParallelDataset, indices: NDArray[np.integer], *, pin: bool = False) -> Batch:
+def collate(corpus: ParallelDataset, indices: NDArray[np.integer], *, number: int = 0, pin: bool = False) -> Batch:
     """The pairs at some positions of the corpus as one batch; ``pin`` puts it in page-locked memory."""
     rows = (corpus.sources.pad(indices), corpus.targets.pad(indices))
-    source, target = (torch.from_numpy(side).pin_memory() if pin else torch.from_numpy(side) for side in rows)
+    positions = np.flatnonzero(rows[1] != PAD)
+    source, target, target_positions = (
+        torch.from_numpy(array).pin_memory() if pin else torch.from_numpy(array) for array in (*rows, positions)
+    )
     return Batch(
         source=source,
         target=target,
+        target_positions=target_positions,
         indices=np.array(indices),
         source_tokens=int(np.count_nonzero(rows[0] != PAD)),
-        target_tokens=int(np.count_nonzero(rows[1] != PAD)),
+        target_tokens=len(positions),
+        number=number,
     )
 
 
 def pad_sequences(ids: Sequence[Sequence[int]]) -> Tensor:
-    """Id sequences, as they are, as rows filled up with PAD: int64 [sentences, longest], at least one column."""
+    """Id sequences as rows padded with PAD: int64 [sentences, longest], at least one column."""
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
     inside = np.arange(max(int(lengths.max(initial=1)), 1)) < lengths[:, None]
     rows = np.full(inside.shape, PAD, dtype=np.int64)
@@ -71,58 +76,32 @@ def iterate_updates(
     corpus: ParallelDataset,
     plan: BatchPlan,
     *,
-    accumulate: int,
+    max_batch_tokens: int,
     rank: int = 0,
-    ranks: int = 1,
+    world_size: int = 1,
     first_update: int = 0,
     pin: bool = False,
-    prefetch: int = 4,
+    depth: int = 4,
 ) -> Generator[list[Batch], None, None]:
     """The micro-batches of one rank, update by update, from ``first_update`` to the end of the epoch.
 
-    Rank r of R gets micro-batches r, r + R, … of each update's ``accumulate``. A thread makes up to ``prefetch``
-    updates ahead; what it raises is raised here, and it ends when the iterator is closed or forgotten.
+    They are those of ``cut_update``. A rank without pairs gets an empty list. A thread prepares up to ``depth`` updates
+    ahead; its exceptions are raised here, and it ends when the generator is closed or collected.
     """
-    if accumulate != plan.accumulate:
-        raise ValueError(f"the plan was made for updates of {plan.accumulate} micro-batches, not {accumulate}")
-    if accumulate % ranks:
-        raise ValueError(f"{accumulate} micro-batches cannot be shared evenly by {ranks} ranks")
-    made: queue.Queue[list[Batch] | BaseException | None] = queue.Queue(maxsize=prefetch)
-    closed = threading.Event()
-
-    def put(item: list[Batch] | BaseException | None) -> bool:
-        while not closed.is_set():
-            with contextlib.suppress(queue.Full):
-                made.put(item, timeout=_PATIENCE)
-                return True
-        return False
-
-    # A new thread is on device 0, and would pin memory in a context of its own there.
+    # A new thread uses device 0 and would pin memory in a context of its own there.
     device = torch.cuda.current_device() if pin else None
 
-    def produce() -> None:
-        try:
-            if device is not None:
-                torch.cuda.set_device(device)
-            for update in range(first_update, plan.updates):
-                first = update * accumulate
-                batches = [
-                    collate(corpus, plan.batch(index), pin=pin)
-                    for index in range(first + rank, first + accumulate, ranks)
-                ]
-                if not put(batches):
-                    return
-            put(None)
-        except BaseException as error:  # Whatever ends this thread has to be seen by the one that waits for it.
-            put(error)
+    def updates() -> Iterator[list[Batch]]:
+        if device is not None:
+            torch.cuda.set_device(device)
+        for update in range(first_update, plan.num_updates):
+            ranks = cut_update(
+                plan.buckets(update),
+                corpus.source_lengths,
+                corpus.target_lengths,
+                max_batch_tokens=max_batch_tokens,
+                world_size=world_size,
+            )
+            yield [collate(corpus, part.pairs, number=part.number, pin=pin) for part in ranks[rank]]
 
-    thread = threading.Thread(target=produce, name="nmt-rela-loading", daemon=True)
-    thread.start()
-    try:
-        while (item := made.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        closed.set()
-        thread.join()
+    return prefetch(updates(), depth)

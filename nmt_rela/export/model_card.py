@@ -1,7 +1,6 @@
 """A run's model card: what it is, what it was trained on, how good it is, how it is used; ``README.md`` in the run.
 
-It is written anew where a run ends and where it is evaluated, from what the run directory holds. What only the machine
-that trained it knows (the account of the data) is left out elsewhere.
+It is written when a training process ends and after each evaluation, from the files of the run directory alone.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from nmt_rela import __version__
 from nmt_rela.checkpoints.checkpoint import load_state
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import AttentionBySite, Config
-from nmt_rela.preparation.pipeline import load_prepared
-from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.files import atomic_write
 
@@ -27,7 +24,7 @@ CARD = "README.md"
 
 
 def write_model_card(run: RunDirectory) -> None:
-    """Write the card of a run. What cannot be written is warned of: a card never costs a run."""
+    """Write the card of a run. A card that cannot be written causes a warning."""
     try:
         text = "\n".join(_card_lines(run)) + "\n"
         with atomic_write(run.path / CARD) as stream:
@@ -39,7 +36,9 @@ def write_model_card(run: RunDirectory) -> None:
 def _card_lines(run: RunDirectory) -> Iterator[str]:
     config = run.config()
     data, model, training = config.data, config.model, config.training
-    title, licence = _title_and_licence(config)
+    environment = _read(run.environment) or {}
+    corpus = environment.get("data", {})  # what prepare_run_directory knew of the data
+    title = corpus.get("title") or Path(data.task).stem
     yield from ("---", f"language: [{json.dumps(data.source_language)}, {json.dumps(data.target_language)}]")
     yield from ("pipeline_tag: translation", "library_name: nmt_rela", "metrics: [bleu, chrf]", "---", "")
     yield from (f"# {title}, {data.source_language} to {data.target_language}, {_attention(config)}", "")
@@ -78,19 +77,19 @@ def _card_lines(run: RunDirectory) -> Iterator[str]:
         yield _row("updates", f"{progress['update']:,} of {training.max_updates:,}")
         yield _row("passes over the data", f"{progress['epoch']:,}")
         yield _row("target tokens seen", f"{progress['target_tokens']:,}")
-    yield _row("an update", f"{training.accumulate} x {training.batch_tokens:,} padded tokens")
+    yield _row("an update", f"{training.update_tokens:,} padded tokens")
     yield _row("schedule", f"{training.lr_schedule}, {training.learning_rate}, warm-up {training.warmup_updates:,}")
     yield _row("seed", str(training.seed))
-    environment = _read(run.environment) or {}
     if environment:
         yield _row(
-            "made on", f"{environment.get('ranks')} x {environment.get('device')}, torch {environment.get('torch')}"
+            "trained on", f"{environment.get('ranks')} x {environment.get('device')}, torch {environment.get('torch')}"
         )
     yield "\nEvery setting is in `config.yaml`, the learning curve in `metrics.jsonl`."
     yield from ("", "## Data", "", "| | |", "| --- | --- |")
     yield _row("task", f"{title} (`{Path(data.task).name}`)")
-    yield _row("licence of the text", licence)
-    yield from _account(config)
+    yield _row("licence of the text", corpus.get("licence") or "not stated by the task file")
+    if corpus:
+        yield _row("pairs", f"{corpus['read']:,} read, {corpus['kept']:,} kept")
     yield _row("fingerprint of the vocabulary", f"`{vocabularies.fingerprint}`")
     if "corpus" in state:
         yield _row("fingerprint of the training pairs", f"`{state['corpus']}`")
@@ -108,23 +107,6 @@ def _attention(config: Config) -> str:
     if isinstance(attention, AttentionBySite):
         return f"{attention.encoder} (encoder), {attention.decoder} (decoder), {attention.cross} (cross)"
     return attention
-
-
-def _title_and_licence(config: Config) -> tuple[str, str]:
-    try:
-        task = load_task(config.data.task)
-    except UserError:  # the run was copied to a machine that has not the task
-        return Path(config.data.task).stem, "see the task's own description"
-    return task.title or task.name, task.licence or "not stated by the task file"
-
-
-def _account(config: Config) -> Iterator[str]:
-    """What became of the training text, where it is still prepared."""
-    try:
-        counts = load_prepared(config.data).counts
-    except UserError:
-        return
-    yield _row("pairs", f"{counts['total']['read']:,} read, {counts['total']['kept']:,} kept")
 
 
 def _state(run: RunDirectory) -> dict[str, Any]:

@@ -44,7 +44,7 @@ SCALES: dict[str, tuple[str, ...]] = {
     "small": (
         "data.max_pairs_per_source=200000", "data.vocabulary_size=16000",
         "model.encoder_layers=3", "model.decoder_layers=3", "model.d_model=256", "model.ffn_dim=1024",
-        "model.num_heads=4", "training.max_updates=20000", "training.batch_tokens=8192", "training.accumulate=1",
+        "model.num_heads=4", "training.max_updates=20000", "training.update_tokens=8192",
         "training.lr_schedule=noam", "training.learning_rate=1.0", "training.warmup_updates=2000",
         "training.validate_every=1000", "training.validation_decode_sentences=500", "training.save_every=1000",
     ),
@@ -53,7 +53,7 @@ SCALES: dict[str, tuple[str, ...]] = {
     "smoke": (
         "data.max_pairs_per_source=1000", "data.vocabulary_size=4000",
         "model.encoder_layers=2", "model.decoder_layers=2", "model.d_model=32", "model.ffn_dim=64",
-        "model.num_heads=4", "training.max_updates=200", "training.batch_tokens=2048", "training.accumulate=1",
+        "model.num_heads=4", "training.max_updates=200", "training.update_tokens=2048",
         "training.lr_schedule=noam", "training.learning_rate=0.1", "training.warmup_updates=20",
         "training.log_every=20", "training.validate_every=100",
         "training.validation_decode_sentences=10", "training.save_every=20",
@@ -144,7 +144,6 @@ def new_experiment(
     seeds: Sequence[int],
     overrides: Sequence[str],
     output: Path | None,
-    gpus: int,
 ) -> Experiment:
     """Runs to be trained: every variant with every seed (default: that of the configuration). Raises ConfigError."""
     file = config_of_task(task)
@@ -157,7 +156,6 @@ def new_experiment(
         for variant in sorted(variants, key=ATTENTION_VARIANTS.index):
             path = output / f"{variant}.seed{seed}"
             own = [f"model.attention={variant}", f"training.seed={seed}", f"run_dir={path}"]
-            own += _split_over_gpus(gpus, config, path) if gpus > 1 else []
             run_config = override_config(config, own)
             runs.append(
                 Run(name=path.name, attention=variant, seed=seed, path=path, config=run_config, arguments=tuple(own))
@@ -170,22 +168,6 @@ def new_experiment(
         config_file=output / "experiment.yaml",
         runs=tuple(runs),
     )
-
-
-def _split_over_gpus(gpus: int, config: Config, run: Path) -> list[str]:
-    """The same number of tokens per update in micro-batches that divide evenly among the GPUs.
-
-    A run that was started on other GPUs keeps its micro-batches where they divide evenly.
-    """
-    started = RunDirectory(run)
-    training = started.config().training if started.config_file.is_file() else config.training
-    accumulate, tokens = training.accumulate, training.batch_tokens
-    if accumulate % gpus:
-        rounds = -(-accumulate // gpus)
-        accumulate, tokens = rounds * gpus, accumulate * tokens // (rounds * gpus)
-    if (accumulate, tokens) == (config.training.accumulate, config.training.batch_tokens):
-        return []
-    return [f"training.accumulate={accumulate}", f"training.batch_tokens={tokens}"]
 
 
 def existing_experiment(

@@ -114,16 +114,16 @@ def is_trained(run: Run) -> bool:
     """Whether a run has reached the end that its configuration sets."""
     checkpoints = list_checkpoints(RunDirectory(run.path).checkpoints)
     try:
-        progress = load_state(checkpoints[-1])["progress"] if checkpoints else None
+        state = load_state(checkpoints[-1])["progress"] if checkpoints else None
     except (UserError, KeyError):
-        progress = None
-    if progress is None:
+        state = None
+    if state is None:
         return False
     settings = run.config.training
     return bool(
-        progress["update"] >= settings.max_updates
-        or 0 < settings.max_epochs <= progress["epoch"]
-        or 0 < settings.patience <= progress["without_best"]
+        state["update"] >= settings.max_updates
+        or 0 < settings.max_epochs <= state["epoch"]
+        or 0 < settings.patience <= state["validations_since_best"]
     )
 
 

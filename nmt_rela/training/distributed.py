@@ -1,15 +1,15 @@
-"""The ranks of a run: who am I, and the few things ranks say to one another.
+"""The processes (ranks) of a training run: their context, gradient reduction and control messages.
 
-Gradients travel between devices (NCCL, or gloo on CPUs) and must arrive within ``TIMEOUT``. Everything else is a
-message between processes (always gloo): it makes no GPU wait, and may take as long as it needs, because a rank that
-dies closes its connections, which ends the waiting of the others at once.
+Gradients are reduced by DistributedDataParallel over NCCL, or gloo on CPUs, within ``COLLECTIVE_TIMEOUT``. Control
+messages always use a gloo group of their own: they need no GPU synchronisation, and they may wait for days, because a
+rank that dies closes its connections, which ends the waiting of the others at once.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,32 +18,42 @@ from typing import Any, Literal, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nmt_rela.utils.errors import ConfigError, UserError
 
 Result = TypeVar("Result")
+#: A DistributedDataParallel communication hook: (state, bucket) → the reduced bucket.
+CommHook = Callable[[Any, Any], torch.futures.Future[Tensor]]
 
-#: A rank whose gradients nobody adds to for so long gives up.
-TIMEOUT = timedelta(minutes=10)
-#: How long ranks wait for one that works alone (prepares, translates, saves) and is alive.
-PATIENCE = timedelta(days=7)
-#: Gradients are summed over ranks in flat pieces of at most so many numbers.
-_BUCKET_NUMBERS = 1 << 24
+#: Timeout of the gradient all_reduce.
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+#: Timeout of control messages: how long ranks wait for one that prepares, translates or saves alone.
+CONTROL_TIMEOUT = timedelta(days=7)
 
 
 class PeerLostError(RuntimeError):
-    """Another rank has died or hangs: this one ends too, and whoever started the ranks may start them again."""
+    """Another rank has died or does not respond. This process must end too; a launcher may restart all ranks."""
 
 
 class RemoteRankError(RuntimeError):
-    """Another rank has failed and says why: this one ends without a word, with the same exit status.
+    """Another rank has failed and prints its error. This process must end silently with the same exit status.
 
-    The same, because torchrun passes on the status of whichever rank it sees ended first.
+    The status must be the same because torchrun reports the status of the rank that it sees ended first.
     """
 
-    def __init__(self, *, mistake: bool) -> None:
+    def __init__(self, *, is_user_error: bool) -> None:
         super().__init__()
-        self.mistake = mistake  # the user's, not a fault of ours
+        self.is_user_error = is_user_error
+
+
+def sum_gradients(group: dist.ProcessGroup | None, bucket: Any) -> torch.futures.Future[Tensor]:
+    """The communication hook that sums gradients over the ranks. DistributedDataParallel would average them.
+
+    The loss is divided by the target tokens of the whole update before the backward pass, so the sum is its gradient.
+    """
+    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+    return work.get_future().then(lambda future: future.value()[0])  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,157 +61,161 @@ class DistributedContext:
     """This process among those of the run."""
 
     rank: int
-    size: int
+    world_size: int
     device: torch.device
-    #: The group that messages go through; None for the one that gradients go through.
-    messages: dist.ProcessGroup | None = None
+    #: The process group of control messages; None for the default group.
+    control_group: dist.ProcessGroup | None = None
 
     @property
-    def is_main(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this rank writes files and prints."""
         return self.rank == 0
 
-    def sum(self, tensors: Iterable[Tensor]) -> None:
-        """Add each tensor up over all ranks, in place; float tensors of one dtype travel together."""
-        if self.size == 1:
-            return
-        for bucket in _buckets(tensors):
-            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            with self._in_touch():
-                dist.all_reduce(flat)
-            for tensor, summed in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
-                tensor.copy_(summed.view_as(tensor))
+    def data_parallel(self, module: nn.Module, comm_hook: CommHook = sum_gradients) -> DistributedDataParallel:
+        """The module wrapped so that a backward pass sums gradients over the ranks. Rank 0's parameters are broadcast.
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank; waits for all."""
-        return bool(self._maximum(torch.tensor([int(flag)])).item()) if self.size > 1 else flag
+        All ranks must call it. Raises PeerLostError.
+        """
+        with self.communication_errors():
+            wrapped = DistributedDataParallel(
+                module,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
+            # torch compares a hook's annotations as objects; here they are strings.
+            wrapped.register_comm_hook(None, lambda state, bucket: comm_hook(state, bucket))
+        return wrapped
 
-    def differ(self, value: float) -> bool:
-        """Whether ranks that should have the same number do not, beyond rounding (1e-6 relative); waits for all."""
-        if self.size == 1:
+    def any_rank(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank. All ranks must call it."""
+        return bool(self._maximum(torch.tensor([int(flag)])).item()) if self.world_size > 1 else flag
+
+    def has_diverged(self, value: float) -> bool:
+        """Whether a value that all ranks should share differs by more than rounding (1e-6, relative).
+
+        All ranks must call it.
+        """
+        if self.world_size == 1:
             return False
-        # Every rank takes part, or the others would wait for it: what is not finite anywhere travels as infinity.
+        # Non-finite values become infinity, so that every rank takes part in the reduction.
         value = value if math.isfinite(value) else math.inf
         high, low = self._maximum(torch.tensor([value, -value], dtype=torch.float64)).tolist()
         return high != -low and not high + low <= 1e-6 * max(abs(low), abs(high) if math.isfinite(high) else 0.0)
 
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks (plain values, equal in kind), in the order of the ranks; waits for all."""
-        if self.size == 1:
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """The plain values of all ranks, by rank. All ranks must call it."""
+        if self.world_size == 1:
             return [value]
-        values = [None] * self.size
-        with self._in_touch():
-            dist.all_gather_object(values, value, group=self.messages)
+        values = [None] * self.world_size
+        with self.communication_errors():
+            dist.all_gather_object(values, value, group=self.control_group)
         return values
 
-    def together(self, act: Callable[[], Result]) -> Result:
-        """What ``act`` gives. When it fails on any rank, it fails on all.
+    def run_on_all_ranks(self, function: Callable[[], Result]) -> Result:
+        """The result of ``function`` on this rank. If it raises on any rank, every rank raises.
 
-        The first of those ranks raises what it met, so that one mistake is told once; the others raise RemoteRankError.
-        ``act`` must not wait for other ranks.
+        The lowest failing rank raises its own exception, the others RemoteRankError, so that the error is printed once.
+        ``function`` must not communicate.
         """
-        if self.size == 1:
-            return act()
+        if self.world_size == 1:
+            return function()
         failure: Exception | None = None
         try:
-            result = act()
-        except Exception as error:  # of any kind: the others must not wait for what has failed
+            result = function()
+        except Exception as error:  # of any type: the other ranks must not wait for a rank that failed
             failure = error
-        failed = self.gather(None if failure is None else isinstance(failure, UserError))
-        first = next((rank for rank, mistake in enumerate(failed) if mistake is not None), None)
+        failures = self.all_gather_object(None if failure is None else isinstance(failure, UserError))
+        first = next((rank for rank, is_user_error in enumerate(failures) if is_user_error is not None), None)
         if failure is not None and first == self.rank:
             raise failure
         if first is not None:
-            raise RemoteRankError(mistake=failed[first])
+            raise RemoteRankError(is_user_error=failures[first])
         return result
 
-    def on_main(self, act: Callable[[], Result]) -> Result:
-        """What ``act`` gives on the main rank, which alone calls it, on every rank; the others wait."""
-        result: Any = self.together(lambda: act() if self.is_main else None)
-        return self.gather(result)[0]
+    def run_on_main(self, function: Callable[[], Result]) -> Result:
+        """The result of ``function`` on the main rank, which alone calls it. All ranks wait for it and return it."""
+        result: Any = self.run_on_all_ranks(lambda: function() if self.is_main_process else None)
+        return self.all_gather_object(result)[0]
 
-    def fail(self, error: Exception) -> NoReturn:
-        """Raise what all ranks have met: the main rank says it, the others raise RemoteRankError."""
-        raise error if self.is_main else RemoteRankError(mistake=isinstance(error, UserError))
+    def raise_on_all_ranks(self, error: Exception) -> NoReturn:
+        """Raise an error that every rank has detected: the main rank raises it, the others RemoteRankError."""
+        raise error if self.is_main_process else RemoteRankError(is_user_error=isinstance(error, UserError))
 
-    def copy_from_main(self, model: nn.Module) -> None:
-        """Give every rank the main rank's parameters."""
-        if self.size > 1:
-            for parameter in model.parameters():
-                with self._in_touch():
-                    dist.broadcast(parameter.detach(), src=0)
-
-    def leave(self) -> None:
-        """Say good-bye, at the end of the run."""
-        if self.size > 1:
+    def shutdown(self) -> None:
+        """Leave the process group at the end of the run."""
+        if self.world_size > 1:
             dist.destroy_process_group()
 
     def _maximum(self, tensor: Tensor) -> Tensor:
-        with self._in_touch():
-            dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.messages)
+        with self.communication_errors():
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.control_group)
         return tensor
 
     @contextmanager
-    def _in_touch(self) -> Iterator[None]:
+    def communication_errors(self) -> Iterator[None]:
+        """Turn the errors that gloo and NCCL raise for a lost or silent peer into PeerLostError."""
         try:
             yield
-        except RuntimeError as error:  # what gloo and NCCL raise when a peer is gone or silent for too long
-            raise PeerLostError(f"rank {self.rank} of {self.size} lost touch with the others: {error}") from error
+        except RuntimeError as error:
+            if self.world_size > 1 and _is_communication_error(error):
+                message = f"rank {self.rank} of {self.world_size} lost contact to the others: {error}"
+                raise PeerLostError(message) from error
+            raise
 
 
-def join(device: Literal["auto", "cpu", "cuda"]) -> DistributedContext:
-    """Join the ranks that torchrun has started, or be alone. Raises ConfigError when there is no such device."""
+def _is_communication_error(error: RuntimeError) -> bool:
+    """DistributedDataParallel raises plain RuntimeErrors for what happens in its reduction; only the text tells."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "nccl", "connection", "store"))
+
+
+def init_distributed(device: Literal["auto", "cpu", "cuda"]) -> DistributedContext:
+    """Join the ranks that torchrun has started, or be the only one. Raises ConfigError for an unusable device."""
     on_gpu = device != "cpu" and torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    own_device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
 
     def check() -> None:
         if device == "cuda" and not on_gpu:
-            raise ConfigError("training.device: 'cuda' is asked for, but no GPU is visible; accepted here: auto, cpu")
+            raise ConfigError("training.device: found 'cuda', but no GPU is visible; accepted here: auto, cpu")
         if on_gpu and local_rank >= torch.cuda.device_count():
             raise ConfigError(
                 f"training.device: rank {local_rank} of this machine has no GPU, {torch.cuda.device_count()} visible; "
-                "accepted: at most one rank a GPU"
+                "accepted: at most one rank per GPU"
             )
         if on_gpu:
-            torch.cuda.set_device(place)
+            torch.cuda.set_device(own_device)
 
     if "RANK" not in os.environ:
-        ranks = DistributedContext(0, 1, place)
+        context = DistributedContext(0, 1, own_device)
     else:
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT, **_own_store())
-        messages = dist.new_group(backend="gloo", timeout=PATIENCE)
-        ranks = DistributedContext(dist.get_rank(), dist.get_world_size(), place, messages)
-    ranks.together(check)
-    return ranks
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT, **_restart_safe_store())
+        control_group = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
+        context = DistributedContext(dist.get_rank(), dist.get_world_size(), own_device, control_group)
+    context.run_on_all_ranks(check)
+    return context
 
 
-def _own_store() -> dict[str, Any]:
-    """Where the ranks of one machine find one another. torchrun's store outlives a restart, with the addresses of the
-    ranks that died in it: so each attempt has its own part. (On several machines attempts are counted separately.)
+def _restart_safe_store() -> dict[str, Any]:
+    """The store where the ranks of one machine exchange addresses, as arguments of ``init_process_group``.
+
+    torchrun's store outlives a restart and keeps the addresses of dead ranks, so each attempt uses a prefix of its own.
+    On several machines attempts are counted separately, and torch's default store is used.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or os.environ.get("GROUP_WORLD_SIZE") != "1":
         return {}
-    size = int(os.environ["WORLD_SIZE"])
+    world_size = int(os.environ["WORLD_SIZE"])
     store = dist.TCPStore(  # type: ignore[attr-defined]
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=False, timeout=TIMEOUT
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        world_size,
+        is_master=False,
+        timeout=COLLECTIVE_TIMEOUT,
     )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return {
         "store": dist.PrefixStore(f"nmt_rela_attempt_{attempt}", store),  # type: ignore[attr-defined]
         "rank": int(os.environ["RANK"]),
-        "world_size": size,
+        "world_size": world_size,
     }
-
-
-def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    bucket: list[Tensor] = []
-    for tensor in tensors:
-        if bucket and (
-            tensor.dtype != bucket[0].dtype or sum(t.numel() for t in bucket) + tensor.numel() > _BUCKET_NUMBERS
-        ):
-            yield bucket
-            bucket = []
-        bucket.append(tensor)
-    if bucket:
-        yield bucket

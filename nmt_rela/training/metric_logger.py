@@ -1,4 +1,4 @@
-"""What a run tells the world: log lines, metrics.jsonl, TensorBoard, samples. A failure here never ends a run."""
+"""The records of a run: train.log, metrics.jsonl, TensorBoard and samples. A failure here never ends the run."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from nmt_rela.utils.text import write_lines
 log = logging.getLogger("nmt_rela.training")
 
 
-class Monitor:
-    """The main rank's records."""
+class MetricLogger:
+    """Writes the records. Only the main rank has one."""
 
     def __init__(self, run: RunDirectory, *, update: int, validated: int) -> None:
-        """An earlier process's records past ``update``, where the run stands, are dropped; those of validations past
-        ``validated``.
+        """Drop the records that an earlier process wrote after ``update``, the state of the run; those of validations
+        after ``validated``.
         """
         self._run = run
         self._warned: set[str] = set()
         self._board: Any = None
-        self._guard("the log file", self._open_log)
-        self._guard("metrics.jsonl", lambda: _forget_after(run.metrics, update, validated))
-        self._guard("TensorBoard", lambda: self._open_board(update))
+        self._best_effort("the log file", self._open_log)
+        self._best_effort("metrics.jsonl", lambda: _truncate_records(run.metrics, update, validated))
+        self._best_effort("TensorBoard", lambda: self._open_board(update))
 
-    def record(self, event: str, update: int, values: Mapping[str, float]) -> None:
-        """Append one line to metrics.jsonl, where numbers that are not finite are null, and to TensorBoard under
-        ``event/``.
+    def log(self, event: str, update: int, values: Mapping[str, float]) -> None:
+        """Append one line to metrics.jsonl, with null for non-finite numbers, and scalars under ``event/`` to
+        TensorBoard.
         """
-        line = json.dumps({"event": event, "update": update, **{name: finite(v) for name, v in values.items()}})
+        line = json.dumps({"event": event, "update": update, **{name: finite_or_none(v) for name, v in values.items()}})
 
         def write_metrics() -> None:
             with open(self._run.metrics, "a", encoding="utf-8") as file:
@@ -44,11 +44,13 @@ class Monitor:
                 if self._board is not None:
                     self._board.add_scalar(f"{event}/{name}", value, update)
 
-        self._guard("metrics.jsonl", write_metrics)
-        self._guard("TensorBoard", write_board)
+        self._best_effort("metrics.jsonl", write_metrics)
+        self._best_effort("TensorBoard", write_board)
 
-    def samples(self, update: int, sources: Sequence[str], outputs: Sequence[str], references: Sequence[str]) -> None:
-        """Write a few translations of the development set to samples/ and TensorBoard."""
+    def log_samples(
+        self, update: int, sources: Sequence[str], outputs: Sequence[str], references: Sequence[str]
+    ) -> None:
+        """Write translations of the development set to samples/ and TensorBoard."""
         text = "\n".join(
             f"source     {source}\noutput     {output}\nreference  {reference}\n"
             for source, output, reference in zip(sources, outputs, references, strict=True)
@@ -60,12 +62,12 @@ class Monitor:
             if self._board is not None:
                 self._board.add_text("samples", "    " + text.replace("\n", "\n    "), update)
 
-        self._guard("samples", write)
+        self._best_effort("samples", write)
 
     def close(self) -> None:
-        """Flush what is buffered."""
+        """Flush and close the files."""
         if self._board is not None:
-            self._guard("TensorBoard", self._board.close)
+            self._best_effort("TensorBoard", self._board.close)
         for handler in [h for h in log.handlers if isinstance(h, logging.FileHandler)]:
             log.removeHandler(handler)
             handler.close()
@@ -80,22 +82,22 @@ class Monitor:
 
         self._board = SummaryWriter(str(self._run.tensorboard), purge_step=update + 1)  # type: ignore[no-untyped-call]
 
-    def _guard(self, what: str, act: Callable[[], Any]) -> None:
+    def _best_effort(self, what: str, act: Callable[[], Any]) -> None:
         try:
             act()
-        except Exception as error:  # a full disk or a broken TensorBoard must not cost days of training
+        except Exception as error:  # a full disk or a TensorBoard error must not end days of training
             if what not in self._warned:
                 self._warned.add(what)
-                log.warning("%s cannot be written (%s); training goes on without it", what, error)
+                log.warning("%s cannot be written (%s); training continues without it", what, error)
 
 
-def finite(value: float) -> float | None:
-    """The number, or None, which JSON can say, for one that is not finite."""
+def finite_or_none(value: float) -> float | None:
+    """The number, or None, which JSON can represent, for a non-finite one."""
     return value if math.isfinite(value) else None
 
 
-def _forget_after(metrics: Path, update: int, validated: int) -> None:
-    """Drop the records past ``update`` (``validated``), and lines that a kill or a full disk has cut off."""
+def _truncate_records(metrics: Path, update: int, validated: int) -> None:
+    """Drop records after ``update`` (``validated``), and lines that a kill or a full disk has cut short."""
     if metrics.exists():
         limits = {"validation": validated}
         lines = metrics.read_text(encoding="utf-8").split("\n")
@@ -104,7 +106,7 @@ def _forget_after(metrics: Path, update: int, validated: int) -> None:
 
 
 def _event(line: str) -> tuple[str, int]:
-    """The event and update of a record; update -1 for a line that is none."""
+    """The event and update of a record; update -1 for a line that is not a record."""
     try:
         record = json.loads(line)
         return str(record["event"]), int(record["update"])

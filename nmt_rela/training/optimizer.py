@@ -1,31 +1,29 @@
-"""Adam and its learning-rate schedules."""
+"""Adam, its learning-rate schedules, and a step that is skipped when gradients are not finite."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nmt_rela.config.schema import TrainingConfig
 
-SCHEDULES: dict[str, Callable[[TrainingConfig, int, int], float]] = {
+LR_SCHEDULES: dict[str, Callable[[TrainingConfig, int, int], float]] = {
     # Vaswani et al. 2017, equation 3, times a factor
-    "noam": lambda c, step, dimension: (
-        c.learning_rate * dimension**-0.5 * min(step**-0.5, step * c.warmup_updates**-1.5)
-    ),
+    "noam": lambda c, step, d_model: c.learning_rate * d_model**-0.5 * min(step**-0.5, step * c.warmup_updates**-1.5),
     "inverse_sqrt": lambda c, step, _: c.learning_rate * min(step / c.warmup_updates, (c.warmup_updates / step) ** 0.5),
     "constant": lambda c, step, _: c.learning_rate * min(step / c.warmup_updates, 1.0),
 }
 
 
-def learning_rate(config: TrainingConfig, step: int, *, dimension: int) -> float:
+def learning_rate(config: TrainingConfig, step: int, *, d_model: int) -> float:
     """The learning rate of the ``step``-th update, counted from 1."""
-    return SCHEDULES[config.lr_schedule](config, step, dimension)
+    return LR_SCHEDULES[config.lr_schedule](config, step, d_model)
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-    """Adam, decoupled from its weight decay, in one fused kernel that can skip a non-finite update on the device."""
+    """Adam with decoupled weight decay, in one fused kernel."""
     return torch.optim.AdamW(
         parameters,
         lr=0.0,
@@ -34,3 +32,19 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) 
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def step_unless_nonfinite(
+    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, gradient_norm: Tensor
+) -> Tensor:
+    """Apply the gradients unless their norm is not finite; 1 where the update was skipped, else 0.
+
+    Nothing synchronises with the device: fused optimisers read the attribute ``found_inf`` in their kernel and leave
+    parameters and state unchanged where it is 1. torch sets this attribute itself for gradient scaling; it is not
+    documented.
+    """
+    skipped = (~gradient_norm.isfinite()).float()
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]
+    scaler.step(optimizer)
+    scaler.update()
+    return skipped

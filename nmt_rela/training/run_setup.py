@@ -1,4 +1,4 @@
-"""Opening a run directory for training: a new run, or the continuation of one that fits."""
+"""The run directory before training: created, or checked against the configuration of the run that it holds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import platform
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,8 +25,8 @@ from nmt_rela.utils.files import atomic_write
 
 log = logging.getLogger("nmt_rela.training")
 
-#: Settings that may change when a run is continued: they decide how long it goes on and what is written down,
-#: not what an update does. Everything else would make it another experiment.
+#: Settings that may change when a run is continued. They decide how long it trains, what it records and how much memory
+#: it needs, not what an update does. A change of any other setting would make it another experiment.
 RESUME_MUTABLE_KEYS = frozenset(
     {
         "run_dir",
@@ -33,6 +34,7 @@ RESUME_MUTABLE_KEYS = frozenset(
         "training.max_updates",
         "training.max_epochs",
         "training.max_hours",
+        "training.max_batch_tokens",
         "training.max_consecutive_nonfinite_updates",
         "training.log_every",
         "training.validate_every",
@@ -48,48 +50,48 @@ RESUME_MUTABLE_KEYS = frozenset(
 
 
 def prepare_run_directory(
-    config: Config, data: PreparedData, ranks: DistributedContext, lock: RunLock, *, restart: bool
+    config: Config, data: PreparedData, context: DistributedContext, lock: RunLock, *, restart: bool
 ) -> Path | None:
-    """Make the run's directory, or find it made; the checkpoint to continue from, None for a new run. The main rank
-    calls this, and nobody else trains the run while the lock is kept.
+    """Create the run directory, or check the existing one; the checkpoint to continue from, None for a new run.
 
-    Raises ConfigError when the directory is in use, holds a run with settings that matter and differ, or something
-    else; CheckpointError when none of its checkpoints is intact.
+    The main rank alone calls this. While ``lock`` is held no other process trains the run. ``restart`` moves an
+    existing run aside.
+
+    Raises ConfigError when the directory is in use, holds a run whose settings differ, or something that is not a run;
+    CheckpointError when none of its checkpoints is intact.
     """
     run = RunDirectory(config.run_dir)
-    if not run.config_file.exists() and run.path.is_dir() and any(map(_is_foreign, run.path.iterdir())):
-        raise ConfigError(
-            f"run_dir: {run.path} is a directory that holds something other than a run; choose another name"
-        )
+    if not run.config_file.exists() and run.path.is_dir() and any(map(_is_unknown_file, run.path.iterdir())):
+        raise ConfigError(f"run_dir: {run.path} holds files that are not a run; choose another directory")
     lock.acquire(run.lock)
     if restart and run.config_file.exists():
-        log.info("the earlier run is now %s", _move_aside(run.path))
+        log.info("the earlier run is now %s", _backup_run(run.path))
         lock.acquire(run.lock)
     checkpoint = CheckpointManager(run, config.training).latest_valid()
     if run.config_file.exists():
-        _check_fits(run, config, resume=checkpoint is not None)
-    # First of all, and whole: it is what makes the directory a run, which a kill must not leave half said.
+        _check_config_compatible(run, config, resume=checkpoint is not None)
+    # config.yaml is written first and atomically, because its presence marks the directory as a run.
     with atomic_write(run.config_file) as file:
         file.write(config_to_yaml(config).encode("utf-8"))
     run.checkpoints.mkdir(exist_ok=True)
     TokenizerPair.load(data.tokenizer).save(run.tokenizer)
-    run.environment.write_text(json.dumps(_environment(ranks), indent=1) + "\n", encoding="utf-8")
+    run.environment.write_text(json.dumps(_environment(context, data), indent=1) + "\n", encoding="utf-8")
     return checkpoint
 
 
-def _is_foreign(path: Path) -> bool:
-    """Whether a file is none that a kill may have left of a run that had hardly begun."""
+def _is_unknown_file(path: Path) -> bool:
+    """Whether a file cannot come from a run that was killed while its directory was created."""
     return not path.name.startswith(".lock") and not path.name.startswith(".config.yaml")
 
 
-def _check_fits(run: RunDirectory, config: Config, *, resume: bool) -> None:
-    changed = diff_configs(run.config(), config)
-    for difference in changed:
-        log.info("%s: was %s, is %s now", difference.path, difference.old, difference.new)
+def _check_config_compatible(run: RunDirectory, config: Config, *, resume: bool) -> None:
+    changes = diff_configs(run.config(), config)
+    for change in changes:
+        log.info("%s: was %s, is %s now", change.path, change.old, change.new)
     refused = [
-        f"{d.path} ({d.old} → {d.new})"
-        for d in changed
-        if d.path not in RESUME_MUTABLE_KEYS and not d.path.startswith("decoding.")
+        f"{change.path} ({change.old} → {change.new})"
+        for change in changes
+        if change.path not in RESUME_MUTABLE_KEYS and not change.path.startswith("decoding.")
     ]
     if resume and refused:
         raise ConfigError(
@@ -98,21 +100,24 @@ def _check_fits(run: RunDirectory, config: Config, *, resume: bool) -> None:
         )
 
 
-def _move_aside(path: Path) -> Path:
+def _backup_run(path: Path) -> Path:
     number = 1
-    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+    while (backup := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
-    shutil.move(path, aside)
-    return aside
+    shutil.move(path, backup)
+    return backup
 
 
-def _environment(ranks: DistributedContext) -> dict[str, str | int]:
+def _environment(context: DistributedContext, data: PreparedData) -> dict[str, Any]:
+    """The content of environment.json: the machine, and what the model card says about the data."""
+    total = data.counts["total"]
     return {
         "nmt_rela": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu",
-        "ranks": ranks.size,
+        "device": torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "cpu",
+        "ranks": context.world_size,
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
+        "data": {"title": data.title, "licence": data.licence, "read": total["read"], "kept": total["kept"]},
     }

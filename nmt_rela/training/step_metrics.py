@@ -1,4 +1,4 @@
-"""What happened since the last log line: sums kept on the device and read once."""
+"""Metrics of the updates since the last log line. Sums stay on the device until they are read."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from nmt_rela.data.data_loader import Batch
 from nmt_rela.training.distributed import DistributedContext
 
 
-class Window:
-    """Losses, token counts, gradient norm and time of the updates since the last reading."""
+class StepMetrics:
+    """Losses, token counts, gradient norm and time of the updates since the last ``compute_and_reset``."""
 
     def __init__(self, device: torch.device, *, loss_normalization: Literal["tokens", "sentences"] = "tokens") -> None:
         self._device, self._loss_normalization = device, loss_normalization
         self._reset()
-        self.restart_clock()
+        self.reset_timer()
 
     def _reset(self) -> None:
-        # Summed loss, summed negative log-likelihood and skipped updates stay on the device. What the host knows anyway
-        # stays there: to copy it would wait for all that the device has still to do.
+        # Summed loss, summed nll and skipped updates stay on the device, because reading them would synchronise.
         self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         self._norm = self._skipped = torch.zeros((), device=self._device)
-        self._counts = [0, 0, 0, 0]  # target tokens, source tokens, cells, sentences
+        self._counts = [0, 0, 0, 0]  # target tokens, source tokens, padded tokens of both sides, sentences
         self._seconds = self._waited = 0.0
         self.updates = 0
 
-    def restart_clock(self) -> None:
-        """Leave the time since the last update out of the throughput."""
+    def reset_timer(self) -> None:
+        """Exclude the time since the last update from the throughput."""
         self._mark = time.monotonic()
 
-    def time_waiting(self, updates: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
-        """The same iterator, its waiting noted."""
+    def time_data_loading(self, updates: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+        """The same iterator, with the time spent waiting for it added to the metrics."""
         while True:
             start = time.monotonic()
             batches = next(updates, None)
@@ -45,15 +44,15 @@ class Window:
                 return
             yield batches
 
-    def add(self, loss: Tensor, likelihood: Tensor, batch: Batch) -> None:
-        """Note one micro-batch."""
-        cells = batch.source.numel() + batch.target.numel()
-        counts = (batch.target_tokens, batch.source_tokens, cells, len(batch.indices))
+    def update(self, loss: Tensor, nll: Tensor, batch: Batch) -> None:
+        """Add one micro-batch: its summed loss and negative log-likelihood."""
+        padded = batch.source.numel() + batch.target.numel()
+        counts = (batch.target_tokens, batch.source_tokens, padded, len(batch.indices))
         self._counts = [known + new for known, new in zip(self._counts, counts, strict=True)]
-        self._sums += torch.stack([loss.double(), likelihood])
+        self._sums += torch.stack([loss.double(), nll])
 
-    def close_update(self, norm: Tensor, skipped: Tensor) -> None:
-        """Note the end of one update."""
+    def end_step(self, norm: Tensor, skipped: Tensor) -> None:
+        """Add one update: its gradient norm, and 1 where it was skipped."""
         self._norm = norm
         self._skipped = self._skipped + skipped
         now = time.monotonic()
@@ -61,42 +60,42 @@ class Window:
         self._mark = now
         self.updates += 1
 
-    def read(self, ranks: DistributedContext) -> dict[str, Any]:
-        """The numbers of all ranks, in nats, tokens and seconds; waits for the device, and starts anew."""
-        rows = ranks.gather(self._row())
-        loss, likelihood, target, source, cells, sentences = (sum(row[i] for row in rows) for i in range(6))
+    def compute_and_reset(self, context: DistributedContext) -> dict[str, Any]:
+        """The metrics over all ranks, in nats, tokens and seconds. Synchronises with the device."""
+        rows = context.all_gather_object(self._row())
+        loss, nll, target, source, padded, sentences = (sum(row[i] for row in rows) for i in range(6))
         skipped, _, seconds, waited = rows[0][6:]
         values = {
             "loss": loss / max(target if self._loss_normalization == "tokens" else sentences, 1.0),
-            "perplexity": math.exp(min(likelihood / max(target, 1.0), 100.0)),
+            "perplexity": math.exp(min(nll / max(target, 1.0), 100.0)),
             "gradient_norm": float(self._norm),
             "skipped_updates": int(skipped),
             "target_tokens_per_second": target / max(seconds, 1e-9),
             "source_tokens_per_second": source / max(seconds, 1e-9),
             "sentences": int(sentences),
-            "padding_share": 1.0 - (source + target) / max(cells, 1.0),
-            "data_wait_share": waited / max(seconds, 1e-9),
+            "padding_fraction": 1.0 - (source + target) / max(padded, 1.0),
+            "data_wait_fraction": waited / max(seconds, 1e-9),
         }
         self._reset()
         return values
 
-    def state(self, ranks: DistributedContext) -> Tensor:
-        """What is to be known to go on from here: float64, a row for each rank; waits for the device."""
-        return torch.tensor(ranks.gather(self._row()), dtype=torch.float64)
+    def state_dict(self, context: DistributedContext) -> Tensor:
+        """Everything needed to continue: float64, one row per rank. All ranks must call it."""
+        return torch.tensor(context.all_gather_object(self._row()), dtype=torch.float64)
 
-    def restore(self, state: Tensor, ranks: DistributedContext) -> None:
-        """Go on from a ``state``. As many ranks as made it go on bit by bit; else the main rank takes all."""
-        if len(state) == ranks.size:
-            row = state[ranks.rank]
+    def load_state_dict(self, state: Tensor, context: DistributedContext) -> None:
+        """Continue from a ``state_dict``. Under another number of ranks the main rank takes the sums of all."""
+        if len(state) == context.world_size:
+            row = state[context.rank]
         else:
-            # What follows the sums is the same on all ranks.
-            row = torch.cat([state[:, :6].sum(dim=0) * ranks.is_main, state[0, 6:]])
+            # The values after the sums are the same on all ranks.
+            row = torch.cat([state[:, :6].sum(dim=0) * context.is_main_process, state[0, 6:]])
         self._sums = row[:2].to(self._device)
         self._skipped = row[6].to(self._device, torch.float32)
-        target, source, cells, sentences, _, updates, self._seconds, self._waited = row[2:].tolist()
-        self._counts = [int(count) for count in (target, source, cells, sentences)]
+        target, source, padded, sentences, _, updates, self._seconds, self._waited = row[2:].tolist()
+        self._counts = [int(count) for count in (target, source, padded, sentences)]
         self.updates = int(updates)
 
     def _row(self) -> list[float]:
-        loss, likelihood = self._sums.tolist()
-        return [loss, likelihood, *self._counts, float(self._skipped), self.updates, self._seconds, self._waited]
+        loss, nll = self._sums.tolist()
+        return [loss, nll, *self._counts, float(self._skipped), self.updates, self._seconds, self._waited]

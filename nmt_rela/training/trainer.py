@@ -1,11 +1,12 @@
-"""The training loop: plan → micro-batches → one update → now and then a validation and a checkpoint."""
+"""The training loop: plan → micro-batches → update, with validation and checkpoints when they are due."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,20 +20,20 @@ from nmt_rela.checkpoints.manager import CheckpointManager
 from nmt_rela.checkpoints.run_directory import RunDirectory, build_model, load_weights
 from nmt_rela.config.schema import Config
 from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
-from nmt_rela.data.data_loader import Batch, iterate_updates
+from nmt_rela.data.data_loader import Batch, collate, iterate_updates
 from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.prepared_data import PreparedData
-from nmt_rela.data.tokenizer import PAD, TokenizerPair
-from nmt_rela.training.distributed import DistributedContext
-from nmt_rela.training.loss import fused_linear_cross_entropy
-from nmt_rela.training.metric_logger import Monitor, finite
-from nmt_rela.training.optimizer import build_optimizer, learning_rate
-from nmt_rela.training.precision import resolve_precision
-from nmt_rela.training.profiling import profiled
-from nmt_rela.training.step_metrics import Window
-from nmt_rela.training.trainer_state import Progress
+from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.training.device_settings import resolve_max_batch_tokens, resolve_precision
+from nmt_rela.training.distributed import CommHook, DistributedContext, sum_gradients
+from nmt_rela.training.metric_logger import MetricLogger, finite_or_none
+from nmt_rela.training.objective import TranslationObjective
+from nmt_rela.training.optimizer import build_optimizer, learning_rate, step_unless_nonfinite
+from nmt_rela.training.profiling import profile_steps
+from nmt_rela.training.step_metrics import StepMetrics
+from nmt_rela.training.trainer_state import TrainerState
 from nmt_rela.training.validation import Validator
-from nmt_rela.utils.errors import CheckpointError, ConfigError, UserError
+from nmt_rela.utils.errors import CheckpointError, UserError
 from nmt_rela.utils.memory import trim_malloc
 
 log = logging.getLogger("nmt_rela.training")
@@ -41,346 +42,328 @@ Outcome = Literal["finished", "stopped"]
 
 
 class TrainingDivergedError(UserError):
-    """Loss or gradients were not finite for too many updates in a row."""
+    """Loss or gradients were not finite for too many consecutive updates."""
 
 
 class Trainer:
     """One run on one rank."""
 
     def __init__(
-        self, config: Config, *, data: PreparedData, run: RunDirectory, ranks: DistributedContext, resume: Path | None
+        self,
+        config: Config,
+        *,
+        data: PreparedData,
+        run: RunDirectory,
+        context: DistributedContext,
+        resume: Path | None,
+        comm_hook: CommHook = sum_gradients,
     ) -> None:
-        """Make everything that ``run`` needs, without a word to other ranks; ``resume`` is a checkpoint to go on from.
+        """Build all components. No communication happens here. ``resume`` is the checkpoint to continue from.
 
-        Raises ConfigError for what this machine or number of ranks cannot do, CheckpointError for weights that do not
-        fit.
+        Raises ConfigError for what this machine cannot do, CheckpointError for weights that do not fit.
         """
-        self.config, self.run_directory, self.ranks = config, run, ranks
+        self.config, self.run_directory, self.context, self._comm_hook = config, run, context, comm_hook
         settings = config.training
-        if settings.accumulate % ranks.size:
-            raise ConfigError(
-                f"training.accumulate: {settings.accumulate} micro-batches cannot be shared by {ranks.size} ranks; "
-                f"accepted: a multiple of {ranks.size}"
-            )
         self.corpus = ParallelDataset(data.train)
-        self.vocabularies = TokenizerPair.load(data.tokenizer)
-        torch.manual_seed(_mixed(settings.seed))
-        self.model = build_model(config.model, self.vocabularies).to(ranks.device)
+        self.tokenizers = TokenizerPair.load(data.tokenizer)
+        torch.manual_seed(_derive_seed(settings.seed))
+        self.model = build_model(config.model, self.tokenizers).to(context.device)
+        self.objective: torch.nn.Module = TranslationObjective(
+            self.model, label_smoothing=settings.label_smoothing, normalization=settings.loss_normalization
+        )
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.parameters, settings)
-        self.precision = resolve_precision(settings.precision, ranks.device)
-        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision is torch.float16)
-        self.progress = Progress()
-        self.keeper = CheckpointManager(run, settings)
-        self.window = Window(ranks.device, loss_normalization=settings.loss_normalization)
-        self._nonfinite_in_a_row = torch.zeros((), device=ranks.device)
-        # This rank's share of the latest update, and its loss.
-        self._latest: tuple[list[Batch], Tensor] = ([], torch.zeros(()))
-        self._score: float | None = None  # of the last validation, when it was after the latest update
-        self._unsaved = False
+        self.precision = resolve_precision(settings.precision, context.device)
+        self.max_batch_tokens = resolve_max_batch_tokens(settings.max_batch_tokens, context.device, config.model)
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=self.precision is torch.float16)
+        self.state = TrainerState()
+        self.checkpoints = CheckpointManager(run, settings)
+        self.metrics = StepMetrics(context.device, loss_normalization=settings.loss_normalization)
+        self._consecutive_nonfinite = torch.zeros((), device=context.device)
+        # This rank's micro-batches of the latest update, and their loss.
+        self._last_batches: tuple[list[Batch], Tensor] = ([], torch.zeros(()))
+        self._score: float | None = None  # of the validation after the latest update
+        self._has_unsaved_update = False
         if resume is not None:
-            self._load(resume)
+            self._resume(resume)
         elif settings.initialize_from:
-            self._start_from(RunDirectory(settings.initialize_from))
-        self.validator = Validator(config, data, self.vocabularies, ranks)
-        self.monitor: Monitor | None = None
+            self._initialize_from(RunDirectory(settings.initialize_from))
+        self.validator = Validator(config, data, self.tokenizers, context)
+        self.logger: MetricLogger | None = None
 
     def run(self, *, stop_requested: Callable[[], bool]) -> Outcome:
-        """Train to the end, or until somebody asks to stop; either way the last update is saved.
+        """Train to the end, or until a stop is requested. The last update is saved in both cases.
 
         Raises TrainingDivergedError; CheckpointError when the last update cannot be saved.
         """
-        settings, progress = self.config.training, self.progress
+        settings, state, context = self.config.training, self.state, self.context
         deadline = time.monotonic() + settings.max_hours * 3600 if settings.max_hours else math.inf
-        if self.ranks.is_main:
-            self.monitor = Monitor(self.run_directory, update=progress.update, validated=progress.validated)
+        if context.is_main_process:
+            self.logger = MetricLogger(self.run_directory, update=state.update, validated=state.last_validated_update)
         try:
-            parameters = sum(p.numel() for p in self.parameters)
-            log.info(
-                "%s parameters, %s pairs, %s on %s rank(s) of %s, from update %d",
-                f"{parameters:,}", f"{len(self.corpus):,}", str(self.precision).removeprefix("torch."),
-                self.ranks.size, self.ranks.device.type, progress.update,
-            )  # fmt: skip
-            self.ranks.copy_from_main(self.model)
-            self._make_up()
-            self._train(lambda: stop_requested() or time.monotonic() > deadline)
-            if self._unsaved:
+            self._start_communication()
+            self._run_missed_validation()
+            stopping = False
+            with profile_steps(
+                self.run_directory,
+                settings.profile_updates,
+                first=state.update,
+                rank=context.rank,
+                device=context.device,
+            ) as end_of_step:
+                while not stopping and not self._is_finished():
+                    plan = self.plan()
+                    updates = self.updates(plan)
+                    self.metrics.reset_timer()
+                    for batches in self.metrics.time_data_loading(updates):
+                        self.train_step(batches, plan)
+                        stopping = context.any_rank(stop_requested() or time.monotonic() > deadline)
+                        self._post_step(stopping=stopping)
+                        end_of_step()
+                        if stopping or self._is_finished():
+                            break
+                    updates.close()
+            if self._has_unsaved_update:
                 self._save()
-            if self._unsaved:
-                self.ranks.fail(
-                    CheckpointError(f"{self.run_directory.checkpoints}: update {progress.update} is not saved")
+            if self._has_unsaved_update:
+                context.raise_on_all_ranks(
+                    CheckpointError(f"{self.run_directory.checkpoints}: update {state.update} is not saved")
                 )
         finally:
-            if self.monitor:
-                self.monitor.close()
-        return "finished" if self._complete() else "stopped"
+            if self.logger:
+                self.logger.close()
+        return "finished" if self._is_finished() else "stopped"
 
-    def _train(self, stop_requested: Callable[[], bool]) -> None:
-        settings, progress = self.config.training, self.progress
-        stopping = False
-        with profiled(
-            self.run_directory, settings.profile_updates, first=progress.update, ranks=self.ranks
-        ) as end_of_update:
-            while not stopping and not self._complete():
-                plan = self._plan()
-                updates = iterate_updates(
-                    self.corpus,
-                    plan,
-                    accumulate=settings.accumulate,
-                    rank=self.ranks.rank,
-                    ranks=self.ranks.size,
-                    first_update=progress.cursor,
-                    pin=self.ranks.device.type == "cuda",
-                )
-                self.window.restart_clock()
-                for batches in self.window.time_waiting(updates):
-                    self.step(batches, plan)
-                    stopping = self.ranks.any(stop_requested())
-                    self._after_update(leaving=stopping)
-                    end_of_update()
-                    if stopping or self._complete():
-                        break
-                updates.close()
-                self._close_epoch(plan)
-
-    def step(self, batches: list[Batch], plan: BatchPlan) -> None:
-        """One update from this rank's micro-batches; nothing in it waits for the device."""
-        settings, progress = self.config.training, self.progress
-        self.model.train()
-        total_tokens, total_sentences = self._update_size(plan)
-        normaliser = total_tokens if settings.loss_normalization == "tokens" else total_sentences
-        summed_loss = torch.zeros((), device=self.ranks.device)
-        for index, batch in enumerate(batches):
-            if len(batch.indices) == 0:
-                continue
-            # Dropout is a function of the seed and the micro-batch: an exact resume needs no saved random state, and
-            # the number of ranks changes nothing.
-            position = progress.update * settings.accumulate + index * self.ranks.size + self.ranks.rank
-            torch.manual_seed(_mixed(settings.seed, position))
-            loss, likelihood = self._loss(batch)
-            self.scaler.scale(loss / normaliser).backward()
-            self.window.add(loss.detach(), likelihood, batch)
-            summed_loss += loss.detach()
-        if self.ranks.size > 1:
-            # A rank may have nothing but empty micro-batches: the others wait for its share of the sum all the same.
-            for parameter in self.parameters:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.ranks.sum(gradients)
+    def train_step(self, batches: list[Batch], plan: BatchPlan) -> None:
+        """One update from this rank's micro-batches. Nothing in it synchronises with the device."""
+        settings, state, context = self.config.training, self.state, self.context
+        self.objective.train()
+        total_tokens, total_sentences = self._count_targets(plan)
+        normalizer = total_tokens if settings.loss_normalization == "tokens" else total_sentences
+        loss_sum = torch.zeros((), device=context.device)
+        # A rank without pairs makes a pass with a loss of 0, because all ranks must take part in the reduction.
+        for index, batch in enumerate(batches or [collate(self.corpus, plan.order[:0])]):
+            # Dropout is keyed by seed, update and micro-batch, so an exact resume needs no random state.
+            torch.manual_seed(_derive_seed(settings.seed, state.update, batch.number))
+            with self._gradients_stay_local(index < len(batches) - 1):
+                with self._autocast():
+                    loss, nll = self.objective(batch.to(context.device))
+                self.scaler.scale(loss / normalizer).backward()
+            self.metrics.update(loss.detach(), nll, batch)
+            loss_sum += loss.detach()
         self.scaler.unscale_(self.optimizer)
-        norm = get_total_norm(gradients)
-        # The fused optimiser looks at this flag on the device and leaves everything as it is when it is set.
-        skipped = (~norm.isfinite()).float()
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if settings.max_grad_norm:
             clip_grads_with_norm_(self.parameters, settings.max_grad_norm, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, progress.update + 1, dimension=self.config.model.d_model)
-        self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+            group["lr"] = learning_rate(settings, state.update + 1, d_model=self.config.model.d_model)
+        skipped = step_unless_nonfinite(self.optimizer, self.scaler, norm)
         self.optimizer.zero_grad(set_to_none=True)
-        self._nonfinite_in_a_row = (self._nonfinite_in_a_row + skipped) * skipped
-        self._latest = (batches, summed_loss)
-        self.window.close_update(norm, skipped)
-        self._unsaved = True
-        progress.update += 1
-        progress.cursor += 1
-        progress.target_tokens += total_tokens
-        self._close_epoch(plan)
+        self._consecutive_nonfinite = (self._consecutive_nonfinite + skipped) * skipped
+        self._last_batches = (batches, loss_sum)
+        self.metrics.end_step(norm, skipped)
+        self._has_unsaved_update = True
+        state.update += 1
+        state.next_update_in_epoch += 1
+        state.target_tokens += total_tokens
+        if state.next_update_in_epoch == plan.num_updates:
+            state.epoch, state.next_update_in_epoch = state.epoch + 1, 0
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed loss and summed negative log-likelihood of one micro-batch."""
-        positions = (batch.target != PAD).flatten().nonzero()[:, 0]  # found on the host, where it costs no waiting
-        token_weights = None
-        if self.config.training.loss_normalization == "sentences":
-            lengths = (batch.target != PAD).sum(dim=1, keepdim=True)
-            token_weights = lengths.float().reciprocal().expand_as(batch.target).flatten()[positions]
-            token_weights = self._send(token_weights)
-        batch, positions = batch.to(self.ranks.device), self._send(positions)
-        with self._autocast():
-            states = self.model.decode(
-                self.model.shift_right(batch.target), self.model.encode(batch.source)
-            )  # [sentences, length, dimension]
-            return fused_linear_cross_entropy(
-                states.flatten(0, 1)[positions],
-                self.model.output_embedding,
-                batch.target.flatten()[positions],
-                smoothing=self.config.training.label_smoothing,
-                token_weights=token_weights,
-            )
+    def _start_communication(self) -> None:
+        """The first messages among the ranks: their micro-batch size and the parameters of the main rank."""
+        context = self.context
+        log.info(
+            "%s parameters, %s pairs, %s on %s rank(s) of %s, from update %d",
+            f"{sum(p.numel() for p in self.parameters):,}", f"{len(self.corpus):,}",
+            str(self.precision).removeprefix("torch."), context.world_size, context.device.type, self.state.update,
+        )  # fmt: skip
+        # The devices may differ, but all ranks must cut an update in the same way.
+        self.max_batch_tokens = min(context.all_gather_object(self.max_batch_tokens))
+        if context.world_size > 1:
+            self.objective = context.data_parallel(self.objective, self._comm_hook)
 
-    def _send(self, tensor: Tensor) -> Tensor:
-        """To the device, without waiting for what it has still to do."""
-        return (tensor.pin_memory() if self.ranks.device.type == "cuda" else tensor).to(
-            self.ranks.device, non_blocking=True
-        )
+    def _gradients_stay_local(self, local: bool) -> AbstractContextManager[None]:
+        """For all but the last micro-batch, gradients are only added up; the last one's backward pass reduces them."""
+        if self.context.world_size == 1:
+            return nullcontext()
+        return self.objective.no_sync() if local else self.context.communication_errors()  # type: ignore[operator]
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.ranks.device.type, dtype=self.precision, enabled=self.precision is not torch.float32)
+        return torch.autocast(
+            self.context.device.type, dtype=self.precision, enabled=self.precision is not torch.float32
+        )
 
-    def _plan(self) -> BatchPlan:
-        settings = self.config.training
+    def plan(self) -> BatchPlan:
+        """The plan of the present epoch."""
         return plan_epoch(
             self.corpus.source_lengths,
             self.corpus.target_lengths,
-            batch_tokens=settings.batch_tokens,
-            accumulate=settings.accumulate,
-            seed=settings.seed,
-            epoch=self.progress.epoch,
+            update_tokens=self.config.training.update_tokens,
+            seed=self.config.training.seed,
+            epoch=self.state.epoch,
         )
 
-    def _close_epoch(self, plan: BatchPlan) -> None:
-        if self.progress.cursor == plan.updates:
-            self.progress.epoch, self.progress.cursor = self.progress.epoch + 1, 0
+    def updates(self, plan: BatchPlan) -> Generator[list[Batch], None, None]:
+        """This rank's micro-batches of the rest of the epoch."""
+        return iterate_updates(
+            self.corpus,
+            plan,
+            max_batch_tokens=self.max_batch_tokens,
+            rank=self.context.rank,
+            world_size=self.context.world_size,
+            first_update=self.state.next_update_in_epoch,
+            pin=self.context.device.type == "cuda",
+        )
 
-    def _update_size(self, plan: BatchPlan) -> tuple[int, int]:
-        """Target tokens and sentences of the coming update on all ranks: every rank knows the whole plan."""
-        first = self.progress.cursor * plan.accumulate
-        pairs = plan.order[plan.starts[first] : plan.starts[first + plan.accumulate]]
+    def _count_targets(self, plan: BatchPlan) -> tuple[int, int]:
+        """Target tokens and sentences of the coming update on all ranks. Every rank knows the whole plan."""
+        pairs = plan.pairs(self.state.next_update_in_epoch)
         return int(self.corpus.target_lengths[pairs].sum()), len(pairs)
 
-    def _complete(self) -> bool:
-        settings, progress = self.config.training, self.progress
+    def _is_finished(self) -> bool:
+        settings, state = self.config.training, self.state
         return (
-            progress.update >= settings.max_updates
-            or (settings.max_epochs > 0 and progress.epoch >= settings.max_epochs)
-            or (settings.patience > 0 and progress.without_best >= settings.patience)
+            state.update >= settings.max_updates
+            or (settings.max_epochs > 0 and state.epoch >= settings.max_epochs)
+            or (settings.patience > 0 and state.validations_since_best >= settings.patience)
         )
 
-    def _after_update(self, *, leaving: bool) -> None:
-        """Whatever is due after an update: a log line, a validation, a checkpoint."""
-        settings, update = self.config.training, self.progress.update
+    def _post_step(self, *, stopping: bool) -> None:
+        """Log, validate and save where they are due."""
+        settings, update = self.config.training, self.state.update
         self._score = None
-        save = update % settings.save_every == 0 or self._complete()
+        save = update % settings.save_every == 0 or self._is_finished()
         validate = self._is_validation_due()
         if update % settings.log_every == 0 or save or validate:
             self._log()
-        if leaving:  # at once: ``run`` saves, and a validation is made up for when the run goes on
+        if stopping:  # at once: ``run`` saves, and a missed validation is run when the run continues
             return
         is_best = self._validate() if validate else False
         if save or is_best:
             self._save()
             trim_malloc()
         if validate:
-            self.window.restart_clock()
+            self.metrics.reset_timer()
 
-    def _make_up(self) -> None:
-        """Do what was due when somebody asked to stop."""
-        if self.progress.validated < self.progress.update and self._is_validation_due():
+    def _run_missed_validation(self) -> None:
+        """Run the validation that was skipped because a stop was requested."""
+        if self.state.last_validated_update < self.state.update and self._is_validation_due():
             self._log()
             self._validate()
             self._save()
 
     def _is_validation_due(self) -> bool:
-        return self.progress.update % self.config.training.validate_every == 0 or self._complete()
+        return self.state.update % self.config.training.validate_every == 0 or self._is_finished()
 
     def _log(self) -> None:
-        if self.window.updates == 0:
+        if self.metrics.updates == 0:
             return
-        values = self.window.read(self.ranks)
-        progress = self.progress
+        values = self.metrics.compute_and_reset(self.context)
+        update = self.state.update
         values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        values["epoch"] = progress.epoch
-        # All ranks have the same gradients when they have been summed, and should have made the same weights of them.
-        weights_norm = float(get_total_norm(self.parameters)) if self.ranks.size > 1 else 0.0
-        if self.ranks.differ(values["gradient_norm"]) or self.ranks.differ(weights_norm):
-            self.ranks.fail(
-                RuntimeError(f"update {progress.update}: the ranks have come apart: gradients or weights differ")
+        values["epoch"] = self.state.epoch
+        # After the reduction all ranks have the same gradients, and must have made the same weights of them.
+        weights_norm = float(get_total_norm(self.parameters)) if self.context.world_size > 1 else 0.0
+        if self.context.has_diverged(values["gradient_norm"]) or self.context.has_diverged(weights_norm):
+            self.context.raise_on_all_ranks(
+                RuntimeError(f"update {update}: the ranks have diverged: gradients or weights differ")
             )
-        if self.monitor:
-            self.monitor.record("train", progress.update, values)
+        if self.logger:
+            self.logger.log("train", update, values)
             log.info(
                 "update %6d  loss %.4f  perplexity %.2f  gradient norm %.3f  rate %.2e  %s target tokens/s",
-                progress.update, values["loss"], values["perplexity"], values["gradient_norm"],
-                values["learning_rate"], f"{values['target_tokens_per_second']:,.0f}",
+                update, values["loss"], values["perplexity"], values["gradient_norm"], values["learning_rate"],
+                f"{values['target_tokens_per_second']:,.0f}",
             )  # fmt: skip
         self._stop_if_nonfinite()
 
     def _stop_if_nonfinite(self) -> None:
-        """The weights are those before the first of these updates, so what is saved stays sound."""
-        in_a_row = int(self._nonfinite_in_a_row)
-        if in_a_row < self.config.training.max_consecutive_nonfinite_updates:
+        """Raise after too many non-finite updates. They were skipped, so the weights to save are those before them."""
+        count = int(self._consecutive_nonfinite)
+        if count < self.config.training.max_consecutive_nonfinite_updates:
             return
-        batches, loss = self._latest
+        batches, loss = self._last_batches
         pairs = ", ".join(str(i) for batch in batches for i in batch.indices[:3].tolist())
-        found = self.ranks.gather((bool(loss.isfinite()), pairs))
-        places = [f"rank {rank} (training pairs {pairs} …)" for rank, (sound, pairs) in enumerate(found) if not sound]
-        self.ranks.fail(
+        by_rank = self.context.all_gather_object((bool(loss.isfinite()), pairs))
+        where = [f"rank {rank} (training pairs {pairs} …)" for rank, (ok, pairs) in enumerate(by_rank) if not ok]
+        self.context.raise_on_all_ranks(
             TrainingDivergedError(
-                f"update {self.progress.update}, {', '.join(places) or 'all ranks'}: loss or gradients were not finite "
-                f"for {in_a_row} updates in a row (training.max_consecutive_nonfinite_updates); lower "
+                f"update {self.state.update}, {', '.join(where) or 'all ranks'}: loss or gradients were not finite for "
+                f"{count} consecutive updates (training.max_consecutive_nonfinite_updates); lower "
                 "training.learning_rate, raise training.warmup_updates, or set training.max_grad_norm"
             )
         )
 
     def _validate(self) -> bool:
-        """Measure the development set; true when it is the best so far, and to be kept."""
-        settings, progress = self.config.training, self.progress
+        """Validate; whether the result is the best so far and its checkpoint is to be kept."""
+        settings, state = self.config.training, self.state
         with self._autocast():
-            result = self.validator.measure(self.model)
+            result = self.validator.validate(self.model, max_batch_tokens=self.max_batch_tokens)
         score = result.bleu if settings.checkpoint_metric == "bleu" else -result.loss
-        self._score = None if score is None else finite(score)
-        is_best = self._score is not None and (progress.best_score is None or self._score > progress.best_score)
-        progress.best_score = self._score if is_best else progress.best_score
-        progress.without_best = 0 if is_best else progress.without_best + 1
-        progress.validated = progress.update
-        if self.monitor:
-            self.monitor.record("validation", progress.update, result.values())
-            self.monitor.samples(progress.update, *result.samples)
-            log.info("update %6d  %s%s", progress.update, result.line(), "  (best so far)" if is_best else "")
+        self._score = None if score is None else finite_or_none(score)
+        is_best = self._score is not None and (state.best_score is None or self._score > state.best_score)
+        state.best_score = self._score if is_best else state.best_score
+        state.validations_since_best = 0 if is_best else state.validations_since_best + 1
+        state.last_validated_update = state.update
+        if self.logger:
+            self.logger.log("validation", state.update, result.to_metrics())
+            self.logger.log_samples(state.update, *result.samples)
+            log.info("update %6d  %s%s", state.update, result.summary(), "  (best so far)" if is_best else "")
         return is_best and settings.keep_best_checkpoints > 0
 
     def _save(self) -> None:
-        """Write a checkpoint from the main rank. What cannot be written is warned of: training goes on."""
-        window = self.window.state(self.ranks)
-        self._unsaved = not self.ranks.on_main(lambda: self._write(window))
-
-    def _write(self, window: Tensor) -> bool:
-        training: dict[str, Any] = {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "window": window,
-            "nonfinite_in_a_row": self._nonfinite_in_a_row,
-        }
-        return self.keeper.save(
-            update=self.progress.update,
-            score=self._score,
-            tensors={"model": self.model.state_dict(), "training": training},
-            state={
-                "progress": self.progress.as_values(),
-                "vocabulary": self.vocabularies.fingerprint,
-                "corpus": self.corpus.fingerprint,
-            },
+        """Write a checkpoint from the main rank. A failed write causes a warning, and training continues."""
+        metrics = self.metrics.state_dict(self.context)
+        self._has_unsaved_update = not self.context.run_on_main(
+            lambda: self.checkpoints.save(
+                update=self.state.update,
+                score=self._score,
+                tensors={"model": self.model.state_dict(), "training": self.state_dict() | {"metrics": metrics}},
+                state={
+                    "progress": self.state.to_dict(),
+                    "vocabulary": self.tokenizers.fingerprint,
+                    "corpus": self.corpus.fingerprint,
+                },
+            )
         )
 
-    def _load(self, checkpoint: Path) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors needed to continue, apart from the model and the metrics."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "consecutive_nonfinite": self._consecutive_nonfinite,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a ``state_dict``."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self._consecutive_nonfinite = state["consecutive_nonfinite"]
+
+    def _resume(self, checkpoint: Path) -> None:
         """Continue from a checkpoint. Raises CheckpointError when it belongs to other data."""
         state = load_state(checkpoint)
-        for name, present in (("vocabulary", self.vocabularies.fingerprint), ("corpus", self.corpus.fingerprint)):
+        for name, present in (("vocabulary", self.tokenizers.fingerprint), ("corpus", self.corpus.fingerprint)):
             if state[name] != present:
                 raise CheckpointError(
                     f"{checkpoint}: was trained on another {name} than is prepared now; "
                     "prepare the data as it was, or choose another run directory"
                 )
         load_weights(self.model, checkpoint)
-        training = load_tensors(checkpoint, "training", device=self.ranks.device)
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.scaler.load_state_dict(training["scaler"])
-        if "window" in training:  # the first checkpoints had none
-            self.window.restore(training["window"].cpu(), self.ranks)
-            self._nonfinite_in_a_row = training["nonfinite_in_a_row"]
-        self.progress = Progress.from_values(state["progress"])
-        log.info("continuing %s from update %d", self.run_directory.path, self.progress.update)
+        training = load_tensors(checkpoint, "training", device=self.context.device)
+        self.load_state_dict(training)
+        self.metrics.load_state_dict(training["metrics"].cpu(), self.context)
+        self.state = TrainerState.from_dict(state["progress"])
+        log.info("continuing %s from update %d", self.run_directory.path, self.state.update)
 
-    def _start_from(self, other: RunDirectory) -> None:
-        """Fine-tuning: take another run's weights. Raises CheckpointError when vocabulary or shapes differ."""
+    def _initialize_from(self, other: RunDirectory) -> None:
+        """Fine-tuning: load another run's weights. Raises CheckpointError when vocabulary or shapes differ."""
         try:
-            other.config()  # is it a run at all?
-            if other.load_tokenizers().fingerprint != self.vocabularies.fingerprint:
+            other.config()  # raises where it is not a run
+            if other.load_tokenizers().fingerprint != self.tokenizers.fingerprint:
                 raise CheckpointError(
-                    f"{other.path} has another vocabulary than the prepared data; its sub-words would mean something "
-                    "else here"
+                    f"{other.path} has another vocabulary than the prepared data, in which its ids mean other sub-words"
                 )
             checkpoint = other.load_weights_into(self.model)
         except UserError as error:
@@ -388,6 +371,6 @@ class Trainer:
         log.info("starting from the weights of %s", checkpoint)
 
 
-def _mixed(*numbers: int) -> int:
-    """A seed made of numbers of any size. PyTorch's CPU generator looks at the lowest 32 bits of a seed only."""
+def _derive_seed(*numbers: int) -> int:
+    """A seed from numbers of any size. PyTorch's CPU generator uses only the lowest 32 bits of a seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0])

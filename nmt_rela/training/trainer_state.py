@@ -1,40 +1,37 @@
-"""Where a run stands."""
+"""The counters of a training run."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(slots=True)
-class Progress:
-    """The counters of a run; all of it is in every checkpoint."""
+class TrainerState:
+    """The position of a run and its validation history. Every checkpoint contains it."""
 
     #: Updates done, skipped ones included.
     update: int = 0
-    #: Passes over the corpus completed.
+    #: Completed passes over the corpus.
     epoch: int = 0
-    #: Updates done in this epoch: the cursor of its plan.
-    cursor: int = 0
+    #: Updates done in this epoch, which is the index of the next update in the epoch's plan.
+    next_update_in_epoch: int = 0
     #: Target tokens seen.
     target_tokens: int = 0
-    #: Best validation score so far (BLEU, or minus the loss), and validations in a row without a better one.
+    #: Best validation score so far (BLEU, or minus the loss).
     best_score: float | None = None
-    without_best: int = 0
+    #: Consecutive validations without a new best score.
+    validations_since_best: int = 0
     #: The update of the latest validation.
-    validated: int = 0
+    last_validated_update: int = 0
 
-    def as_values(self) -> dict[str, Any]:
-        """What ``from_values`` takes: plain values that JSON can say."""
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Progress:
-        """Take the values of a checkpoint; the first ones wrote −infinity for no score, and not when they validated."""
-        progress = cls(**{"validated": values["update"], **values})
-        if progress.best_score == -math.inf:
-            progress.best_score = None
-        return progress
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainerState:
+        """The state that ``to_dict`` returned."""
+        return cls(**values)

@@ -43,16 +43,16 @@ def write_corpus(directory: Path, *, pairs: int, mean_length: float) -> None:
 
 
 def walk(plan: BatchPlan) -> int:
-    """Visit every micro-batch of the plan; the number of pairs seen."""
-    return sum(len(plan.batch(index)) for index in range(plan.batches))
+    """Visit every bucket of the plan; the number of pairs seen."""
+    return sum(len(plan.bucket(index)) for index in range(plan.num_buckets))
 
 
 def main() -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--pairs", type=int, default=40_000_000)
     parser.add_argument("--mean-length", type=float, default=12.0, help="mean sub-words a side")
-    parser.add_argument("--batch-tokens", type=int, default=6_250)
-    parser.add_argument("--accumulate", type=int, default=4)
+    parser.add_argument("--update-tokens", type=int, default=25_000)
+    parser.add_argument("--max-batch-tokens", type=int, default=16_384)
     parser.add_argument("--directory", type=Path, help="where the temporary corpus goes (about 70 bytes a pair)")
     options = parser.parse_args()
     pairs: int = options.pairs
@@ -85,33 +85,32 @@ def main() -> int:
                 plan_epoch(
                     corpus.source_lengths,
                     corpus.target_lengths,
-                    batch_tokens=options.batch_tokens,
-                    accumulate=options.accumulate,
+                    update_tokens=options.update_tokens,
                     seed=1,
                     epoch=0,
                 )
             )
-            return plans[0].batches
+            return plans[0].num_buckets
 
-        figures["batches"] = timed("plan", make_plan)
+        figures["buckets"] = timed("plan", make_plan)
         plan = plans[0]
         if timed("walk", lambda: walk(plan)) != pairs:
             raise RuntimeError("the plan lost pairs")
 
         def load() -> int:
-            updates = iterate_updates(corpus, plan, accumulate=options.accumulate)
+            updates = iterate_updates(corpus, plan, max_batch_tokens=options.max_batch_tokens)
             return sum(batch.source.size(0) for update in updates for batch in update)
 
         if timed("load", load) != pairs:
             raise RuntimeError("the loader lost pairs")
         figures["pairs"] = pairs
-        figures["padding_share"] = round(plan.padding_share(corpus.source_lengths, corpus.target_lengths), 4)
+        figures["padding_fraction"] = round(plan.padding_fraction(corpus.source_lengths, corpus.target_lengths), 4)
 
     seconds = figures["lengths_seconds"] + figures["plan_seconds"] + figures["walk_seconds"]
     peak = peak_resident_bytes() / 2**30
     kept = seconds <= SECONDS and peak <= GIBIBYTES
     figures |= {"plan_and_walk_seconds": round(seconds, 2), "peak_gib": round(peak, 2)}
-    print(f"{figures['batches']:,} batches, {figures['padding_share']:.2%} padding")
+    print(f"{figures['buckets']:,} buckets, {figures['padding_fraction']:.2%} padding")
     print(f"lengths + plan + walk {seconds:.1f} s (bar {SECONDS:.0f} s), peak {peak:.2f} GiB (bar {GIBIBYTES:.0f} GiB)")
     write_document(options.json, {**environment(), **figures})
     return 0 if kept else 1

@@ -34,9 +34,9 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import cli
 from nmt_rela.config.loader import load_config
 from nmt_rela.config.schema import AttentionKind, Config
-from nmt_rela.data.data_loader import Batch, iterate_updates
+from nmt_rela.data.data_loader import Batch
 from nmt_rela.preparation.pipeline import prepare
-from nmt_rela.training.distributed import join
+from nmt_rela.training.distributed import init_distributed
 from nmt_rela.training.trainer import Trainer
 from nmt_rela.utils.errors import ConfigError
 from nmt_rela.utils.memory import disable_malloc_trimming, limit_onednn_cache
@@ -50,8 +50,8 @@ def make_trainer(config: Config, kind: str, folder: Path) -> Trainer:
     )
     run = RunDirectory(config.run_dir)
     run.checkpoints.mkdir(parents=True)
-    data, ranks = prepare(config.data), join(config.training.device)
-    return Trainer(config, data=data, run=run, ranks=ranks, resume=None)
+    data, context = prepare(config.data), init_distributed(config.training.device)
+    return Trainer(config, data=data, run=run, context=context, resume=None)
 
 
 def wait_for(device: torch.device) -> None:
@@ -68,11 +68,11 @@ def our_subject(trainer: Trainer) -> Subject:
     """The trainer's own updates."""
 
     def train(updates: list[list[Batch]], first: int) -> None:
-        plan = trainer._plan()
-        trainer.progress.cursor = first
+        plan = trainer.plan()
+        trainer.state.next_update_in_epoch = first
         for batches in updates:
-            trainer.step(batches, plan)
-        trainer.progress.cursor = 0
+            trainer.train_step(batches, plan)
+        trainer.state.next_update_in_epoch = 0
 
     return train
 
@@ -80,7 +80,7 @@ def our_subject(trainer: Trainer) -> Subject:
 def other_subject(name: str, config: Config, trainer: Trainer) -> Subject:
     """Updates of another library's model with the vocabulary and device of a trainer."""
     others = PlainUpdates(
-        name, config, tokenizers=trainer.vocabularies, device=trainer.ranks.device,
+        name, config, tokenizers=trainer.tokenizers, device=trainer.context.device,
         precision=trainer.precision,
     )  # fmt: skip
 
@@ -135,7 +135,7 @@ def engine_share(config: Config, kind: str, folder: Path, *, updates: int) -> fl
         return len(marks) > updates + 1
 
     with (
-        mock.patch.object(trainer, "_loss", timed(trainer._loss)),
+        mock.patch.object(trainer.objective, "forward", timed(trainer.objective.forward)),
         mock.patch.object(trainer.optimizer, "step", timed(trainer.optimizer.step)),
         mock.patch.object(torch.Tensor, "backward", timed(torch.Tensor.backward)),
     ):
@@ -149,10 +149,8 @@ def measure(config: Config, kinds: list[str], others: list[str], *, updates: int
     with tempfile.TemporaryDirectory() as folder:
         trainers = {kind: make_trainer(config, kind, Path(folder)) for kind in kinds}
         any_trainer = next(iter(trainers.values()))
-        device, precision = any_trainer.ranks.device, any_trainer.precision
-        epoch = iterate_updates(
-            any_trainer.corpus, any_trainer._plan(), accumulate=config.training.accumulate, pin=device.type == "cuda"
-        )
+        device, precision = any_trainer.context.device, any_trainer.precision
+        epoch = any_trainer.updates(any_trainer.plan())
         batches = list(islice(epoch, updates * rounds))
         epoch.close()
         if len(batches) < updates * rounds:

@@ -75,6 +75,8 @@ def accepted(hint: Any, bounds: Any) -> str:
         if dataclasses.is_dataclass(choice)
         for field in dataclasses.fields(choice)
     ]
+    if not keys:
+        return ", ".join(choices)
     return f"{', '.join(choices)}; or a mapping of {', '.join(f'`{key}`' for key in keys)} to one of these each"
 
 

@@ -9,7 +9,7 @@ from nmt_rela.attention.backends import attend, attention_scores
 from nmt_rela.attention.mask import CAUSAL_MASK
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.models.transformer import Transformer
-from nmt_rela.training.loss import fused_linear_cross_entropy
+from nmt_rela.training.cross_entropy import fused_linear_cross_entropy
 
 pytestmark = pytest.mark.gpu
 
@@ -38,7 +38,7 @@ def test_an_update_never_waits_for_the_device(variant: str) -> None:
     def update() -> None:
         with torch.autocast("cuda", dtype=torch.bfloat16):
             states = model.decode(model.shift_right(target), model.encode(source)).flatten(0, 1)
-            loss, _ = fused_linear_cross_entropy(states, model.output_embedding, target.flatten(), smoothing=0.1)
+            loss, _ = fused_linear_cross_entropy(states, model.output_embedding, target.flatten(), label_smoothing=0.1)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

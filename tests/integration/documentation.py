@@ -40,7 +40,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "data": {"max_pairs_per_source": 300, "vocabulary_size": 300},
     "model": {"encoder_layers": 1, "decoder_layers": 2, "d_model": 16, "ffn_dim": 16, "num_heads": 4},
     "training": {
-        "max_updates": 10, "batch_tokens": 256, "accumulate": 1, "warmup_updates": 5, "log_every": 5,
+        "max_updates": 10, "update_tokens": 256, "warmup_updates": 5, "log_every": 5,
         "validate_every": 5, "validation_decode_sentences": 2, "save_every": 2,
     },
     "decoding": {"max_length_offset": 0},

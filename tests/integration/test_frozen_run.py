@@ -10,7 +10,7 @@ from nmt_rela import Translator
 from nmt_rela.checkpoints.checkpoint import load_state, load_tensors
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.training.optimizer import build_optimizer
-from nmt_rela.training.trainer_state import Progress
+from nmt_rela.training.trainer_state import TrainerState
 
 #: A copier of digits (softmax, rela-i and rela-g attention), trained for 1,500 updates.
 RUN = Path(__file__).resolve().parent.parent / "frozen" / "format_1"
@@ -38,6 +38,6 @@ def test_training_resumes_from_the_frozen_run() -> None:
     training = load_tensors(checkpoint, "training")
     optimizer = build_optimizer(run.load_model().parameters(), run.config().training)
     optimizer.load_state_dict(training["optimizer"])
-    assert {"scaler", "window", "nonfinite_in_a_row"} <= training.keys()
-    progress = Progress.from_values(load_state(checkpoint)["progress"])
-    assert (progress.update, progress.epoch, progress.validated) == (1_500, 51, 1_500)
+    assert {"scaler", "metrics", "consecutive_nonfinite"} <= training.keys()
+    progress = TrainerState.from_dict(load_state(checkpoint)["progress"])
+    assert (progress.update, progress.epoch, progress.last_validated_update) == (1_500, 51, 1_500)

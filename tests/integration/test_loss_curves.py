@@ -9,7 +9,7 @@ from torch import Tensor
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.kernels.availability import assume_processor
 from nmt_rela.models.transformer import Transformer
-from nmt_rela.training.loss import fused_linear_cross_entropy
+from nmt_rela.training.cross_entropy import fused_linear_cross_entropy
 from tests.triton_interpreter import repair_bfloat16
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,7 +35,7 @@ def losses(
         source[: sentences // 2, 5] = 0  # padding
         with torch.autocast(DEVICE, dtype=precision, enabled=precision != torch.float32):
             states = model.decode(model.shift_right(target), model.encode(source.to(DEVICE))).flatten(0, 1)
-            loss, _ = fused_linear_cross_entropy(states, model.output_embedding, target.flatten(), smoothing=0.1)
+            loss, _ = fused_linear_cross_entropy(states, model.output_embedding, target.flatten(), label_smoothing=0.1)
         (loss / target.numel()).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_tensors
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.checkpoints.run_lock import RunLock
 from nmt_rela.commands import train
-from nmt_rela.training import distributed, trainer, validation
+from nmt_rela.training import distributed, launch, trainer, validation
 from tests.digits import TINY, write_digits
 from tests.ranks import ForkedRanks
 
@@ -30,7 +31,7 @@ COMMON = [
     "training.checkpoint_metric=loss",
     "training.warmup_updates=1",
 ]
-ENDLESS = ["training.max_updates=1000000", "training.accumulate=2", "training.batch_tokens=256"]
+ENDLESS = ["training.max_updates=1000000", "training.update_tokens=512"]
 
 
 def settings(config: Path, name: str, *more: str) -> list[str]:
@@ -52,7 +53,7 @@ def newest(run: Path, stem: str) -> dict[str, Any]:
 
 def records(run: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in RunDirectory(run).metrics.read_text().splitlines()]
-    timed = ("per_second", "data_wait_share")
+    timed = ("per_second", "data_wait_fraction")
     return [{name: value for name, value in record.items() if not name.endswith(timed)} for record in found]
 
 
@@ -62,53 +63,92 @@ def first_moments(run: Path) -> list[torch.Tensor]:
     return [state[index]["exp_avg"].double() for index in sorted(state)]
 
 
-@pytest.mark.parametrize("average", ["tokens", "sentences"])
-def test_gradients_do_not_depend_on_how_an_update_is_cut(tmp_path: Path, average: str) -> None:
+@pytest.mark.parametrize("normalization", ["tokens", "sentences"])
+def test_gradients_do_not_depend_on_how_an_update_is_cut(tmp_path: Path, normalization: str) -> None:
     """Ten ragged pairs make one update, whatever it is cut into."""
     config = write_digits(tmp_path, reverse=True, pairs=10)
-    common = [
-        "training.max_updates=1",
-        f"training.loss_normalization={average}",
-        "training.batch_tokens=1024",
-        "--quiet",
-    ]
-    for pieces in (1, 2, 5):
-        assert train.main(settings(config, f"pieces{pieces}", *common, f"training.accumulate={pieces}")) == 0
-    ranks = ForkedRanks(settings(config, "ranks", *common, "training.accumulate=4"), tmp_path)
-    assert ranks.statuses() == [0, 0]
-    assert ranks.stderr(0) == ranks.stderr(1) == ""
-    whole = first_moments(tmp_path / "pieces1")
+    common = ["training.max_updates=1", f"training.loss_normalization={normalization}", "--quiet"]
+    for size in (1_000, 60, 1):
+        assert train.main(settings(config, f"size{size}", *common, f"training.max_batch_tokens={size}")) == 0
+    for world_size in (2, 3):
+        ranks = ForkedRanks(settings(config, f"ranks{world_size}", *common), tmp_path, size=world_size)
+        assert ranks.statuses() == [0] * world_size
+        assert all(ranks.stderr(rank) == "" for rank in range(world_size))
+    whole = first_moments(tmp_path / "size1000")
     scale = max(float(gradient.abs().max()) for gradient in whole)
-    for name in ("pieces2", "pieces5", "ranks"):
+    for name in ("size60", "size1", "ranks2", "ranks3"):
         for gradient, expected in zip(first_moments(tmp_path / name), whole, strict=True):
             assert float((gradient - expected).abs().max()) < 1e-6 * scale
 
 
-def test_two_ranks_with_dropout_are_bitwise_one_rank_and_may_take_over_from_it(tmp_path: Path) -> None:
+def test_one_two_and_three_ranks_train_alike_and_continue_one_another(tmp_path: Path) -> None:
+    """Fifty ragged updates with dropout off; then two ranks hand over to one, and one to three."""
     config = write_digits(tmp_path, reverse=True, pairs=200)
-    common = ["training.accumulate=2", "training.batch_tokens=256", "model.dropout=0.2", "--quiet"]
-    assert train.main(settings(config, "one", *common, "training.max_updates=6")) == 0
-    assert train.main(settings(config, "two", *common, "training.max_updates=3")) == 0
-    assert ForkedRanks(settings(config, "two", *common, "training.max_updates=6"), tmp_path).statuses() == [0, 0]
-    one, two = (newest(tmp_path / name, "model") for name in ("one", "two"))
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    losses = [[r["loss"] for r in records(tmp_path / n) if r["event"] == "train"] for n in ("one", "two")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    common = ["training.update_tokens=150", "training.learning_rate=0.0003", "--quiet"]
+    for world_size in (1, 2, 3):
+        arguments = settings(config, f"ranks{world_size}", *common, "training.max_updates=50")
+        assert ForkedRanks(arguments, tmp_path, size=world_size).statuses() == [0] * world_size
+    for world_size, update in ((2, 15), (1, 30), (3, 50)):
+        arguments = settings(config, "changing", *common, f"training.max_updates={update}")
+        arguments.append("training.max_batch_tokens=" + ("60" if world_size == 1 else "300"))
+        assert ForkedRanks(arguments, tmp_path, size=world_size).statuses() == [0] * world_size
+    one = newest(tmp_path / "ranks1", "model")
+    losses = [record["loss"] for record in records(tmp_path / "ranks1") if record["event"] == "train"]
+    assert len(losses) == 50
+    for name in ("ranks2", "ranks3", "changing"):
+        assert [r["loss"] for r in records(tmp_path / name) if r["event"] == "train"] == pytest.approx(losses, rel=1e-6)
+        other = newest(tmp_path / name, "model")
+        assert all(torch.allclose(one[key], other[key], rtol=0, atol=1e-5) for key in one)
+
+
+def test_an_update_reduces_each_gradient_bucket_once_whatever_the_number_of_micro_batches(tmp_path: Path) -> None:
+    config = write_digits(tmp_path, reverse=True, pairs=200)
+
+    def count(rank: int) -> None:
+        class Counting(trainer.Trainer):
+            def __init__(self, *inputs: Any, **options: Any) -> None:
+                self.reductions: list[int] = []
+                super().__init__(*inputs, **options, comm_hook=self.count_and_sum)
+
+            def count_and_sum(self, group: Any, bucket: Any) -> Any:
+                self.reductions.append(bucket.index())
+                return distributed.sum_gradients(group, bucket)
+
+            def train_step(self, batches: Any, plan: Any) -> None:
+                self.reductions.clear()
+                super().train_step(batches, plan)
+                print(f"{len(batches)} micro-batches, buckets {self.reductions}", file=sys.stderr)
+
+        launch.Trainer = Counting  # type: ignore[misc]
+
+    # 5 million parameters make more than one bucket.
+    common = ["model.d_model=256", "model.ffn_dim=1024", "training.max_updates=3", "training.update_tokens=600"]
+    for size in (20_000, 30):
+        arguments = settings(config, f"size{size}", *common, "--quiet")
+        ranks = ForkedRanks([*arguments, f"training.max_batch_tokens={size}"], tmp_path, prepare=count)
+        assert ranks.statuses() == [0, 0]
+        for rank in (0, 1):
+            found = re.findall(r"(\d+) micro-batches, buckets \[([\d, ]+)\]", ranks.stderr(rank))
+            assert len(found) == 3
+            assert all((int(number) > 5) == (size == 30) for number, _ in found)
+            for _, buckets in found[1:]:  # after the first backward pass torch may divide the buckets anew
+                assert len(buckets.split(", ")) == len(set(buckets.split(", "))) > 1
 
 
 def test_a_signal_to_one_rank_stops_all_and_stopping_changes_no_bit(tmp_path: Path) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=200)
-    common = ["training.accumulate=4", "training.batch_tokens=128", "model.dropout=0.2", "training.max_updates=6"]
+    common = ["training.update_tokens=512", "training.max_batch_tokens=200", "model.dropout=0.2"]
+    common += ["training.max_updates=6"]
     common += ["training.log_every=4", "training.validate_every=3", "training.validation_decode_sentences=5", "--quiet"]
-    real = trainer.Trainer.step
+    real = trainer.Trainer.train_step
 
     def signal_after(update: int, rank: int) -> None:
-        def step(self: trainer.Trainer, *inputs: Any) -> None:
+        def train_step(self: trainer.Trainer, *inputs: Any) -> None:
             real(self, *inputs)
-            if self.progress.update == update and rank == 1:
+            if self.state.update == update and rank == 1:
                 signal.raise_signal(signal.SIGTERM)
 
-        trainer.Trainer.step = step  # type: ignore[method-assign]
+        trainer.Trainer.train_step = train_step  # type: ignore[method-assign]
 
     assert ForkedRanks(settings(config, "straight", *common), tmp_path).statuses() == [0, 0]
     for update in (2, 3, 6):
@@ -122,29 +162,31 @@ def test_a_signal_to_one_rank_stops_all_and_stopping_changes_no_bit(tmp_path: Pa
     assert records(tmp_path / "straight") == records(tmp_path / "halting")
 
 
-def test_a_rank_whose_micro_batches_are_all_empty_takes_part(tmp_path: Path) -> None:
+def test_ranks_without_pairs_take_part(tmp_path: Path) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=10)
     common = ["data.max_pairs_per_source=1", "data.vocabulary_size=16", "training.max_updates=3", "--quiet"]
-    assert train.main(settings(config, "one", *common, "training.accumulate=1")) == 0
-    ranks = ForkedRanks(settings(config, "two", *common, "training.accumulate=2"), tmp_path)
-    assert ranks.statuses(seconds=60) == [0, 0]
-    one, two = (newest(tmp_path / name, "model") for name in ("one", "two"))
-    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+    assert train.main(settings(config, "one", *common)) == 0
+    ranks = ForkedRanks(settings(config, "three", *common), tmp_path, size=3)
+    assert ranks.statuses(seconds=60) == [0, 0, 0]
+    one, three = (newest(tmp_path / name, "model") for name in ("one", "three"))
+    assert all(torch.allclose(one[name], three[name], atol=1e-6) for name in one)
 
 
-def test_who_works_alone_is_waited_for_beyond_the_time_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_wait_longer_than_the_collective_timeout_for_one_that_works_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=50)
-    monkeypatch.setattr(distributed, "TIMEOUT", timedelta(seconds=2))
-    real = validation.Validator.measure
+    monkeypatch.setattr(distributed, "COLLECTIVE_TIMEOUT", timedelta(seconds=2))
+    real = validation.Validator.validate
 
     def slowly(rank: int) -> None:
-        def measure(self: validation.Validator, *inputs: Any) -> validation.Validation:
+        def validate(self: validation.Validator, *inputs: Any, **options: Any) -> validation.ValidationResult:
             time.sleep(5 * (rank == 0))
-            return real(self, *inputs)
+            return real(self, *inputs, **options)
 
-        validation.Validator.measure = measure  # type: ignore[method-assign]
+        validation.Validator.validate = validate  # type: ignore[method-assign]
 
-    arguments = settings(config, "run", "training.max_updates=1", "training.accumulate=2", "--quiet")
+    arguments = settings(config, "run", "training.max_updates=1", "--quiet")
     assert ForkedRanks(arguments, tmp_path, prepare=slowly).statuses() == [0, 0]
 
 
@@ -157,10 +199,10 @@ def test_a_killed_rank_ends_the_other_within_a_minute(tmp_path: Path, victim: in
     statuses = ranks.statuses(seconds=60)
     assert statuses[victim] == -signal.SIGKILL
     assert statuses[1 - victim] == 1
-    assert f"nmt-train: rank {1 - victim} of 2 lost touch with the others" in ranks.stderr(1 - victim)
+    assert f"nmt-train: rank {1 - victim} of 2 lost contact to the others" in ranks.stderr(1 - victim)
 
 
-def test_ranks_that_have_come_apart_end_the_run(tmp_path: Path) -> None:
+def test_ranks_that_have_diverged_end_the_run(tmp_path: Path) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=200)
 
     def faster(rank: int) -> None:
@@ -169,20 +211,20 @@ def test_ranks_that_have_come_apart_end_the_run(tmp_path: Path) -> None:
 
     ranks = ForkedRanks(settings(config, "run", *ENDLESS), tmp_path, prepare=faster)
     assert ranks.statuses(seconds=60) == [1, 1]
-    assert "update 1: the ranks have come apart" in ranks.stderr(0)
+    assert "update 1: the ranks have diverged" in ranks.stderr(0)
     assert ranks.stderr(1) == ""
 
 
-def test_a_mistake_is_told_once(tmp_path: Path) -> None:
+def test_an_error_is_printed_once(tmp_path: Path) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=50)
-    ranks = ForkedRanks(settings(config, "run", "training.accumulate=3", "--quiet"), tmp_path)
+    ranks = ForkedRanks(settings(config, "run", "training.precision=fp16", "--quiet"), tmp_path)
     assert ranks.statuses(seconds=60) == [2, 2]
-    said = "training.accumulate: 3 micro-batches cannot be shared by 2 ranks; accepted: a multiple of 2"
+    said = "training.precision: 'fp16' needs a GPU; accepted on the CPU: auto, float32, bf16"
     assert (ranks.stderr(0), ranks.stderr(1)) == (f"nmt-train: error: {said}\n", "")
     # On the main rank only, while the other waits.
     lock = RunLock()
     lock.acquire(tmp_path / "run" / ".lock")
-    ranks = ForkedRanks(settings(config, "run", "training.accumulate=2", "--quiet"), tmp_path)
+    ranks = ForkedRanks(settings(config, "run", "--quiet"), tmp_path)
     assert ranks.statuses(seconds=60) == [2, 2]
     assert ranks.stderr(0).count("\n") == 1
     assert f"is being trained by process {os.getpid()} on" in ranks.stderr(0)
@@ -190,17 +232,20 @@ def test_a_mistake_is_told_once(tmp_path: Path) -> None:
 
 
 #: ``nmt-train`` on a machine that seems to have two devices.
-ON_TWO = "from nmt_rela.commands import train; train._visible_gpus = lambda _: 2; raise SystemExit(train.main())"
+ON_TWO = (
+    "from nmt_rela.commands import train; from nmt_rela.training import launch; "
+    "launch.visible_gpus = lambda _: 2; raise SystemExit(train.main())"
+)
 
 
 @pytest.mark.slow
 def test_nmt_train_on_two_devices_passes_on_what_the_ranks_say(tmp_path: Path) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=200)
-    command = [sys.executable, "-c", ON_TWO, *settings(config, "run", "--quiet", "training.accumulate=3")]
+    command = [sys.executable, "-c", ON_TWO, *settings(config, "run", "--quiet", "training.precision=fp16")]
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
-    assert "training.accumulate: 3 micro-batches cannot be shared by 2 ranks" in ended.stderr
+    assert "training.precision: 'fp16' needs a GPU" in ended.stderr
 
 
 @pytest.mark.slow
@@ -224,7 +269,7 @@ def test_nmt_train_on_two_devices_passes_signals_on(tmp_path: Path, number: sign
 @pytest.mark.slow
 def test_under_max_restarts_a_killed_run_ends_as_if_never_killed(tmp_path: Path) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=200)
-    common = ["training.max_updates=60", "training.accumulate=2", "training.batch_tokens=256", "training.save_every=5"]
+    common = ["training.max_updates=60", "training.update_tokens=512", "training.save_every=5"]
     assert train.main(settings(config, "straight", *common, "--quiet")) == 0
     process = launched(settings(config, "killed", *common), "--max-restarts=3")
     assert process.stderr is not None

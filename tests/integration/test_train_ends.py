@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ import torch.utils.tensorboard
 from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_tensors
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import train
+from nmt_rela.data.data_loader import Batch
+from nmt_rela.models.transformer import Transformer
 from nmt_rela.training import trainer
+from nmt_rela.training.objective import TranslationObjective
+from nmt_rela.training.trainer import Trainer
 from tests.digits import write_digits
 
 
@@ -27,7 +32,7 @@ def updates_done(config: Path, *settings: str, status: int = 0) -> int:
     fast = [
         "training.validation_decode_sentences=0",
         "training.checkpoint_metric=loss",
-        "training.batch_tokens=256",
+        "training.update_tokens=256",
         "--quiet",
     ]
     assert train.main(["--config", str(config), *fast, *settings]) == status
@@ -48,15 +53,15 @@ def test_the_end_by_epochs_is_recorded_and_measured(config: Path) -> None:
     assert run.checkpoint("best").resolve().name == run.checkpoint("last").resolve().name
 
 
-@pytest.mark.parametrize("average", ["token", "sentence"])
+@pytest.mark.parametrize("average", ["tokens", "sentences"])
 def test_an_update_reads_nothing_back_from_the_device(
     config: Path, average: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU each of these would wait for all that is still to be computed. (The model looks at masks on CPUs.)"""
-    real, real_loss = trainer.Trainer.step, trainer.Trainer._loss
+    real, real_forward = Trainer.train_step, TranslationObjective.forward
 
     def refuse(*_: Any) -> None:
-        raise AssertionError("the host reads a number of the device")
+        raise AssertionError("a number is read from the device")
 
     refusing = pytest.MonkeyPatch()
 
@@ -64,22 +69,23 @@ def test_an_update_reads_nothing_back_from_the_device(
         for reading in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
             refusing.setattr(torch.Tensor, reading, refuse)
 
-    def loss(self: trainer.Trainer, *inputs: Any) -> Any:
+    def forward(self: TranslationObjective, batch: Batch) -> Any:
         refusing.undo()
         try:
-            return real_loss(self, *inputs)
+            return real_forward(self, batch)
         finally:
-            begin()
+            if self.training:
+                begin()
 
-    def step(self: trainer.Trainer, *inputs: Any) -> None:
+    def train_step(self: Trainer, *inputs: Any) -> None:
         begin()
         try:
             real(self, *inputs)
         finally:
             refusing.undo()
 
-    monkeypatch.setattr(trainer.Trainer, "_loss", loss)
-    monkeypatch.setattr(trainer.Trainer, "step", step)
+    monkeypatch.setattr(TranslationObjective, "forward", forward)
+    monkeypatch.setattr(Trainer, "train_step", train_step)
     settings = [f"training.loss_normalization={average}", "training.max_grad_norm=1.0", "model.dropout=0.1"]
     assert updates_done(config, "training.max_updates=2", *settings) == 2
 
@@ -119,21 +125,43 @@ def test_too_many_in_a_row_end_the_run_and_leave_sound_weights(
     settings = ["training.max_consecutive_nonfinite_updates=4", "training.save_every=1"]
     updates_done(config, *settings, status=2)
     error = capsys.readouterr().err.strip().split("\n")[-1]
-    assert re.search(r"update 4, rank 0 \(training pairs (\d+, )+\d+ …\): .* not finite for 4 updates in a row", error)
+    assert re.search(
+        r"update 4, rank 0 \(training pairs (\d+, )*\d+ …\): .* not finite for 4 consecutive updates", error
+    )
     weights = load_tensors(RunDirectory(config.parent / "run").checkpoint("last"), "model")
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
 def spoil_losses(monkeypatch: pytest.MonkeyPatch, *, until: int) -> None:
-    calls, real = 0, trainer.fused_linear_cross_entropy
+    """Make the loss of the first training passes NaN."""
+    calls, real = 0, TranslationObjective.forward
 
-    def spoilt(*inputs: Any, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def spoilt(self: TranslationObjective, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         nonlocal calls
-        calls += 1
-        loss, likelihood = real(*inputs, **settings)
-        return (loss * float("nan") if calls <= until else loss), likelihood
+        loss, nll = real(self, batch)
+        calls += self.training
+        return (loss * float("nan") if self.training and calls <= until else loss), nll
 
-    monkeypatch.setattr(trainer, "fused_linear_cross_entropy", spoilt)
+    monkeypatch.setattr(TranslationObjective, "forward", spoilt)
+
+
+def test_the_gradient_is_six_frames_from_the_shell(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``main → launch.run → Trainer.run → train_step → TranslationObjective.forward → model``; torch's not counted."""
+    frames: list[str] = []
+    real = Transformer.encode
+
+    def encode(self: Transformer, *inputs: Any) -> Any:
+        if self.training and not frames:
+            frames.extend(
+                f"{Path(frame.filename).stem}.{frame.name}"
+                for frame in traceback.extract_stack()
+                if "/nmt_rela/" in frame.filename
+            )
+        return real(self, *inputs)
+
+    monkeypatch.setattr(Transformer, "encode", encode)
+    updates_done(config, "training.max_updates=1")
+    assert frames == ["train.main", "launch.run", "trainer.run", "trainer.train_step", "objective.forward"]
 
 
 def test_a_log_that_cannot_be_written_ends_nothing(

@@ -16,8 +16,18 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import train
 from tests.digits import TINY, write_digits
 
-SETTINGS = ["training.max_updates=6", "training.save_every=2", "training.validate_every=6", "training.batch_tokens=512"]
-SETTINGS += ["training.validation_decode_sentences=0", "training.checkpoint_metric=loss", "--quiet", *TINY]
+SETTINGS = [
+    "training.max_updates=6",
+    "training.save_every=2",
+    "training.validate_every=6",
+    "training.update_tokens=512",
+]
+SETTINGS += [
+    "training.validation_decode_sentences=0",
+    "training.checkpoint_metric=loss",
+    "--quiet",
+    *TINY,
+]
 
 
 def run(folder: Path, *, status: int = 0) -> RunDirectory:

@@ -27,8 +27,8 @@ SETTINGS = [
     *TINY,
     "model.dropout=0.1",
     "model.attention_dropout=0.1",
-    "training.batch_tokens=512",
-    "training.accumulate=2",
+    "training.update_tokens=1024",
+    "training.max_batch_tokens=1024",
     "training.log_every=4",
     "training.save_every=3",
     "training.validate_every=7",
@@ -36,7 +36,7 @@ SETTINGS = [
     "training.keep_last_checkpoints=3",
 ]
 #: What time does to a record is not part of the promise.
-TIMED = ("per_second", "data_wait_share")
+TIMED = ("per_second", "data_wait_fraction")
 
 
 def run_to(config: Path, update: int, *more: str, status: int = 0) -> RunDirectory:
@@ -105,14 +105,14 @@ class Stopping:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at: dict[int, signal.Signals] = {}
-        real = Trainer.step
+        real = Trainer.train_step
 
         def step(trainer: Trainer, *inputs: Any) -> None:
             real(trainer, *inputs)
-            if trainer.progress.update in self.at:
-                signal.raise_signal(self.at.pop(trainer.progress.update))
+            if trainer.state.update in self.at:
+                signal.raise_signal(self.at.pop(trainer.state.update))
 
-        monkeypatch.setattr(Trainer, "step", step)
+        monkeypatch.setattr(Trainer, "train_step", step)
 
 
 @pytest.mark.usefixtures("signals")

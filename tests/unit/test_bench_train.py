@@ -61,7 +61,7 @@ def test_a_tiny_benchmark(tmp_path: Path) -> None:
         f"run_dir: {tmp_path}/run\n{SMALL}}}\n"
         f"data: {{task: {own_task(tmp_path)}, source_language: de, target_language: en, vocabulary_size: 120, "
         f"data_dir: {tmp_path}}}\n"
-        "training: {batch_tokens: 128, precision: float32}\n",
+        "training: {update_tokens: 128, precision: float32}\n",
         encoding="utf-8",
     )
     report = tmp_path / "figures.json"

@@ -33,5 +33,5 @@ def test_every_rank_takes_part_in_the_comparison(
         return torch.maximum(tensor, torch.tensor([theirs, -theirs], dtype=tensor.dtype))
 
     monkeypatch.setattr(DistributedContext, "_maximum", with_the_other)
-    assert DistributedContext(0, 2, torch.device("cpu")).differ(mine) is differ
+    assert DistributedContext(0, 2, torch.device("cpu")).has_diverged(mine) is differ
     assert len(reductions) == 1

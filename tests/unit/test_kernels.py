@@ -14,7 +14,7 @@ from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 from nmt_rela.attention.rela_norm import EPSILON, GatedRMSNorm
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
-from nmt_rela.training.loss import _of_logits
+from nmt_rela.training.cross_entropy import _cross_entropy_slice
 from tests.attention_sites import (
     SITES,
     assert_zero_where_masked,
@@ -194,7 +194,7 @@ def test_the_loss_agrees_with_the_plain_one(outputs: int, dtype: torch.dtype) ->
     torch.manual_seed(outputs)
     logits, targets = (torch.randn(4, outputs) * 4).to(dtype), torch.randint(outputs, (4,))
     settings = {"smoothing": 0.1, "with_gradient": True}
-    losses, likelihoods, gradient = _of_logits(logits.float().clone(), targets, **settings)
+    losses, likelihoods, gradient = _cross_entropy_slice(logits.float().clone(), targets, **settings)
     actual = logits.to(DEVICE)
     found = cross_entropy_forward_backward(actual, targets.to(DEVICE), smoothing=0.1, with_gradient=False)
     assert torch.equal(actual.cpu(), logits)

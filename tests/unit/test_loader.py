@@ -291,7 +291,7 @@ def test_the_last_override_wins_and_mappings_merge() -> None:
     ("override", "message"),
     [
         ("model.atention=softmax", "model.atention: unknown key; did you mean 'attention'?"),
-        ("batch_tokens=8", "did you mean 'training.batch_tokens' or 'decoding.batch_tokens'?"),
+        ("batch_tokens=8", "did you mean 'decoding.batch_tokens'?"),
         ("model.num_heads.x=8", "model.num_heads: expected a whole number, found a mapping"),
         ("model.num_heads=two", "model.num_heads: expected a whole number, found the text 'two'"),
         ("model.num_heads=", "model.num_heads: expected a whole number, found the text ''"),

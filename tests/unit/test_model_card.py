@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from nmt_rela.checkpoints.run_directory import RunDirectory
-from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.export.model_card import CARD, write_model_card
 from tests.integration.small_run import write_run
 
@@ -20,14 +18,21 @@ def card_of(run: RunDirectory) -> str:
     return (run.path / CARD).read_text(encoding="utf-8")
 
 
+def write_environment(run: RunDirectory) -> None:
+    data = {"title": "the English-German demo corpus", "licence": "MIT, as this package", "read": 1200, "kept": 1100}
+    run.environment.write_text(json.dumps({"ranks": 1, "device": "cpu", "torch": "2", "data": data}), encoding="utf-8")
+
+
 def test_a_card_without_scores_names_the_evaluating_command(tmp_path: Path) -> None:
     run = write_run(tmp_path / "mine", attention="rela-i")
+    write_environment(run)
     card = card_of(run)
     assert "# the English-German demo corpus, en to de, rela-i" in card
     assert "nmt-translate --model mine < text.en" in card
     assert "None yet: `nmt-evaluate --model mine`" in card
     assert f"| fingerprint of the vocabulary | `{run.load_tokenizers().fingerprint}` |" in card
     assert "| licence of the text | MIT, as this package |" in card
+    assert "| pairs | 1,200 read, 1,100 kept |" in card
     head = yaml.safe_load(card.split("---")[1])
     assert head["language"] == ["en", "de"]
 
@@ -43,12 +48,10 @@ def test_scores_stand_with_their_signatures(tmp_path: Path) -> None:
     assert "`BLEU|x`, `chrF2|y`" in card
 
 
-def test_a_run_copied_away_from_its_task_has_a_card(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "mine")
-    config = run.config()
-    elsewhere = replace(config, data=replace(config.data, task=str(tmp_path / "gone/news.yaml")))
-    run.config_file.write_text(config_to_yaml(elsewhere), encoding="utf-8")
-    assert "see the task's own description" in card_of(run)
+def test_a_run_without_an_environment_file_has_a_card(tmp_path: Path) -> None:
+    card = card_of(write_run(tmp_path / "mine"))
+    assert "# demo, en to de" in card
+    assert "not stated by the task file" in card
 
 
 def test_a_card_that_cannot_be_written_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,6 @@ from sacrebleu.significance import PairedTest
 from nmt_rela.attention.variants import ATTENTION_VARIANTS as ALL_VARIANTS
 from nmt_rela.checkpoints.checkpoint import write_checkpoint
 from nmt_rela.commands import reproduce
-from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.reproduction import experiment as experiments
 from nmt_rela.reproduction import paper_results
 from nmt_rela.reproduction.experiment import (
@@ -43,11 +42,8 @@ def experiment(
     seeds: tuple[int, ...] = (),
     overrides: tuple[str, ...] = (),
     output: Path | None = None,
-    gpus: int = 0,
 ) -> Experiment:
-    return new_experiment(
-        task, scale=scale, variants=variants, seeds=seeds, overrides=overrides, output=output, gpus=gpus
-    )
+    return new_experiment(task, scale=scale, variants=variants, seeds=seeds, overrides=overrides, output=output)
 
 
 def existing(directory: Path, task: str = "demo", output: Path | None = None) -> Experiment:
@@ -91,26 +87,9 @@ def test_the_paper_scale_is_the_paper() -> None:
     """Transformer base, 25k tokens an update, 300,000 updates, the average of the last five, beam 4, alpha 0.6."""
     config = experiment().runs[0].config
     assert (config.model.encoder_layers, config.model.d_model, config.model.num_heads) == (6, 512, 8)
-    assert config.training.accumulate * config.training.batch_tokens == 25_000
+    assert config.training.update_tokens == 25_000
     assert (config.training.max_updates, config.training.keep_last_checkpoints) == (300_000, 5)
     assert (config.decoding.beam_size, config.decoding.length_penalty) == (4, 0.6)
-
-
-@pytest.mark.parametrize(("gpus", "micro_batches"), [(0, 4), (1, 4), (2, 4), (3, 6), (4, 4), (6, 6), (8, 8)])
-def test_an_update_has_the_same_size_on_any_number_of_gpus(gpus: int, micro_batches: int, tmp_path: Path) -> None:
-    training = experiment(gpus=gpus, output=tmp_path).runs[0].config.training
-    assert training.accumulate == micro_batches
-    assert training.accumulate % max(gpus, 1) == 0
-    assert 24_990 < training.accumulate * training.batch_tokens <= 25_000
-
-
-def test_a_run_started_on_other_gpus_keeps_its_micro_batches(tmp_path: Path) -> None:
-    begun = experiment("demo", variants=("softmax",), gpus=8, output=tmp_path, overrides=("training.accumulate=4",))
-    (run,) = begun.runs
-    run.path.mkdir()
-    (run.path / "config.yaml").write_text(config_to_yaml(run.config), encoding="utf-8")
-    again = experiment("demo", variants=("softmax",), gpus=2, output=tmp_path, overrides=("training.accumulate=4",))
-    assert again.runs[0].config.training == run.config.training
 
 
 def test_the_order_of_the_steps() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nmt_rela.training import loss as loss_module
-from nmt_rela.training.loss import fused_linear_cross_entropy
+from nmt_rela.training import cross_entropy
+from nmt_rela.training.cross_entropy import fused_linear_cross_entropy
 
 
 def written_out(states: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
@@ -44,9 +44,9 @@ def test_loss_and_gradients_are_the_definitions_whatever_the_slices(
 
     low_states, low_weight = (t.detach().float().requires_grad_() for t in (states, weight))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loss_module, "_SLICE_NUMBERS", slice_numbers)
+        patch.setattr(cross_entropy, "_SLICE_NUMBERS", slice_numbers)
         actual, likelihood = fused_linear_cross_entropy(
-            low_states, low_weight, targets, smoothing=smoothing, token_weights=token_weights
+            low_states, low_weight, targets, label_smoothing=smoothing, token_weights=token_weights
         )
     gradients = torch.autograd.grad(actual * 3, [low_states, low_weight])
     torch.testing.assert_close(actual.double(), expected, atol=1e-4, rtol=1e-4)
@@ -59,7 +59,9 @@ def test_a_perfect_model_reaches_zero() -> None:
     outputs, smoothing = 5, 0.1
     # Logits that are exactly the logarithm of the smoothed target.
     wanted = torch.full((outputs, outputs), smoothing / (outputs - 1)).fill_diagonal_(1 - smoothing)
-    loss, _ = fused_linear_cross_entropy(wanted.log(), torch.eye(outputs), torch.arange(outputs), smoothing=smoothing)
+    loss, _ = fused_linear_cross_entropy(
+        wanted.log(), torch.eye(outputs), torch.arange(outputs), label_smoothing=smoothing
+    )
     assert abs(float(loss)) < 1e-5
 
 
@@ -67,10 +69,10 @@ def test_under_autocast_the_products_are_bfloat16_and_the_rest_float32() -> None
     torch.manual_seed(0)
     states, weight = torch.randn(64, 32, requires_grad=True), torch.randn(100, 32, requires_grad=True)
     targets = torch.randint(0, 100, (64,))
-    exact, _ = fused_linear_cross_entropy(states, weight, targets, smoothing=0.1)
+    exact, _ = fused_linear_cross_entropy(states, weight, targets, label_smoothing=0.1)
     exact_gradient = torch.autograd.grad(exact, states)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        low, _ = fused_linear_cross_entropy(states, weight, targets, smoothing=0.1)
+        low, _ = fused_linear_cross_entropy(states, weight, targets, label_smoothing=0.1)
     gradient = torch.autograd.grad(low, states)[0]
     assert low.dtype == gradient.dtype == torch.float32
     assert low.item() == pytest.approx(exact.item(), rel=5e-3)

@@ -20,7 +20,7 @@ from nmt_rela.data.data_loader import Batch, collate, iterate_updates, pad_seque
 from nmt_rela.data.indexed_dataset import ParallelDataset, ParallelDatasetWriter
 from nmt_rela.data.tokenizer import EOS, PAD
 
-ACCUMULATE = 4
+MAX_TOKENS = 120
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +40,21 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> ParallelDataset:
 
 @pytest.fixture(scope="module")
 def plan(corpus: ParallelDataset) -> BatchPlan:
-    return plan_epoch(
-        corpus.source_lengths, corpus.target_lengths, batch_tokens=60, accumulate=ACCUMULATE, seed=1, epoch=0
-    )
+    return plan_epoch(corpus.source_lengths, corpus.target_lengths, update_tokens=240, seed=1, epoch=0)
 
 
 def equal(one: Batch, two: Batch) -> bool:
     return (
         torch.equal(one.source, two.source)
         and torch.equal(one.target, two.target)
+        and torch.equal(one.target_positions, two.target_positions)
         and np.array_equal(one.indices, two.indices)
         and (one.source_tokens, one.target_tokens) == (two.source_tokens, two.target_tokens)
     )
 
 
 def loader_threads() -> int:
-    return sum(thread.name == "nmt-rela-loading" for thread in threading.enumerate())
+    return sum(thread.name == "nmt-rela-prefetch" for thread in threading.enumerate())
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -76,6 +75,7 @@ def test_batch_holds_the_pairs_padded(corpus: ParallelDataset) -> None:
     assert batch.source_tokens == sum(len(corpus.sources[int(index)]) for index in indices)
     assert batch.target_tokens == sum(len(corpus.targets[int(index)]) for index in indices)
     assert batch.indices.tolist() == indices.tolist()
+    assert batch.target_positions.tolist() == (batch.target.flatten() != PAD).nonzero()[:, 0].tolist()
 
 
 def test_batch_without_sentences_has_a_column(corpus: ParallelDataset) -> None:
@@ -100,56 +100,54 @@ def test_lines_are_padded() -> None:
 
 
 def test_updates_are_the_plan_in_order(corpus: ParallelDataset, plan: BatchPlan) -> None:
-    updates = list(iterate_updates(corpus, plan, accumulate=ACCUMULATE))
-    assert [len(update) for update in updates] == [ACCUMULATE] * plan.updates
-    loaded = [batch for update in updates for batch in update]
-    assert all(equal(batch, collate(corpus, plan.batch(index))) for index, batch in enumerate(loaded))
-    assert sum(batch.target_tokens for batch in loaded) == int(corpus.target_lengths.sum())
+    updates = list(iterate_updates(corpus, plan, max_batch_tokens=MAX_TOKENS))
+    assert len(updates) == plan.num_updates
+    for number, batches in enumerate(updates):
+        assert [batch.number for batch in batches] == list(range(len(batches)))
+        assert np.array_equal(np.concatenate([batch.indices for batch in batches]), plan.pairs(number))
+        assert all(equal(batch, collate(corpus, batch.indices)) for batch in batches)
+        assert all(batch.source.numel() + batch.target.numel() <= MAX_TOKENS for batch in batches)
 
 
 def test_resuming_anywhere_gives_the_suffix(corpus: ParallelDataset, plan: BatchPlan) -> None:
-    whole = list(iterate_updates(corpus, plan, accumulate=ACCUMULATE))
-    for first in range(plan.updates + 1):
-        suffix = list(iterate_updates(corpus, plan, accumulate=ACCUMULATE, first_update=first))
-        assert len(suffix) == plan.updates - first
+    whole = list(iterate_updates(corpus, plan, max_batch_tokens=MAX_TOKENS))
+    for first in range(plan.num_updates + 1):
+        suffix = list(iterate_updates(corpus, plan, max_batch_tokens=MAX_TOKENS, first_update=first))
+        assert len(suffix) == plan.num_updates - first
         for update, expected in zip(suffix, whole[first:], strict=True):
             assert all(map(equal, update, expected))
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_ranks_together_see_each_update_once(corpus: ParallelDataset, plan: BatchPlan, ranks: int) -> None:
-    whole = list(iterate_updates(corpus, plan, accumulate=ACCUMULATE))
-    shares = [
-        list(iterate_updates(corpus, plan, accumulate=ACCUMULATE, rank=rank, ranks=ranks)) for rank in range(ranks)
-    ]
-    for number, update in enumerate(whole):
-        for index, batch in enumerate(update):
-            assert equal(shares[index % ranks][number][index // ranks], batch)
-
-
-def test_ranks_must_divide_the_update(corpus: ParallelDataset, plan: BatchPlan) -> None:
-    with pytest.raises(ValueError, match="4 micro-batches cannot be shared evenly by 3 ranks"):
-        next(iterate_updates(corpus, plan, accumulate=ACCUMULATE, ranks=3))
-    with pytest.raises(ValueError, match="updates of 4 micro-batches, not 2"):
-        next(iterate_updates(corpus, plan, accumulate=2))
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("max_batch_tokens", [60, 10_000])
+def test_ranks_see_each_pair_of_an_update_once(
+    corpus: ParallelDataset, plan: BatchPlan, world_size: int, max_batch_tokens: int
+) -> None:
+    options = {"max_batch_tokens": max_batch_tokens, "world_size": world_size}
+    ranks = [list(iterate_updates(corpus, plan, rank=rank, **options)) for rank in range(world_size)]
+    for number in range(plan.num_updates):
+        seen = [index for rank in ranks for batch in rank[number] for index in batch.indices.tolist()]
+        assert sorted(seen) == sorted(plan.pairs(number).tolist())
+        numbers = [batch.number for rank in ranks for batch in rank[number]]
+        assert sorted(numbers) == list(range(len(numbers)))
 
 
 def test_thread_ends_with_the_epoch(corpus: ParallelDataset, plan: BatchPlan) -> None:
-    for _ in iterate_updates(corpus, plan, accumulate=ACCUMULATE):
+    for _ in iterate_updates(corpus, plan, max_batch_tokens=MAX_TOKENS):
         assert loader_threads() <= 1
-    assert loader_threads() == 0
+    wait_until(lambda: loader_threads() == 0)
 
 
 def test_thread_ends_when_closed_or_forgotten(corpus: ParallelDataset, plan: BatchPlan) -> None:
-    updates = iterate_updates(corpus, plan, accumulate=ACCUMULATE, prefetch=1)
+    updates = iterate_updates(corpus, plan, max_batch_tokens=MAX_TOKENS, depth=1)
     next(updates)
-    updates.close()  # type: ignore[attr-defined]
-    assert loader_threads() == 0
-    updates = iterate_updates(corpus, plan, accumulate=ACCUMULATE, prefetch=1)
+    updates.close()
+    wait_until(lambda: loader_threads() == 0)
+    updates = iterate_updates(corpus, plan, max_batch_tokens=MAX_TOKENS, depth=1)
     next(updates)
     del updates
     gc.collect()
-    assert loader_threads() == 0
+    wait_until(lambda: loader_threads() == 0)
 
 
 def test_works_ahead_but_not_further_than_asked(
@@ -162,17 +160,17 @@ def test_works_ahead_but_not_further_than_asked(
         return collate(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(data_loader, "collate", counting)
-    updates = iterate_updates(corpus, plan, accumulate=ACCUMULATE, prefetch=2)
+    updates = iterate_updates(corpus, plan, max_batch_tokens=10_000, depth=2)  # one micro-batch per update
     next(updates)
-    # One handed over, two in the queue, one waiting for room.
-    wait_until(lambda: len(collated) == 4 * ACCUMULATE)
+    # One delivered, two in the queue, one waiting for room in it.
+    wait_until(lambda: len(collated) == 4)
     time.sleep(0.05)
-    assert len(collated) == 4 * ACCUMULATE
-    updates.close()  # type: ignore[attr-defined]
+    assert len(collated) == 4
+    updates.close()
 
 
 def test_plan_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["--pairs", "3000", "--batch-tokens", "500", "--directory", str(tmp_path), "--json"]
+    arguments = ["--pairs", "3000", "--update-tokens", "500", "--directory", str(tmp_path), "--json"]
     monkeypatch.setattr("sys.argv", ["bench_plan.py", *arguments, str(tmp_path / "figures.json")])
     script = Path(__file__).resolve().parents[2] / "scripts/benchmarks/bench_plan.py"
     with pytest.raises(SystemExit) as ended:
@@ -180,7 +178,7 @@ def test_plan_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert ended.value.code == 0
     assert figures["pairs"] == 3_000
-    assert figures["batches"] % 4 == 0
+    assert figures["buckets"] > 1
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 
 
@@ -192,5 +190,5 @@ def test_fault_in_the_thread_is_raised_where_it_is_read(
 
     monkeypatch.setattr(data_loader, "collate", broken)
     with pytest.raises(OSError, match="the disk is gone"):
-        list(iterate_updates(corpus, plan, accumulate=ACCUMULATE))
-    assert loader_threads() == 0
+        list(iterate_updates(corpus, plan, max_batch_tokens=MAX_TOKENS))
+    wait_until(lambda: loader_threads() == 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nmt_rela.checkpoints.run_directory import RunDirectory
-from nmt_rela.training.metric_logger import Monitor
+from nmt_rela.training.metric_logger import MetricLogger
 
 
 def test_a_continued_run_forgets_later_records_and_lines_cut_off(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_a_continued_run_forgets_later_records_and_lines_cut_off(tmp_path: Path)
     lines = [json.dumps({"event": "train", "update": update}) for update in (1, 2, 3)]
     # A full disk cuts a line off, the next record lands behind it; then a kill.
     run.metrics.write_text(f"{lines[0]}\n{lines[1][:9]}{lines[1]}\n{lines[1]}\n{lines[2]}\n{lines[2][:5]}")
-    Monitor(run, update=2, validated=0).close()
+    MetricLogger(run, update=2, validated=0).close()
     assert run.metrics.read_text() == f"{lines[0]}\n{lines[1]}\n"
 
 
@@ -27,7 +27,7 @@ def test_a_validation_that_no_checkpoint_knows_of_is_forgotten(tmp_path: Path) -
     events = [("train", 2), ("validation", 2), ("train", 4), ("validation", 4)]
     lines = [json.dumps({"event": event, "update": update}) for event, update in events]
     run.metrics.write_text("".join(f"{line}\n" for line in lines))
-    Monitor(run, update=4, validated=2).close()
+    MetricLogger(run, update=4, validated=2).close()
     assert run.metrics.read_text().splitlines() == lines[:3]
 
 
@@ -35,9 +35,9 @@ def test_records_are_strict_json(tmp_path: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    monitor = Monitor(RunDirectory(tmp_path), update=0, validated=0)
-    monitor.record("train", 1, {"loss": math.nan, "gradient_norm": math.inf, "epoch": 1})
-    monitor.close()
+    logger = MetricLogger(RunDirectory(tmp_path), update=0, validated=0)
+    logger.log("train", 1, {"loss": math.nan, "gradient_norm": math.inf, "epoch": 1})
+    logger.close()
     record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
     assert record == {"event": "train", "update": 1, "loss": None, "gradient_norm": None, "epoch": 1}
 
@@ -45,12 +45,12 @@ def test_records_are_strict_json(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_costs_records_and_one_warning_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = RunDirectory(tmp_path)
-    monitor = Monitor(run, update=0, validated=0)
+    logger = MetricLogger(run, update=0, validated=0)
     run.metrics.symlink_to("/dev/full")
     for update in (1, 2):
-        monitor.record("train", update, {"loss": 1.0})
+        logger.log("train", update, {"loss": 1.0})
     run.samples.write_text("a file where the directory should be")
-    monitor.samples(2, ["a"], ["b"], ["c"])
-    monitor.close()
+    logger.log_samples(2, ["a"], ["b"], ["c"])
+    logger.close()
     assert caplog.text.count("metrics.jsonl cannot be written") == 1
     assert caplog.text.count("samples cannot be written") == 1

@@ -1,0 +1,120 @@
+"""Starts the ranks of a training run, runs one, and turns signals and failures into exit statuses."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+import torch
+
+from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.checkpoints.run_lock import RunLock
+from nmt_rela.config.schema import Config
+from nmt_rela.data.prepared_data import PreparedData
+from nmt_rela.export.model_card import write_model_card
+from nmt_rela.training.distributed import PeerLostError, RemoteRankError, init_distributed
+from nmt_rela.training.run_setup import prepare_run_directory
+from nmt_rela.training.trainer import Trainer
+from nmt_rela.utils.errors import EXIT_DONE, EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR
+from nmt_rela.utils.memory import disable_malloc_trimming, limit_onednn_cache
+
+log = logging.getLogger("nmt_rela.training")
+
+
+def run(
+    config: Config, prepare: Callable[[], PreparedData], *, restart: bool = False, arguments: Sequence[str] = ()
+) -> int:
+    """Train a run on this process's rank, or start one rank per visible GPU where there are several; the exit status.
+
+    Args:
+        config: the experiment.
+        prepare: prepares the data. The main rank calls it.
+        restart: move an existing run aside and start over.
+        arguments: those of ``nmt-train``, to start the ranks with.
+    """
+    if "RANK" not in os.environ and (num_gpus := visible_gpus(config)) > 1:
+        return _launch_ranks(num_gpus, arguments)
+    # Ranks that torchrun has restarted continue the run.
+    restart = restart and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) == 0
+    if int(os.environ.get("RANK", 0)) > 0:
+        logging.getLogger("nmt_rela").setLevel(logging.ERROR)
+    disable_malloc_trimming()
+    limit_onednn_cache(1)
+    lock = RunLock()
+    try:
+        context = init_distributed(config.training.device)
+        data = context.run_on_main(prepare)
+        resume = context.run_on_main(lambda: prepare_run_directory(config, data, context, lock, restart=restart))
+        stop = GracefulStop()
+        directory = RunDirectory(config.run_dir)
+        trainer = context.run_on_all_ranks(
+            lambda: Trainer(config, data=data, run=directory, context=context, resume=resume)
+        )
+        outcome = trainer.run(stop_requested=stop.is_requested)
+        context.run_on_main(lambda: write_model_card(directory))
+        log.info("%s at update %d: %s", outcome, trainer.state.update, directory.path)
+        context.shutdown()
+    except RemoteRankError as failure:
+        return EXIT_USER_ERROR if failure.is_user_error else EXIT_INTERNAL_ERROR
+    except PeerLostError as error:
+        print(f"nmt-train: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_INTERNAL_ERROR)  # a regular exit would wait for the GPU's unanswered collectives
+    finally:
+        lock.release()
+    return stop.exit_code
+
+
+class GracefulStop:
+    """Signal handler: SIGTERM, SIGINT and SIGUSR1 request a stop after the current update; a second one interrupts."""
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = number
+        log.warning("%s: saving and stopping after this update (a second one: at once)", signal.Signals(number).name)
+
+    def is_requested(self) -> bool:
+        """Whether a signal has arrived."""
+        return self._signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """The exit status of the command."""
+        if self._signal is None:
+            return EXIT_DONE
+        return EXIT_INTERRUPTED if self._signal == signal.SIGINT else EXIT_TERMINATED
+
+
+def visible_gpus(config: Config) -> int:
+    """The number of GPUs to use, 0 for the CPU."""
+    return 0 if config.training.device == "cpu" else torch.cuda.device_count()
+
+
+def _launch_ranks(count: int, arguments: Sequence[str]) -> int:
+    """Start one rank per GPU with torch's elastic launcher; the exit status of the rank that knows the reason."""
+    logging.disable(logging.ERROR)  # the ranks print errors; the launcher would repeat them at length
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    # The launcher forwards SIGTERM to the ranks, which save and stop, but not SIGUSR1.
+    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        torchrun(["--standalone", f"--nproc-per-node={count}", "-m", "nmt_rela.commands.train", *arguments])
+    except ChildFailedError as error:
+        codes = {failure.exitcode for failure in error.failures.values()}
+        known = (EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED)
+        return next((code for code in known if code in codes), EXIT_INTERNAL_ERROR)
+    except SignalException as end:
+        return EXIT_INTERRUPTED if end.sigval == signal.SIGINT else EXIT_TERMINATED
+    return EXIT_DONE
