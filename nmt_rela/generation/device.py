@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from nmt_rela.kernels.availability import supports_packed_linear
 from nmt_rela.kernels.cpu.packed_linear import pack_linear_layers, packed_linear_class
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError
+
+Precision = Literal["float32", "bf16", "fp16", "int8"]
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -38,11 +43,14 @@ def worker_devices(name: str, workers: int | None) -> list[str]:
     return [names[worker % len(names)] for worker in range(workers or len(names))]
 
 
-def prepare_for_inference(model: Transformer, dtype: torch.dtype, device: torch.device) -> Transformer:
-    """The model, permanently changed for inference: in ``dtype``, without gradients, with packed weights on the CPU.
+def prepare_for_inference(model: Transformer, precision: Precision, device: torch.device) -> Transformer:
+    """The model, permanently changed for inference: in ``precision``, without gradients, packed weights on the CPU.
 
     int8 means linear layers in 8 bits and the rest in float32. Raises ConfigError if the machine has no int8.
     """
+    if precision not in DTYPES:
+        raise ConfigError(f"precision: found '{precision}'; accepted: {', '.join(DTYPES)}")
+    dtype = DTYPES[precision]
     if dtype == torch.int8 and (device.type != "cpu" or not supports_packed_linear(dtype)):
         raise ConfigError(
             "precision: found 'int8', which needs --device cpu on an x86 machine with AVX2; "

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -20,7 +20,7 @@ from nmt_rela.generation.alignment import WordAligner
 from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
 from nmt_rela.generation.beam_search import beam_search
 from nmt_rela.generation.decoding_step import SearchConstraints, StepDecoder
-from nmt_rela.generation.device import prepare_for_inference, resolve_device
+from nmt_rela.generation.device import Precision, prepare_for_inference, resolve_device
 from nmt_rela.generation.ensemble import EnsembleDecoder
 from nmt_rela.generation.hypothesis import Hypothesis
 from nmt_rela.generation.options import EMPTY, ScoringResult, Translation, TranslationHypothesis, TranslationOptions
@@ -30,13 +30,10 @@ from nmt_rela.generation.segmentation import Segment, join_segments, segment_lin
 from nmt_rela.generation.streaming import MAX_CHUNK, read_chunks, zip_prefixes
 from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.models.transformer import Transformer
-from nmt_rela.utils.errors import CheckpointError, ConfigError
+from nmt_rela.utils.errors import CheckpointError
 from nmt_rela.utils.memory import trim_malloc
 
 LOG = logging.getLogger(__name__)
-
-Precision = Literal["float32", "bf16", "fp16", "int8"]
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 
 
 class Translator:
@@ -88,8 +85,6 @@ class Translator:
         run. Raises CheckpointError for runs that are missing, damaged or of different vocabularies, ConfigError for an
         unknown device.
         """
-        if precision not in DTYPES:
-            raise ConfigError(f"precision: found '{precision}'; accepted: {', '.join(DTYPES)}")
         resolved = resolve_device(device)
         directories = [RunDirectory(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
         configs = [directory.config() for directory in directories]
@@ -102,7 +97,7 @@ class Translator:
         models = [directory.load_model(checkpoint, device=resolved) for directory in directories]
         data = configs[0].data
         return cls(
-            [prepare_for_inference(model, DTYPES[precision], resolved) for model in models],
+            [prepare_for_inference(model, precision, resolved) for model in models],
             tokenizers,
             options=TranslationOptions.from_config(decoding or configs[0].decoding),
             device=resolved,

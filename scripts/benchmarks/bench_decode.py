@@ -32,8 +32,7 @@ from memory_bandwidth import copy_rate
 
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.commands import cli
-from nmt_rela.generation.device import resolve_device
-from nmt_rela.generation.translator import DTYPES
+from nmt_rela.generation.device import DTYPES, resolve_device
 from nmt_rela.metrics.bleu import compute_scores
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.memory import limit_onednn_cache

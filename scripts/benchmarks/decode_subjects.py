@@ -20,8 +20,8 @@ from nmt_rela.data.tokenizer import EOS
 from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
 from nmt_rela.generation.beam_search import beam_search
 from nmt_rela.generation.decoding_step import SearchConstraints
-from nmt_rela.generation.device import prepare_for_inference, resolve_device
-from nmt_rela.generation.translator import DTYPES, Precision, Translator
+from nmt_rela.generation.device import Precision, prepare_for_inference, resolve_device
+from nmt_rela.generation.translator import Translator
 from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError
@@ -60,7 +60,7 @@ def random_subject(attention: str, precision: Precision, options: argparse.Names
         decoder_layers=options.layers, d_model=options.dimension, ffn_dim=options.feed_forward,
         num_heads=options.heads, tied_embeddings="all",
     )  # fmt: skip
-    model = prepare_for_inference(model.to(device).eval(), DTYPES[precision], device)
+    model = prepare_for_inference(model.to(device).eval(), precision, device)
     return forced_subject(model, random_sentences(options.sentences, vocabulary=options.vocabulary), options)
 
 

@@ -33,7 +33,7 @@ def numbers(*shape: int, seed: int = 1) -> Tensor:
 def test_a_packed_model_gives_the_same_logits(variant: str) -> None:
     model = toy_model(attention=variant)
     packed = copy.deepcopy(model)
-    prepare_for_inference(packed, torch.float32, torch.device("cpu"))
+    prepare_for_inference(packed, "float32", torch.device("cpu"))
     assert not any(isinstance(module, nn.Linear) for module in packed.modules())
     source, target = torch.randint(4, 90, (3, 7)), torch.randint(4, 90, (3, 5))
     torch.testing.assert_close(packed(source, target), model(source, target))
@@ -44,7 +44,7 @@ def test_a_packed_model_gives_the_same_logits(variant: str) -> None:
 def test_bf16_packed_is_bf16() -> None:
     model = toy_model().to(torch.bfloat16)
     packed = copy.deepcopy(model)
-    prepare_for_inference(packed, torch.bfloat16, torch.device("cpu"))
+    prepare_for_inference(packed, "bf16", torch.device("cpu"))
     source, target = torch.randint(4, 90, (3, 7)), torch.randint(4, 90, (3, 5))
     left, right = packed(source, target), model(source, target)
     assert left.dtype == torch.bfloat16
@@ -87,7 +87,7 @@ def test_int8_rows_do_not_depend_on_one_another() -> None:
 @needs_packed
 def test_copies_use_the_same_packed_weights() -> None:
     model = toy_model()
-    prepare_for_inference(model, torch.float32, torch.device("cpu"))
+    prepare_for_inference(model, "float32", torch.device("cpu"))
     copied = copy.deepcopy(model)
     assert copied.packed_output_projection is model.packed_output_projection
 
@@ -104,4 +104,4 @@ def test_a_translator_in_int8(tmp_path: Path) -> None:
 
 def test_int8_is_refused_where_there_is_none() -> None:
     with pytest.raises(ConfigError, match=r"precision: found 'int8'.*--device cpu"):
-        prepare_for_inference(toy_model(), torch.int8, torch.device("cuda"))
+        prepare_for_inference(toy_model(), "int8", torch.device("cuda"))
