@@ -45,7 +45,6 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
     from nmt_rela.reproduction.experiment import GoldAlignmentFiles, existing_experiment, new_experiment
     from nmt_rela.reproduction.report import write_report
     from nmt_rela.reproduction.runner import plan_lines, run_steps
-    from nmt_rela.reproduction.step_record import StepRecords
     from nmt_rela.reproduction.steps import steps_of
 
     if options.runs is not None:
@@ -62,15 +61,15 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
         source, target, links = options.gold
         gold = GoldAlignmentFiles(source=source, target=target, links=links, is_reversed=options.gold_reversed)
     experiment = replace(experiment, gold=gold, skip=frozenset(options.skip))
-    steps, records = list(steps_of(experiment)), StepRecords(experiment.output / "steps")
+    steps = list(steps_of(experiment))
     if options.plan:
-        for line in plan_lines(experiment, steps, records):
+        for line in plan_lines(experiment, steps):
             print(line)
         return EXIT_DONE
-    if not options.report and (status := run_steps(experiment, steps, records)):
+    if not options.report and (status := run_steps(experiment, steps)):
         return status
     print()
-    for path in write_report(experiment, records):
+    for path in write_report(experiment):
         print(path)
     return EXIT_DONE
 

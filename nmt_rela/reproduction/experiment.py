@@ -102,6 +102,11 @@ class Experiment:
     skip: frozenset[str] = frozenset()
 
     @property
+    def records(self) -> Path:
+        """The directory of the records of finished steps."""
+        return self.output / "steps"
+
+    @property
     def variants(self) -> list[str]:
         """The attention variants, in the order of tables."""
         return list(dict.fromkeys(run.attention for run in self.runs))

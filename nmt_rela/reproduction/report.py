@@ -15,7 +15,7 @@ from nmt_rela.reproduction import paper_results
 from nmt_rela.reproduction.experiment import ATTENTION_VARIANTS, BASELINE, Experiment, shipped_config
 from nmt_rela.reproduction.html_copy import to_html
 from nmt_rela.reproduction.results import Tree, actual_config, collect_results
-from nmt_rela.reproduction.step_record import StepRecords
+from nmt_rela.reproduction.step_record import Record, read_records
 from nmt_rela.reproduction.steps import BENCHMARKS, analysis_directory
 from nmt_rela.utils.files import atomic_write
 from nmt_rela.utils.progress import format_duration
@@ -34,12 +34,12 @@ _LOGGING_SETTINGS = tuple(
 _RELEASED_CODE = ("model.embedding_bias", "model.decoder_start", "training.loss_normalization")
 
 
-def write_report(experiment: Experiment, records: StepRecords) -> list[Path]:
+def write_report(experiment: Experiment) -> list[Path]:
     """Collect, draw and write ``results.json``, ``report.md`` and ``report.html``; their paths."""
     results = collect_results(experiment)
     task = results["task"]
     title = f"{task['title']}, {task['source']} to {task['target']}: softmax, sparse and rectified attention"
-    text = "\n\n".join([f"# {title}", *_sections(experiment, results, records)]) + "\n"
+    text = "\n\n".join([f"# {title}", *_sections(experiment, results)]) + "\n"
     files = {
         "results.json": json.dumps(results, indent=1, ensure_ascii=False) + "\n",
         "report.md": text,
@@ -58,7 +58,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _sections(experiment: Experiment, results: Tree, records: StepRecords) -> Iterator[str]:
+def _sections(experiment: Experiment, results: Tree) -> Iterator[str]:
     yield _scale_note(experiment)
     yield from _scores(experiment, results)
     yield from _speed(experiment, results)
@@ -67,7 +67,7 @@ def _sections(experiment: Experiment, results: Tree, records: StepRecords) -> It
     yield from _alignment(experiment, results)
     yield "## Differences from the paper, and what is missing"
     yield "\n".join(f"* {line}" for line in _deviations(experiment, results))
-    yield from _provenance(results, records)
+    yield from _provenance(results, read_records(experiment.records))
 
 
 def _scale_note(experiment: Experiment) -> str:
@@ -318,7 +318,7 @@ def _deviations(experiment: Experiment, results: Tree) -> Iterator[str]:
         yield f"Left out on request: {', '.join(sorted(experiment.skip))}."
 
 
-def _provenance(results: Tree, records: StepRecords) -> Iterator[str]:
+def _provenance(results: Tree, records: dict[str, Record]) -> Iterator[str]:
     yield "## Data, runs and commands"
     counts = results["task"]["counts"]
     if counts:
@@ -333,7 +333,7 @@ def _provenance(results: Tree, records: StepRecords) -> Iterator[str]:
         rows.append(
             [
                 run["name"], run["path"], _number(run["parameters"], 0), f"{run['updates']:,}", str(run["averaged"]),
-                _number(run["tokens_per_second"], 0), format_duration(record.seconds) if record else "–",
+                _number(run["tokens_per_second"], 0), format_duration(record["seconds"]) if record else "–",
             ]
         )  # fmt: skip
         if environment := run["environment"]:
@@ -347,8 +347,11 @@ def _provenance(results: Tree, records: StepRecords) -> Iterator[str]:
         f"Trained on: {'; '.join(dict.fromkeys(machines)) or 'not recorded'}. Tokens/s is the median of the run's own "
         "log. Trained in: the attempt that finished, without earlier interrupted ones."
     )
-    if finished := records.all():
-        lines = [f"# {record.finished}, {format_duration(record.seconds)}\n{record.command}" for record in finished]
+    if records:
+        lines = [
+            f"# {record['finished']}, {format_duration(record['seconds'])}\n{record['command']}"
+            for record in records.values()
+        ]
         yield "### Commands"
         yield "\n".join(["```text", *lines, "```"])
 

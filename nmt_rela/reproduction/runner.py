@@ -19,22 +19,22 @@ from types import FrameType
 from nmt_rela.preparation.sources.task import Archive, Location
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import Experiment, write_config
-from nmt_rela.reproduction.step_record import StepRecords
+from nmt_rela.reproduction.step_record import read_records, write_record
 from nmt_rela.reproduction.steps import Step, is_prepared, is_trained
 from nmt_rela.utils.errors import EXIT_DONE, EXIT_TERMINATED, DataError
 
 LOG = logging.getLogger(__name__)
 
 
-def run_steps(experiment: Experiment, steps: Sequence[Step], records: StepRecords) -> int:
+def run_steps(experiment: Experiment, steps: Sequence[Step]) -> int:
     """Run the steps that are not up to date, one at a time; the exit status of the first that fails, or 0."""
     with _only_process_in(experiment.output) as lock:
         write_config(experiment)
         for number, step in enumerate(steps, 1):
             label = f"[{number}/{len(steps)}] {step.name}"
-            record = records.get(step.name)
-            if record is not None and step.is_up_to_date(record.fingerprint):
-                LOG.info("%s: done before (%s)", label, record.finished)
+            records = read_records(experiment.records)
+            if step.is_up_to_date(records):
+                LOG.info("%s: done before (%s)", label, records[step.name]["finished"])
                 continue
             command = step.command()
             print(f"\n{label}\n$ {format_command(command)}", flush=True)
@@ -46,25 +46,24 @@ def run_steps(experiment: Experiment, steps: Sequence[Step], records: StepRecord
             if status != EXIT_DONE:
                 LOG.error("%s: ended with status %d; the same command continues from here", step.name, status)
                 return status
-            records.add(
-                step.name, command=format_command(command), fingerprint=step.fingerprint(),
-                seconds=time.monotonic() - start,
-            )  # fmt: skip
+            record = {
+                "name": step.name, "command": format_command(command), "fingerprint": step.fingerprint(),
+                "seconds": round(time.monotonic() - start, 1), "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+            }  # fmt: skip
+            write_record(experiment.records, record)
     return EXIT_DONE
 
 
-def plan_lines(experiment: Experiment, steps: Sequence[Step], records: StepRecords) -> Iterator[str]:
+def plan_lines(experiment: Experiment, steps: Sequence[Step]) -> Iterator[str]:
     """The plan: the commands, which of them are done, and the disk space of the downloads. Writes nothing."""
     yield f"{experiment.name}, scale {experiment.scale}, in {experiment.output}"
     yield ""
     for number, step in enumerate(steps, 1):
-        record = records.get(step.name)
-        done = record is not None and step.is_up_to_date(record.fingerprint)
         try:
             command = format_command(step.command())
         except DataError:  # the command depends on data that an earlier step prepares
             command = "(known when the data is prepared)"
-        yield f"{number:>3}. {step.name}{' (done)' if done else ''}"
+        yield f"{number:>3}. {step.name}{' (done)' if step.is_up_to_date(read_records(experiment.records)) else ''}"
         yield f"     $ {command}"
     yield ""
     count, size, unknown = (0, 0, 0) if is_prepared(experiment.runs[0]) else download_size(experiment)

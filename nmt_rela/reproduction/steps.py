@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.preparation.pipeline import load_prepared
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import Experiment, Run
+from nmt_rela.reproduction.step_record import Record
 from nmt_rela.utils.errors import DataError, UserError
 from nmt_rela.utils.files import sha256_of
 from nmt_rela.utils.shipped import CHECKOUT
@@ -25,22 +26,10 @@ AVERAGED = 5
 BENCHMARKS = CHECKOUT / "scripts" / "benchmarks"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MeasurementBudget:
-    """The effort spent on measuring speed and on analysing attention."""
-
-    #: Updates per variant and round of the training benchmark, and rounds.
-    updates: int = 5
-    rounds: int = 5
-    #: Sentences per round of the decoding benchmark, and rounds.
-    sentences: int = 1000
-    decoding_rounds: int = 3
-    #: Test sentences whose attention is analysed (0: all), and those on the page.
-    analysed: int = 0
-    page: int = 50
-
-
-_BUDGETS = {"smoke": MeasurementBudget(updates=1, rounds=2, sentences=20, decoding_rounds=1, analysed=20, page=5)}
+#: Effort by scale: updates and rounds of the training benchmark, sentences and rounds of the decoding benchmark, test
+#: sentences whose attention is analysed (0: all) and those on the page.
+_BUDGET = {"updates": 5, "rounds": 5, "sentences": 1000, "decoding_rounds": 3, "analysed": 0, "page": 50}
+_SMOKE_BUDGET = {"updates": 1, "rounds": 2, "sentences": 20, "decoding_rounds": 1, "analysed": 20, "page": 5}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +53,11 @@ class Step:
             digest.update(f"\0{value}".encode())
         return digest.hexdigest()
 
-    def is_up_to_date(self, recorded: str) -> bool:
-        """Whether the recorded fingerprint is still that of the step, and its outputs exist."""
+    def is_up_to_date(self, records: Mapping[str, Record]) -> bool:
+        """Whether the step is recorded, its fingerprint is the recorded one, and its outputs exist."""
         try:
-            return all(path.exists() for path in self.outputs) and recorded == self.fingerprint()
+            recorded = self.name in records and all(path.exists() for path in self.outputs)
+            return recorded and records[self.name]["fingerprint"] == self.fingerprint()
         except DataError:
             return False
 
@@ -163,8 +153,8 @@ def speed_file(experiment: Experiment, what: str) -> Path:
     return experiment.output / "speed" / f"{what}.json"
 
 
-def _budget(experiment: Experiment) -> MeasurementBudget:
-    return _BUDGETS.get(experiment.scale, MeasurementBudget())
+def _budget(experiment: Experiment) -> dict[str, int]:
+    return _SMOKE_BUDGET if experiment.scale == "smoke" else _BUDGET
 
 
 def _data_version(run: Run) -> str:
@@ -211,7 +201,7 @@ def _analysis(experiment: Experiment, seed: int) -> Step:
     budget, runs, gold = _budget(experiment), experiment.of_seed(seed), experiment.gold
     output = analysis_directory(experiment, seed)
     words = ["nmt-analyze", "--checkpoint", "average", "--output", str(output), "--plots", "png"]
-    words += ["--sentences", str(budget.analysed), "--page-sentences", str(budget.page)]
+    words += ["--sentences", str(budget["analysed"]), "--page-sentences", str(budget["page"])]
     for run in runs:
         words += ["--model", str(run.path)]
     gold_files: list[Path] = []
@@ -232,7 +222,15 @@ def _training_speed(experiment: Experiment) -> Step:
     budget, run = _budget(experiment), experiment.runs[0]
     output = speed_file(experiment, "training")
     words = [_benchmark("bench_train.py"), "--config", str(experiment.config_file)]
-    words += ["--updates", str(budget.updates), "--rounds", str(budget.rounds), "--json", str(output), "--attention"]
+    words += [
+        "--updates",
+        str(budget["updates"]),
+        "--rounds",
+        str(budget["rounds"]),
+        "--json",
+        str(output),
+        "--attention",
+    ]
     words += [variant for variant in experiment.variants if "/" not in variant]
     return Step(
         name="training speed",
@@ -250,7 +248,7 @@ def _decoding_speed(experiment: Experiment) -> Step:
 
     def command() -> list[str]:
         words = [_benchmark("bench_decode.py"), "--lines", str(prepared_data(runs[0]).tests[0].source)]
-        words += ["--sentences", str(budget.sentences), "--rounds", str(budget.decoding_rounds), "--single", "0"]
+        words += ["--sentences", str(budget["sentences"]), "--rounds", str(budget["decoding_rounds"]), "--single", "0"]
         for run in runs:
             words += ["--run", str(run.path)]
         words += ["--beams", str(decoding.beam_size), "--batch-tokens", str(decoding.batch_tokens)]

@@ -16,7 +16,6 @@ from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.reproduction.experiment import ATTENTION_VARIANTS, existing_experiment
 from nmt_rela.reproduction.report import write_report
-from nmt_rela.reproduction.step_record import StepRecords
 from nmt_rela.reproduction.steps import speed_file
 from tests.integration.small_run import write_run, write_text
 
@@ -101,7 +100,7 @@ def test_the_report_has_the_speed_of_its_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--lines", str(lines), "--beams", "2", "--rounds", "1", "--single", "0"]
     command += [word for run in runs for word in ("--run", str(run.path))]
     subprocess.run([*command, "--json", str(output)], check=True, capture_output=True)
-    write_report(found, StepRecords(tmp_path / "steps"))
+    write_report(found)
     rows = {
         cells[1]: cells
         for line in (found.output / "report.md").read_text("utf-8").split("## Speed")[1].split("\n## ")[0].splitlines()

@@ -28,7 +28,7 @@ from nmt_rela.reproduction.html_copy import to_html
 from nmt_rela.reproduction.report import table, write_report
 from nmt_rela.reproduction.runner import download_size
 from nmt_rela.reproduction.significance import paired_bootstrap
-from nmt_rela.reproduction.step_record import StepRecords
+from nmt_rela.reproduction.step_record import read_records, write_record
 from nmt_rela.reproduction.steps import steps_of
 from nmt_rela.utils.errors import ConfigError
 from tests.integration.small_run import write_run
@@ -111,24 +111,22 @@ def test_a_step_runs_again_when_its_inputs_change(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs" / "one")
     found = existing(tmp_path / "runs", output=tmp_path / "report")
     step = next(step for step in steps_of(found) if step.name.startswith("average"))
-    recorded = step.fingerprint()
+    recorded = {step.name: {"fingerprint": step.fingerprint()}}
     assert not step.is_up_to_date(recorded), "its output does not exist"
     write_checkpoint(run.path / "average", tensors={}, state={})
     assert step.is_up_to_date(recorded)
+    assert not step.is_up_to_date({})
     (run.checkpoints / "step_1" / "manifest.json").write_text("{}")
     assert not step.is_up_to_date(recorded)
 
 
-def test_records_of_steps(tmp_path: Path) -> None:
-    records = StepRecords(tmp_path / "steps")
-    assert (records.get("train a/b"), records.all()) == (None, [])
-    records.add("train a/b", command="x", fingerprint="y", seconds=40.0)
-    record = records.get("train a/b")
-    assert record is not None
-    assert (record.fingerprint, record.seconds) == ("y", 40.0)
-    assert records.all() == [record]
+def test_damaged_records_are_ignored(tmp_path: Path) -> None:
+    assert read_records(tmp_path / "steps") == {}
+    record = {"name": "train a/b", "command": "x", "fingerprint": "y", "seconds": 40.0, "finished": "2026-01-01"}
+    write_record(tmp_path / "steps", record)
+    assert read_records(tmp_path / "steps") == {"train a/b": record}
     next((tmp_path / "steps").glob("*.json")).write_text("cut off")
-    assert records.get("train a/b") is None
+    assert read_records(tmp_path / "steps") == {}
 
 
 def test_only_runs_of_the_task_are_reported(tmp_path: Path) -> None:
@@ -154,7 +152,7 @@ def test_a_report_names_what_is_missing(tmp_path: Path) -> None:
     """A report can be written at any time, and makes up no results."""
     write_run(tmp_path / "one", attention="rela-g")
     found = existing(tmp_path, output=tmp_path / "report")
-    write_report(found, StepRecords(tmp_path / "steps"))
+    write_report(found)
     text = (tmp_path / "report" / "report.md").read_text("utf-8")
     assert "| rela-g | 1 | 1 | – | – | – | – | – | – |" in text
     for line in (
