@@ -121,7 +121,7 @@ def check_command(words: list[str]) -> None:
         if word.startswith("--"):
             assert re.search(rf"{re.escape(word.split('=')[0])}\b", text), f"{shown}: no option {word}"
         elif setting := re.fullmatch(r"([a-z_.]+)=.*", word):
-            assert setting[1] in set(key_paths(Config)) or "." not in setting[1], f"{shown}: no setting {setting[1]}"
+            assert setting[1] in set(key_paths(Config)), f"{shown}: no setting {setting[1]}"
         elif re.fullmatch(r"configs/[\w-]+\.yaml", word) and (REPOSITORY / "configs" / "base.yaml").is_file():
             known = (REPOSITORY / word).is_file() or "configs/sv.yaml" in word  # a reader's own
             assert known, f"{shown}: no such configuration"
