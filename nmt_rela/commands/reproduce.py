@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from nmt_rela.commands import cli
-from nmt_rela.config.schema import AttentionKind
+from nmt_rela.config.schema import AttentionName
 from nmt_rela.utils.errors import EXIT_DONE, did_you_mean
 
-_VARIANTS = get_args(AttentionKind)
+_VARIANTS = get_args(AttentionName)
 _PARTS = ("significance", "speed", "analysis")
 _SCALES = ("paper", "small", "smoke")
 

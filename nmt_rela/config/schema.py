@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-AttentionKind = Literal["softmax", "sparsemax", "entmax15", "rela-i", "rela-g"]
+AttentionName = Literal["softmax", "sparsemax", "entmax15", "rela-i", "rela-g"]
 
 
 def accepts(*, low: float | None = None, high: float | None = None) -> Mapping[str, Any]:
@@ -20,14 +20,14 @@ def accepts(*, low: float | None = None, high: float | None = None) -> Mapping[s
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionBySite:
-    """One attention kind for each of the three sites."""
+    """One attention variant per site."""
 
     #: Encoder self-attention.
-    encoder: AttentionKind
+    encoder: AttentionName
     #: Decoder self-attention (causal).
-    decoder: AttentionKind
+    decoder: AttentionName
     #: Decoder-to-encoder attention.
-    cross: AttentionKind
+    cross: AttentionName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,10 +72,10 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """The Transformer. Field names are the arguments of ``model.transformer.Transformer``."""
+    """The Transformer. Field names are the arguments of ``models.transformer.Transformer``."""
 
     #: One kind for all three sites, or a mapping with the keys encoder, decoder, cross.
-    attention: AttentionKind | AttentionBySite = "rela-g"
+    attention: AttentionName | AttentionBySite = "rela-g"
     #: Encoder layers.
     encoder_layers: int = field(default=6, metadata=accepts(low=1))
     #: Decoder layers.
@@ -107,26 +107,25 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
-    """The optimisation, how long it goes on, and what is written down on the way."""
+    """Optimisation, duration of the run, validation, logging and checkpoints."""
 
     #: Stop after this many updates.
     max_updates: int = field(default=300_000, metadata=accepts(low=1))
     #: Stop after this many passes over the corpus (0: no limit).
     max_epochs: int = field(default=0, metadata=accepts(low=0))
-    #: Stop, saved, after so many hours of this process (0: no limit), for cluster queues.
+    #: Save and stop after this many hours of the process (0: no limit), for cluster queues.
     max_hours: float = field(default=0.0, metadata=accepts(low=0.0))
     #: Size of an update: padded tokens of the longer side of its pairs. It does not depend on the number of devices.
     update_tokens: int = field(default=25_000, metadata=accepts(low=8))
     #: Padded tokens, both sides, of one micro-batch on one device, or auto: by the memory of the device. It changes
     #: memory and speed only.
     max_batch_tokens: Literal["auto"] | int = field(default="auto", metadata=accepts(low=1))
-    #: How the loss of an update is averaged: over its target tokens, or (the released code) over sentences of token
-    #: means.
+    #: The loss of an update is its mean over target tokens, or (the released code) over sentences of token means.
     loss_normalization: Literal["tokens", "sentences"] = "tokens"
-    #: Probability taken from the right token and spread evenly over the others.
+    #: Probability moved from the correct token to the others, evenly.
     label_smoothing: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
-    #: noam: factor · dimension^-½ · min(step^-½, step · warmup_updates^-1.5); inverse_sqrt: the same with its peak at
-    #: learning_rate; constant.
+    #: noam: factor · d_model^-½ · min(step^-½, step · warmup_updates^-1.5); inverse_sqrt: the same with its peak at
+    #: learning_rate; constant: learning_rate after the warm-up.
     lr_schedule: Literal["noam", "inverse_sqrt", "constant"] = "noam"
     #: Factor of noam; peak of inverse_sqrt and constant.
     learning_rate: float = field(default=1.0, metadata=accepts(low=0.0))
@@ -142,33 +141,33 @@ class TrainingConfig:
     weight_decay: float = field(default=0.0, metadata=accepts(low=0.0))
     #: Clip the global gradient norm to this (0: off).
     max_grad_norm: float = field(default=0.0, metadata=accepts(low=0.0))
-    #: auto is bf16 on a GPU that has it and float32 elsewhere.
+    #: auto: bf16 on a GPU that has it, otherwise float32.
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    #: auto is all visible GPUs, or the CPU where there is none.
+    #: auto: all visible GPUs, or the CPU if there is none.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     #: One seed for parameters, batches and dropout.
     seed: int = field(default=1, metadata=accepts(low=0))
-    #: Stop after so many non-finite updates in a row (seen when a log line, a validation or a checkpoint is due).
+    #: Stop after this many non-finite updates in a row (checked at log lines, validations and checkpoints).
     max_consecutive_nonfinite_updates: int = field(default=10, metadata=accepts(low=1))
     #: Updates between log lines.
     log_every: int = field(default=100, metadata=accepts(low=1))
     #: Updates between validations (loss, perplexity, BLEU on the development set).
     validate_every: int = field(default=5_000, metadata=accepts(low=1))
-    #: At most so many development sentences are translated at a validation (0: none, all with -1).
+    #: Development sentences translated per validation, at most (0: none, -1: all).
     validation_decode_sentences: int = field(default=-1, metadata=accepts(low=-1))
     #: Updates between checkpoints.
     save_every: int = field(default=5_000, metadata=accepts(low=1))
     #: Newest checkpoints kept.
     keep_last_checkpoints: int = field(default=5, metadata=accepts(low=1))
-    #: Best checkpoints kept beside them.
+    #: Best checkpoints kept besides.
     keep_best_checkpoints: int = field(default=1, metadata=accepts(low=0))
-    #: What "best" means on the development set.
+    #: The measure on the development set that decides which checkpoint is best.
     checkpoint_metric: Literal["bleu", "loss"] = "bleu"
-    #: Stop after so many validations in a row without a new best (0: never).
+    #: Stop after this many validations in a row without improvement (0: never).
     patience: int = field(default=0, metadata=accepts(low=0))
-    #: Start from another run's weights: a run directory.
+    #: A run directory from whose weights training starts.
     initialize_from: str = ""
-    #: Write torch's profiler trace of so many updates, a few after the start, into the run's profile/ (0: none).
+    #: Updates recorded by torch's profiler into the run's profile/, soon after the start (0: none).
     profile_updates: int = field(default=0, metadata=accepts(low=0))
 
 

@@ -12,7 +12,7 @@ from typing import get_args
 from nmt_rela.checkpoints.checkpoint import list_checkpoints
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml, load_config, override_config
-from nmt_rela.config.schema import AttentionBySite, AttentionKind, Config
+from nmt_rela.config.schema import AttentionBySite, AttentionName, Config
 from nmt_rela.utils.errors import CheckpointError, ConfigError, did_you_mean
 from nmt_rela.utils.files import atomic_write
 from nmt_rela.utils.shipped import shipped_directories
@@ -20,7 +20,7 @@ from nmt_rela.utils.shipped import shipped_directories
 LOG = logging.getLogger(__name__)
 
 #: The order of tables. The first is the baseline, to which the others are compared.
-ATTENTION_VARIANTS = get_args(AttentionKind)
+ATTENTION_VARIANTS = get_args(AttentionName)
 BASELINE = ATTENTION_VARIANTS[0]
 
 #: Task names and the configurations (in configs/) that they stand for.

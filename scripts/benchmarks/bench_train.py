@@ -33,7 +33,7 @@ from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import cli
 from nmt_rela.config.loader import load_config
-from nmt_rela.config.schema import AttentionKind, Config
+from nmt_rela.config.schema import AttentionName, Config
 from nmt_rela.data.data_loader import Batch
 from nmt_rela.preparation.pipeline import prepare
 from nmt_rela.training.distributed import init_distributed
@@ -46,7 +46,7 @@ from nmt_rela.utils.text import write_lines
 def make_trainer(config: Config, kind: str, folder: Path) -> Trainer:
     """A trainer of one kind, whose run directory is thrown away."""
     config = replace(
-        config, run_dir=str(folder / kind), model=replace(config.model, attention=cast(AttentionKind, kind))
+        config, run_dir=str(folder / kind), model=replace(config.model, attention=cast(AttentionName, kind))
     )
     run = RunDirectory(config.run_dir)
     run.checkpoints.mkdir(parents=True)
