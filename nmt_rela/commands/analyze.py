@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING
 
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import add_checkpoint_argument, override_decoding
-from nmt_rela.utils.errors import DataError, did_you_mean
+from nmt_rela.utils.errors import DataError
 
 if TYPE_CHECKING:
     from nmt_rela.analysis.data import AnalysisData
     from nmt_rela.config.schema import DataConfig
-
-_PLOT_FORMATS = ("png", "svg", "pdf")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.make_parser("nmt-analyze", __doc__)
-    add = parser.add_argument
+    add, count = parser.add_argument, cli.number_from(0)
     add("--model", action="append", required=True, metavar="RUN", help="a run directory; repeat to compare runs")
     add_checkpoint_argument(parser)
     add("--output", type=Path, metavar="DIR", help="directory of the results (default: RUN/analysis of the first run)")
@@ -42,18 +40,26 @@ def _parser() -> argparse.ArgumentParser:
     add("--target", type=Path, metavar="FILE", help="the reference translation of --source, line by line")
     add("--gold", type=Path, metavar="FILE", help="gold word alignment: Pharaoh format, source word first, from 0")
     add("--gold-reversed", action="store_true", help="the gold file has the target word first")
-    add("--sentences", type=int, default=0, metavar="N", help="analyse only the first N pairs (default: all)")
+    add("--sentences", type=count, default=0, metavar="N", help="analyse only the first N pairs (default: all)")
     add(
-        "--ablate-heads", type=int, default=0, metavar="N",
+        "--ablate-heads", type=count, default=0, metavar="N",
         help="switch heads off, and compare null rates with translation quality, on the first N pairs (default: skip)",
     )  # fmt: skip
-    add("--page-sentences", type=int, default=100, metavar="N", help="sentences on the page (default: 100; 0: no page)")
-    add("--sentence", type=int, metavar="LINE", help="line number of the heatmap's sentence (default: a short one)")
+    add("--page-sentences", type=count, default=100, metavar="N", help="sentences on the page (default: 100; 0: none)")
     add(
-        "--layer", type=int, metavar="L",
+        "--sentence",
+        type=cli.number_from(1),
+        metavar="LINE",
+        help="line of the heatmap's sentence (default: a short one)",
+    )
+    add(
+        "--layer", type=count, metavar="L",
         help="cross-attention layer of the heatmap (default: the best aligned layer, or the last)",
     )  # fmt: skip
-    add("--plots", default="png", metavar="LIST", help="formats of the plots: png (default), svg, pdf; or png,svg")
+    add(
+        "--plots", type=cli.list_of(cli.one_of(("png", "svg", "pdf"))), default=["png"], metavar="LIST",
+        help="formats of the plots: png (default), svg, pdf; or png,svg",
+    )  # fmt: skip
     add("--no-plots", action="store_true", help="draw no plots; matplotlib is not needed")
     add("--device", default="auto", help="auto (the GPU if there is one), cpu, cuda or cuda:N")
     cli.add_overrides(parser)  # decoding settings for the translations of --ablate-heads
@@ -63,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
 def _analyze(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     options = cli.parse(parser, arguments)
-    formats = _check(parser, options)
+    if (options.source is None) != (options.target is None):
+        parser.error("--source and --target go together")
+    formats = [] if options.no_plots else options.plots
 
     from nmt_rela.analysis import pipeline, plots
     from nmt_rela.analysis.tables import alignment_table, statistics_table
@@ -105,21 +113,6 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     print("", *written, sep="\n")
 
 
-def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
-    """Refuse options that are out of range or do not fit together; the formats of the plots."""
-    if (options.source is None) != (options.target is None):
-        parser.error("--source and --target go together")
-    for name, low in (("sentences", 0), ("ablate_heads", 0), ("page_sentences", 0), ("sentence", 1), ("layer", 0)):
-        value = getattr(options, name)
-        if value is not None and value < low:
-            parser.error(f"--{name.replace('_', '-')} {value}: accepted: a number from {low}")
-    formats: list[str] = [] if options.no_plots else options.plots.split(",")
-    for wanted in formats:
-        if wanted not in _PLOT_FORMATS:
-            parser.error(f"--plots {wanted}: {did_you_mean(wanted, _PLOT_FORMATS)}")
-    return formats
-
-
 def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:
     """The text of ``--source`` and ``--target``, or a set of the task."""
     from nmt_rela.analysis.data import read_analysis_data
@@ -136,13 +129,7 @@ def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:
             gold_alignments=options.gold,
         )
     else:
-        prepared = load_prepared(config)
-        sets = {"dev": prepared.dev} | {found.name: found for found in prepared.tests}
-        if prepared.tests:
-            sets.setdefault("test", prepared.tests[0])
-        if options.test_set not in sets:
-            raise DataError(f"--test-set {options.test_set}: {did_you_mean(options.test_set, sets)}")
-        files = sets[options.test_set]
+        files = load_prepared(config).evaluation_set(options.test_set)
         files = replace(files, gold_alignments=options.gold or files.gold_alignments)
     source, target = (
         normalization_for(language, romanian_diacritics=config.romanian_diacritics)

@@ -18,14 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _average(arguments: Sequence[str] | None) -> None:
     parser = cli.make_parser("nmt-average", __doc__)
     parser.add_argument("--model", required=True, metavar="RUN", help="a run directory")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--last", type=int, metavar="N", help="average the newest N checkpoints (default: 5)")
-    which.add_argument("--best", type=int, metavar="N", help="average the N checkpoints of best validation score")
+    which, count = parser.add_mutually_exclusive_group(), cli.number_from(1)
+    which.add_argument("--last", type=count, metavar="N", help="average the newest N checkpoints (default: 5)")
+    which.add_argument("--best", type=count, metavar="N", help="average the N checkpoints of best validation score")
     options = cli.parse(parser, arguments)
-    for name in ("last", "best"):
-        count = getattr(options, name)
-        if count is not None and count < 1:
-            parser.error(f"--{name} {count}: accepted: a number from 1")
 
     from nmt_rela.checkpoints.averaging import average_run
     from nmt_rela.checkpoints.run_directory import AVERAGE, RunDirectory

@@ -23,7 +23,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from nmt_rela import __version__
 from nmt_rela.config.loader import config_to_yaml, load_config
@@ -36,6 +36,8 @@ from nmt_rela.utils.errors import (
     UserError,
     did_you_mean,
 )
+
+Item = TypeVar("Item")
 
 #: The exit status that a shell reports for a process ended by SIGPIPE: the reader of stdout is gone.
 EXIT_BROKEN_PIPE = 141
@@ -153,6 +155,33 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument("--quiet", action="store_true", help="log warnings only")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
+
+
+def number_from(low: int) -> Callable[[str], int]:
+    """An argparse type: whole numbers that are ``low`` or more."""
+
+    def read(text: str) -> int:
+        if not text.lstrip("-").isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"found {text}; accepted: {low} or more")
+        return int(text)
+
+    return read
+
+
+def one_of(accepted: Sequence[str]) -> Callable[[str], str]:
+    """An argparse type: one of the accepted words."""
+
+    def read(text: str) -> str:
+        if text not in accepted:
+            raise argparse.ArgumentTypeError(f"found '{text}'; {did_you_mean(text, accepted)}")
+        return text
+
+    return read
+
+
+def list_of(read: Callable[[str], Item]) -> Callable[[str], list[Item]]:
+    """An argparse type: a list separated by commas or spaces. Duplicates are dropped."""
+    return lambda text: list(dict.fromkeys(read(item) for item in text.replace(",", " ").split()))
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,15 +10,16 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import add_model_arguments, add_search_arguments, load_translator
-from nmt_rela.utils.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from nmt_rela.checkpoints.run_directory import RunDirectory
+    from nmt_rela.data.prepared_data import EvaluationSet
 
 LOG = logging.getLogger("nmt_rela")
 
@@ -53,21 +54,18 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     from nmt_rela.utils.text import write_lines
 
     run = RunDirectory(options.model[0])
-    if options.source is None:
-        test_sets = _test_sets(run, options)
-    else:
-        test_sets = [(options.source.name, options.source, options.reference, options.tokenizer or "13a")]
+    test_sets = _test_sets(run, options)
     translator = load_translator(options)
     directory = (
         run.path / "evaluation" / (run.checkpoint(options.checkpoint).name if len(options.model) == 1 else "ensemble")
     )
     directory.mkdir(parents=True, exist_ok=True)
     report = []
-    for name, source, reference, tokenizer in test_sets:
-        evaluation = evaluate(translator, name, source, reference, tokenizer=tokenizer, directory=directory)
+    for test_set in test_sets:
+        evaluation = evaluate(translator, test_set, directory)
         report.append(evaluation.as_dict())
         if not options.json:
-            print(f"{name} ({evaluation.scores.sentences} sentences)")
+            print(f"{test_set.name} ({evaluation.scores.sentences} sentences)")
             print("  " + "\n  ".join(evaluation.scores.lines()), flush=True)
     document = json.dumps(report, indent=1)
     write_lines(directory / "scores.json", document.split("\n"))
@@ -78,21 +76,17 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     LOG.info("translations and scores: %s", directory)
 
 
-def _test_sets(run: RunDirectory, options: argparse.Namespace) -> list[tuple[str, Path, Path, str]]:
-    """Name, source, reference and BLEU tokenizer of the chosen test sets of the run's task."""
+def _test_sets(run: RunDirectory, options: argparse.Namespace) -> list[EvaluationSet]:
+    """The given text, or the chosen test sets of the run's task."""
+    from nmt_rela.data.prepared_data import EvaluationSet
     from nmt_rela.preparation.pipeline import load_prepared
 
+    if options.source is not None:
+        given = {"source": options.source, "target": options.reference, "gold_alignments": None}
+        return [EvaluationSet(name=options.source.name, bleu_tokenizer=options.tokenizer or "13a", **given)]
     data = load_prepared(run.config().data)
-    known = {test_set.name: test_set for test_set in (data.dev, *data.tests)}
-    known.setdefault("dev", data.dev)
-    names = options.test_set or [test_set.name for test_set in data.tests]
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"--test-set: unknown '{name}'; {did_you_mean(name, known)}")
-    return [
-        (name, known[name].source, known[name].target, options.tokenizer or known[name].bleu_tokenizer)
-        for name in names
-    ]
+    chosen = [data.evaluation_set(name) for name in options.test_set] if options.test_set else data.tests
+    return [replace(found, bleu_tokenizer=options.tokenizer or found.bleu_tokenizer) for found in chosen]
 
 
 if __name__ == "__main__":

@@ -25,11 +25,13 @@ def _prepare(arguments: Sequence[str] | None) -> None:
         "--json", action="store_true", help="print paths and the cleaning statistics of every source as JSON"
     )
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="threads that encode (0, the default: one per core)"
+        "--workers",
+        type=cli.number_from(0),
+        default=0,
+        metavar="N",
+        help="threads that encode (0, the default: one per core)",
     )
     options = cli.parse(parser, arguments)
-    if options.workers < 0:
-        parser.error(f"--workers {options.workers}: accepted: a number from 0")
     config = cli.read_config(options)
 
     from nmt_rela.preparation.cleaning_stats import format_stats

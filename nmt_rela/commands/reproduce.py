@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from nmt_rela.commands import cli
 from nmt_rela.config.schema import AttentionName
-from nmt_rela.utils.errors import EXIT_DONE, did_you_mean
+from nmt_rela.utils.errors import EXIT_DONE
 
 _VARIANTS = get_args(AttentionName)
 _PARTS = ("significance", "speed", "analysis")
@@ -81,11 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--scale", default="paper", choices=_SCALES, help="size of models and data (default: paper)")
     parser.add_argument(
-        "--attention", type=_list_of(_one_of(_VARIANTS)), default=list(_VARIANTS), metavar="A,B",
+        "--attention", type=cli.list_of(cli.one_of(_VARIANTS)), default=list(_VARIANTS), metavar="A,B",
         help="some of softmax,sparsemax,entmax15,rela-i,rela-g (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "--seeds", type=_list_of(_seed), default=[], metavar="N,N",
+        "--seeds", type=cli.list_of(cli.number_from(0)), default=[], metavar="N,N",
         help="one run per variant and seed (default: the configuration's seed)",
     )  # fmt: skip
     parser.add_argument("--runs", type=Path, metavar="DIR", help="report on the runs in DIR instead of training any")
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--gold-reversed", action="store_true", help="the links have the target word first")
     parser.add_argument(
-        "--skip", type=_list_of(_one_of(_PARTS)), default=[], metavar="A,B",
+        "--skip", type=cli.list_of(cli.one_of(_PARTS)), default=[], metavar="A,B",
         help="parts of the report to leave out: some of significance,speed,analysis",
     )  # fmt: skip
     what = parser.add_mutually_exclusive_group()
@@ -106,26 +106,6 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--report", action="store_true", help="write the report from what exists, and stop")
     cli.add_overrides(parser)
     return parser
-
-
-def _list_of(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """Reads a list separated by commas or spaces; duplicates are dropped."""
-    return lambda text: list(dict.fromkeys(read(item) for item in text.replace(",", " ").split()))
-
-
-def _one_of(accepted: Sequence[str]) -> Callable[[str], str]:
-    def read(item: str) -> str:
-        if item not in accepted:
-            raise argparse.ArgumentTypeError(f"'{item}'; {did_you_mean(item, accepted)}")
-        return item
-
-    return read
-
-
-def _seed(item: str) -> int:
-    if not item.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{item}'; accepted: whole numbers from 0")
-    return int(item)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nmt_rela.utils.errors import ConfigError, did_you_mean
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationSet:
@@ -39,3 +41,12 @@ class PreparedData:
     title: str
     #: What the task file says about the licence of the text; "" where it says nothing.
     licence: str
+
+    def evaluation_set(self, name: str) -> EvaluationSet:
+        """A set by its name; ``dev`` is the development set, ``test`` the first test set. Raises ConfigError."""
+        sets = {found.name: found for found in (self.dev, *self.tests)} | {"dev": self.dev}
+        if self.tests:
+            sets.setdefault("test", self.tests[0])
+        if name not in sets:
+            raise ConfigError(f"--test-set: unknown '{name}'; {did_you_mean(name, sets)}")
+        return sets[name]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nmt_rela.data.prepared_data import EvaluationSet
 from nmt_rela.generation.formatting import strip_newlines
 from nmt_rela.generation.translator import Translator
 from nmt_rela.metrics.bleu import TranslationScores, compute_scores
@@ -30,14 +31,13 @@ class Evaluation:
         return {"name": self.name, "seconds": round(self.seconds, 3), **self.scores.as_dict()}
 
 
-def evaluate(
-    translator: Translator, name: str, source: Path, reference: Path, *, tokenizer: str, directory: Path
-) -> Evaluation:
-    """Translate ``source`` into the file ``<name>.txt`` in ``directory`` and compare it with ``reference``.
+def evaluate(translator: Translator, test_set: EvaluationSet, directory: Path) -> Evaluation:
+    """Translate a set into the file ``<name>.txt`` in ``directory`` and compare it with its references.
 
-    ``tokenizer`` is the one of sacreBLEU's BLEU. Raises DataError for files of different line counts.
+    Raises DataError for files of different line counts.
     """
-    pairs = list(read_parallel(source, reference))
+    name = test_set.name
+    pairs = list(read_parallel(test_set.source, test_set.target))
     start = time.perf_counter()
     with ProgressBar(f"translating {name}", unit="lines", total=len(pairs)) as bar:
         translations = translator.translate([line for line, _ in pairs], progress=bar.advance)
@@ -46,6 +46,6 @@ def evaluate(
     write_lines(directory / f"{name}.txt", hypotheses)
     # Normalising changes nothing in prepared test sets; other references are scored like them.
     references = [translator.normalize_target(line) for _, line in pairs]
-    scores = compute_scores(hypotheses, references, tokenizer=tokenizer)
+    scores = compute_scores(hypotheses, references, tokenizer=test_set.bleu_tokenizer)
     LOG.info("%s: %.1f s, %.1f sentences/s", name, seconds, len(pairs) / max(seconds, 1e-9))
     return Evaluation(name=name, seconds=seconds, scores=scores)

@@ -226,7 +226,7 @@ def test_ablation_translates_with_the_decoding_overrides(
     [
         (["--model", "nowhere"], "nowhere: not a run directory"),
         (["--model", "{rela}", "--source", "{place}/text.en"], "--source and --target go together"),
-        (["--model", "{rela}", "--sentences", "-1"], "--sentences -1: accepted: a number from 0"),
+        (["--model", "{rela}", "--sentences", "-1"], "--sentences: found -1; accepted: 0 or more"),
         (["--model", "{rela}", "--plots", "pgn"], "did you mean 'png'"),
         (
             ["--model", "{rela}", *"--source {place}/text.en --target {place}/text.align --gold {place}/no".split()],

@@ -48,7 +48,7 @@ def test_a_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str
 
 def test_a_number_of_workers_below_0_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare.main(["--config", "x.yaml", "--workers", "-1"]) == 2
-    assert "--workers -1: accepted: a number from 0" in capsys.readouterr().err
+    assert "--workers: found -1; accepted: 0 or more" in capsys.readouterr().err
 
 
 def test_the_status_of_the_command_is_returned() -> None:

@@ -168,8 +168,8 @@ def test_a_report_names_what_is_missing(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["wmt41"], "task: unknown 'wmt41'; did you mean 'wmt14'?"),
-        (["demo", "--attention", "softmax,rela"], "argument --attention: 'rela'; did you mean 'rela-"),
-        (["demo", "--seeds", "1,two"], "argument --seeds: 'two'; accepted: whole numbers from 0"),
+        (["demo", "--attention", "softmax,rela"], "argument --attention: found 'rela'; did you mean 'rela-"),
+        (["demo", "--seeds", "1,two"], "argument --seeds: found two; accepted: 0 or more"),
         (["demo", "model.head=4"], "model.head: unknown key"),
         (["demo", "--runs", "nowhere"], "--runs nowhere: found no run of demo, en to de"),
         (["demo", "--runs", "nowhere", "model.num_heads=4"], "--runs reports on runs as they are"),
