@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from nmt_rela.config.yaml_nodes import List, Mapping, Scalar, Tree, describe_node, printable
@@ -122,26 +122,26 @@ class _Builder:
         if not plain:
             wanted = "a list with at least one entry" if get_origin(options[0]) is tuple else "a mapping"
             raise ConfigError(f"{found.position}: {path}: expected {wanted}, found {describe_node(found)}")
-        # A choice such as auto may stand beside a number.
-        choices = [option for option in plain if get_origin(option) is Literal]
-        matching = [option for option in choices if isinstance(found, Scalar) and found.text in get_args(option)]
-        return _scalar((matching or plain[-1:])[0], found, path, limits)
+        return _scalar(plain, found, path, limits)
 
 
-def _scalar(expected: Any, found: Tree, path: str, limits: Any) -> Any:
-    """A plain value of exactly the expected type, within its limits."""
-    if get_origin(expected) is Literal:
-        choices = get_args(expected)
-        if isinstance(found, Scalar) and found.text in choices:
-            return found.text
-        hint = did_you_mean(found.text, choices) if isinstance(found, Scalar) else f"accepted: {', '.join(choices)}"
+def _scalar(options: Sequence[Any], found: Tree, path: str, limits: Any) -> Any:
+    """A plain value of exactly one of the types, within its limits. A word, such as auto, may be beside a number."""
+    words = [word for option in options if get_origin(option) is Literal for word in get_args(option)]
+    if isinstance(found, Scalar) and found.text in words:
+        return found.text
+    readable = [option for option in options if option in _READERS]
+    if not readable:
+        hint = did_you_mean(found.text, words) if isinstance(found, Scalar) else f"accepted: {', '.join(words)}"
         raise ConfigError(f"{found.position}: {path}: found {describe_node(found)}; {hint}")
     if "pattern" in limits:
         # Taken as written: an unquoted checksum may look like a number.
         if isinstance(found, Scalar) and re.fullmatch(limits["pattern"], found.text):
             return found.text
         raise ConfigError(f"{found.position}: {path}: expected {limits['wanted']}, found {describe_node(found)}")
+    expected = readable[0]
     reader, wanted = _READERS[expected]
+    wanted = " or ".join([wanted, *words])
     value = reader(found) if isinstance(found, Scalar) else None
     if value is None:
         quotes = " in quotes" if expected is str and isinstance(found, Scalar) and not found.is_null else ""

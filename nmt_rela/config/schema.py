@@ -1,7 +1,7 @@
 """Every setting, its type, default, meaning and accepted values: the manual.
 
 A field's comment block (``#:`` lines above it) is its documentation. Fields without a default must be given.
-``accepts(...)`` in a field's metadata says which values are allowed; the loader checks it and names the path.
+``bounds(...)`` in a field's metadata says which values are allowed; the loader checks it and names the path.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 AttentionName = Literal["softmax", "sparsemax", "entmax15", "rela-i", "rela-g"]
 
 
-def accepts(*, low: float | None = None, high: float | None = None) -> Mapping[str, Any]:
+def bounds(*, low: float | None = None, high: float | None = None) -> Mapping[str, Any]:
     """Metadata of a numeric field: inclusive bounds; None is unbounded."""
     return {"low": low, "high": high}
 
@@ -48,18 +48,18 @@ class DataConfig:
     joint_vocabulary: bool = True
     #: Sub-words per vocabulary, the four special ones included. Lowered, with a warning, where the corpus is too
     #: small for it.
-    vocabulary_size: int = field(default=32_000, metadata=accepts(low=8, high=1_000_000))
+    vocabulary_size: int = field(default=32_000, metadata=bounds(low=8, high=1_000_000))
     #: Largest number of sentences, sampled evenly over the corpus, that SentencePiece is trained on.
-    tokenizer_sample_size: int = field(default=2_000_000, metadata=accepts(low=1))
+    tokenizer_sample_size: int = field(default=2_000_000, metadata=bounds(low=1))
     #: Fraction of the characters that SentencePiece must cover.
-    character_coverage: float = field(default=1.0, metadata=accepts(low=0.98, high=1.0))
+    character_coverage: float = field(default=1.0, metadata=bounds(low=0.98, high=1.0))
     #: Sub-words per side (end of sentence included) above which a training pair is dropped or truncated.
-    max_length: int = field(default=256, metadata=accepts(low=2, high=65_535))
+    max_length: int = field(default=256, metadata=bounds(low=2, high=65_535))
     #: A training pair longer than max_length is dropped as a whole, or either side is truncated.
     on_overlength: Literal["drop", "truncate"] = "drop"
     #: A pair is dropped when one side has more than this many times the words of the other (pairs of up to five
     #: words are kept).
-    max_length_ratio: float = field(default=9.0, metadata=accepts(low=1.0))
+    max_length_ratio: float = field(default=9.0, metadata=bounds(low=1.0))
     #: Drop second and later occurrences of an exact pair.
     drop_duplicates: bool = True
     #: Drop pairs whose target is a copy of the source (three words or more).
@@ -67,7 +67,7 @@ class DataConfig:
     #: Romanian text: "none" leaves it; "cedilla" writes ş ţ with a comma below; "remove" strips all diacritics.
     romanian_diacritics: Literal["none", "cedilla", "remove"] = "none"
     #: Use only the first pairs of every training source (0: all), for trials.
-    max_pairs_per_source: int = field(default=0, metadata=accepts(low=0))
+    max_pairs_per_source: int = field(default=0, metadata=bounds(low=0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,25 +77,25 @@ class ModelConfig:
     #: One kind for all three sites, or a mapping with the keys encoder, decoder, cross.
     attention: AttentionName | AttentionBySite = "rela-g"
     #: Encoder layers.
-    encoder_layers: int = field(default=6, metadata=accepts(low=1))
+    encoder_layers: int = field(default=6, metadata=bounds(low=1))
     #: Decoder layers.
-    decoder_layers: int = field(default=6, metadata=accepts(low=1))
+    decoder_layers: int = field(default=6, metadata=bounds(low=1))
     #: Width of the model; a multiple of num_heads.
-    d_model: int = field(default=512, metadata=accepts(low=1))
+    d_model: int = field(default=512, metadata=bounds(low=1))
     #: Inner width of the feed-forward blocks.
-    ffn_dim: int = field(default=2048, metadata=accepts(low=1))
+    ffn_dim: int = field(default=2048, metadata=bounds(low=1))
     #: Attention heads at every site.
-    num_heads: int = field(default=8, metadata=accepts(low=1))
+    num_heads: int = field(default=8, metadata=bounds(low=1))
     #: Layer norm after the residual sum (the paper) or before each block.
     norm_order: Literal["post", "pre"] = "post"
     #: Dropout on each block's output before the residual sum.
-    dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
+    dropout: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
     #: Dropout on embeddings plus positions.
-    embedding_dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
+    embedding_dropout: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
     #: Dropout on attention weights, without re-normalising.
-    attention_dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
+    attention_dropout: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
     #: Dropout inside the feed-forward block, after its ReLU.
-    ffn_dropout: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
+    ffn_dropout: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
     #: Which embeddings share one matrix: target input with the output layer, all three (joint vocabulary only), or
     #: none.
     tied_embeddings: Literal["target", "all", "none"] = "target"
@@ -110,65 +110,65 @@ class TrainingConfig:
     """Optimisation, duration of the run, validation, logging and checkpoints."""
 
     #: Stop after this many updates.
-    max_updates: int = field(default=300_000, metadata=accepts(low=1))
+    max_updates: int = field(default=300_000, metadata=bounds(low=1))
     #: Stop after this many passes over the corpus (0: no limit).
-    max_epochs: int = field(default=0, metadata=accepts(low=0))
+    max_epochs: int = field(default=0, metadata=bounds(low=0))
     #: Save and stop after this many hours of the process (0: no limit), for cluster queues.
-    max_hours: float = field(default=0.0, metadata=accepts(low=0.0))
+    max_hours: float = field(default=0.0, metadata=bounds(low=0.0))
     #: Size of an update: padded tokens of the longer side of its pairs. It does not depend on the number of devices.
-    update_tokens: int = field(default=25_000, metadata=accepts(low=8))
+    update_tokens: int = field(default=25_000, metadata=bounds(low=8))
     #: Padded tokens, both sides, of one micro-batch on one device, or auto: by the memory of the device. It changes
     #: memory and speed only.
-    max_batch_tokens: Literal["auto"] | int = field(default="auto", metadata=accepts(low=1))
+    max_batch_tokens: Literal["auto"] | int = field(default="auto", metadata=bounds(low=1))
     #: The loss of an update is its mean over target tokens, or (the released code) over sentences of token means.
     loss_normalization: Literal["tokens", "sentences"] = "tokens"
     #: Probability moved from the correct token to the others, evenly.
-    label_smoothing: float = field(default=0.1, metadata=accepts(low=0.0, high=0.9))
+    label_smoothing: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
     #: noam: factor · d_model^-½ · min(step^-½, step · warmup_updates^-1.5); inverse_sqrt: the same with its peak at
     #: learning_rate; constant: learning_rate after the warm-up.
     lr_schedule: Literal["noam", "inverse_sqrt", "constant"] = "noam"
     #: Factor of noam; peak of inverse_sqrt and constant.
-    learning_rate: float = field(default=1.0, metadata=accepts(low=0.0))
+    learning_rate: float = field(default=1.0, metadata=bounds(low=0.0))
     #: Updates of linear warm-up.
-    warmup_updates: int = field(default=4_000, metadata=accepts(low=1))
+    warmup_updates: int = field(default=4_000, metadata=bounds(low=1))
     #: Adam's first decay.
-    adam_beta1: float = field(default=0.9, metadata=accepts(low=0.0, high=0.999999))
+    adam_beta1: float = field(default=0.9, metadata=bounds(low=0.0, high=0.999999))
     #: Adam's second decay.
-    adam_beta2: float = field(default=0.98, metadata=accepts(low=0.0, high=0.999999))
+    adam_beta2: float = field(default=0.98, metadata=bounds(low=0.0, high=0.999999))
     #: Adam's epsilon.
-    adam_epsilon: float = field(default=1e-8, metadata=accepts(low=0.0))
+    adam_epsilon: float = field(default=1e-8, metadata=bounds(low=0.0))
     #: Decoupled weight decay (0: off).
-    weight_decay: float = field(default=0.0, metadata=accepts(low=0.0))
+    weight_decay: float = field(default=0.0, metadata=bounds(low=0.0))
     #: Clip the global gradient norm to this (0: off).
-    max_grad_norm: float = field(default=0.0, metadata=accepts(low=0.0))
+    max_grad_norm: float = field(default=0.0, metadata=bounds(low=0.0))
     #: auto: bf16 on a GPU that has it, otherwise float32.
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     #: auto: all visible GPUs, or the CPU if there is none.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     #: One seed for parameters, batches and dropout.
-    seed: int = field(default=1, metadata=accepts(low=0))
+    seed: int = field(default=1, metadata=bounds(low=0))
     #: Stop after this many non-finite updates in a row (checked at log lines, validations and checkpoints).
-    max_consecutive_nonfinite_updates: int = field(default=10, metadata=accepts(low=1))
+    max_consecutive_nonfinite_updates: int = field(default=10, metadata=bounds(low=1))
     #: Updates between log lines.
-    log_every: int = field(default=100, metadata=accepts(low=1))
+    log_every: int = field(default=100, metadata=bounds(low=1))
     #: Updates between validations (loss, perplexity, BLEU on the development set).
-    validate_every: int = field(default=5_000, metadata=accepts(low=1))
+    validate_every: int = field(default=5_000, metadata=bounds(low=1))
     #: Development sentences translated per validation, at most (0: none, -1: all).
-    validation_decode_sentences: int = field(default=-1, metadata=accepts(low=-1))
+    validation_decode_sentences: int = field(default=-1, metadata=bounds(low=-1))
     #: Updates between checkpoints.
-    save_every: int = field(default=5_000, metadata=accepts(low=1))
+    save_every: int = field(default=5_000, metadata=bounds(low=1))
     #: Newest checkpoints kept.
-    keep_last_checkpoints: int = field(default=5, metadata=accepts(low=1))
+    keep_last_checkpoints: int = field(default=5, metadata=bounds(low=1))
     #: Best checkpoints kept besides.
-    keep_best_checkpoints: int = field(default=1, metadata=accepts(low=0))
+    keep_best_checkpoints: int = field(default=1, metadata=bounds(low=0))
     #: The measure on the development set that decides which checkpoint is best.
     checkpoint_metric: Literal["bleu", "loss"] = "bleu"
     #: Stop after this many validations in a row without improvement (0: never).
-    patience: int = field(default=0, metadata=accepts(low=0))
+    patience: int = field(default=0, metadata=bounds(low=0))
     #: A run directory from whose weights training starts.
     initialize_from: str = ""
     #: Updates recorded by torch's profiler into the run's profile/, soon after the start (0: none).
-    profile_updates: int = field(default=0, metadata=accepts(low=0))
+    profile_updates: int = field(default=0, metadata=bounds(low=0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,18 +176,18 @@ class DecodingConfig:
     """The search of validation, nmt-translate and nmt-evaluate."""
 
     #: Hypotheses kept per sentence; 1 is greedy search.
-    beam_size: int = field(default=4, metadata=accepts(low=1, high=256))
+    beam_size: int = field(default=4, metadata=bounds(low=1, high=256))
     #: Exponent of the length penalty ((5 + length) / 6)^alpha; 0 is none.
-    length_penalty: float = field(default=0.6, metadata=accepts(low=0.0, high=10.0))
+    length_penalty: float = field(default=0.6, metadata=bounds(low=0.0, high=10.0))
     #: End a sentence as soon as beam_size hypotheses have finished among the best beam_size candidates of a step,
     #: instead of when no better one can come. Faster, and necessary with strong length penalties.
     early_stopping: bool = False
     #: A translation has at most source length + this many sub-words.
-    max_length_offset: int = field(default=50, metadata=accepts(low=0))
+    max_length_offset: int = field(default=50, metadata=bounds(low=0))
     #: A translation has at least this many sub-words.
-    min_length: int = field(default=0, metadata=accepts(low=0))
+    min_length: int = field(default=0, metadata=bounds(low=0))
     #: Padded source tokens times beam_size per decoding batch.
-    batch_tokens: int = field(default=16_000, metadata=accepts(low=8))
+    batch_tokens: int = field(default=16_000, metadata=bounds(low=8))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

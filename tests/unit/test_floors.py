@@ -62,3 +62,9 @@ def test_imports_come_from_below(file: Path) -> None:
     for imported in imports(ast.parse(file.read_text(encoding="utf-8"))):
         if room != "__init__" and imported != room:
             assert FLOOR[imported] > FLOOR[room], f"{room} imports {imported}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_only_commands_and_reproduction_prepare_data(file: Path) -> None:
+    if room_of(file) not in ("commands", "reproduction", "preparation"):
+        assert "preparation" not in set(imports(ast.parse(file.read_text(encoding="utf-8"))))

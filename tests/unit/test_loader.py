@@ -114,6 +114,10 @@ def test_a_byte_order_mark_and_windows_line_ends_are_removed(tmp_path: Path) -> 
         ("training: {initialize_from: }\n", "c.yaml:6: training.initialize_from: expected text, found nothing"),
         ("model: 3\n", "c.yaml:6: model: expected a section of keys, found 3"),
         (
+            "training: {max_batch_tokens: avto}\n",
+            "c.yaml:6: training.max_batch_tokens: expected a whole number or auto, found the text 'avto'",
+        ),
+        (
             "model: {attention: {encoder: softmax}}\n",
             "missing required keys: model.attention.decoder, model.attention.cross",
         ),
