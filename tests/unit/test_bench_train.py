@@ -1,4 +1,4 @@
-"""The training benchmark: its table has a row a subject, and the other libraries' models in it do learn."""
+"""The training benchmark: one row per subject, and the models of other libraries learn."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ def a_batch(vocabularies: TokenizerPair) -> Batch:
     ids = torch.randint(4, vocabularies.target.size, (12, 7), generator=generator)
     for row, length in enumerate(torch.randint(2, 7, (12,), generator=generator).tolist()):
         ids[row, length], ids[row, length + 1 :] = EOS, PAD
-    tokens = int((ids != PAD).sum())
-    return Batch(source=ids, target=ids.clone(), indices=np.arange(12), source_tokens=tokens, target_tokens=tokens)
+    positions = (ids != PAD).flatten().nonzero().squeeze(1)
+    return Batch(
+        source=ids, target=ids.clone(), target_positions=positions, indices=np.arange(12),
+        source_tokens=len(positions), target_tokens=len(positions),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("tied", ["all", "target", "none"])
@@ -51,7 +54,7 @@ def test_other_models_learn(name: str, tied: str, vocabularies: TokenizerPair) -
     updates = PlainUpdates(name, config, tokenizers=vocabularies, device=torch.device("cpu"), precision=torch.float32)
     batch = a_batch(vocabularies)
     losses = [float(updates.step([batch])) for _ in range(150)]
-    assert losses[0] == pytest.approx(math.log(vocabularies.target.size), rel=0.5)  # a loss a token
+    assert losses[0] == pytest.approx(math.log(vocabularies.target.size), rel=0.5)  # loss per token
     assert sum(losses[-10:]) / 10 < losses[0] - 0.3
 
 
@@ -72,8 +75,8 @@ def test_a_tiny_benchmark(tmp_path: Path) -> None:
     found, missing = [name for name in OTHERS if installed(name)], [name for name in OTHERS if not installed(name)]
     rows = json.loads(report.read_text(encoding="utf-8"))["rows"]
     assert [row["attention"] for row in rows] == ["softmax", "rela-g", *found]
-    assert all(row["lowest"] <= row["target_tokens_per_second"] <= row["highest"] for row in rows)
-    assert all(0 < row["matrix_share"] < 1 for row in rows)
+    assert all(row["lowest"] <= row["tokens_per_second"] <= row["highest"] for row in rows)
+    assert all(0 < row["matmul_fraction"] < 1 for row in rows)
     for name in missing:
         assert f"{name.split('.')[0]} is not installed: left out" in result.stderr
     too_many = subprocess.run([*command, "--rounds", "9999"], capture_output=True, text=True, check=False)
