@@ -50,10 +50,10 @@ def walk(plan: BatchPlan) -> int:
 def main() -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--pairs", type=int, default=40_000_000)
-    parser.add_argument("--mean-length", type=float, default=12.0, help="mean sub-words a side")
+    parser.add_argument("--mean-length", type=float, default=12.0, help="mean sub-words per side")
     parser.add_argument("--update-tokens", type=int, default=25_000)
     parser.add_argument("--max-batch-tokens", type=int, default=16_384)
-    parser.add_argument("--directory", type=Path, help="where the temporary corpus goes (about 70 bytes a pair)")
+    parser.add_argument("--directory", type=Path, help="where the temporary corpus goes (about 70 bytes per pair)")
     options = parser.parse_args()
     pairs: int = options.pairs
 

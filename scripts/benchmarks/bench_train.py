@@ -24,6 +24,7 @@ from typing import Any, cast
 import torch
 from baselines import OTHERS, PlainUpdates, installed
 from harness import describe, environment, interleave, make_parser, print_row, seconds_of, summarize, write_document
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
@@ -92,12 +93,15 @@ class StepTimer:
         self.seconds = 0.0
         self._start = 0.0
         trainer.objective.register_forward_pre_hook(lambda *_: self._begin())
-        trainer.objective.register_forward_hook(lambda *_: self._end())
-        trainer.objective.register_full_backward_pre_hook(lambda *_: self._begin())
+        trainer.objective.register_forward_hook(self._end_of_forward)
         trainer.optimizer.register_step_pre_hook(lambda *_: self._begin())
         trainer.optimizer.register_step_post_hook(lambda *_: self._end())
         for parameter in trainer.parameters:  # the last gradient ends the backward pass
             parameter.register_post_accumulate_grad_hook(lambda _: self._continue())
+
+    def _end_of_forward(self, _module: object, _inputs: object, output: tuple[Tensor, Tensor]) -> None:
+        self._end()
+        output[0].register_hook(lambda _: self._begin())  # the gradient of the loss begins the backward pass
 
     def _begin(self) -> None:
         self._start = time.perf_counter()
