@@ -101,11 +101,8 @@ def by_layer(
     ``panels`` maps title → run → one number per layer (None: not defined). ``dashed`` has second lines of the same
     runs, ``dots`` numbers of single heads: title → run → layer → head. ``notes`` labels solid and dashed lines.
     """
-    require_matplotlib()
-    figure, axes = _grid(1, len(panels), width=2.9, height=2.5, margin=0.9, sharey=True)
-    runs = list(dict.fromkeys(run for series in panels.values() for run in series))
-    for axis, (title, series) in zip(axes.flat, panels.items(), strict=True):
-        _plain_axis(axis)
+    figure, axes, runs = _panels(panels, xlabel, ylabel, width=2.9, height=2.5, sharey=True)
+    for axis, (title, series) in zip(axes, panels.items(), strict=True):
         layers = 0
         for run, values in series.items():
             style = _run_style(runs.index(run))
@@ -117,12 +114,9 @@ def by_layer(
             for layer, heads in enumerate((dots or {}).get(title, {}).get(run, ())):
                 shift = 0.12 * (runs.index(run) - (len(runs) - 1) / 2)
                 axis.scatter([layer + shift] * len(heads), _gaps(heads), s=7, color=style["color"], alpha=0.35, lw=0)
-        axis.set_title(title, fontsize=9, color=INK, loc="left")
-        axis.set_xlabel(xlabel, fontsize=8, color=MUTED)
         axis.set_xticks(range(layers))
         axis.set_xlim(-0.4, max(layers - 0.6, 0.4))
         axis.set_ylim(*ylim)
-    axes.flat[0].set_ylabel(ylabel, fontsize=8, color=MUTED)
     if len(runs) > 1 or any(notes):
         _legend(figure, runs, notes)
     return figure
@@ -133,11 +127,8 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *,
 
     The first quarter of a long curve does not set the scale, because early losses would flatten the rest.
     """
-    require_matplotlib()
-    figure, axes = _grid(1, len(panels), width=4.2, height=3.0, margin=0.9)
-    runs = list(dict.fromkeys(run for series in panels.values() for run in series))
-    for axis, (title, series) in zip(axes.flat, panels.items(), strict=True):
-        _plain_axis(axis)
+    figure, axes, runs = _panels(panels, xlabel, "", width=4.2, height=3.0)
+    for axis, series in zip(axes, panels.values(), strict=True):
         for run, points in series.items():
             style = _run_style(runs.index(run)) | {"markersize": 3, "clip_on": True}
             axis.plot([x for x, _ in points], [y for _, y in points], **style)
@@ -147,8 +138,6 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *,
             room = 0.06 * (high - low) or 0.5
             axis.set_ylim(low - room, high + room)
             axis.set_xlim(left=0)
-        axis.set_title(title, fontsize=9, color=INK, loc="left")
-        axis.set_xlabel(xlabel, fontsize=8, color=MUTED)
     if len(runs) > 1:
         _legend(figure, runs, ("", ""))
     return figure
@@ -156,19 +145,12 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *,
 
 def histogram(panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str, bins: int = 20) -> Figure:
     """Histogram of rates between 0 and 1: title → run → one rate per head."""
-    require_matplotlib()
-    figure, axes = _grid(1, len(panels), width=2.9, height=2.2, margin=0.9)
-    runs = list(dict.fromkeys(run for series in panels.values() for run in series))
-    edges = np.linspace(0, 1, bins + 1)
-    for axis, (title, series) in zip(axes.flat, panels.items(), strict=True):
-        _plain_axis(axis)
+    figure, axes, runs = _panels(panels, xlabel, "heads", width=2.9, height=2.2)
+    for axis, series in zip(axes, panels.values(), strict=True):
         colours = [RUN_COLOURS[runs.index(run) % len(RUN_COLOURS)] for run in series]
-        axis.hist(list(series.values()), bins=list(edges), color=colours, rwidth=0.9)
-        axis.set_title(title, fontsize=9, color=INK, loc="left")
-        axis.set_xlabel(xlabel, fontsize=8, color=MUTED)
+        axis.hist(list(series.values()), bins=list(np.linspace(0, 1, bins + 1)), color=colours, rwidth=0.9)
         axis.set_xlim(0, 1)
         axis.yaxis.get_major_locator().set_params(integer=True)
-    axes.flat[0].set_ylabel("heads", fontsize=8, color=MUTED)
     if len(runs) > 1:
         _legend(figure, runs, ("", ""), lines=False)
     return figure
@@ -206,6 +188,30 @@ def readable(subwords: Sequence[str]) -> list[str]:
         text = subword.removeprefix("▁") or "▁"
         shown.append(meanings.get(subword, text if begins else f"·{text}"))
     return shown
+
+
+def _panels(
+    panels: Mapping[str, Mapping[str, Any]],
+    xlabel: str,
+    ylabel: str,
+    *,
+    width: float,
+    height: float,
+    sharey: bool = False,
+) -> tuple[Figure, list[Any], list[str]]:
+    """A figure with one titled axis per panel, and the names of all runs."""
+    require_matplotlib()
+    figure, axes = _grid(1, len(panels), width=width, height=height, margin=0.9, sharey=sharey)
+    for axis, title in zip(axes.flat, panels, strict=True):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color(RULE)
+        axis.tick_params(labelsize=7, colors=MUTED, length=2, width=0.6)
+        axis.grid(axis="y", color=RULE, linewidth=0.4)
+        axis.set_axisbelow(True)
+        axis.set_title(title, fontsize=9, color=INK, loc="left")
+        axis.set_xlabel(xlabel, fontsize=8, color=MUTED)
+    axes.flat[0].set_ylabel(ylabel, fontsize=8, color=MUTED)
+    return figure, list(axes.flat), list(dict.fromkeys(run for series in panels.values() for run in series))
 
 
 def _grid(
@@ -259,25 +265,10 @@ def _escape(token: str) -> str:
     return token.replace("$", r"\$")
 
 
-def _plain_axis(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color(RULE)
-    axis.tick_params(labelsize=7, colors=MUTED, length=2, width=0.6)
-    axis.grid(axis="y", color=RULE, linewidth=0.4)
-    axis.set_axisbelow(True)
-
-
 def _run_style(index: int) -> dict[str, Any]:
-    colour = RUN_COLOURS[index % len(RUN_COLOURS)]
-    marker = MARKERS[index % len(MARKERS)]
-    return {
-        "color": colour,
-        "marker": marker,
-        "markersize": 4,
-        "linewidth": 1.3,
-        "markeredgecolor": colour,
-        "clip_on": False,
-    }
+    colour, marker = RUN_COLOURS[index % len(RUN_COLOURS)], MARKERS[index % len(MARKERS)]
+    line = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.3}
+    return line | {"markeredgecolor": colour, "clip_on": False}
 
 
 def _gaps(values: Sequence[float | None]) -> list[float]:

@@ -15,6 +15,10 @@ from nmt_rela.metrics.word_alignment import AlignmentCounts
 
 #: Version of ``analysis.json``. It changes when a key changes its meaning.
 FORMAT = 1
+#: Fields of a run that are written as they are.
+_PLAIN_FIELDS = (
+    "name", "sentences", "overlong", "source_subwords", "target_subwords", "loss", "alignment_left_out",
+)  # fmt: skip
 
 
 def analysis_json(data: AnalysisData, runs: Sequence[RunAnalysis]) -> dict[str, Any]:
@@ -28,41 +32,29 @@ def analysis_json(data: AnalysisData, runs: Sequence[RunAnalysis]) -> dict[str, 
 
 def _run_json(run: RunAnalysis) -> dict[str, Any]:
     return {
-        "name": run.name,
+        **{name: getattr(run, name) for name in _PLAIN_FIELDS},
         "attention": dict(run.attention),
-        "sentences": run.sentences,
-        "overlong": run.overlong,
-        "source_subwords": run.source_subwords,
-        "target_subwords": run.target_subwords,
-        "loss": run.loss,
         "sites": [asdict(site) for site in pool_layers(run.layers)],
         "layers": [asdict(layer) for layer in run.layers],
-        "alignment": [_alignment_json(layer) for layer in run.alignment],
-        "alignment_left_out": run.alignment_left_out,
+        "alignment": [
+            {
+                "layer": found.layer,
+                "mode": found.mode,
+                "best_head": found.best_head,
+                "heads": [_counts_json(head) for head in found.heads],
+                "average": _counts_json(found.average),
+            }
+            for found in run.alignment
+        ],
         "log_probability_correlations": [asdict(found) for found in run.log_probability_correlations],
         "head_ablation": None if run.head_ablation is None else asdict(run.head_ablation),
         "quality": None if run.quality is None else asdict(run.quality),
     }
 
 
-def _alignment_json(layer: LayerAlignment) -> dict[str, Any]:
-    return {
-        "layer": layer.layer,
-        "mode": layer.mode,
-        "best_head": layer.best_head,
-        "heads": [_counts_json(head) for head in layer.heads],
-        "average": _counts_json(layer.average),
-    }
-
-
 def _counts_json(counts: AlignmentCounts) -> dict[str, Any]:
-    return {
-        "aer": counts.error_rate,
-        "precision": counts.precision,
-        "recall": counts.recall,
-        "links": counts.links,
-        "sure": counts.sure,
-    }
+    fields = ("precision", "recall", "links", "sure")
+    return {"aer": counts.error_rate} | {name: getattr(counts, name) for name in fields}
 
 
 def head_rows(runs: Sequence[RunAnalysis]) -> list[dict[str, Any]]:
@@ -74,20 +66,10 @@ def head_rows(runs: Sequence[RunAnalysis]) -> list[dict[str, Any]]:
         for layer in run.layers:
             for head in range(layer.heads):
                 key = (layer.site, layer.layer, head)
-                rows.append(
-                    {
-                        "run": run.name,
-                        "site": layer.site,
-                        "layer": layer.layer,
-                        "head": head,
-                        "sparsity": layer.sparsity[head],
-                        "null_rate": layer.null_rate[head],
-                        "mass": layer.mass[head],
-                        "entropy": layer.entropy[head],
-                        **{f"aer_{mode}": error_rates[mode].get(key) for mode in MODES},
-                        "loss_change": changes.get(key),
-                    }
-                )
+                row: dict[str, Any] = {"run": run.name, "site": layer.site, "layer": layer.layer, "head": head}
+                row |= {name: getattr(layer, name)[head] for name in ("sparsity", "null_rate", "mass", "entropy")}
+                row |= {f"aer_{mode}": error_rates[mode].get(key) for mode in MODES}
+                rows.append(row | {"loss_change": changes.get(key)})
     return rows
 
 
@@ -97,19 +79,10 @@ def layer_rows(runs: Sequence[RunAnalysis]) -> list[dict[str, Any]]:
     for run in runs:
         alignment = {(found.layer, found.mode): found for found in run.alignment}
         for layer in run.layers:
-            row: dict[str, Any] = {
-                "run": run.name,
-                "site": layer.site,
-                "layer": layer.layer,
-                "queries": layer.queries,
-                "positions": layer.positions,
-                "sparsity": layer.mean_sparsity,
-                "null_rate": layer.mean_null_rate,
-                "diversity": layer.diversity,
-                "diversity_queries": layer.diversity_queries,
-                "diversity_null_rows": layer.diversity_null_rows,
-                "diversity_softmax": layer.diversity_softmax,
-            }
+            row: dict[str, Any] = {"run": run.name}
+            row |= {name: getattr(layer, name) for name in ("site", "layer", "queries", "positions")}
+            row |= {"sparsity": layer.mean_sparsity, "null_rate": layer.mean_null_rate}
+            row |= {name: value for name, value in asdict(layer).items() if name.startswith("diversity")}
             for mode in MODES:
                 found = alignment.get((layer.layer, mode)) if layer.site == "cross" else None
                 row[f"aer_{mode}_best"] = found.best.error_rate if found else None

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 def write_analysis(directory: Path, data: AnalysisData, runs: Sequence[RunAnalysis]) -> list[Path]:
     """Write everything except the plots; the paths to show to the user."""
     directory.mkdir(parents=True, exist_ok=True)
+    document = json.dumps(analysis_json(data, runs), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    texts = {"analysis.json": document, "layers.csv": _csv(layer_rows(runs)), "heads.csv": _csv(head_rows(runs))}
+    for name, text in texts.items():
+        with atomic_write(directory / name) as stream:
+            stream.write(text.encode("utf-8"))
     alignments = directory / "alignments"
-    written = [
-        _write_json(directory / "analysis.json", analysis_json(data, runs)),
-        _write_csv(directory / "layers.csv", layer_rows(runs)),
-        _write_csv(directory / "heads.csv", head_rows(runs)),
-        alignments,
-    ]
+    written = [*(directory / name for name in texts), alignments]
     for run in runs:
         for (layer, head, mode), lines in run.pharaoh.items():
             label = "average" if head == AVERAGE else f"head{head}"
@@ -57,21 +57,13 @@ def write_analysis(directory: Path, data: AnalysisData, runs: Sequence[RunAnalys
     return written
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    with atomic_write(path) as stream:
-        stream.write((json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))
-    return path
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows below a header line. A value of None becomes an empty field."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    with atomic_write(path) as stream:
-        stream.write(text.getvalue().encode("utf-8"))
-    return path
+    return text.getvalue()
 
 
 def _file_name(name: str) -> str:
