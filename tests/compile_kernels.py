@@ -51,15 +51,15 @@ def main() -> None:
 
     JITFunction.run = compile_only
     torch.manual_seed(0)
-    for weight_fn, dtype, width, length, causal in (
-        ("rela-g", torch.bfloat16, 64, 50, False),
-        ("rela-g", torch.float16, 64, 300, True),
-        ("rela-g", torch.float32, 64, 50, False),
+    for weight_fn, dtype, head_dim, length, causal in (
+        ("relu", torch.bfloat16, 64, 50, False),
+        ("relu", torch.float16, 64, 300, True),
+        ("relu", torch.float32, 64, 50, False),
         ("sparsemax", torch.bfloat16, 64, 50, False),
         ("entmax15", torch.bfloat16, 64, 100, False),
         ("entmax15", torch.bfloat16, 128, 100, True),
     ):
-        query, key, value = (torch.randn(2, 2, length, width, dtype=dtype, requires_grad=True) for _ in range(3))
+        query, key, value = (torch.randn(2, 2, length, head_dim, dtype=dtype, requires_grad=True) for _ in range(3))
         bias = None if causal else torch.zeros(2, 1, 1, length)
         sparse_attention(weight_fn, query, key, value, bias=bias, causal=causal, dropout=0.1).sum().backward()
     heads = torch.randn(4, 512, dtype=torch.bfloat16, requires_grad=True)

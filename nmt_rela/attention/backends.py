@@ -2,7 +2,7 @@
 
 The reference reads like the equations. Every other backend gives the same result within twice the error that plain
 half-precision arithmetic has. On a GPU, softmax runs PyTorch's fused attention, the other variants and the norm run
-Triton kernels. On a CPU, training ReLA reads the scores fewer times, and short rows are padded to whole SIMD vectors.
+Triton kernels. On a CPU, training ReLA reads the scores fewer times, and few queries multiply keys in the faster order.
 PyTorch's fused attention is slower than the reference on a CPU at the lengths of sentences (bench_attention).
 """
 
@@ -22,7 +22,6 @@ from nmt_rela.kernels.cpu.attention_scores import matmul_few_queries
 from nmt_rela.kernels.cpu.dropout import dropout
 from nmt_rela.kernels.cpu.gated_rms_norm import gated_rms_norm_cpu
 from nmt_rela.kernels.cpu.rela_attention import rela_attention_cpu
-from nmt_rela.kernels.cpu.row_padding import on_whole_vectors
 
 #: Head widths that the Triton kernels are compiled for.
 TRITON_HEAD_DIMS = (16, 32, 64, 128)
@@ -82,7 +81,7 @@ def _cpu(
         bias = None if mask is None else mask.as_bias(query.shape[2], key.shape[2], query.dtype, query.device)
         return rela_attention_cpu(query, key, value, bias, dropout=dropout)
     scores = _scale_and_mask(matmul_few_queries(query, key), query.shape[3], mask)
-    weights = _zero_fully_masked_rows(on_whole_vectors(variant.weight_fn, scores), variant, mask)
+    weights = attention_weights(variant, scores, mask)
     return weighted_values(weights, value, dropout_p=dropout)
 
 

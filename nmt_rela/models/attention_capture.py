@@ -13,13 +13,12 @@ at masked positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
-from torch import Tensor
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor, nn
 
-from nmt_rela.attention.hook_point import HookPoint
 from nmt_rela.models.transformer import Transformer
 
 
@@ -29,21 +28,14 @@ def observe_attention(model: Transformer, observer: Callable[[str, int, Tensor],
 
     Nothing is kept, so that statistics of a corpus need constant memory.
     """
-    handles: list[RemovableHandle] = []
 
-    def watch(site: str, layer: int, hook_point: HookPoint) -> None:
-        def hook(_module: HookPoint, _inputs: Any, weights: Tensor) -> None:
-            observer(site, layer, weights.detach().float())
+    def hook(site: str, layer: int, _module: nn.Module, _inputs: Any, weights: Tensor) -> None:
+        observer(site, layer, weights.detach().float())
 
-        handles.append(hook_point.register_forward_hook(hook))
-
-    try:
+    with ExitStack() as handles:
         for (site, layer), module in model.attention_modules().items():
-            watch(site, layer, module.hook_pattern)
+            handles.enter_context(module.hook_pattern.register_forward_hook(partial(hook, site, layer)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -75,11 +75,11 @@ def _dot(left, right):
 
 
 @triton.jit
-def _masked(
-    products, rows, columns, Bias, bias_row, queries, keys, scale,
+def _scores(
+    left, right, rows, columns, Bias, bias_row, queries, keys, scale,
     WEIGHT_FN: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
-    """x, and −∞ where a key is masked. Rows (queries) and columns (keys) may lie along either axis."""
+    """x of a tile, −∞ where a key is masked. Rows (queries) and columns (keys) may lie along either axis."""
     visible = columns < keys
     if CAUSAL:
         visible = visible & (columns <= rows)
@@ -88,7 +88,7 @@ def _masked(
     if BIAS == FULL_BIAS:
         inside = (rows < queries) & (columns < keys)
         visible = visible & (tl.load(Bias + rows.to(tl.int64) * bias_row + columns, mask=inside, other=-1.0) >= 0.0)
-    return tl.where(visible, products * (scale * 0.5 if WEIGHT_FN == ENTMAX15 else scale), float("-inf"))
+    return tl.where(visible, _dot(left, right) * (scale * 0.5 if WEIGHT_FN == ENTMAX15 else scale), float("-inf"))
 
 
 @triton.jit
@@ -154,23 +154,23 @@ def _forward_kernel(
         x = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         row_max += float("-inf")
         for start in range(0, end, BLOCK_N):
-            products = _dot(q, _load_rows(K, start + columns, k_row, keys, HEAD_DIM))
-            x = _masked(
-                products, rows[:, None], start + columns[None, :],
+            k = _load_rows(K, start + columns, k_row, keys, HEAD_DIM)
+            x = _scores(
+                q, k, rows[:, None], start + columns[None, :],
                 Bias, bias_row, queries, keys, scale, WEIGHT_FN, CAUSAL, BIAS,
             )  # fmt: skip
             row_max = tl.maximum(row_max, tl.max(x, axis=1))
         row_max = tl.where(row_max > float("-inf"), row_max, 0.0)  # a row that sees nothing
-        threshold -= 1.0  # here the row_max score alone has mass 1
+        threshold -= 1.0  # here the largest score alone has mass 1
         excess, steps = 1.0, 0
         while (excess > _TOLERANCE) & (steps < _MAX_STEPS):
             mass = tl.zeros([BLOCK_M], tl.float32)
             slope = tl.zeros([BLOCK_M], tl.float32)
             for start in range(0, end, BLOCK_N):
                 if not ONE_TILE:
-                    products = _dot(q, _load_rows(K, start + columns, k_row, keys, HEAD_DIM))
-                    x = _masked(
-                        products, rows[:, None], start + columns[None, :],
+                    k = _load_rows(K, start + columns, k_row, keys, HEAD_DIM)
+                    x = _scores(
+                        q, k, rows[:, None], start + columns[None, :],
                         Bias, bias_row, queries, keys, scale, WEIGHT_FN, CAUSAL, BIAS,
                     )  # fmt: skip
                 roots = _roots(x, row_max[:, None], threshold[:, None], WEIGHT_FN)
@@ -185,21 +185,12 @@ def _forward_kernel(
 
     output = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
     for start in range(0, end, BLOCK_N):
-        products = _dot(q, _load_rows(K, start + columns, k_row, keys, HEAD_DIM))
+        k = _load_rows(K, start + columns, k_row, keys, HEAD_DIM)
         v = _load_rows(V, start + columns, k_row, keys, HEAD_DIM)
-        x = _masked(
-            products,
-            rows[:, None],
-            start + columns[None, :],
-            Bias,
-            bias_row,
-            queries,
-            keys,
-            scale,
-            WEIGHT_FN,
-            CAUSAL,
-            BIAS,
-        )
+        x = _scores(
+            q, k, rows[:, None], start + columns[None, :],
+            Bias, bias_row, queries, keys, scale, WEIGHT_FN, CAUSAL, BIAS,
+        )  # fmt: skip
         weights = _weights(_roots(x, row_max[:, None], threshold[:, None], WEIGHT_FN), WEIGHT_FN)
         if DROPOUT:
             weights *= _dropout_scale(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
@@ -237,10 +228,10 @@ def _query_gradient_kernel(
         threshold = tl.load(Threshold + row_index, mask=rows < queries, other=0.0)
         total = tl.zeros([BLOCK_M], tl.float32)
         for start in range(0, end, BLOCK_N):
-            products = _dot(q, _load_rows(K, start + columns, k_row, keys, HEAD_DIM))
+            k = _load_rows(K, start + columns, k_row, keys, HEAD_DIM)
             gradient = _dot(grad_output, _load_rows(V, start + columns, k_row, keys, HEAD_DIM))
-            x = _masked(
-                products, rows[:, None], start + columns[None, :],
+            x = _scores(
+                q, k, rows[:, None], start + columns[None, :],
                 Bias, bias_row, queries, keys, scale, WEIGHT_FN, CAUSAL, BIAS,
             )  # fmt: skip
             if DROPOUT:
@@ -254,21 +245,11 @@ def _query_gradient_kernel(
     query_gradient = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
     for start in range(0, end, BLOCK_N):
         k = _load_rows(K, start + columns, k_row, keys, HEAD_DIM)
-        products = _dot(q, k)
         gradient = _dot(grad_output, _load_rows(V, start + columns, k_row, keys, HEAD_DIM))
-        x = _masked(
-            products,
-            rows[:, None],
-            start + columns[None, :],
-            Bias,
-            bias_row,
-            queries,
-            keys,
-            scale,
-            WEIGHT_FN,
-            CAUSAL,
-            BIAS,
-        )
+        x = _scores(
+            q, k, rows[:, None], start + columns[None, :],
+            Bias, bias_row, queries, keys, scale, WEIGHT_FN, CAUSAL, BIAS,
+        )  # fmt: skip
         if DROPOUT:
             gradient *= _dropout_scale(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
         slopes = _dweights(_roots(x, row_max[:, None], threshold[:, None], WEIGHT_FN), WEIGHT_FN)
@@ -301,7 +282,7 @@ def _key_value_gradient_kernel(
     row_max = tl.zeros([BLOCK_M], tl.float32)
     threshold = tl.zeros([BLOCK_M], tl.float32)
     mean = tl.zeros([BLOCK_M], tl.float32)
-    # The first query that sees one of these keys stands at their first place.
+    # The first query that sees one of these keys has the position of the first of them.
     for start in range(block * BLOCK_N // BLOCK_M * BLOCK_M if CAUSAL else 0, queries, BLOCK_M):
         rows = start + tl.arange(0, BLOCK_M)
         q = _load_rows(Q, rows, q_row, queries, HEAD_DIM)
@@ -310,8 +291,8 @@ def _key_value_gradient_kernel(
             row_max = tl.load(RowMax + row_index + rows, mask=rows < queries, other=0.0)
             threshold = tl.load(Threshold + row_index + rows, mask=rows < queries, other=0.0)
             mean = tl.load(Mean + row_index + rows, mask=rows < queries, other=0.0)
-        x = _masked(
-            _dot(k, q), rows[None, :], columns[:, None], Bias, bias_row, queries, keys, scale, WEIGHT_FN, CAUSAL, BIAS
+        x = _scores(
+            k, q, rows[None, :], columns[:, None], Bias, bias_row, queries, keys, scale, WEIGHT_FN, CAUSAL, BIAS
         )
         roots = _roots(x, row_max[None, :], threshold[None, :], WEIGHT_FN)
         weights = _weights(roots, WEIGHT_FN)
