@@ -19,7 +19,14 @@ from nmt_rela.export.model_card import write_model_card
 from nmt_rela.training.distributed import PeerLostError, RemoteRankError, init_distributed
 from nmt_rela.training.run_setup import prepare_run_directory
 from nmt_rela.training.trainer import Trainer
-from nmt_rela.utils.errors import EXIT_DONE, EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR
+from nmt_rela.utils.errors import (
+    EXIT_DONE,
+    EXIT_INTERNAL_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    EXIT_USER_ERROR,
+    ConfigError,
+)
 from nmt_rela.utils.memory import disable_malloc_trimming, limit_onednn_cache
 
 log = logging.getLogger("nmt_rela.training")
@@ -60,6 +67,11 @@ def run(
         context.shutdown()
     except RemoteRankError as failure:
         return EXIT_USER_ERROR if failure.is_user_error else EXIT_INTERNAL_ERROR
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            "the GPU is out of memory; lower training.max_batch_tokens (training) or decoding.batch_tokens "
+            f"(validation) and run the same command again to continue: {error}"
+        ) from error
     except PeerLostError as error:
         print(f"nmt-train: {error}", file=sys.stderr, flush=True)
         os._exit(EXIT_INTERNAL_ERROR)  # a regular exit would wait for the GPU's unanswered collectives

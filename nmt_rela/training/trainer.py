@@ -172,13 +172,14 @@ class Trainer:
     def _start_communication(self) -> None:
         """The first messages among the ranks: their micro-batch size and the parameters of the main rank."""
         context = self.context
-        log.info(
-            "%s parameters, %s pairs, %s on %s rank(s) of %s, from update %d",
-            f"{sum(p.numel() for p in self.parameters):,}", f"{len(self.corpus):,}",
-            str(self.precision).removeprefix("torch."), context.world_size, context.device.type, self.state.update,
-        )  # fmt: skip
         # The devices may differ, but all ranks must cut an update in the same way.
         self.max_batch_tokens = min(context.all_gather_object(self.max_batch_tokens))
+        log.info(
+            "%s parameters, %s pairs, %s on %s rank(s) of %s, at most %s tokens per micro-batch, from update %d",
+            f"{sum(p.numel() for p in self.parameters):,}", f"{len(self.corpus):,}",
+            str(self.precision).removeprefix("torch."), context.world_size, context.device.type,
+            f"{self.max_batch_tokens:,}", self.state.update,
+        )  # fmt: skip
         if context.world_size > 1:
             self.objective = context.data_parallel(self.objective, self._comm_hook)
 

@@ -164,6 +164,27 @@ def test_the_gradient_is_six_frames_from_the_shell(config: Path, monkeypatch: py
     assert frames == ["train.main", "launch.run", "trainer.run", "trainer.train_step", "objective.forward"]
 
 
+def test_a_run_that_ran_out_of_memory_continues_with_smaller_micro_batches(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passes, real = 0, TranslationObjective.forward
+
+    def limited(self: TranslationObjective, batch: Batch) -> Any:
+        nonlocal passes
+        passes += 1
+        if self.training and passes > 1 and batch.source.numel() + batch.target.numel() > 200:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, batch)
+
+    monkeypatch.setattr(TranslationObjective, "forward", limited)
+    common = ["training.max_updates=3", "training.save_every=1"]
+    assert updates_done(config, *common, status=2) == 1
+    error = capsys.readouterr().err
+    assert "lower training.max_batch_tokens" in error
+    assert error.count("\n") == 1
+    assert updates_done(config, *common, "training.max_batch_tokens=200") == 3
+
+
 def test_a_log_that_cannot_be_written_ends_nothing(
     config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,11 +1,12 @@
-"""The learning-rate schedules."""
+"""The learning-rate schedules, and the optimiser that skips non-finite gradients."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 
 from nmt_rela.config.schema import TrainingConfig
-from nmt_rela.training.optimizer import learning_rate
+from nmt_rela.training.optimizer import build_optimizer, learning_rate, step_unless_nonfinite
 
 
 def test_noam_peaks_at_the_end_of_the_warm_up() -> None:
@@ -24,3 +25,23 @@ def test_the_other_schedules_peak_at_learning_rate(schedule: str, late: float) -
     assert learning_rate(config, 50, d_model=64) == pytest.approx(0.001)
     assert learning_rate(config, 100, d_model=64) == pytest.approx(0.002)
     assert learning_rate(config, 400, d_model=64) == pytest.approx(0.002 * late)
+
+
+@pytest.mark.parametrize("norm", [float("nan"), float("inf")])
+def test_a_non_finite_gradient_changes_neither_weights_nor_state(norm: float) -> None:
+    """The installed torch must read ``found_inf``, which it does not document."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer([weight], TrainingConfig())
+    optimizer.param_groups[0]["lr"] = 0.1
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    weight.grad = torch.ones(3)
+    assert step_unless_nonfinite(optimizer, scaler, torch.tensor(1.0)) == 0
+    moved, state = weight.detach().clone(), {name: value.clone() for name, value in optimizer.state[weight].items()}
+    assert not torch.equal(moved, torch.ones(3))
+    weight.grad = torch.full((3,), float("nan"))
+    assert step_unless_nonfinite(optimizer, scaler, torch.tensor(norm)) == 1
+    assert torch.equal(weight, moved)
+    assert all(torch.equal(optimizer.state[weight][name], value) for name, value in state.items())
+    weight.grad = torch.ones(3)
+    assert step_unless_nonfinite(optimizer, scaler, torch.tensor(1.0)) == 0
+    assert not torch.equal(weight, moved)
