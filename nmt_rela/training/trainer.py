@@ -80,6 +80,9 @@ class Trainer:
         self.checkpoints = CheckpointManager(run, settings)
         self.metrics = StepMetrics(context.device, loss_normalization=settings.loss_normalization)
         self._consecutive_nonfinite = torch.zeros((), device=context.device)
+        #: The micro-batch of a rank without pairs, because all ranks must take part in the reduction.
+        self._no_pairs = collate(self.corpus, np.empty(0, dtype=np.int64))
+        self._no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
         # This rank's micro-batches of the latest update, and their loss.
         self._last_batches: tuple[list[Batch], Tensor] = ([], torch.zeros(()))
         self._score: float | None = None  # of the validation after the latest update
@@ -141,16 +144,18 @@ class Trainer:
         total_tokens, total_sentences = self._count_targets(plan)
         normalizer = total_tokens if settings.loss_normalization == "tokens" else total_sentences
         loss_sum = torch.zeros((), device=context.device)
-        # A rank without pairs makes a pass with a loss of 0, because all ranks must take part in the reduction.
-        for index, batch in enumerate(batches or [collate(self.corpus, plan.order[:0])]):
-            # Dropout is keyed by seed, update and micro-batch, so an exact resume needs no random state.
-            torch.manual_seed(_derive_seed(settings.seed, state.update, batch.number))
-            with self._gradients_stay_local(index < len(batches) - 1):
-                with self._autocast():
-                    loss, nll = self.objective(batch.to(context.device))
-                self.scaler.scale(loss / normalizer).backward()
-            self.metrics.update(loss.detach(), nll, batch)
-            loss_sum += loss.detach()
+        passes = batches or [self._no_pairs]
+        with context.communication_errors():
+            for batch in passes:
+                # Dropout is keyed by seed, update and micro-batch, so an exact resume needs no random state.
+                torch.manual_seed(_derive_seed(settings.seed, state.update, batch.number))
+                # The backward pass of the last micro-batch sums the gradients over the ranks.
+                with nullcontext() if batch is passes[-1] else self._no_sync():
+                    with self._autocast():
+                        loss, nll = self.objective(batch.to(context.device))
+                    self.scaler.scale(loss / normalizer).backward()
+                self.metrics.update(loss.detach(), nll, batch)
+                loss_sum += loss.detach()
         self.scaler.unscale_(self.optimizer)
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if settings.max_grad_norm:
@@ -181,13 +186,13 @@ class Trainer:
             f"{self.max_batch_tokens:,}", self.state.update,
         )  # fmt: skip
         if context.world_size > 1:
-            self.objective = context.data_parallel(self.objective, self._comm_hook)
-
-    def _gradients_stay_local(self, local: bool) -> AbstractContextManager[None]:
-        """For all but the last micro-batch, gradients are only added up; the last one's backward pass reduces them."""
-        if self.context.world_size == 1:
-            return nullcontext()
-        return self.objective.no_sync() if local else self.context.communication_errors()  # type: ignore[operator]
+            wrapped = context.data_parallel(self.objective, self._comm_hook)
+            self.objective, self._no_sync = wrapped, wrapped.no_sync
+            # torch orders its buckets anew after the first backward pass. A pass without pairs fixes their order, so
+            # that a continued run adds numbers in the same order as one that never stopped.
+            with context.communication_errors():
+                self.objective(self._no_pairs.to(context.device))[0].backward()
+            self.optimizer.zero_grad(set_to_none=True)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(

@@ -118,7 +118,7 @@ def test_a_few_non_finite_updates_are_skipped_and_counted(config: Path, monkeypa
     assert all(tensor.isfinite().all() for tensor in load_tensors(run.checkpoint("last"), "model").values())
 
 
-def test_too_many_in_a_row_end_the_run_and_leave_sound_weights(
+def test_too_many_nonfinite_updates_end_the_run_with_finite_weights(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil_losses(monkeypatch, until=100)

@@ -80,7 +80,9 @@ def test_every_pair_is_in_one_update_within_its_size(
 
 @given(**PLANS)
 @settings(deadline=None, max_examples=40)
-def test_same_numbers_same_plan(lengths: tuple[Lengths, Lengths], update_tokens: int, seed: int, epoch: int) -> None:
+def test_the_same_arguments_give_the_same_plan(
+    lengths: tuple[Lengths, Lengths], update_tokens: int, seed: int, epoch: int
+) -> None:
     options = {"update_tokens": update_tokens, "seed": seed, "epoch": epoch}
     first, again = make(lengths, **options), make((lengths[0].astype(np.int64), lengths[1].copy()), **options)
     assert np.array_equal(first.order, again.order)
@@ -153,7 +155,7 @@ def correlated(pairs: int, *, seed: int = 0) -> tuple[Lengths, Lengths]:
     first=st.tuples(st.integers(0, 50), st.integers(0, 50)), second=st.tuples(st.integers(0, 50), st.integers(0, 50))
 )
 @settings(deadline=None, max_examples=30)
-def test_other_seeds_and_epochs_other_batches(first: tuple[int, int], second: tuple[int, int]) -> None:
+def test_another_seed_or_epoch_gives_other_buckets(first: tuple[int, int], second: tuple[int, int]) -> None:
     lengths = correlated(3_000)
     one, two = (make(lengths, update_tokens=512, seed=seed, epoch=epoch) for seed, epoch in (first, second))
     if first == second:
@@ -195,7 +197,7 @@ def test_over_long_pair_is_alone() -> None:
     assert sorted(map(len, contents(plan))) == [1, 3]
 
 
-def test_no_pairs_is_the_users_mistake() -> None:
+def test_a_corpus_without_pairs_is_a_user_error() -> None:
     nothing = np.empty(0, dtype=np.int32)
     with pytest.raises(DataError, match="holds no pairs"):
         make((nothing, nothing), update_tokens=12, seed=1, epoch=0)

@@ -121,9 +121,9 @@ def test_stopping_after_every_single_update_changes_no_bit(
 ) -> None:
     """Within log windows, at the ends of epochs, where a validation or a save is due, at the very end."""
     config, stopping = prepare(tmp_path / "halting"), Stopping(monkeypatch)
-    kinds = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
+    signals_and_codes = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
     for update in range(1, UPDATES + 1):
-        number, status = kinds[update % 3]
+        number, status = signals_and_codes[update % 3]
         stopping.at[update] = number
         run = run_to(config, UPDATES, status=status)
         assert list_checkpoints(run.checkpoints)[-1].name.endswith(f"{update:03d}")
@@ -148,7 +148,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(straight: RunDirector
 
 
 def kill_after(config: Path, *, records: int, seconds: float, settings: tuple[str, ...] = (), ranks: int = 1) -> bool:
-    """Train in other processes and kill them so long after so many records more are written; whether they still ran."""
+    """Train in other processes and kill them ``seconds`` after ``records`` more records are written; whether they still ran."""
     metrics = config.parent / "run" / "metrics.jsonl"
     wanted = records + (metrics.read_bytes().count(b"\n") if metrics.exists() else 0)
     arguments = ["--config", str(config), "--quiet", *SETTINGS, f"training.max_updates={UPDATES}", *settings]
@@ -171,7 +171,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     damaged.write_bytes(content)
     caplog.set_level("WARNING", logger="nmt_rela.training")
     go_on(ended, straight, UPDATES)
-    assert "falling back to the checkpoint before it" in caplog.text
+    assert "using the checkpoint before it" in caplog.text
     assert_same(straight, ended)
 
 
@@ -208,6 +208,6 @@ def test_fifty_kills_change_no_bit(tmp_path: Path, ranks: int) -> None:
         assert kill_after(config, records=records, seconds=seconds, settings=settings, ranks=ranks), (
             "it ended before the last kill"
         )
-        in_a_save += any((config.parent / "run" / "checkpoints").glob("step_*.tmp"))
+        in_a_save += any((config.parent / "run" / "checkpoints").glob("step_*.partial"))
     assert in_a_save >= 5  # what such a kill leaves, until the next start
     assert_same(straight, run_to(config, UPDATES, *settings))

@@ -45,12 +45,12 @@ def test_loss_and_gradients_are_the_definitions_whatever_the_slices(
     low_states, low_weight = (t.detach().float().requires_grad_() for t in (states, weight))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cross_entropy, "_SLICE_NUMBERS", slice_numbers)
-        actual, likelihood = fused_linear_cross_entropy(
+        actual, nll = fused_linear_cross_entropy(
             low_states, low_weight, targets, label_smoothing=smoothing, token_weights=token_weights
         )
     gradients = torch.autograd.grad(actual * 3, [low_states, low_weight])
     torch.testing.assert_close(actual.double(), expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(likelihood, negative.sum(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(nll, negative.sum(), atol=1e-4, rtol=1e-4)
     for gradient, wanted in zip(gradients, wanted_gradients, strict=True):
         torch.testing.assert_close(gradient.double(), wanted, atol=1e-4, rtol=1e-4)
 

@@ -138,7 +138,7 @@ def test_thread_ends_with_the_epoch(corpus: ParallelDataset, plan: BatchPlan) ->
     wait_until(lambda: loader_threads() == 0)
 
 
-def test_thread_ends_when_closed_or_forgotten(corpus: ParallelDataset, plan: BatchPlan) -> None:
+def test_thread_ends_when_closed_or_collected(corpus: ParallelDataset, plan: BatchPlan) -> None:
     updates = iterate_updates(corpus, plan, max_batch_tokens=MAX_TOKENS, depth=1)
     next(updates)
     updates.close()
