@@ -148,7 +148,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(straight: RunDirector
 
 
 def kill_after(config: Path, *, records: int, seconds: float, settings: tuple[str, ...] = (), ranks: int = 1) -> bool:
-    """Train in other processes and kill them ``seconds`` after ``records`` more records are written; whether they still ran."""
+    """Train in other processes and kill them ``seconds`` after ``records`` more records; whether they still ran."""
     metrics = config.parent / "run" / "metrics.jsonl"
     wanted = records + (metrics.read_bytes().count(b"\n") if metrics.exists() else 0)
     arguments = ["--config", str(config), "--quiet", *SETTINGS, f"training.max_updates={UPDATES}", *settings]
