@@ -74,7 +74,7 @@ class DataConfig:
 class ModelConfig:
     """The Transformer. Field names are the arguments of ``models.transformer.Transformer``."""
 
-    #: One kind for all three sites, or a mapping with the keys encoder, decoder, cross.
+    #: One for all three sites, or a mapping with the keys encoder, decoder, cross.
     attention: AttentionName | AttentionBySite = "rela-g"
     #: Encoder layers.
     encoder_layers: int = field(default=6, metadata=bounds(low=1))
