@@ -42,7 +42,7 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
     if options.gold_reversed and options.gold is None:
         parser.error("--gold-reversed needs --gold")
 
-    from nmt_rela.reproduction.experiment import GoldAlignmentFiles, existing_experiment, new_experiment
+    from nmt_rela.reproduction.experiment import existing_experiment, new_experiment
     from nmt_rela.reproduction.report import write_report
     from nmt_rela.reproduction.runner import plan_lines, run_steps
     from nmt_rela.reproduction.steps import steps_of
@@ -56,11 +56,9 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
             options.task, scale=options.scale, variants=options.attention, seeds=options.seeds,
             overrides=options.overrides, output=options.output,
         )  # fmt: skip
-    gold = None
-    if options.gold is not None:
-        source, target, links = options.gold
-        gold = GoldAlignmentFiles(source=source, target=target, links=links, is_reversed=options.gold_reversed)
-    experiment = replace(experiment, gold=gold, skip=frozenset(options.skip))
+    experiment = replace(
+        experiment, gold=options.gold, gold_reversed=options.gold_reversed, skip=frozenset(options.skip)
+    )
     steps = list(steps_of(experiment))
     if options.plan:
         for line in plan_lines(experiment, steps):

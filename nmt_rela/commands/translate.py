@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import Any, BinaryIO
 
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import (
@@ -20,9 +20,6 @@ from nmt_rela.commands.model_arguments import (
     load_translator,
     translator_factories,
 )
-
-if TYPE_CHECKING:
-    from nmt_rela.generation.options import AlignmentOptions, SamplingOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,25 +33,29 @@ def _translate(arguments: Sequence[str] | None) -> None:
     from nmt_rela.generation.device import worker_devices
     from nmt_rela.generation.formatting import format_jsonl, format_moses, format_text
     from nmt_rela.generation.multiprocess import translate_multiprocess
+    from nmt_rela.generation.options import AlignmentOptions, SamplingOptions
     from nmt_rela.utils.progress import ProgressBar
     from nmt_rela.utils.text import decode_lines, read_lines
 
-    n_best, sampling, alignment = options.n_best or 1, _sampling(options), _alignment(options)
+    overrides: dict[str, Any] = {"n_best": options.n_best or 1}
+    if options.sample:
+        overrides["sampling"] = SamplingOptions(
+            seed=options.seed, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
+        )
+    if options.alignments:
+        overrides["alignment"] = AlignmentOptions(
+            layer=options.alignment_layer, head=options.alignment_head, shifted=options.alignment_shifted
+        )
     formatter = format_jsonl if options.format == "jsonl" else format_text if options.n_best is None else format_moses
     devices = worker_devices(options.device, options.workers)
     prefixes = None if options.prefixes is None else read_lines(options.prefixes)
     with _open_input(options) as stream:
         lines = decode_lines(stream, "stdin" if options.input is None else str(options.input), replace=True)
         if len(devices) == 1:
-            translator = load_translator(options)
-            translations = translator.translate_stream(
-                lines, prefixes=prefixes, n_best=n_best, sampling=sampling, alignment=alignment
-            )
+            translations = load_translator(options).translate_stream(lines, prefixes=prefixes, **overrides)
         else:
-            translations = translate_multiprocess(
-                translator_factories(options, devices), lines,
-                prefixes=prefixes, n_best=n_best, sampling=sampling, alignment=alignment,
-            )  # fmt: skip
+            factories = translator_factories(options, devices)
+            translations = translate_multiprocess(factories, lines, prefixes=prefixes, **overrides)
         # No progress bar where translations and log share a terminal.
         show_progress = not sys.stdout.isatty()
         total = _count_lines(options.input)
@@ -116,24 +117,6 @@ def _parser() -> argparse.ArgumentParser:
         "--top-p", type=float, default=1.0, metavar="P", help="the most probable tokens of total probability P only"
     )
     return parser
-
-
-def _sampling(options: argparse.Namespace) -> SamplingOptions | None:
-    from nmt_rela.generation.options import SamplingOptions
-
-    if not options.sample:
-        return None
-    return SamplingOptions(seed=options.seed, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
-
-
-def _alignment(options: argparse.Namespace) -> AlignmentOptions | None:
-    from nmt_rela.generation.options import AlignmentOptions
-
-    if not options.alignments:
-        return None
-    return AlignmentOptions(
-        layer=options.alignment_layer, head=options.alignment_head, shifted=options.alignment_shifted
-    )
 
 
 def _open_input(options: argparse.Namespace) -> AbstractContextManager[BinaryIO]:

@@ -75,17 +75,6 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GoldAlignmentFiles:
-    """A text with gold word alignments, for the alignment error rate."""
-
-    source: Path
-    target: Path
-    links: Path
-    #: The links have the target word first.
-    is_reversed: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
     """The runs of one report."""
 
@@ -97,7 +86,10 @@ class Experiment:
     #: The file of ``config`` that the commands name.
     config_file: Path
     runs: tuple[Run, ...]
-    gold: GoldAlignmentFiles | None = None
+    #: Source, target and word links of a text for the alignment error rate.
+    gold: tuple[Path, Path, Path] | None = None
+    #: The links have the target word first.
+    gold_reversed: bool = False
     #: Parts of the report to leave out: significance, speed, analysis.
     skip: frozenset[str] = frozenset()
 

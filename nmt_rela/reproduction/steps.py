@@ -198,21 +198,19 @@ def _evaluation(run: Run) -> Step:
 
 
 def _analysis(experiment: Experiment, seed: int) -> Step:
-    budget, runs, gold = _budget(experiment), experiment.of_seed(seed), experiment.gold
+    budget, runs, gold = _budget(experiment), experiment.of_seed(seed), experiment.gold or ()
     output = analysis_directory(experiment, seed)
     words = ["nmt-analyze", "--checkpoint", "average", "--output", str(output), "--plots", "png"]
     words += ["--sentences", str(budget["analysed"]), "--page-sentences", str(budget["page"])]
     for run in runs:
         words += ["--model", str(run.path)]
-    gold_files: list[Path] = []
-    if gold is not None:
-        gold_files = [gold.source, gold.target, gold.links]
-        words += ["--source", str(gold.source), "--target", str(gold.target), "--gold", str(gold.links)]
-        words += ["--gold-reversed"] * gold.is_reversed
+    for option, path in zip(("--source", "--target", "--gold"), gold, strict=False):
+        words += [option, str(path)]
+    words += ["--gold-reversed"] * experiment.gold_reversed
     return Step(
         name=f"analyse seed{seed}",
         command=lambda: words,
-        inputs=lambda: [*(run.path / "average" / "manifest.json" for run in runs), *gold_files],
+        inputs=lambda: [*(run.path / "average" / "manifest.json" for run in runs), *gold],
         outputs=(output / "analysis.json", output / "plots"),
     )
 
