@@ -20,7 +20,7 @@ from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state, load_t
 from nmt_rela.checkpoints.safetensors_io import read_weights
 from nmt_rela.config.loader import config_from_yaml
 from nmt_rela.config.schema import Config, ModelConfig
-from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.data.tokenizer import BOS, PAD, TokenizerPair
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import CheckpointError, did_you_mean
 
@@ -129,7 +129,8 @@ class RunDirectory:
 
 def build_model(config: ModelConfig, vocabularies: TokenizerPair) -> Transformer:
     """A freshly initialised model."""
-    return Transformer(vocabularies.source.size, vocabularies.target.size, **asdict(config))
+    sizes = vocabularies.source.size, vocabularies.target.size
+    return Transformer(*sizes, pad_id=PAD, bos_id=BOS, **asdict(config))
 
 
 def load_weights(model: Transformer, directory: Path) -> None:

@@ -24,8 +24,7 @@ class EncoderOutput:
     """What the decoder reads of the encoder."""
 
     hidden_states: Tensor  # [batch, source_length, d_model]
-    padding_mask: Tensor  # [batch, source_length], true at valid positions
-    attention_mask: AttentionMask
+    attention_mask: AttentionMask  # hides the padding
 
 
 class Transformer(nn.Module):
@@ -102,12 +101,11 @@ class Transformer(nn.Module):
 
     def encode(self, source: Tensor) -> EncoderOutput:
         """The encoder's output for padded token ids [batch, source_length]."""
-        valid = source != self.pad_id
-        mask = key_padding_mask(valid, self.output_embedding.dtype)
+        mask = key_padding_mask(source != self.pad_id, self.output_embedding.dtype)
         x = self.source_embedding(source)  # [batch, source_length, d_model]
         for layer in self.encoder:
             x = layer(x, mask)
-        return EncoderOutput(self.encoder_norm(x), valid, mask)
+        return EncoderOutput(self.encoder_norm(x), mask)
 
     def decode(self, target_input: Tensor, encoder_output: EncoderOutput) -> Tensor:
         """Hidden states [batch, target_length, d_model] of whole targets (teacher forcing)."""

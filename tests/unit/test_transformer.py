@@ -90,6 +90,15 @@ def test_a_target_token_does_not_see_those_after_it() -> None:
     assert not torch.allclose(after[:, 4:], before[:, 4:])
 
 
+@torch.no_grad()
+def test_ids_of_padding_and_of_the_first_token_are_arguments() -> None:
+    model = small_model(pad_id=7, bos_id=2)
+    source, target = torch.tensor([[4, 5, 6]]), torch.tensor([[8, 9, 1]])
+    padded = torch.tensor([[4, 5, 6, 7, 7]])
+    assert model.shift_right(target).tolist() == [[2, 8, 9]]
+    torch.testing.assert_close(model(padded, model.shift_right(target)), model(source, model.shift_right(target)))
+
+
 def test_each_site_has_its_own_variant() -> None:
     model = small_model(attention={"encoder": "softmax", "decoder": "entmax15", "cross": "rela-i"})
     variants = {site: module.variant for (site, _), module in model.attention_modules().items()}
