@@ -12,8 +12,8 @@ from torch.autograd import Function
 from nmt_rela.kernels.availability import triton_is_available_for
 
 # Logits per slice: as many as fit a CPU's cache, and as many as keep a GPU busy.
-_SLICE_NUMBERS = 1 << 22
-_GPU_SLICE_NUMBERS = 1 << 27
+_CPU_SLICE_LOGITS = 1 << 22
+_GPU_SLICE_LOGITS = 1 << 27
 
 
 def fused_linear_cross_entropy(
@@ -23,6 +23,7 @@ def fused_linear_cross_entropy(
     *,
     label_smoothing: float,
     token_weights: Tensor | None = None,
+    slice_logits: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Summed loss and summed negative log-likelihood of the targets, in nats.
 
@@ -32,11 +33,14 @@ def fused_linear_cross_entropy(
 
     ``hidden_states`` is [tokens, d_model], ``weight`` [V, d_model], ``targets`` [tokens] without padding,
     ``token_weights`` [tokens] weights the tokens in the loss (default: all 1). Both gradients are computed in the
-    forward pass, slice by slice, unless gradients are disabled. Matrix multiplication uses the autocast dtype.
+    forward pass, in slices of about ``slice_logits`` logits (default: by device), unless gradients are disabled. Matrix
+    multiplication uses the autocast dtype.
     """
     with_gradient = torch.is_grad_enabled()  # always off inside a Function
+    if slice_logits is None:
+        slice_logits = _CPU_SLICE_LOGITS if hidden_states.device.type == "cpu" else _GPU_SLICE_LOGITS
     loss, nll = _SmoothedCrossEntropy.apply(
-        hidden_states, weight, targets, label_smoothing, token_weights, with_gradient
+        hidden_states, weight, targets, label_smoothing, token_weights, slice_logits, with_gradient
     )
     return loss, nll
 
@@ -50,11 +54,12 @@ class _SmoothedCrossEntropy(Function):
         targets: Tensor,
         smoothing: float,
         token_weights: Tensor | None,
+        slice_logits: int,
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         dtype = _matmul_dtype(states)
         outputs = weight.shape[0]
-        size = max((_SLICE_NUMBERS if states.device.type == "cpu" else _GPU_SLICE_NUMBERS) // outputs, 1)
+        size = max(slice_logits // outputs, 1)
         entropy = _entropy(smoothing, outputs)
         needs_gradient = with_gradient and any(ctx.needs_input_grad[:2])
         low_states, low_weight = states.to(dtype), weight.to(dtype)
@@ -91,10 +96,7 @@ class _SmoothedCrossEntropy(Function):
         return (
             states_gradient * gradient.to(states_gradient.dtype),
             (weight_gradient * gradient).to(ctx.weight_dtype),
-            None,
-            None,
-            None,
-            None,
+            *(None,) * 5,
         )
 
 
