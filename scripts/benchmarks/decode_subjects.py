@@ -76,17 +76,16 @@ def forced_subject(model: Transformer, sentences: list[list[int]], options: argp
             with torch.inference_mode():
                 source = pad_sequences([chosen[i] for i in batch]).to(device)
                 state = IncrementalDecoder(model, model.encode(source), num_beams=beam_size, max_length=options.length)
-                decoder = CountingDecoder(model, state)
+                # The caches of a CPU may hold the weights from step to step: there the minimum of reads means nothing.
+                decoder = CountingDecoder(model, state) if device.type == "cuda" else state
                 lengths = torch.full((len(batch),), options.length, device=device)
                 constraints = SearchConstraints(max_lengths=lengths, min_length=options.length - 1)
                 found = beam_search(decoder, constraints, beam_size=beam_size)
-            return sum(len(hypotheses[0].tokens) for hypotheses in found), decoder.bytes_read
+            return sum(len(hypotheses[0].tokens) for hypotheses in found), getattr(decoder, "bytes_read", 0)
 
         batches = list(batch_by_tokens([len(ids) for ids in chosen], batch_tokens // beam_size, threads=threads))
         results = [result for _, result in map_in_threads(search, batches, threads=threads)]
-        # The caches of a CPU may hold the weights from step to step: there a minimum of reads means nothing.
-        bytes_read = sum(count for _, count in results) if device.type == "cuda" else 0
-        return Output(sum(tokens for tokens, _ in results), [], bytes_read)
+        return Output(sum(tokens for tokens, _ in results), [], sum(count for _, count in results))
 
     return translate
 
