@@ -15,7 +15,7 @@ from nmt_rela.attention.variants import ATTENTION_VARIANTS as ALL_VARIANTS
 from nmt_rela.checkpoints.checkpoint import write_checkpoint
 from nmt_rela.commands import reproduce
 from nmt_rela.reproduction import experiment as experiments
-from nmt_rela.reproduction import paper_results
+from nmt_rela.reproduction import paper_results, report, steps
 from nmt_rela.reproduction.experiment import (
     ATTENTION_VARIANTS,
     SCALES,
@@ -245,3 +245,18 @@ def test_the_html_copy_needs_no_other_file(tmp_path: Path) -> None:
     assert "<td>a|b</td>" in page
     assert "data:image/png;base64,cG5n" in page
     assert not re.search(r'(src|href)="(?!data:|https://example.org)', page)
+
+
+def test_an_installed_package_reports_that_speed_needs_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (report, steps):
+        monkeypatch.setattr(module, "BENCHMARKS", tmp_path / "site-packages" / "scripts" / "benchmarks")
+    write_run(tmp_path / "one")
+    found = existing(tmp_path, output=tmp_path / "report")
+    assert not any(step.name.endswith("speed") for step in steps_of(found))
+    write_report(found)
+    text = (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert (
+        "Not measured: the benchmarks are part of a checkout (scripts/benchmarks), not of an installed package." in text
+    )
