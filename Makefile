@@ -55,10 +55,12 @@ test: $(INSTALLED) ## Run the fast test suite
 test-all: $(INSTALLED) ## Run every test, the slow ones too
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-lint: $(INSTALLED) ## Check style and types
+lint: $(INSTALLED) ## Check style, types, retired words and the files of the repository
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/tools/check_words.py
+	$(BIN)/python scripts/tools/check_repository.py
 
 format: $(INSTALLED) ## Rewrite the code in the common style
 	$(BIN)/ruff check --fix .
