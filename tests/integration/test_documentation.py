@@ -114,3 +114,16 @@ def test_every_page_is_reached_from_the_readme_through_the_index() -> None:
     text = (REPOSITORY / "docs/index.md").read_text(encoding="utf-8")
     pages = [name.removeprefix("docs/") for name in NAMES if name.startswith("docs/") and name != "docs/index.md"]
     assert [name for name in pages if f"({name})" not in text] == []
+
+
+def test_the_places_where_to_change_what_exist() -> None:
+    """docs/code.md: every file of the first table exists, and contains the names beside it."""
+    table = (REPOSITORY / "docs/code.md").read_text(encoding="utf-8").split("\n## ")[0]
+    rows = re.findall(r"^\| [^|`]+ \| (`[^|]+) \|([^|]*)\|$", table, flags=re.MULTILINE)
+    assert len(rows) >= 20
+    for files, places in rows:
+        paths = [REPOSITORY / "nmt_rela" / name for name in re.findall(r"`([^`]+)`", files)]
+        assert all(path.exists() for path in paths), files
+        text = "".join(path.read_text(encoding="utf-8") for path in paths if path.is_file())
+        for name in re.findall(r"`([A-Za-z_]\w*)`", places):
+            assert re.search(rf"\b{name}\b", text), f"{files}: {name}"
