@@ -20,7 +20,10 @@ def test_sparsity_and_null_rate_equal_counts_over_valid_positions(variant: str) 
     model.eval()
     source = torch.tensor([[4, 5, 6, 2], [7, 2, 0, 0]])
     target = torch.tensor([[8, 9, 2], [8, 2, 0]])
-    batch = Batch(source=source, target=target, indices=np.arange(2), source_tokens=6, target_tokens=5)
+    batch = Batch(
+        source=source, target=target, target_positions=target.flatten().nonzero()[:, 0], indices=np.arange(2),
+        source_tokens=6, target_tokens=5,
+    )  # fmt: skip
     actual = attention_sparsity(model, batch)
 
     seen: dict[str, list[torch.Tensor]] = {site: [] for site in ATTENTION_SITES}
