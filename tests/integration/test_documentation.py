@@ -121,9 +121,9 @@ def test_the_places_where_to_change_what_exist() -> None:
     table = (REPOSITORY / "docs/code.md").read_text(encoding="utf-8").split("\n## ")[0]
     rows = re.findall(r"^\| [^|`]+ \| (`[^|]+) \|([^|]*)\|$", table, flags=re.MULTILINE)
     assert len(rows) >= 20
-    for files, places in rows:
+    for files, names in rows:
         paths = [REPOSITORY / "nmt_rela" / name for name in re.findall(r"`([^`]+)`", files)]
         assert all(path.exists() for path in paths), files
         text = "".join(path.read_text(encoding="utf-8") for path in paths if path.is_file())
-        for name in re.findall(r"`([A-Za-z_]\w*)`", places):
+        for name in re.findall(r"`([A-Za-z_]\w*)`", names):
             assert re.search(rf"\b{name}\b", text), f"{files}: {name}"
