@@ -250,7 +250,7 @@ ON_TWO = (
 
 
 @pytest.mark.slow
-def test_nmt_train_on_two_devices_passes_on_what_the_ranks_say(tmp_path: Path) -> None:
+def test_an_error_of_the_ranks_is_reported_once_by_the_command(tmp_path: Path) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=200)
     command = [sys.executable, "-c", ON_TWO, *settings(config, "run", "--quiet", "training.precision=fp16")]
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
@@ -278,7 +278,7 @@ def test_nmt_train_on_two_devices_passes_signals_on(tmp_path: Path, number: sign
 
 
 @pytest.mark.slow
-def test_under_max_restarts_a_killed_run_ends_as_if_never_killed(tmp_path: Path) -> None:
+def test_under_max_restarts_a_killed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=200)
     common = ["training.max_updates=60", "training.update_tokens=512", "training.save_every=5"]
     assert train.main(settings(config, "straight", *common, "--quiet")) == 0

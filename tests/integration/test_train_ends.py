@@ -103,7 +103,7 @@ def test_max_hours_saves_and_stops(config: Path) -> None:
     assert updates_done(config, "training.max_hours=1e-9") == 1
 
 
-def test_patience_stops_when_nothing_gets_better(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_stops_a_run_without_improvement(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "learning_rate", lambda *_, **__: 0.0)
     done = updates_done(config, "training.validate_every=1", "training.patience=3", "training.save_every=100")
     assert done == 4  # the first is the best there will be
@@ -185,7 +185,7 @@ def test_a_run_that_ran_out_of_memory_continues_with_smaller_micro_batches(
     assert updates_done(config, *common, "training.max_batch_tokens=200") == 3
 
 
-def test_a_log_that_cannot_be_written_ends_nothing(
+def test_a_log_that_cannot_be_written_does_not_end_the_run(
     config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:

@@ -190,7 +190,7 @@ def test_few_pairs_and_many_buckets() -> None:
     assert sorted(map(len, contents(plan))) == [1, 1, 1, 2]
 
 
-def test_over_long_pair_is_alone() -> None:
+def test_a_pair_longer_than_a_bucket_is_alone() -> None:
     source = np.array([3, 3, 90, 3], dtype=np.int32)
     plan = make((source, source), update_tokens=12, seed=1, epoch=0)
     assert [2] in contents(plan)

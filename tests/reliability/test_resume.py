@@ -141,7 +141,7 @@ def test_time_that_runs_out_on_a_validation_changes_no_bit(
     assert_same(straight, run_to(config, UPDATES))
 
 
-def test_a_killed_run_continues_as_if_nothing_had_happened(straight: RunDirectory, tmp_path: Path) -> None:
+def test_a_killed_run_ends_like_an_uninterrupted_one(straight: RunDirectory, tmp_path: Path) -> None:
     config = prepare(tmp_path / "killed")
     assert kill_after(config, records=2, seconds=0.0)  # those of updates 3 and 4: one checkpoint is there
     assert_same(straight, run_to(config, UPDATES))
@@ -162,7 +162,7 @@ def kill_after(config: Path, *, records: int, seconds: float, settings: tuple[st
     return processes.statuses() == [-signal.SIGKILL] * ranks
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(
+def test_a_damaged_newest_checkpoint_is_skipped(
     straight: RunDirectory, ended: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     damaged = list_checkpoints(ended.checkpoints)[-1] / "model.pt"

@@ -63,7 +63,7 @@ def test_a_perfect_model_reaches_zero() -> None:
     assert abs(float(loss)) < 1e-5
 
 
-def test_under_autocast_the_products_are_bfloat16_and_the_rest_float32() -> None:
+def test_under_autocast_matmuls_are_bfloat16_and_the_rest_float32() -> None:
     torch.manual_seed(0)
     states, weight = torch.randn(64, 32, requires_grad=True), torch.randn(100, 32, requires_grad=True)
     targets = torch.randint(0, 100, (64,))

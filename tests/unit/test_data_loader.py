@@ -150,7 +150,7 @@ def test_thread_ends_when_closed_or_collected(corpus: ParallelDataset, plan: Bat
     wait_until(lambda: loader_threads() == 0)
 
 
-def test_works_ahead_but_not_further_than_asked(
+def test_at_most_the_requested_updates_are_read_ahead(
     corpus: ParallelDataset, plan: BatchPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collated = []
@@ -182,7 +182,7 @@ def test_plan_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 
 
-def test_fault_in_the_thread_is_raised_where_it_is_read(
+def test_an_error_in_the_thread_is_raised_to_its_reader(
     corpus: ParallelDataset, plan: BatchPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*arguments: object, **options: object) -> Batch:

@@ -12,7 +12,7 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.training.metric_logger import MetricLogger
 
 
-def test_a_continued_run_forgets_later_records_and_lines_cut_off(tmp_path: Path) -> None:
+def test_a_continued_run_drops_later_and_truncated_records(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     lines = [json.dumps({"event": "train", "update": update}) for update in (1, 2, 3)]
     # A full disk cuts a line off, the next record lands behind it; then a kill.
@@ -21,7 +21,7 @@ def test_a_continued_run_forgets_later_records_and_lines_cut_off(tmp_path: Path)
     assert run.metrics.read_text() == f"{lines[0]}\n{lines[1]}\n"
 
 
-def test_a_validation_that_no_checkpoint_knows_of_is_forgotten(tmp_path: Path) -> None:
+def test_a_validation_after_the_last_checkpoint_is_dropped(tmp_path: Path) -> None:
     """It was made up for after a stop, recorded, and killed before it was saved: it will be made again."""
     run = RunDirectory(tmp_path)
     events = [("train", 2), ("validation", 2), ("train", 4), ("validation", 4)]

@@ -14,7 +14,7 @@ from nmt_rela.training.step_metrics import StepMetrics
 
 
 @pytest.mark.parametrize(("average", "loss"), [("tokens", 6.0 / 10), ("sentences", 6.0 / 4)])
-def test_the_loss_is_per_what_it_is_averaged_over(average: Literal["tokens", "sentences"], loss: float) -> None:
+def test_the_loss_is_per_token_or_per_sentence(average: Literal["tokens", "sentences"], loss: float) -> None:
     metrics = StepMetrics(torch.device("cpu"), loss_normalization=average)
     for _ in range(2):
         batch = Batch(
