@@ -154,9 +154,10 @@ def choose_backend(variant: AttentionVariant, query: Tensor, key: Tensor) -> str
 
 def choose_norm_backend(z: Tensor) -> str:
     """The backend of the norm of ReLA for a call: a key of `NORM_BACKENDS`."""
-    if triton_is_available_for(z):
+    processor = processor_of(z)
+    if processor == "gpu" and triton_is_available_for(z):
         return "triton"
-    return "cpu" if processor_of(z) == "cpu" else "reference"
+    return "cpu" if processor == "cpu" else "reference"
 
 
 def _scale_and_mask(scores: Tensor, head_dim: int, mask: AttentionMask | None) -> Tensor:

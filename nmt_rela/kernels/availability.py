@@ -24,7 +24,8 @@ def processor_of(x: Tensor) -> Processor:
     assumed = _assumed.get()
     if assumed is not None:
         return assumed
-    return "gpu" if x.device.type == "cuda" else "cpu" if x.device.type == "cpu" else "none"
+    device = x.device.type
+    return "cpu" if device == "cpu" else "gpu" if device == "cuda" else "none"
 
 
 @contextmanager
