@@ -16,11 +16,11 @@ from nmt_rela.training.trainer_state import TrainerState
 RUN = Path(__file__).resolve().parent.parent / "frozen" / "format_1"
 #: The last line is longer than what it was trained on: it is cut in just this way, by a wide margin.
 LINES = {
-    "8 7 7 8 9 3": ("8 7 7 8 9 3", -0.48898),
-    "7 4 2": ("7 4 2", -0.32849),
-    "9 3 8 3 4 7": ("9 3 8 3 4 7", -0.49755),
+    "8 7 7 8 9 3": ("8 7 7 8 9 3", -0.51857),
+    "7 4 2": ("7 4 2", -0.34572),
+    "9 3 8 3 4 7": ("9 3 8 3 4 7", -0.51024),
     "": ("", 0.0),
-    "1 2 3 4 5 6 7 8 9 0 1 2": ("1 2 3 4 5 6", -0.50280),
+    "1 2 3 4 5 6 7 8 9 0 1 2": ("1 2 3 4 5 6 7", -0.84060),
 }
 
 
