@@ -281,7 +281,7 @@ def test_nmt_train_on_two_devices_passes_signals_on(tmp_path: Path, number: sign
 def test_under_max_restarts_a_killed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=200)
     common = ["training.max_updates=60", "training.update_tokens=512", "training.save_every=5"]
-    assert train.main(settings(config, "straight", *common, "--quiet")) == 0
+    assert ForkedRanks(settings(config, "straight", *common, "--quiet"), tmp_path).statuses() == [0, 0]
     process = launched(settings(config, "killed", *common), "--max-restarts=3")
     assert process.stderr is not None
     for line in process.stderr:

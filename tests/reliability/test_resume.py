@@ -22,7 +22,7 @@ from tests.digits import TINY, write_digits
 from tests.ranks import ForkedRanks
 
 UPDATES = 14
-#: Dropout on, ragged epochs of a few updates, two micro-batches an update; what is due is due at different updates.
+#: Dropout on, ragged epochs of a few updates, several micro-batches per update; what is due is due at different updates.
 SETTINGS = [
     *TINY,
     "model.dropout=0.1",
@@ -200,7 +200,13 @@ def test_fifty_kills_change_no_bit(tmp_path: Path, ranks: int) -> None:
         "training.log_every=1",
         "training.validate_every=60",
     )
-    straight = run_to(prepare(tmp_path / "straight"), UPDATES, *settings)
+
+    def run_to_the_end(config: Path) -> RunDirectory:
+        arguments = ["--config", str(config), "--quiet", *SETTINGS, *settings]
+        assert ForkedRanks(arguments, config.parent, size=ranks).statuses() == [0] * ranks
+        return RunDirectory(config.parent / "run")
+
+    straight = run_to_the_end(prepare(tmp_path / "straight"))
     config, random_ = prepare(tmp_path / "killed"), random.Random(4)
     in_a_save = 0
     for _ in range(50):
@@ -210,4 +216,4 @@ def test_fifty_kills_change_no_bit(tmp_path: Path, ranks: int) -> None:
         )
         in_a_save += any((config.parent / "run" / "checkpoints").glob("step_*.partial"))
     assert in_a_save >= 5  # what such a kill leaves, until the next start
-    assert_same(straight, run_to(config, UPDATES, *settings))
+    assert_same(straight, run_to_the_end(config))
