@@ -22,7 +22,7 @@ from tests.digits import TINY, write_digits
 from tests.ranks import ForkedRanks
 
 UPDATES = 14
-#: Dropout on, ragged epochs of a few updates, several micro-batches per update; what is due is due at different updates.
+#: Dropout on, ragged epochs of a few updates, several micro-batches per update; events fall on different updates.
 SETTINGS = [
     *TINY,
     "model.dropout=0.1",
