@@ -73,7 +73,7 @@ def test_a_directory_that_is_no_run_is_neither_used_nor_overwritten(
     precious.parent.mkdir()
     precious.write_text("years of work")
     assert train.main(["--config", str(experiment), "--quiet"]) == 2
-    assert "something other than a run" in capsys.readouterr().err
+    assert "holds files that are not a run; choose another directory" in capsys.readouterr().err
     assert [p.name for p in precious.parent.iterdir()] == ["thesis.tex"]
     given = {translate: ["--input", str(experiment)], evaluate: [], average: []}
     for command, more in given.items():
@@ -98,7 +98,7 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path: Path, capsys: p
 def test_averaging_more_checkpoints_than_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run")
     assert average.main(["--model", str(run.path), "--last", "5"]) == 2
-    assert "5 checkpoints are asked for, there are 1" in capsys.readouterr().err
+    assert "1 checkpoints found, 5 are needed" in capsys.readouterr().err
     assert not (run.path / "average").exists()
 
 

@@ -210,7 +210,7 @@ def test_checksums_of_a_mirror_take_precedence(
     (mirror / "example.org/a").write_bytes(CONTENT)
     (mirror / "SHA256SUMS").write_text(f"{sha256(CONTENT)}  example.org/a\n{'0' * 64} *example.org/b\n")
     published = RemoteFile(url="https://example.org/a", sha256="1" * 64, bytes=3)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="nmt_rela"):
         cache(tmp_path, mirror=str(mirror)).fetch([archive(published)])
     assert "checksums are those of the mirror" in caplog.text
     (mirror / "example.org/b").write_bytes(CONTENT)
