@@ -53,8 +53,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         for file in sorted(partial.rglob("*")):
             sync(file)
         sync(partial)
-        shutil.rmtree(replaced, ignore_errors=True)
-        if path.exists():
+        if path.exists():  # otherwise ``replaced`` may be the only complete copy: it stays until the rename is done
+            shutil.rmtree(replaced, ignore_errors=True)
             os.replace(path, replaced)
         os.replace(partial, path)
         sync(path.parent)

@@ -124,6 +124,25 @@ def test_a_failure_at_any_sync_keeps_the_old_checkpoint_and_leaves_nothing_else(
     assert float(load_tensors(path, "model")["w"][0, 0]) == 2.0
 
 
+def test_a_failed_write_restores_the_checkpoint_that_a_kill_had_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "step_1", 1.0).rename(tmp_path / "step_1.replaced")
+    real_replace = os.replace
+
+    def replace(old: Path, new: Path) -> None:
+        if old.name == "step_1.partial":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real_replace(old, new)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "step_1", 2.0)
+    verify_checkpoint(tmp_path / "step_1")
+    assert float(load_tensors(tmp_path / "step_1", "model")["w"][0, 0]) == 1.0
+    assert [path.name for path in tmp_path.iterdir()] == ["step_1"]
+
+
 def test_steps_are_listed_oldest_first_without_leftovers(tmp_path: Path) -> None:
     names = [checkpoint_name(update) for update in (30, 200, 1_000_000_000)]
     for name in (*reversed(names), "step_5.partial", "other"):
