@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from nmt_rela.data.tokenizer import WORD_START
 from nmt_rela.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -184,8 +185,8 @@ def readable(subwords: Sequence[str]) -> list[str]:
     meanings = {"</s>": "‹end›", "<s>": "‹start›"}
     shown = []
     for index, subword in enumerate(subwords):
-        begins = subword.startswith("▁") or index == 0
-        text = subword.removeprefix("▁") or "▁"
+        begins = subword.startswith(WORD_START) or index == 0
+        text = subword.removeprefix(WORD_START) or WORD_START
         shown.append(meanings.get(subword, text if begins else f"·{text}"))
     return shown
 

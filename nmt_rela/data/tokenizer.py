@@ -16,6 +16,8 @@ from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.files import atomic_write
 
 PAD, UNK, EOS, BOS = 0, 1, 2, 3
+#: The first sub-word of a word starts with this character.
+WORD_START = "▁"
 _INVISIBLE = frozenset((PAD, EOS, BOS))
 
 
@@ -74,7 +76,7 @@ class SentencePieceTokenizer:
         return lines
 
     def convert_ids_to_pieces(self, ids: Sequence[int]) -> list[str]:
-        """The sub-word of each id. The first sub-word of a word starts with ``▁``."""
+        """The sub-word of each id."""
         pieces: list[str] = self._processor.id_to_piece([int(i) for i in ids])
         return pieces
 

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from nmt_rela.data.tokenizer import EOS, SentencePieceTokenizer
+from nmt_rela.data.tokenizer import EOS, WORD_START, SentencePieceTokenizer
 from nmt_rela.generation.hypothesis import length_penalty_factor
 from nmt_rela.generation.options import TranslationHypothesis
 from nmt_rela.metrics.word_alignment import Link, word_ids
 
 LOG = logging.getLogger(__name__)
 
-WORD_START = "▁"
 #: Characters that end a sentence or an independent part of one. Quotes and brackets may follow them.
 _SENTENCE_END = tuple(".!?;:…。！？；：।")
 _AFTER_SENTENCE_END = "\"'”’»)]」』）"

@@ -1,6 +1,6 @@
 """Word alignment: links from attention weights, the Pharaoh format, alignment error rate.
 
-A link is ``(source word, target word)``, both counted from 0. This module needs numpy only, no model.
+A link is ``(source word, target word)``, both counted from 0. This module needs no model.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nmt_rela.data.tokenizer import WORD_START
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.text import read_lines
 
 Link = tuple[int, int]
 
-WORD_START = "▁"
 #: Sub-words that belong to no word.
 SPECIAL_TOKENS = frozenset({"<pad>", "<s>", "</s>"})
 NO_WORD = -1
