@@ -37,7 +37,7 @@ def room_of(file: Path) -> str:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """The rooms a file imports from, inside functions too."""
+    """The rooms a file imports from, inside functions and under TYPE_CHECKING too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
@@ -68,3 +68,14 @@ def test_imports_come_from_below(file: Path) -> None:
 def test_only_commands_and_reproduction_prepare_data(file: Path) -> None:
     if room_of(file) not in ("commands", "reproduction", "preparation"):
         assert "preparation" not in set(imports(ast.parse(file.read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize("room", ["attention", "models", "kernels"])
+def test_rooms_of_plain_values_know_neither_configuration_nor_trainer(room: str) -> None:
+    for file in (PACKAGE / room).rglob("*.py"):
+        assert not {"config", "training"} & set(imports(ast.parse(file.read_text(encoding="utf-8")))), file
+
+
+def test_imports_for_type_checking_only_count_as_imports() -> None:
+    source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from nmt_rela.training.trainer import Trainer\n"
+    assert list(imports(ast.parse(source))) == ["training"]
