@@ -22,6 +22,7 @@ from nmt_rela.kernels.cpu.attention_scores import matmul_few_queries
 from nmt_rela.kernels.cpu.dropout import dropout
 from nmt_rela.kernels.cpu.gated_rms_norm import gated_rms_norm_cpu
 from nmt_rela.kernels.cpu.rela_attention import rela_attention_cpu
+from nmt_rela.kernels.cpu.row_padding import on_whole_vectors
 
 #: Head widths that the Triton kernels are compiled for.
 TRITON_HEAD_DIMS = (16, 32, 64, 128)
@@ -81,7 +82,10 @@ def _cpu(
         bias = None if mask is None else mask.as_bias(query.shape[2], key.shape[2], query.dtype, query.device)
         return rela_attention_cpu(query, key, value, bias, dropout=dropout)
     scores = _scale_and_mask(matmul_few_queries(query, key), query.shape[3], mask)
-    weights = attention_weights(variant, scores, mask)
+    if variant.weight_fn in (functional.sparsemax, functional.entmax15) and not torch.is_grad_enabled():
+        weights = _zero_fully_masked_rows(on_whole_vectors(variant.weight_fn, scores), variant, mask)
+    else:
+        weights = attention_weights(variant, scores, mask)
     return weighted_values(weights, value, dropout_p=dropout)
 
 

@@ -57,11 +57,12 @@ def gated_rms_norm(z: Tensor, gate: Tensor | None, *, epsilon: float) -> Tensor:
 
 def _sparsemax_weights(scores: Tensor) -> Tensor:
     """max(0, x − τ) at the root τ of Σ max(0, x − τ) = 1. The sum is piecewise linear, so Newton is exact."""
+    one = scores.new_ones(())  # PyTorch would convert a Python number at every call
     # At τ = max − 1 the largest score alone has mass 1, so this start is left of the root.
-    weights = _subtract_row_max(scores).add_(1.0).relu_()
+    weights = _subtract_row_max(scores).add_(one).relu_()
     tolerance = _TOLERANCE_IN_EPS * torch.finfo(weights.dtype).eps
     for step in range(_MAX_STEPS):
-        excess = weights.sum(dim=-1, keepdim=True).sub_(1.0)
+        excess = weights.sum(dim=-1, keepdim=True).sub_(one)
         if step >= _MIN_STEPS and excess.amax().item() <= tolerance:
             break
         support_size = weights.sign().sum(dim=-1, keepdim=True)
@@ -74,15 +75,16 @@ def _entmax15_sqrt_weights(scores: Tensor) -> Tensor:
 
     The norm is as convex as the sum of squares and straighter, so Newton's method needs fewer steps.
     """
-    sqrt_weights = _subtract_row_max(scores).mul_(0.5).add_(1.0).relu_()
+    one = scores.new_ones(())
+    sqrt_weights = torch.add(one, _subtract_row_max(scores), alpha=0.5).relu_()
     tolerance = _TOLERANCE_IN_EPS * torch.finfo(sqrt_weights.dtype).eps / 2  # of the norm; the mass is its square
     for step in range(_MAX_STEPS):
         norm = torch.linalg.vector_norm(sqrt_weights, dim=-1, keepdim=True)
-        excess = norm - 1.0
+        excess = norm - one
         if step >= _MIN_STEPS and excess.amax().item() <= tolerance:
             break
-        slope = sqrt_weights.sum(dim=-1, keepdim=True).div_(norm)
-        sqrt_weights.sub_(excess.div_(slope).relu_()).relu_()
+        step_size = excess.mul_(norm).div_(sqrt_weights.sum(dim=-1, keepdim=True))
+        sqrt_weights.sub_(step_size.relu_()).relu_()
     return sqrt_weights
 
 
