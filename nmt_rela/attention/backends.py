@@ -82,7 +82,7 @@ def _cpu(
         bias = None if mask is None else mask.as_bias(query.shape[2], key.shape[2], query.dtype, query.device)
         return rela_attention_cpu(query, key, value, bias, dropout=dropout)
     scores = _scale_and_mask(matmul_few_queries(query, key), query.shape[3], mask)
-    if variant.weight_fn in (functional.sparsemax, functional.entmax15) and not torch.is_grad_enabled():
+    if variant.weight_fn in (functional.sparsemax, functional.entmax15):
         weights = _zero_fully_masked_rows(on_whole_vectors(variant.weight_fn, scores), variant, mask)
     else:
         weights = attention_weights(variant, scores, mask)
