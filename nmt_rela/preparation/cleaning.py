@@ -1,7 +1,9 @@
 """Cleaning of training text: pairs are kept, repaired or dropped, and counted.
 
 A pair is dropped as a whole, never one side of it, and counted under the first reason that applies. Development and
-test sets are not cleaned.
+test sets are not cleaned. Sub-word lengths are limited later (`binarize`).
+
+When a rule changes, raise ``_VERSIONS["text"]`` in pipeline.py. Otherwise text that was prepared before is used again.
 """
 
 from __future__ import annotations
