@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import logging
 import os
@@ -24,6 +25,9 @@ from nmt_rela.reproduction.steps import Step, is_prepared, is_trained
 from nmt_rela.utils.errors import EXIT_DONE, EXIT_TERMINATED, DataError
 
 LOG = logging.getLogger(__name__)
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run_steps(experiment: Experiment, steps: Sequence[Step]) -> int:
@@ -98,29 +102,42 @@ def format_command(command: Sequence[str]) -> str:
 
 
 def _execute(command: Sequence[str], lock: int) -> int:
-    """Run a command to its end and return its exit status. SIGTERM is passed on to it, so that it saves and stops.
+    """Run a command to its end and return its exit status; after SIGTERM or SIGINT 128 + the signal, whatever it was.
 
-    Ctrl-C reaches the command without our help, because a terminal sends it to the whole process group.
+    SIGTERM is passed on, so that the command saves and stops. Ctrl-C reaches it without our help, because a terminal
+    sends it to the whole process group.
     """
     if command[0].endswith(".py"):
         program = [sys.executable, *command]
     else:
         module = command[0].removeprefix("nmt-")
         program = [sys.executable, "-m", f"nmt_rela.commands.{module}", *command[1:]]
-    # The command inherits the lock: if this process is killed, no other one starts before the command has ended.
-    child = subprocess.Popen(program, pass_fds=(lock,))
+    child: subprocess.Popen[bytes] | None = None
+    stopped = EXIT_DONE
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGTERM:
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = 128 + number
+        if number == signal.SIGTERM and child is not None:
             child.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        # The command inherits the lock: if this process is killed, no other one starts before the command has ended.
+        child = subprocess.Popen(program, pass_fds=(lock,), preexec_fn=_terminate_with_parent)
+        if stopped:  # the signal came before the command
+            child.terminate()
         status = child.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return EXIT_TERMINATED if status < 0 else status
+    return stopped or (EXIT_TERMINATED if status < 0 else status)
+
+
+def _terminate_with_parent() -> None:
+    """Make the kernel send SIGTERM to this process, so that it saves, when its parent is killed. Linux only."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager
