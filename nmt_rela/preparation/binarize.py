@@ -24,7 +24,7 @@ from nmt_rela.data.tokenizer import SentencePieceTokenizer, TokenizerPair
 from nmt_rela.utils.progress import ProgressBar
 
 #: Bytes of both sides of a block. Lines may be long, so their number does not bound it.
-_BLOCK = 1 << 21
+BLOCK_BYTES = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,11 +99,17 @@ def _encode(tokenizer: SentencePieceTokenizer, block: bytes, threads: int) -> li
 
 
 def encode_chunks(
-    source: Path, target: Path, tokenizers: TokenizerPair, length_filter: LengthFilter, *, workers: int
+    source: Path,
+    target: Path,
+    tokenizers: TokenizerPair,
+    length_filter: LengthFilter,
+    *,
+    workers: int,
+    block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[tuple[int, EncodedChunk]]:
     """The encoded blocks of two parallel files, in order, each with its number of pairs."""
     with open(source, "rb") as source_file, open(target, "rb") as target_file:
-        blocks = _blocks(source_file, target_file)
+        blocks = _blocks(source_file, target_file, block_bytes)
         if workers == 1:
             for count, left, right in blocks:
                 yield count, encode_chunk(tokenizers, left, right, length_filter)
@@ -125,14 +131,14 @@ def encode_chunks(
             pool.shutdown(cancel_futures=True)
 
 
-def _blocks(source: BinaryIO, target: BinaryIO) -> Iterator[tuple[int, bytes, bytes]]:
+def _blocks(source: BinaryIO, target: BinaryIO, block_bytes: int) -> Iterator[tuple[int, bytes, bytes]]:
     lines: tuple[list[bytes], list[bytes]] = ([], [])
     size = 0
     for left, right in zip(source, target, strict=True):
         lines[0].append(left)
         lines[1].append(right)
         size += len(left) + len(right)
-        if size >= _BLOCK:
+        if size >= block_bytes:
             yield len(lines[0]), b"".join(lines[0]), b"".join(lines[1])
             lines, size = ([], []), 0
     if lines[0]:
@@ -149,6 +155,7 @@ def binarise(
     ends: Sequence[int],
     workers: int,
     title: str,
+    block_bytes: int = BLOCK_BYTES,
 ) -> dict[str, NDArray[np.int64]]:
     """Encode two parallel files and write them as an indexed dataset.
 
@@ -170,7 +177,8 @@ def binarise(
     )
     with writer, ProgressBar(title, unit="pairs", total=ends[-1]) as progress:
         start = 0
-        for count, block in encode_chunks(source, target, loaded, length_filter, workers=workers):
+        chunks = encode_chunks(source, target, loaded, length_filter, workers=workers, block_bytes=block_bytes)
+        for count, block in chunks:
             writer.append_flat(block.source_tokens, block.source_lengths, block.target_tokens, block.target_lengths)
             for name, counts in outcomes.items():
                 np.add.at(counts, np.searchsorted(ends, getattr(block, name) + start, side="right"), 1)

@@ -26,9 +26,8 @@ MAX_CHARACTERS = 65_536
 RATIO_FREE_WORDS = 5
 COPY_WORDS = 3
 
-#: Size of a chunk: pairs or characters, whichever is reached first.
+#: Pairs in a chunk.
 _CHUNK = 1 << 16
-_CHUNK_CHARACTERS = 1 << 24
 _SUSPECT = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029&]")
 _SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 _CONTROLS = re.compile("[\x00-\x08\x0a\x0d-\x1b\x1f\x7f-\x84\x86-\x9f]+")
@@ -108,9 +107,16 @@ class Cleaner:
         self._seen = HashSet64()
 
     def clean(
-        self, pairs: Iterable[tuple[str | None, str | None]], stats: CleaningStats
+        self,
+        pairs: Iterable[tuple[str | None, str | None]],
+        stats: CleaningStats,
+        *,
+        chunk_characters: int = 1 << 24,
     ) -> Iterator[list[tuple[str, str]]]:
-        """The pairs that are kept, in order and in chunks. Every decision is counted in ``stats``."""
+        """The pairs that are kept, in order and in chunks. Every decision is counted in ``stats``.
+
+        A chunk ends early when its pairs have more than ``chunk_characters``.
+        """
         chunk: list[tuple[str, str]] = []
         repairs: list[str] = []
         characters = 0
@@ -120,7 +126,7 @@ class Cleaner:
             if kept:
                 chunk.append(kept)
                 characters += len(kept[0]) + len(kept[1])
-            if len(chunk) == _CHUNK or characters > _CHUNK_CHARACTERS:
+            if len(chunk) == _CHUNK or characters > chunk_characters:
                 yield self._without_duplicates(chunk, repairs, stats)
                 chunk, repairs, characters = [], [], 0
         yield self._without_duplicates(chunk, repairs, stats)

@@ -8,7 +8,6 @@ import pytest
 
 from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.tokenizer import EOS, TokenizerPair
-from nmt_rela.preparation import binarize
 from nmt_rela.preparation.binarize import LengthFilter, binarise
 from nmt_rela.preparation.tokenizer_training import train_sentencepiece
 
@@ -34,27 +33,31 @@ def corpus_of(
     length_filter: LengthFilter,
     workers: int,
     ends: list[int],
+    block_bytes: int,
 ) -> tuple[ParallelDataset, dict[str, list[int]]]:
     for name, lines in zip("st", zip(*pairs, strict=True), strict=True):
         (directory / name).write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
     outcomes = binarise(
         *(directory / "s", directory / "t", vocabularies, directory / "corpus"),
-        length_filter=length_filter, ends=ends, workers=workers, title="encoding",
+        length_filter=length_filter, ends=ends, workers=workers, title="encoding", block_bytes=block_bytes,
     )  # fmt: skip
     return ParallelDataset(directory / "corpus"), {name: counts.tolist() for name, counts in outcomes.items()}
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("block", [1, 500, 1 << 20])
-def test_ids_are_those_of_the_lines_one_by_one(
-    tmp_path: Path, vocabularies: Path, monkeypatch: pytest.MonkeyPatch, workers: int, block: int
-) -> None:
-    monkeypatch.setattr(binarize, "_BLOCK", block)
+def test_ids_are_those_of_the_lines_one_by_one(tmp_path: Path, vocabularies: Path, workers: int, block: int) -> None:
     lines = [*LINES[:100], *ODD, *LINES[100:]]
     pairs = list(zip(lines, reversed(lines), strict=True))
     length_filter = LengthFilter(max_length=0, on_overlength="keep")
     corpus, _ = corpus_of(
-        tmp_path, vocabularies, pairs, length_filter=length_filter, workers=workers, ends=[len(lines)]
+        tmp_path,
+        vocabularies,
+        pairs,
+        length_filter=length_filter,
+        workers=workers,
+        ends=[len(lines)],
+        block_bytes=block,
     )
     vocabulary = TokenizerPair.load(vocabularies).source
     assert len(corpus) == len(lines)
@@ -65,10 +68,7 @@ def test_ids_are_those_of_the_lines_one_by_one(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_outcomes_are_counted_by_source(
-    tmp_path: Path, vocabularies: Path, monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
-    monkeypatch.setattr(binarize, "_BLOCK", 60)
+def test_outcomes_are_counted_by_source(tmp_path: Path, vocabularies: Path, workers: int) -> None:
     short, long = ("kurz", "wort"), "wort " * 40
     first = [*[short] * 10, (long, "kurz")]
     third = [*[short] * 5, ("\x0c", "kurz"), ("kurz", long), short]
@@ -78,6 +78,7 @@ def test_outcomes_are_counted_by_source(
             length_filter=LengthFilter(max_length=20, on_overlength=way),  # type: ignore[arg-type]
             workers=workers,
             ends=[11, 11, 19],
+            block_bytes=60,
         )
         assert outcomes == {"overlong": [0] * 3, "truncated": [0] * 3, fate: [1, 0, 1], "empty": [0, 0, 1]}
         assert len(corpus) == pairs

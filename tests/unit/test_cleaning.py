@@ -10,7 +10,6 @@ import pytest
 
 from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.normalization import normalize_romanian
-from nmt_rela.preparation import cleaning
 from nmt_rela.preparation.cleaning import (
     MAX_CHARACTERS,
     Cleaner,
@@ -70,11 +69,11 @@ def test_duplicates_are_exact_pairs_across_sources() -> None:
     assert (first.dropped, second.dropped) == ({"duplicate": 2}, {"duplicate": 1})
 
 
-def test_long_lines_come_in_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cleaning, "_CHUNK_CHARACTERS", 100)
+def test_long_lines_come_in_smaller_chunks() -> None:
     stats = CleaningStats()
     cleaner = Cleaner(DataConfig(task="none", source_language="en", target_language="de"))
-    chunks = list(cleaner.clean(((f"{n % 20:030}", "x" * 20) for n in range(40)), stats))
+    pairs = ((f"{n % 20:030}", "x" * 20) for n in range(40))
+    chunks = list(cleaner.clean(pairs, stats, chunk_characters=100))
     assert [len(chunk) for chunk in chunks] == [3, 3, 3, 3, 3, 3, 2, *[0] * (len(chunks) - 7)]
     assert stats.dropped == {"duplicate": 20}, "also across chunks"
 

@@ -14,7 +14,6 @@ from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 from nmt_rela.attention.rela_norm import EPSILON, GatedRMSNorm
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
-from nmt_rela.training.cross_entropy import _cross_entropy_slice
 from tests.attention_sites import (
     SITES,
     assert_zero_where_masked,
@@ -194,14 +193,19 @@ def test_the_loss_agrees_with_the_plain_one(outputs: int, dtype: torch.dtype) ->
     torch.manual_seed(outputs)
     logits, targets = (torch.randn(4, outputs) * 4).to(dtype), torch.randint(outputs, (4,))
     settings = {"smoothing": 0.1, "with_gradient": True}
-    losses, likelihoods, gradient = _cross_entropy_slice(logits.float().clone(), targets, **settings)
+    exact = logits.double().requires_grad_()
+    log_probs = exact.log_softmax(dim=1)
+    smoothed = torch.full_like(exact, 0.1 / (outputs - 1)).scatter_(1, targets[:, None], 0.9).detach()
+    losses = -(smoothed * log_probs).sum(dim=1)
+    (gradient,) = torch.autograd.grad(losses.sum(), exact)
+    nlls = -log_probs.gather(1, targets[:, None])[:, 0]
     actual = logits.to(DEVICE)
     found = cross_entropy_forward_backward(actual, targets.to(DEVICE), smoothing=0.1, with_gradient=False)
     assert torch.equal(actual.cpu(), logits)
     found_again = cross_entropy_forward_backward(actual, targets.to(DEVICE), **settings)
     for values in (found, found_again):
-        torch.testing.assert_close(values[0].cpu(), losses, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(values[1].cpu(), likelihoods, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(values[0].cpu(), losses.float(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(values[1].cpu(), nlls.float(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
         actual.cpu(), gradient.to(dtype), atol=1e-6, rtol=1e-5 if dtype == torch.float32 else 8e-3
     )
