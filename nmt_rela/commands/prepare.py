@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from nmt_rela.commands import cli
+from nmt_rela.config.loader import name_file_of_setting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +38,8 @@ def _prepare(arguments: Sequence[str] | None) -> None:
     from nmt_rela.preparation.cleaning_stats import format_stats
     from nmt_rela.preparation.pipeline import prepare
 
-    prepared = prepare(config.data, workers=options.workers)
+    with name_file_of_setting(options.config, options.overrides):
+        prepared = prepare(config.data, workers=options.workers)
     if options.json:
         paths = {"directory": prepared.directory, "train": prepared.train, "tokenizer": prepared.tokenizer}
         tree = {**{name: str(path) for name, path in paths.items()}, "counts": prepared.counts}

@@ -6,10 +6,19 @@ prepare the data first (nmt-prepare), then run: torchrun … -m nmt_rela.command
 
 from __future__ import annotations
 
+import io
+import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 
 from nmt_rela.commands import cli
+from nmt_rela.config.loader import name_file_of_setting
+from nmt_rela.utils.errors import EXIT_USER_ERROR, UserError
+
+#: Seconds after which a silent rank ends by itself. torchrun ends all ranks with the first, which must have printed.
+_SILENT_SECONDS = 3.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,19 +29,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(
             "--restart", action="store_true", help="start over; an earlier run of that name is moved aside, not deleted"
         )
-        options = cli.parse(parser, arguments)
-        config = cli.read_config(options)
+        with _first_rank_reports():
+            options = cli.parse(parser, arguments)
+            config = cli.read_config(options)
 
         from nmt_rela.preparation.pipeline import prepare
         from nmt_rela.training import launch
 
-        status.code = launch.run(
-            config,
-            lambda: prepare(config.data),
-            restart=options.restart,
-            arguments=list(sys.argv[1:] if arguments is None else arguments),
-        )
+        with name_file_of_setting(options.config, options.overrides):
+            status.code = launch.run(
+                config,
+                lambda: prepare(config.data),
+                restart=options.restart,
+                arguments=list(sys.argv[1:] if arguments is None else arguments),
+            )
     return status.code
+
+
+@contextmanager
+def _first_rank_reports() -> Iterator[None]:
+    """Only the first rank of a machine prints an error of the arguments or the configuration, which all ranks read."""
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        yield
+        return
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    except (UserError, SystemExit) as end:
+        time.sleep(_SILENT_SECONDS)
+        raise SystemExit(end.code if isinstance(end, SystemExit) else EXIT_USER_ERROR) from None
 
 
 if __name__ == "__main__":

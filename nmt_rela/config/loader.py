@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from nmt_rela.config.yaml_nodes import (
     printable,
     read_file,
 )
-from nmt_rela.utils.errors import ConfigError
+from nmt_rela.utils.errors import ConfigError, UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +48,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, what it extends, and ``section.key=value`` overrides. Raises ConfigError."""
     name = str(path)
     return _build_config(_with_overrides(_read(Path(path), ()), overrides), name)
+
+
+@contextmanager
+def name_file_of_setting(path: str | Path, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Put ``file:line`` before a UserError raised in the block whose message starts with a setting of the file.
+
+    Such errors are found after reading, where a setting does not fit the task, the corpus or the machine.
+    """
+    _, positions = build(Config, _with_overrides(_read(Path(path), ()), overrides), str(path))
+    try:
+        yield
+    except UserError as error:
+        position = positions.get(str(error).partition(":")[0], "override")
+        if position.startswith("override"):
+            raise
+        raise type(error)(f"{position}: {error}") from error
 
 
 def override_config(config: Config, overrides: Sequence[str]) -> Config:

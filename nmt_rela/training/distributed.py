@@ -7,6 +7,7 @@ rank that dies closes its connections, which ends the waiting of the others at o
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -30,6 +31,15 @@ CommHook = Callable[[Any, Any], torch.futures.Future[Tensor]]
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 #: Timeout of control messages: how long ranks wait for one that prepares, translates or saves alone.
 CONTROL_TIMEOUT = timedelta(days=7)
+
+
+#: The argument that keeps DistributedDataParallel from sending buffers before each forward pass. torch 2.13 renamed it.
+#: The only buffers are tables of positions, which each rank computes.
+_NO_BUFFER_SYNC: dict[str, Any] = next(
+    {name: False}
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
 
 
 class PeerLostError(RuntimeError):
@@ -80,8 +90,8 @@ class DistributedContext:
             wrapped = DistributedDataParallel(
                 module,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
-                broadcast_buffers=False,
                 gradient_as_bucket_view=True,
+                **_NO_BUFFER_SYNC,
             )
             # torch compares a hook's annotations as objects; here they are strings.
             wrapped.register_comm_hook(None, lambda state, bucket: comm_hook(state, bucket))
@@ -159,8 +169,9 @@ class DistributedContext:
             yield
         except RuntimeError as error:
             if self.world_size > 1 and _is_communication_error(error):
-                message = f"rank {self.rank} of {self.world_size} lost contact to the others: {error}"
-                raise PeerLostError(message) from error
+                reason = str(error).partition("\n")[0]  # gloo and NCCL append traces of their own
+                lost = f"rank {self.rank} of {self.world_size} lost contact to the others: {reason}"
+                raise PeerLostError(f"{lost}; the same command continues the run") from error
             raise
 
 

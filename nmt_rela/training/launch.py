@@ -17,7 +17,7 @@ from nmt_rela.config.schema import Config
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.export.model_card import write_model_card
 from nmt_rela.training.distributed import PeerLostError, RemoteRankError, init_distributed
-from nmt_rela.training.run_setup import prepare_run_directory
+from nmt_rela.training.run_setup import check_run_directory, prepare_run_directory
 from nmt_rela.training.trainer import Trainer
 from nmt_rela.utils.errors import (
     EXIT_DONE,
@@ -54,10 +54,11 @@ def run(
     lock = RunLock()
     try:
         context = init_distributed(config.training.device)
+        directory = RunDirectory(config.run_dir)
+        context.run_on_main(lambda: check_run_directory(directory.path))
         data = context.run_on_main(prepare)
         resume = context.run_on_main(lambda: prepare_run_directory(config, data, context, lock, restart=restart))
         stop = GracefulStop()
-        directory = RunDirectory(config.run_dir)
         trainer = context.run_on_all_ranks(
             lambda: Trainer(config, data=data, run=directory, context=context, resume=resume)
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 
 from nmt_rela import __version__
 from nmt_rela.checkpoints.manager import CheckpointManager
-from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.checkpoints.run_directory import EXPORTED, RunDirectory
 from nmt_rela.checkpoints.run_lock import RunLock
 from nmt_rela.config.loader import config_to_yaml, diff_configs
 from nmt_rela.config.schema import Config
@@ -27,7 +29,7 @@ log = logging.getLogger("nmt_rela.training")
 
 #: Settings that may change when a run is continued. They decide how long it trains, what it records and how much memory
 #: it needs, not what an update does. A change of any other setting would make it another experiment.
-RESUME_MUTABLE_KEYS = frozenset(
+_MUTABLE_ON_RESUME = frozenset(
     {
         "run_dir",
         "data.data_dir",
@@ -49,6 +51,36 @@ RESUME_MUTABLE_KEYS = frozenset(
 )
 
 
+def is_mutable_on_resume(path: str) -> bool:
+    """Whether a setting may change when a run is continued."""
+    return path in _MUTABLE_ON_RESUME or path.startswith("decoding.")
+
+
+def check_run_directory(path: Path) -> None:
+    """Check, before any data is prepared, that a run can be written to a directory; create nothing.
+
+    Raises ConfigError when it holds an export, or something that is not a run, or when it cannot be written.
+    """
+    if (path / EXPORTED).exists():
+        raise ConfigError(
+            f"run_dir: {path} is an export ({EXPORTED}), which cannot be trained on; choose another run_dir=… "
+            f"(training.initialize_from={path} starts from its weights)"
+        )
+    existing = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+        unknown = (
+            path.is_dir() and not RunDirectory(path).config_file.exists() and any(map(_is_unknown_file, path.iterdir()))
+        )
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        where = "" if existing == path else f"{existing}: "
+        raise ConfigError(f"run_dir: {path} cannot be written: {where}{reason}; choose another run_dir=…") from error
+    if unknown:
+        raise ConfigError(f"run_dir: {path} holds files that are not a run; choose another directory")
+
+
 def prepare_run_directory(
     config: Config, data: PreparedData, context: DistributedContext, lock: RunLock, *, restart: bool
 ) -> Path | None:
@@ -57,12 +89,10 @@ def prepare_run_directory(
     The main rank alone calls this. While ``lock`` is held no other process trains the run. ``restart`` moves an
     existing run aside.
 
-    Raises ConfigError when the directory is in use, holds a run whose settings differ, or something that is not a run;
-    CheckpointError when none of its checkpoints is intact.
+    Raises ConfigError when the directory is in use or holds a run whose settings differ; CheckpointError when none of
+    its checkpoints is intact.
     """
     run = RunDirectory(config.run_dir)
-    if not run.config_file.exists() and run.path.is_dir() and any(map(_is_unknown_file, run.path.iterdir())):
-        raise ConfigError(f"run_dir: {run.path} holds files that are not a run; choose another directory")
     lock.acquire(run.lock)
     if restart and run.config_file.exists():
         log.info("the earlier run is now %s", _backup_run(run.path))
@@ -89,9 +119,7 @@ def _check_config_compatible(run: RunDirectory, config: Config, *, resume: bool)
     for change in changes:
         log.info("%s: was %s, is %s now", change.path, change.old, change.new)
     refused = [
-        f"{change.path} ({change.old} → {change.new})"
-        for change in changes
-        if change.path not in RESUME_MUTABLE_KEYS and not change.path.startswith("decoding.")
+        f"{change.path} ({change.old} → {change.new})" for change in changes if not is_mutable_on_resume(change.path)
     ]
     if resume and refused:
         raise ConfigError(

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from nmt_rela.checkpoints.checkpoint import load_tensors
-from nmt_rela.commands import average, evaluate, train, translate
+from nmt_rela.commands import average, evaluate, prepare, train, translate
+from nmt_rela.export.run_export import export_run
 from tests.digits import write_digits
 from tests.integration.small_run import write_run
 
@@ -79,6 +80,59 @@ def test_a_directory_that_is_no_run_is_neither_used_nor_overwritten(
     for command, more in given.items():
         assert command.main(["--model", str(precious.parent), *more]) == 2
         assert "no config.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("run_dir", "reason"),
+    [
+        ("train.plain", "not a directory"),
+        ("train.plain/run", "train.plain: not a directory"),
+        ("lost", "no such file or directory"),
+    ],
+)
+def test_a_run_directory_that_cannot_be_written_is_one_line(
+    experiment: Path, run_dir: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (experiment.parent / "lost").symlink_to("nowhere")
+    path = experiment.parent / run_dir
+    assert train.main(["--config", str(experiment), "--quiet", f"run_dir={path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"nmt-train: error: run_dir: {path} cannot be written: ")
+    assert error.endswith(f"{reason}; choose another run_dir=…\n")
+    assert error.count("\n") == 1
+    assert not (experiment.parent / "prepared").exists()
+
+
+def test_an_export_is_not_trained_on(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(experiment.parent / "other")
+    folder = experiment.parent / "exported"
+    export_run(run, folder, format="safetensors")
+    before = sorted(folder.rglob("*"))
+    assert train.main(["--config", str(experiment), "--quiet", f"run_dir={folder}"]) == 2
+    error = capsys.readouterr().err
+    assert f"run_dir: {folder} is an export (model.safetensors)" in error
+    assert f"training.initialize_from={folder}" in error
+    assert error.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_an_error_found_after_reading_names_the_line_of_its_setting(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (train, prepare):
+        for line, old, new, message in (
+            (4, "task: digits.yaml", "task: absent", "data.task: unknown task 'absent'"),
+            (5, "source_language: plain", "source_language: flat", "data.source_language: the task 'digits' has no"),
+            (8, "vocabulary_size: 25", "vocabulary_size: 9", "data.vocabulary_size: found 9; the corpus has"),
+            (8, "vocabulary_size: 25", "max_length: 2", "data.max_length: every training pair is longer than 2"),
+        ):
+            text = experiment.read_text()
+            replace(experiment, old, new)
+            assert command.main(["--config", str(experiment), "--quiet"]) == 2
+            assert f": error: {experiment}:{line}: {message}" in capsys.readouterr().err
+            experiment.write_text(text)
+        assert command.main(["--config", str(experiment), "--quiet", "data.task=absent"]) == 2
+        assert ": error: data.task: unknown task 'absent'" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

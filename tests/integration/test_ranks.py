@@ -232,6 +232,11 @@ def test_an_error_is_reported_once(tmp_path: Path) -> None:
     assert ranks.statuses(seconds=60) == [2, 2]
     said = "training.precision: 'fp16' needs a GPU; accepted on the CPU: auto, float32, bf16"
     assert (ranks.stderr(0), ranks.stderr(1)) == (f"nmt-train: error: {said}\n", "")
+    # By both ranks, before they join.
+    ranks = ForkedRanks(settings(config, "run", "model.num_heads=x"), tmp_path)
+    assert ranks.statuses(seconds=60) == [2, 2]
+    assert "model.num_heads: expected a whole number" in ranks.stderr(0)
+    assert ranks.stderr(1) == ""
     # On the main rank only, while the other waits.
     lock = RunLock()
     lock.acquire(tmp_path / "run" / ".lock")

@@ -1,15 +1,17 @@
-"""The comparison of values among ranks, with a second rank that is simulated."""
+"""Ranks in one process: the comparison of values, with a second rank that is simulated, and the gradient reduction."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
-from nmt_rela.training.distributed import DistributedContext
+from nmt_rela.training.distributed import DistributedContext, PeerLostError
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,26 @@ def test_every_rank_takes_part_in_the_comparison(
     monkeypatch.setattr(torch.distributed, "all_reduce", with_the_other)
     assert DistributedContext(0, 2, torch.device("cpu")).has_diverged(mine) is differ
     assert len(reductions) == 1
+
+
+def test_the_gradient_reduction_starts_without_a_warning() -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            wrapped = DistributedContext(0, 1, torch.device("cpu")).data_parallel(nn.BatchNorm1d(2))
+        assert not wrapped.broadcast_buffers
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_lost_rank_is_one_line_that_says_how_to_go_on() -> None:
+    with (
+        pytest.raises(PeerLostError) as caught,
+        DistributedContext(1, 2, torch.device("cpu")).communication_errors(),
+    ):
+        raise RuntimeError("[pair.cc:1] Connection closed by peer [::1]\nException raised from read at pair.cc:1\n#1 x")
+    assert str(caught.value) == (
+        "rank 1 of 2 lost contact to the others: [pair.cc:1] Connection closed by peer [::1]; "
+        "the same command continues the run"
+    )
