@@ -36,7 +36,6 @@ class IncrementalDecoder:
     def __init__(self, model: Transformer, encoder_output: EncoderOutput, *, num_beams: int, max_length: int) -> None:
         """Start ``num_beams`` hypotheses per sentence, none longer than ``max_length``."""
         self.model = model
-        self._encoder_output = encoder_output
         self._cross_attention_mask = encoder_output.attention_mask
         self._num_beams, self._max_length, self._length = num_beams, max_length, 0
         # Rows of the caches that are still searched; None: all of them.
@@ -82,9 +81,8 @@ class IncrementalDecoder:
         end = self._cache_length + beams
         self._beam_visibility[:, :beams, self._cache_length : end].diagonal(dim1=1, dim2=2).zero_()
         self_attention_mask = AttentionMask(self._beam_visibility[:, None, :beams], None)
-        hidden_states = self._encoder_output.hidden_states
         for layer, cache in zip(model.decoder, self._caches, strict=True):
-            x = layer(x, hidden_states, self_attention_mask, self._cross_attention_mask, cache)
+            x = layer(x, None, self_attention_mask, self._cross_attention_mask, cache)
         self._length += 1
         if self._active_rows is not None:
             x = x.index_select(0, self._active_rows)

@@ -112,7 +112,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None,
         self_attention_mask: AttentionMask,
         cross_attention_mask: AttentionMask,
         cache: LayerCache | None = None,
@@ -120,7 +120,7 @@ class DecoderLayer(nn.Module):
         """[batch, queries, d_model] → the same.
 
         Without ``cache``, ``x`` is the whole target. With it, ``x`` is the newest position of every beam: keys and
-        values of the prefix and of the source come from the cache, and ``encoder_hidden_states`` is not read.
+        values of the prefix and of the source come from the cache, and ``encoder_hidden_states`` is None.
         """
         update, _ = self.self_attention(
             self.self_attention_residual.input(x),
@@ -128,10 +128,13 @@ class DecoderLayer(nn.Module):
             update_cache=None if cache is None else cache.append,
         )
         x = self.self_attention_residual(x, update)
+        if cache is not None:
+            key_value = cache.cross
+        else:
+            assert encoder_hidden_states is not None
+            key_value = self.cross_attention.project_kv(encoder_hidden_states)
         update, _ = self.cross_attention(
-            self.cross_attention_residual.input(x),
-            cross_attention_mask,
-            key_value=self.cross_attention.project_kv(encoder_hidden_states) if cache is None else cache.cross,
+            self.cross_attention_residual.input(x), cross_attention_mask, key_value=key_value
         )
         x = self.cross_attention_residual(x, update)
         output: Tensor = self.feed_forward_residual(x, self.feed_forward(self.feed_forward_residual.input(x)))
