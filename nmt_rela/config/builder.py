@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from nmt_rela.config.yaml_nodes import List, Mapping, Scalar, Tree, describe_node, printable
-from nmt_rela.utils.errors import ConfigError, did_you_mean
+from nmt_rela.utils.errors import ConfigError, did_you_mean, similar_names
 
 T = TypeVar("T")
 
@@ -30,17 +30,18 @@ _READERS: dict[Any, tuple[Any, str]] = {
 }
 
 
-def build(cls: type[T], tree: Mapping, name: str) -> tuple[T, dict[str, str]]:
+def build(cls: type[T], tree: Mapping, name: str, *, page: str) -> tuple[T, dict[str, str]]:
     """An instance of a dataclass, and where each key path that the tree holds is written (``file:line``).
 
     Args:
         name: stands for the file where a required key is missing.
+        page: the page of the manual that describes the keys, for messages.
 
     Raises:
         ConfigError: an unknown or missing key, or a value that is not accepted. One line: position, key path, what was
             found and what is accepted.
     """
-    builder = _Builder(cls)
+    builder = _Builder(cls, page)
     built = builder.section(cls, tree, "", name)
     if builder.missing:
         position = builder.missing[0][0]
@@ -68,8 +69,8 @@ def field_types(cls: type) -> dict[str, Any]:
 class _Builder:
     """One traversal of a tree. Missing keys are collected: a misspelt key is often the reason and is named first."""
 
-    def __init__(self, root: type) -> None:
-        self.root = root
+    def __init__(self, root: type, page: str) -> None:
+        self.root, self.page = root, page
         self.positions: dict[str, str] = {}
         self.missing: list[tuple[str, str]] = []
 
@@ -78,7 +79,8 @@ class _Builder:
         for key in tree.entries:
             if key not in fields:
                 elsewhere = [path for path in key_paths(self.root) if path.split(".")[-1] == key]
-                hint = f"did you mean {' or '.join(map(repr, elsewhere))}?" if elsewhere else did_you_mean(key, fields)
+                near = " or ".join(map(repr, similar_names(key, fields) + elsewhere))
+                hint = f"did you mean {near}?" if near else did_you_mean(key, fields, page=self.page)
                 raise ConfigError(f"{tree.positions[key]}: {prefix}{printable(key)}: unknown key; {hint}")
         values: dict[str, Any] = {}
         missing = len(self.missing)
@@ -145,7 +147,11 @@ def _scalar(options: Sequence[Any], found: Tree, path: str, limits: Any) -> Any:
     value = reader(found) if isinstance(found, Scalar) else None
     if value is None:
         quotes = " in quotes" if expected is str and isinstance(found, Scalar) and not found.is_null else ""
-        raise ConfigError(f"{found.position}: {path}: expected {wanted}{quotes}, found {describe_node(found)}")
+        number = found.as_float() if expected is int and isinstance(found, Scalar) else None
+        # 010 is left out: it is 8 for some readers of YAML and 10 for others.
+        whole = number is not None and number.is_integer() and not found.text.isdecimal()  # type: ignore[union-attr]
+        hint = f"; write {number:.0f}" if whole else ""
+        raise ConfigError(f"{found.position}: {path}: expected {wanted}{quotes}, found {describe_node(found)}{hint}")
     low, high = limits.get("low"), limits.get("high")
     if expected is int and high is None and value > _MAX_INT:
         high = _MAX_INT

@@ -34,6 +34,10 @@ from nmt_rela.config.yaml_nodes import (
 from nmt_rela.utils.errors import ConfigError, UserError
 
 
+#: The page of the manual that describes every setting.
+_PAGE = "docs/configuration.md"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfigChange:
     """A setting in which two configurations differ."""
@@ -56,7 +60,7 @@ def name_file_of_setting(path: str | Path, overrides: Sequence[str] = ()) -> Ite
 
     Such errors are found after reading, where a setting does not fit the task, the corpus or the machine.
     """
-    _, positions = build(Config, _with_overrides(_read(Path(path), ()), overrides), str(path))
+    _, positions = build(Config, _with_overrides(_read(Path(path), ()), overrides), str(path), page=_PAGE)
     try:
         yield
     except UserError as error:
@@ -165,7 +169,7 @@ def _with_overrides(tree: Mapping, overrides: Sequence[str]) -> Mapping:
 
 
 def _build_config(tree: Mapping, name: str) -> Config:
-    config, positions = build(Config, tree, name)
+    config, positions = build(Config, tree, name, page=_PAGE)
     _check_rules(config, lambda path: f"{positions.get(path, name)}: {path}")
     return config
 

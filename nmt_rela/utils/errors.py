@@ -28,10 +28,21 @@ class CheckpointError(UserError):
     """A run directory or checkpoint that is missing, damaged or of another model."""
 
 
-def did_you_mean(found: str, accepted: Iterable[str]) -> str:
-    """The end of an error message: the nearest accepted name, or all of them if none is similar."""
+#: Names that an error message lists although a page describes them.
+_LISTED = 6
+
+
+def similar_names(found: str, accepted: Iterable[str]) -> list[str]:
+    """The nearest accepted name, if it differs from ``found`` by little more than a slip of the keyboard."""
+    return difflib.get_close_matches(found, sorted(accepted), n=1, cutoff=0.66 if len(found) <= 6 else 0.75)
+
+
+def did_you_mean(found: str, accepted: Iterable[str], *, page: str = "") -> str:
+    """The end of an error message: the nearest accepted name, or if none is similar all of them.
+
+    ``page``: the page of the manual that describes them, named instead where they are many.
+    """
     names = sorted(accepted)
-    nearest = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
-    if nearest:
+    if nearest := similar_names(found, names):
         return f"did you mean '{nearest[0]}'?"
-    return "accepted: " + ", ".join(names)
+    return f"{page} lists what is accepted" if page and len(names) > _LISTED else f"accepted: {', '.join(names)}"

@@ -196,7 +196,7 @@ def test_bad_text_is_one_error_line_and_leaves_no_files(
 def test_bad_settings_are_one_line(tmp_path: Path) -> None:
     task = own_task(tmp_path)
     with pytest.raises(
-        ConfigError, match=r"data\.source_language: the task 'mine' has no language 'dd'; did you mean 'de'"
+        ConfigError, match=r"data\.source_language: the task 'mine' has no language 'dd'; accepted: de, en"
     ):
         prepare(settings(task, tmp_path, source_language="dd"))
     with pytest.raises(ConfigError, match=r"data\.target_language: found 'de', which is the source"):

@@ -99,7 +99,7 @@ def load_task(name_or_path: str) -> Task:
     tree = yaml_nodes.read_file(path)
     if not isinstance(tree, yaml_nodes.Mapping):
         raise ConfigError(f"{tree.position}: expected a mapping, found {yaml_nodes.describe_node(tree)}")
-    entry, positions = build(_TaskEntry, tree, f"{path}:1")
+    entry, positions = build(_TaskEntry, tree, f"{path}:1", page="docs/tasks.md")
     return _TaskReader(path, positions).task(entry)
 
 
