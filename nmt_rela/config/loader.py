@@ -33,7 +33,6 @@ from nmt_rela.config.yaml_nodes import (
 )
 from nmt_rela.utils.errors import ConfigError, UserError
 
-
 #: The page of the manual that describes every setting.
 _PAGE = "docs/configuration.md"
 
