@@ -38,7 +38,7 @@ def read_analysis_data(
     gold_reversed: bool = False,
     sentences: int = 0,
 ) -> AnalysisData:
-    """The first ``sentences`` pairs (0: all) of a set of files, each side normalised by its function.
+    """The first ``sentences`` pairs (0: all) of a set of files, each side normalized by its function.
 
     ``gold_reversed``: the file of gold alignments has the target word first. Raises DataError when the text is empty or
     the numbers of lines differ.

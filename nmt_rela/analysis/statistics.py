@@ -31,9 +31,9 @@ class LayerStatistics:
     null_rate: tuple[float, ...]
     #: Mean sum of a row; 1 for softmax, sparsemax and entmax15.
     mass: tuple[float, ...]
-    #: Mean entropy of the sum-normalised rows, null rows left out; None where all rows are null.
+    #: Mean entropy of the sum-normalized rows, null rows left out; None where all rows are null.
     entropy: tuple[float | None, ...]
-    #: Head diversity of sum-normalised rows, null rows left out; None where no query has two heads left.
+    #: Head diversity of sum-normalized rows, null rows left out; None where no query has two heads left.
     diversity: float | None
     #: Queries that ``diversity`` is averaged over: those with at least two heads whose row is not null.
     diversity_queries: int
@@ -70,7 +70,7 @@ class SiteStatistics:
 
 
 def head_diversity(rows: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Generalised Jensen-Shannon divergence over heads, H(mean p) - mean H(p) (Correia et al. 2019).
+    """Generalized Jensen-Shannon divergence over heads, H(mean p) - mean H(p) (Correia et al. 2019).
 
     ``rows`` [batch, heads, queries, keys] are distributions over keys. A head is left out of both means where
     ``present`` [batch, heads, queries] is False; its row must be 0 there. Returns the divergence [batch, queries], from
@@ -96,7 +96,7 @@ class _LayerSums:
     def __init__(self, heads: int, device: torch.device) -> None:
         self.counts = SparsityCounts(heads, device)
         self.mass, self.entropy = (torch.zeros(heads, dtype=torch.float64, device=device) for _ in range(2))
-        #: Sum over queries and number of queries, for sum-normalised rows and for rows through a softmax.
+        #: Sum over queries and number of queries, for sum-normalized rows and for rows through a softmax.
         self.diversity, self.diversity_softmax = (torch.zeros(2, dtype=torch.float64, device=device) for _ in range(2))
 
     def add(self, weights: Tensor, valid: Tensor) -> None:

@@ -23,7 +23,7 @@ _MIN_STEPS = 3
 
 
 def relu(scores: Tensor) -> Tensor:
-    """max(0, s). Rows are not normalised; a row may be all 0 (ReLA, Zhang, Titov and Sennrich 2021).
+    """max(0, s). Rows are not normalized; a row may be all 0 (ReLA, Zhang, Titov and Sennrich 2021).
 
     Training runs it fused: kernels/cpu/rela_attention.py on a CPU, kernels/triton/sparse_attention.py on a GPU.
     """

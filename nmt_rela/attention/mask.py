@@ -54,7 +54,7 @@ CAUSAL_MASK = AttentionMask(None, None, causal=True)
 def attention_mask(visible: Tensor, dtype: torch.dtype) -> AttentionMask:
     """The mask of a boolean tensor [batch or 1, 1, queries or 1, keys], true where a key is visible."""
     fully_masked = ~visible.any(dim=-1, keepdim=True)
-    # Checking the values on a GPU would require a synchronisation.
+    # Checking the values on a GPU would require a synchronization.
     none_is = visible.device.type == "cpu" and not bool(fully_masked.any())
     return AttentionMask(_bias(visible, dtype), None if none_is else fully_masked)
 

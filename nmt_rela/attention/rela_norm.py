@@ -19,7 +19,7 @@ class GatedRMSNorm(nn.Module):
 
     * ReLA-i (``gated=False``): RMSNorm(z), with g drawn from U(−√(3/d), √(3/d)).
     * ReLA-g (``gated=True``): σ(a ⊙ z) ⊙ RMSNorm(z), with g = 1 and the gate vector a drawn from the same distribution.
-      The gate sees z before the normalisation.
+      The gate sees z before the normalization.
 
     ``forward`` applies everything but the gain (`functional.gated_rms_norm`): the output projection that follows
     multiplies the gain into its matrix, which is smaller than the activations. Computed in float32 or wider, returned

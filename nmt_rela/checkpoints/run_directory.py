@@ -128,7 +128,7 @@ class RunDirectory:
 
 
 def build_model(config: ModelConfig, vocabularies: TokenizerPair) -> Transformer:
-    """A freshly initialised model."""
+    """A freshly initialized model."""
     sizes = vocabularies.source.size, vocabularies.target.size
     return Transformer(*sizes, pad_id=PAD, bos_id=BOS, **asdict(config))
 

@@ -92,7 +92,7 @@ class ModelConfig:
     dropout: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
     #: Dropout on embeddings plus positions.
     embedding_dropout: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
-    #: Dropout on attention weights, without re-normalising.
+    #: Dropout on attention weights, without re-normalizing.
     attention_dropout: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
     #: Dropout inside the feed-forward block, after its ReLU.
     ffn_dropout: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
@@ -107,7 +107,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
-    """Optimisation, duration of the run, validation, logging and checkpoints."""
+    """Optimization, duration of the run, validation, logging and checkpoints."""
 
     #: Stop after this many updates.
     max_updates: int = field(default=300_000, metadata=bounds(low=1))
@@ -200,7 +200,7 @@ class Config:
     data: DataConfig
     #: The model.
     model: ModelConfig
-    #: The optimisation.
+    #: The optimization.
     training: TrainingConfig
     #: The search.
     decoding: DecodingConfig

@@ -24,7 +24,7 @@ def readme(format: str, config: Config) -> str:
     )
     if data.romanian_diacritics != "none" and "ro" in (data.source_language, data.target_language):
         mode = data.romanian_diacritics
-        text += f"* Romanian text was normalised with `data.romanian_diacritics: {mode}`; translations are too.\n"
+        text += f"* Romanian text was normalized with `data.romanian_diacritics: {mode}`; translations are too.\n"
     return text
 
 

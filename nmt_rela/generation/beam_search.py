@@ -148,7 +148,7 @@ def shortlist(scores: Tensor, log_probs: Tensor, count: int) -> tuple[Tensor, Te
 
 def _stable_topk(totals: Tensor, flat_indices: Tensor, count: int) -> Tensor:
     """Positions [S, count] of the largest totals [S, C], best first; among equals the smaller flat index first."""
-    if totals.device.type == "cpu":  # looking for equals needs no synchronisation here
+    if totals.device.type == "cpu":  # looking for equals needs no synchronization here
         values, best = totals.topk(min(count + 1, totals.shape[1]), dim=1)
         if not bool(((values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -torch.inf)).any()):
             return best[:, :count]

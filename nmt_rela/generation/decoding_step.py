@@ -51,7 +51,7 @@ class SearchConstraints:
     #: Tokens that never appear. Their probability is not given to other tokens.
     suppress_tokens: Sequence[int] = SUPPRESSED_TOKENS
     #: Steps between two checks for finished sentences; it changes speed only. None: 1 on the CPU, 4 elsewhere, where
-    #: each check synchronises with the CPU.
+    #: each check synchronizes with the CPU.
     check_every: int | None = None
 
     @property

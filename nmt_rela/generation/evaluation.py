@@ -44,7 +44,7 @@ def evaluate(translator: Translator, test_set: EvaluationSet, directory: Path) -
     seconds = time.perf_counter() - start
     hypotheses = [strip_newlines(translation.text) for translation in translations]
     write_lines(directory / f"{name}.txt", hypotheses)
-    # Normalising changes nothing in prepared test sets; other references are scored like them.
+    # Normalizing changes nothing in prepared test sets; other references are scored like them.
     references = [translator.normalize_target(line) for _, line in pairs]
     scores = compute_scores(hypotheses, references, tokenizer=test_set.bleu_tokenizer)
     LOG.info("%s: %.1f s, %.1f sentences/s", name, seconds, len(pairs) / max(seconds, 1e-9))

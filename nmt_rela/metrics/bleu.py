@@ -44,7 +44,7 @@ class TranslationScores:
 def compute_scores(
     hypotheses: Sequence[str], references: Sequence[str], *, tokenizer: str = "13a"
 ) -> TranslationScores:
-    """Cased corpus BLEU (Post 2018) and chrF2 (Popović 2015) of plain, detokenised text against one reference.
+    """Cased corpus BLEU (Post 2018) and chrF2 (Popović 2015) of plain, detokenized text against one reference.
 
     ``tokenizer`` is the word tokenizer of BLEU; chrF needs none. Raises DataError when the texts differ in length or
     are empty, ConfigError for an unknown tokenizer.

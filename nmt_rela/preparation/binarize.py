@@ -1,4 +1,4 @@
-"""Binarisation: clean text to sub-word ids in an indexed dataset, on all cores.
+"""Binarization: clean text to sub-word ids in an indexed dataset, on all cores.
 
 SentencePiece encodes a block of lines in its own threads. Two blocks are encoded concurrently, so that the
 single-threaded conversion of ids from lists to arrays of one overlaps with the encoding of the other. Threads, not
@@ -145,7 +145,7 @@ def _blocks(source: BinaryIO, target: BinaryIO, block_bytes: int) -> Iterator[tu
         yield len(lines[0]), b"".join(lines[0]), b"".join(lines[1])
 
 
-def binarise(
+def binarize(
     source: Path,
     target: Path,
     tokenizers: Path,

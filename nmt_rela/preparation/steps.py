@@ -10,7 +10,7 @@ from pathlib import Path
 from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.normalization import normalization_for
 from nmt_rela.data.tokenizer import TokenizerPair
-from nmt_rela.preparation.binarize import LengthFilter, binarise
+from nmt_rela.preparation.binarize import LengthFilter, binarize
 from nmt_rela.preparation.cleaning import Cleaner
 from nmt_rela.preparation.cleaning_stats import CleaningStats, format_stats, read_stats, write_stats
 from nmt_rela.preparation.evaluation_sets import copy_alignments, read_evaluation_pairs, write_parallel
@@ -115,7 +115,7 @@ def learn_subwords(directory: Path, data: DataConfig, text: Path) -> None:
 def encode_train(directory: Path, data: DataConfig, text: Path, subwords: Path, *, workers: int) -> None:
     """Write the training pairs as sub-word ids, ``corpus``. Over-long pairs are dropped or truncated, and counted."""
     stats = read_stats(text / "cleaning_stats.json")
-    outcomes = binarise(
+    outcomes = binarize(
         text / f"train.{data.source_language}",
         text / f"train.{data.target_language}",
         subwords,
@@ -137,7 +137,7 @@ def encode_train(directory: Path, data: DataConfig, text: Path, subwords: Path, 
 
 def encode_dev(directory: Path, data: DataConfig, sets: Path, subwords: Path) -> None:
     """Write all development pairs as sub-word ids, ``corpus``, whatever their length."""
-    binarise(
+    binarize(
         sets / f"dev.{data.source_language}",
         sets / f"dev.{data.target_language}",
         subwords,

@@ -18,14 +18,14 @@ from nmt_rela.utils.text import raw_lines
 
 LOG = logging.getLogger(__name__)
 
-#: Languages whose characters are not normalised: full-width and half-width characters differ in them.
+#: Languages whose characters are not normalized: full-width and half-width characters differ in them.
 _VERBATIM = {"zh", "ja"}
 #: Fixed, because the sums of unigram training depend on it; models must be the same on every machine.
 _THREADS = 16
 
 
 def normalization_rule(*languages: str) -> str:
-    """SentencePiece's normalisation rule for a model of these languages.
+    """SentencePiece's normalization rule for a model of these languages.
 
     ``nmt_nfkc`` composes accents, collapses whitespace and removes invisible characters. It would also turn full-width
     into half-width characters, so Chinese and Japanese have the rule ``identity``.

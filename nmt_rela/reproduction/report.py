@@ -305,7 +305,7 @@ def _deviations(experiment: Experiment, results: Tree) -> Iterator[str]:
         if not run["scores"]:
             yield f"{run['name']}: not translated yet."
     if len(experiment.seeds) == 1:
-        yield "One seed: differences between variants include the variation between initialisations."
+        yield "One seed: differences between variants include the variation between initializations."
     if experiment.name == paper_results.AER_TASK:
         yield "The authors' public files have no BLEU for this task."
     elif experiment.name not in paper_results.BLEU:

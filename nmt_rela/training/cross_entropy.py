@@ -65,7 +65,7 @@ class _SmoothedCrossEntropy(Function):
         low_states, low_weight = states.to(dtype), weight.to(dtype)
         states_gradient = torch.empty_like(states) if needs_gradient else None
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if needs_gradient else None
-        # float64 sums on the device: millions of tokens add up without loss, and nothing is synchronised.
+        # float64 sums on the device: millions of tokens add up without loss, and nothing is synchronized.
         loss = states.new_zeros((), dtype=torch.float64)
         nll = states.new_zeros((), dtype=torch.float64)
         with torch.autocast(states.device.type, enabled=False):
@@ -122,14 +122,14 @@ def _cross_entropy_slice(
     reference_logits = logits.gather(1, reference)[:, 0]
     summed_logits = logits.sum(dim=1)
     probabilities = logits.exp_()
-    normalisers = probabilities.sum(dim=1)
-    log_normalisers = normalisers.log()
-    reference_log_probs = reference_logits - log_normalisers
+    normalizers = probabilities.sum(dim=1)
+    log_normalizers = normalizers.log()
+    reference_log_probs = reference_logits - log_normalizers
     # −Σ_v q_v log p_v with q = 1 − ε at the reference token, spread elsewhere
     losses = -(1.0 - smoothing - spread) * reference_log_probs
-    losses -= spread * (summed_logits - outputs * log_normalisers)
+    losses -= spread * (summed_logits - outputs * log_normalizers)
     if with_gradient:
-        probabilities.div_(normalisers[:, None]).sub_(spread)
+        probabilities.div_(normalizers[:, None]).sub_(spread)
         probabilities.scatter_add_(1, reference, probabilities.new_full(reference.shape, spread + smoothing - 1.0))
     return losses, -reference_log_probs, probabilities
 

@@ -1,7 +1,7 @@
 """The processes (ranks) of a training run: their context, gradient reduction and control messages.
 
 Gradients are reduced by DistributedDataParallel over NCCL, or gloo on CPUs, within ``COLLECTIVE_TIMEOUT``. Control
-messages always use a gloo group of their own: they need no GPU synchronisation, and they may wait for days, because a
+messages always use a gloo group of their own: they need no GPU synchronization, and they may wait for days, because a
 rank that dies closes its connections, which ends the waiting of the others at once.
 """
 

@@ -39,7 +39,7 @@ def step_unless_nonfinite(
 ) -> Tensor:
     """Apply the gradients unless their norm is not finite; 1 where the update was skipped, else 0.
 
-    Nothing synchronises with the device: fused optimisers read the attribute ``found_inf`` in their kernel and leave
+    Nothing synchronizes with the device: fused optimizers read the attribute ``found_inf`` in their kernel and leave
     parameters and state unchanged where it is 1. torch sets this attribute itself for gradient scaling; it is not
     documented.
     """

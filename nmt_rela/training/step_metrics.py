@@ -23,7 +23,7 @@ class StepMetrics:
         self.reset_timer()
 
     def _reset(self) -> None:
-        # Summed loss, summed nll and skipped updates stay on the device, because reading them would synchronise.
+        # Summed loss, summed nll and skipped updates stay on the device, because reading them would synchronize.
         self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         self._norm = self._skipped = torch.zeros((), device=self._device)
         self._counts = [0, 0, 0, 0]  # target tokens, source tokens, padded tokens of both sides, sentences
@@ -61,7 +61,7 @@ class StepMetrics:
         self.updates += 1
 
     def compute_and_reset(self, context: DistributedContext) -> dict[str, Any]:
-        """The metrics over all ranks, in nats, tokens and seconds. Synchronises with the device."""
+        """The metrics over all ranks, in nats, tokens and seconds. Synchronizes with the device."""
         rows = context.all_gather_object(self._row())
         loss, nll, target, source, padded, sentences = (sum(row[i] for row in rows) for i in range(6))
         skipped, _, seconds, waited = rows[0][6:]

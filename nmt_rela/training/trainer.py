@@ -138,7 +138,7 @@ class Trainer:
         return "finished" if self._is_finished() else "stopped"
 
     def train_step(self, batches: list[Batch], plan: BatchPlan) -> None:
-        """One update from this rank's micro-batches. Nothing in it synchronises with the device."""
+        """One update from this rank's micro-batches. Nothing in it synchronizes with the device."""
         settings, state, context = self.config.training, self.state, self.context
         self.objective.train()
         total_tokens, total_sentences = self._count_targets(plan)

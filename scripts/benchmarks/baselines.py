@@ -23,7 +23,7 @@ OTHERS = ("torch.nn.Transformer", "transformers.Marian")
 class PlainUpdates:
     """Another library's model of the size in a configuration, trained as its users do.
 
-    The loop uses whole logits, PyTorch's cross-entropy, clipping and fused Adam. It never synchronises with the device.
+    The loop uses whole logits, PyTorch's cross-entropy, clipping and fused Adam. It never synchronizes with the device.
 
     Raises ConfigError for fp16, which needs a scaled loss.
     """

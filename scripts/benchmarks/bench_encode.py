@@ -27,7 +27,7 @@ import sentencepiece
 from harness import environment, interleave, make_parser, peak_resident_bytes, print_row, write_document
 
 from nmt_rela.data.tokenizer import TokenizerPair
-from nmt_rela.preparation.binarize import LengthFilter, available_cores, binarise
+from nmt_rela.preparation.binarize import LengthFilter, available_cores, binarize
 from nmt_rela.preparation.tokenizer_training import sample_evenly, train_sentencepiece
 
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
@@ -102,7 +102,7 @@ def measure(directory: Path, *, pairs: int, cores: int, rounds: int, vocabulary_
                 processor.encode(text[start : start + (1 << 16)], out_type=int, num_threads=cores)
 
     def ours() -> None:
-        binarise(
+        binarize(
             source,
             target,
             subwords,
@@ -156,7 +156,7 @@ def main() -> None:
     wall, cpu = results["sentences_per_second"], results["sentences_per_processor_second"]
     widths = (24, 14, 18)
     print_row(["", "sentences/s", "per processor"], widths)
-    for name, title in (("plain", "SentencePiece alone"), ("ours", "read, encode, binarise")):
+    for name, title in (("plain", "SentencePiece alone"), ("ours", "read, encode, binarize")):
         print_row([title, f"{wall[name]:,}", f"{cpu[name]:,}"], widths)
     print_row(["ratio", results["ratio"], results["processor_ratio"]], widths)
     write_document(options.json, results)

@@ -5,7 +5,7 @@ updates per round. The table has medians, the ratio to the first variant, and th
 machine, measured in the same rounds. An update is the trainer's own, without data loading. ``--others`` adds PyTorch's
 own Transformer and, if transformers is installed, its Marian, of the same size, on the same batches, in a standard
 PyTorch training loop. On a CPU the trainer's loop then runs as it is, with loading and records, to measure the fraction
-of an update outside forward pass, backward pass and optimiser (gradient norm and clipping count as outside).
+of an update outside forward pass, backward pass and optimizer (gradient norm and clipping count as outside).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def matmul_rate(precision: torch.dtype, device: torch.device) -> float:
 
 
 class StepTimer:
-    """Seconds that a trainer spends in forward passes, backward passes and the optimiser, on a CPU."""
+    """Seconds that a trainer spends in forward passes, backward passes and the optimizer, on a CPU."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.seconds = 0.0
@@ -115,7 +115,7 @@ class StepTimer:
 
 
 def overhead_fraction(config: Config, attention: str, folder: Path, *, updates: int) -> float:
-    """The fraction of an update's time outside forward pass, backward pass and optimiser, in the trainer's own loop."""
+    """The fraction of an update's time outside forward pass, backward pass and optimizer, in the trainer's own loop."""
     trainer = make_trainer(config, attention, folder / "loop")
     timer = StepTimer(trainer)
     marks: list[tuple[float, float]] = []
@@ -218,7 +218,7 @@ def main() -> int:
         speeds = [f"{row[name]:,.0f}" for name in ("tokens_per_second", "lowest", "highest")]
         print_row([row["attention"], *speeds, f"{row['ratio']:.2f}", f"{row['matmul_fraction']:.0%}"], widths)
     if document["overhead_fraction"] is not None:
-        print(f"outside forward, backward and optimiser: {document['overhead_fraction']:.1%} of an update's time")
+        print(f"outside forward, backward and optimizer: {document['overhead_fraction']:.1%} of an update's time")
     write_document(options.json, document)
     return 0
 

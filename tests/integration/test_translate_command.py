@@ -168,7 +168,7 @@ def test_ensembles_need_one_vocabulary(translated: Translate, run: Path, tmp_pat
     other = toy_run(tmp_path / "other", seed=50)
     assert texts(translated("--model", str(other))) != texts(translated())
     with open(other / "tokenizer/joint.model", "ab") as model:
-        model.write(b"\x1a\x05\x0a\x03abc")  # another name of the normaliser: the same pieces, another model
+        model.write(b"\x1a\x05\x0a\x03abc")  # another name of the normalizer: the same pieces, another model
     translated("--model", str(other), status=2)
     assert "another vocabulary" in translated.log.decode()
 
@@ -226,7 +226,7 @@ def romanian_run(path: Path, **languages: str) -> Path:
     return path
 
 
-def test_given_text_is_normalised_as_training_text_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_given_text_is_normalized_as_training_text_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ["Haus Baum Hund.", "das schläft."]
     written = [line.replace("s", "ş").replace("a", "ă") for line in lines]
     reader = Translator.load(romanian_run(tmp_path / "from", source_language="ro"), device="cpu")

@@ -1,4 +1,4 @@
-"""The text of an analysis: read, normalised, cut, with its gold alignments."""
+"""The text of an analysis: read, normalized, cut, with its gold alignments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def evaluation_set(source: Path, target: Path, gold: Path | None = None) -> Eval
     return EvaluationSet(name="text", source=source, target=target, bleu_tokenizer="zh", gold_alignments=gold)
 
 
-def test_both_sides_are_normalised_and_only_the_first_pairs_kept(tmp_path: Path) -> None:
+def test_both_sides_are_normalized_and_only_the_first_pairs_kept(tmp_path: Path) -> None:
     source, target = write(tmp_path, "a", ["x", "y", "z"]), write(tmp_path, "b", ["u", "v", "w"])
     data = read_analysis_data(evaluation_set(source, target), normalize=(str.upper, str.title), sentences=2)
     assert (data.name, data.bleu_tokenizer) == ("text", "zh")

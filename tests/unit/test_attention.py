@@ -124,7 +124,7 @@ def test_initial_weights_are_xavier_uniform_fused_in_self_attention_and_apart_in
 
 
 @pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
-def test_dropout_acts_on_weights_without_renormalising(variant: str) -> None:
+def test_dropout_acts_on_weights_without_renormalizing(variant: str) -> None:
     torch.manual_seed(0)
     variant = ATTENTION_VARIANTS[variant]
     query, key = torch.randn(1, 1, 6, 8), torch.randn(1, 1, 8, 8)

@@ -8,7 +8,7 @@ import pytest
 
 from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.tokenizer import EOS, TokenizerPair
-from nmt_rela.preparation.binarize import LengthFilter, binarise
+from nmt_rela.preparation.binarize import LengthFilter, binarize
 from nmt_rela.preparation.tokenizer_training import train_sentencepiece
 
 LINES = [f"zeile {number} mit {'wort ' * (number % 9)}und ende" for number in range(240)]
@@ -37,7 +37,7 @@ def corpus_of(
 ) -> tuple[ParallelDataset, dict[str, list[int]]]:
     for name, lines in zip("st", zip(*pairs, strict=True), strict=True):
         (directory / name).write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
-    outcomes = binarise(
+    outcomes = binarize(
         *(directory / "s", directory / "t", vocabularies, directory / "corpus"),
         length_filter=length_filter, ends=ends, workers=workers, title="encoding", block_bytes=block_bytes,
     )  # fmt: skip

@@ -207,7 +207,7 @@ def test_a_safetensors_folder_that_does_not_fit(tmp_path: Path, safetensors: Any
         folder.load_model()
     weights.write_bytes(whole)
     with open(folder.tokenizer / "joint.model", "ab") as model:
-        model.write(b"\x1a\x05\x0a\x03abc")  # another name of the normaliser: the same pieces, another model
+        model.write(b"\x1a\x05\x0a\x03abc")  # another name of the normalizer: the same pieces, another model
     with pytest.raises(CheckpointError, match="another vocabulary"):
         folder.load_model()
 

@@ -1,4 +1,4 @@
-"""The learning-rate schedules, and the optimiser that skips non-finite gradients."""
+"""The learning-rate schedules, and the optimizer that skips non-finite gradients."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-#: Quantised activations are integers of at most this size on either side of _ZERO. Without VNNI, pairs of products are
+#: Quantized activations are integers of at most this size on either side of _ZERO. Without VNNI, pairs of products are
 #: summed in 16 bits, which more than 7 bits per factor would overflow.
 _LEVELS = 127 if getattr(torch.cpu, "_is_vnni_supported", bool)() else 63
 _ZERO = _LEVELS + 1

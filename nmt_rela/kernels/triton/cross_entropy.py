@@ -45,17 +45,17 @@ def _kernel(Logits, Targets, Losses, Nlls, outputs, spread, smoothing, GRADIENT:
         powers += tl.where(inside, tl.exp(logits - grown), 0.0)
         row_max = grown
     maximum = tl.max(row_max, axis=0)
-    normaliser = maximum + tl.log(tl.sum(powers * tl.exp(row_max - maximum), axis=0))
+    normalizer = maximum + tl.log(tl.sum(powers * tl.exp(row_max - maximum), axis=0))
     target = tl.load(Targets + row)
-    gold = tl.load(Logits + target).to(tl.float32) - normaliser  # log p(gold)
+    gold = tl.load(Logits + target).to(tl.float32) - normalizer  # log p(gold)
     tl.store(Nlls + row, -gold)
     # −Σ_v q_v log p_v with q = 1 − ε at the gold token, spread elsewhere
-    rest = tl.sum(total, axis=0) - outputs * normaliser
+    rest = tl.sum(total, axis=0) - outputs * normalizer
     tl.store(Losses + row, -(1.0 - smoothing - spread) * gold - spread * rest)
     if GRADIENT:
         for start in range(0, outputs, BLOCK):
             inside = start + columns < outputs
             logits = tl.load(Logits + start + columns, mask=inside, other=0.0).to(tl.float32)
             wanted = tl.where(start + columns == target, 1.0 - smoothing, spread)
-            gradient = tl.exp(logits - normaliser) - wanted
+            gradient = tl.exp(logits - normalizer) - wanted
             tl.store(Logits + start + columns, gradient.to(Logits.dtype.element_ty), mask=inside)
