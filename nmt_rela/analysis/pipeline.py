@@ -33,7 +33,7 @@ from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.progress import ProgressBar
 
-log = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 #: Sub-words of the longest sentence on the page. Longer sentences are analysed but not shown.
 _PAGE_LENGTH = 100
@@ -48,7 +48,7 @@ class RunAnalysis:
     attention: Mapping[str, str]
     sentences: int
     #: Pairs left out because one side has more sub-words than the run accepts.
-    overlong: int
+    overlength: int
     source_subwords: int
     target_subwords: int
     #: Negative log-likelihood, in nats per target sub-word.
@@ -103,9 +103,9 @@ def analyze_run(
     pairs = [pair for pair in encoded if pair.longest <= max_length]
     if not pairs:
         raise DataError(f"{data.name}: no sentence pair has at most {max_length} sub-words per side")
-    overlong = len(encoded) - len(pairs)
-    if overlong:
-        log.warning("%s: %d pairs have more than %d sub-words per side; left out", data.name, overlong, max_length)
+    overlength = len(encoded) - len(pairs)
+    if overlength:
+        LOG.warning("%s: %d pairs have more than %d sub-words per side; left out", data.name, overlength, max_length)
 
     modules = model.attention_modules()
     on_page = {pair.index for pair in pairs if pair.index < page_sentences and pair.longest <= _PAGE_LENGTH}
@@ -161,7 +161,7 @@ def analyze_run(
         name=name,
         attention={site: module.variant for (site, layer), module in modules.items() if layer == 0},
         sentences=len(pairs),
-        overlong=overlong,
+        overlength=overlength,
         source_subwords=sum(len(pair.source) for pair in pairs),
         target_subwords=int(lengths.sum()),
         loss=float(-log_probs.sum() / lengths.sum()),

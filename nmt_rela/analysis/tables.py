@@ -17,7 +17,7 @@ from nmt_rela.metrics.word_alignment import AlignmentCounts
 FORMAT = 1
 #: Fields of a run that are written as they are.
 _PLAIN_FIELDS = (
-    "name", "sentences", "overlong", "source_subwords", "target_subwords", "loss", "alignment_left_out",
+    "name", "sentences", "overlength", "source_subwords", "target_subwords", "loss", "alignment_left_out",
 )  # fmt: skip
 
 

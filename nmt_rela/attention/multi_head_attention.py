@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from nmt_rela.attention.backends import attend, attention_scores, attention_weights, weighted_values
 from nmt_rela.attention.hook_point import HookPoint
 from nmt_rela.attention.mask import AttentionMask
-from nmt_rela.attention.rela_norm import GatedRMSNorm
+from nmt_rela.attention.rela_norm import ReLANorm
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 
 #: Keys and values of one call, 2 × [batch, heads, keys, head_dim].
@@ -46,7 +46,7 @@ class MultiHeadAttention(nn.Module):
         self.output_norm = (
             nn.Identity()
             if self._variant.output_norm == "none"
-            else GatedRMSNorm(embed_dim, gated=self._variant.output_norm == "gated_rms")
+            else ReLANorm(embed_dim, gated=self._variant.output_norm == "gated_rms")
         )
         self.out_proj = nn.Linear(embed_dim, embed_dim)
         self.hook_scores, self.hook_pattern, self.hook_z = HookPoint(), HookPoint(), HookPoint()
@@ -110,13 +110,13 @@ class MultiHeadAttention(nn.Module):
     @torch.no_grad()
     def fold_norm_gain(self) -> None:
         """Multiply the gain of the norm into ``out_proj`` permanently: for inference only."""
-        if isinstance(self.output_norm, GatedRMSNorm) and self.output_norm.weight is not None:
+        if isinstance(self.output_norm, ReLANorm) and self.output_norm.weight is not None:
             self.out_proj.weight.mul_(self.output_norm.weight)
             self.output_norm.weight = None
 
     def _project_output(self, normed: Tensor) -> Tensor:
         """W_o (g ⊙ x) + b, with the gain g of the norm where there is one."""
-        gain = self.output_norm.weight if isinstance(self.output_norm, GatedRMSNorm) else None
+        gain = self.output_norm.weight if isinstance(self.output_norm, ReLANorm) else None
         if gain is None:
             output: Tensor = self.out_proj(normed)
             return output

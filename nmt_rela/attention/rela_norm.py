@@ -12,8 +12,8 @@ from nmt_rela.attention.backends import NORM_BACKENDS, choose_norm_backend
 EPSILON = 1e-8
 
 
-class GatedRMSNorm(nn.Module):
-    """RMSNorm over the whole width d of the concatenated heads z, with or without a gate.
+class ReLANorm(nn.Module):
+    """The norm of ReLA: RMSNorm over the whole width d of the concatenated heads z, with a gate in ReLA-g.
 
     RMSNorm(z) = g ⊙ z / √(mean(z²) + ε), with the gain g in ``weight``, ε = 1e-8, no mean subtracted and no bias.
 

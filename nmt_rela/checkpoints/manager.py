@@ -20,7 +20,7 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import TrainingConfig
 from nmt_rela.utils.errors import CheckpointError
 
-log = logging.getLogger("nmt_rela.training")
+LOG = logging.getLogger(__name__)
 
 
 class CheckpointManager:
@@ -41,7 +41,7 @@ class CheckpointManager:
             try:
                 verify_checkpoint(directory)
             except CheckpointError as error:
-                log.warning("%s; using the checkpoint before it", error)
+                LOG.warning("%s; using the checkpoint before it", error)
                 continue
             self._update_links([path for path in steps if path.name <= directory.name])
             return directory
@@ -62,7 +62,7 @@ class CheckpointManager:
             write_checkpoint(directory, tensors=tensors, state={**state, "score": score})
             kept = self._update_links([*steps, directory])
         except OSError as error:
-            log.warning("checkpoint of update %d could not be written (%s); training continues", update, error)
+            LOG.warning("checkpoint of update %d could not be written (%s); training continues", update, error)
             return False
         for path in steps:
             if path.name not in kept:

@@ -24,7 +24,7 @@ from nmt_rela.data.tokenizer import BOS, PAD, TokenizerPair
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import CheckpointError, did_you_mean
 
-log = logging.getLogger("nmt_rela")
+LOG = logging.getLogger(__name__)
 
 AVERAGE = "average"
 #: An exported run directory has this file instead of checkpoints.
@@ -85,7 +85,7 @@ class RunDirectory:
         if name is None:
             name = names[0]
             if AVERAGE in names and name != AVERAGE:
-                log.warning("%s is older than the newest checkpoint; using %s", self.path / AVERAGE, name)
+                LOG.warning("%s is older than the newest checkpoint; using %s", self.path / AVERAGE, name)
         if name not in names:
             raise CheckpointError(f"{self.path}: no checkpoint '{name}'; {did_you_mean(name, names)}")
         return (self.checkpoints if name.startswith("step_") else self.path) / name

@@ -12,7 +12,7 @@ from filelock import BaseFileLock, Timeout
 from nmt_rela.utils.errors import ConfigError
 from nmt_rela.utils.files import file_lock
 
-log = logging.getLogger("nmt_rela")
+LOG = logging.getLogger(__name__)
 
 
 class RunLock:
@@ -33,7 +33,7 @@ class RunLock:
                 f"run_dir: {path.parent} is being trained by {name}; wait for it, stop it, or choose another run_dir=…"
             ) from None
         except (OSError, NotImplementedError) as error:  # a file system without locks
-            log.warning("%s cannot be locked (%s); no other process may train this run", path, error)
+            LOG.warning("%s cannot be locked (%s); no other process may train this run", path, error)
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
     def release(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from nmt_rela.commands import cli
 
-log = logging.getLogger("nmt_rela")
+LOG = logging.getLogger("nmt_rela")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def _average(arguments: Sequence[str] | None) -> None:
     run = RunDirectory(options.model)
     run.config()  # raises if this is no run directory
     names = average_run(run, options.best or options.last or 5, by_score=options.best is not None)
-    log.info("%s is the average of %s", run.path / AVERAGE, ", ".join(names))
+    LOG.info("%s is the average of %s", run.path / AVERAGE, ", ".join(names))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """What every command shares: argument parsing, the log on stderr, and the exit status.
 
-A command module is three steps::
+A command module has two functions::
 
     def main(arguments: Sequence[str] | None = None) -> int:
-        return cli.run("nmt-train", _train, arguments)
+        return cli.run("nmt-prepare", _prepare, arguments)
 
-    def _train(arguments: Sequence[str] | None) -> None:
-        parser = cli.make_parser("nmt-train", __doc__)
+    def _prepare(arguments: Sequence[str] | None) -> None:
+        parser = cli.make_parser("nmt-prepare", __doc__)
         cli.add_config_arguments(parser)
         options = cli.parse(parser, arguments)
         config = cli.read_config(options)

@@ -14,7 +14,7 @@ from pathlib import Path
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import add_checkpoint_argument
 
-log = logging.getLogger("nmt_rela")
+LOG = logging.getLogger("nmt_rela")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def _export(arguments: Sequence[str] | None) -> None:
         RunDirectory(options.model), options.output,
         format=options.format, checkpoint=options.checkpoint, quantization=options.quantization,
     )  # fmt: skip
-    log.info("%s contains the model; its README.md explains its use", options.output)
+    LOG.info("%s contains the model; its README.md explains its use", options.output)
 
 
 if __name__ == "__main__":

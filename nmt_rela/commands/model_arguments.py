@@ -67,7 +67,7 @@ def load_translator(options: argparse.Namespace) -> Translator:
     import torch
 
     from nmt_rela.generation.translator import Translator
-    from nmt_rela.utils.memory import limit_onednn_cache
+    from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
 
     if options.threads is not None:
         torch.set_num_threads(_checked_threads(options))

@@ -17,10 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,7 +28,7 @@ from numpy.typing import NDArray
 
 from nmt_rela.data.tokenizer import EOS, PAD
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.files import atomic_directory, sha256_of
+from nmt_rela.utils.files import atomic_directory
 
 FORMAT, VERSION = "nmt_rela binary corpus", 1
 _SIDES = ("source", "target")
@@ -87,7 +85,7 @@ def _memory_map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
 class ParallelDataset:
     """Sentence pairs, memory-mapped: opening is fast, and only what is read occupies memory.
 
-    Opening checks the header and the sizes of the files; ``verify`` reads them.
+    Opening checks the header and the sizes of the files, not their content.
 
     Raises:
         DataError: a file is missing or has another size, or the version is another one.
@@ -126,13 +124,6 @@ class ParallelDataset:
     def target_lengths(self) -> NDArray[np.int32]:
         """Sub-words of each target sentence, EOS included."""
         return self.targets.lengths
-
-    def verify(self) -> None:
-        """Read every file and compare its SHA-256 with the header's. Raises DataError, which names a damaged file."""
-        for name, entry in self._header["files"].items():
-            if sha256_of(self.directory / name) != entry["sha256"]:
-                path = self.directory / name
-                raise DataError(f"{path}: damaged, its SHA-256 differs from the header's: prepare the data again")
 
 
 def _read_header(text: bytes, directory: Path) -> dict[str, Any]:
@@ -233,18 +224,14 @@ class ParallelDatasetWriter:
         )
         return self
 
-    def append(self, source: Sequence[Sequence[int]], target: Sequence[Sequence[int]]) -> None:
-        """Append pairs of id sequences without EOS, which the writer adds to every sentence."""
-        self.append_flat(*_flatten(source), *_flatten(target))
-
-    def append_flat(
+    def append(
         self,
         source_tokens: NDArray[np.integer],
         source_lengths: NDArray[np.integer],
         target_tokens: NDArray[np.integer],
         target_lengths: NDArray[np.integer],
     ) -> None:
-        """Append pairs given as the concatenated ids and the length of each sentence, all without EOS."""
+        """Append pairs: the concatenated ids and the length of each sentence, without EOS, which the writer adds."""
         if len(source_lengths) != len(target_lengths):
             raise ValueError(f"{len(source_lengths)} source sentences, {len(target_lengths)} target sentences")
         self._source.append(source_tokens, source_lengths)
@@ -269,9 +256,3 @@ class ParallelDatasetWriter:
             }
             header["sha256"] = _header_checksum(header)
             (self._partial / "header.json").write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
-
-
-def _flatten(sentences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    lengths = np.fromiter(map(len, sentences), dtype=np.int64, count=len(sentences))
-    tokens = np.fromiter(chain.from_iterable(sentences), dtype=np.int64, count=int(lengths.sum()))
-    return tokens, lengths

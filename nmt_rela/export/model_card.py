@@ -18,7 +18,7 @@ from nmt_rela.config.schema import AttentionBySite, Config
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.files import atomic_write
 
-log = logging.getLogger("nmt_rela")
+LOG = logging.getLogger(__name__)
 
 CARD = "README.md"
 
@@ -30,7 +30,7 @@ def write_model_card(run: RunDirectory) -> None:
         with atomic_write(run.path / CARD) as stream:
             stream.write(text.encode("utf-8"))
     except (OSError, UserError) as error:
-        log.warning("%s: the model card could not be written: %s", run.path / CARD, error)
+        LOG.warning("%s: the model card could not be written: %s", run.path / CARD, error)
 
 
 def _card_lines(run: RunDirectory) -> Iterator[str]:

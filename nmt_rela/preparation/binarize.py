@@ -43,8 +43,8 @@ class EncodedChunk:
     source_lengths: NDArray[np.int32]
     target_tokens: NDArray[np.integer]
     target_lengths: NDArray[np.int32]
-    #: Positions in the block of pairs that were dropped (overlong, empty) or truncated.
-    overlong: NDArray[np.int64]
+    #: Positions in the block of pairs that were dropped (overlength, empty) or truncated.
+    overlength: NDArray[np.int64]
     empty: NDArray[np.int64]
     truncated: NDArray[np.int64]
 
@@ -61,16 +61,16 @@ def encode_chunk(
     source_ids = _encode(tokenizers.source, source, threads)
     target_ids = _encode(tokenizers.target, target, threads)
     source_lengths, target_lengths = _lengths(source_ids), _lengths(target_ids)
-    dropped = truncated = empty = overlong = np.zeros(len(source_ids), dtype=np.bool_)
+    dropped = truncated = empty = overlength = np.zeros(len(source_ids), dtype=np.bool_)
     if length_filter.on_overlength != "keep":
         empty = np.minimum(source_lengths, target_lengths) == 0
-        overlong = (np.maximum(source_lengths, target_lengths) >= length_filter.max_length) & ~empty
+        overlength = (np.maximum(source_lengths, target_lengths) >= length_filter.max_length) & ~empty
         if length_filter.on_overlength == "truncate":
-            truncated, overlong = overlong, np.zeros_like(overlong)
+            truncated, overlength = overlength, np.zeros_like(overlength)
             for index in np.flatnonzero(truncated):
                 del source_ids[index][length_filter.max_length - 1 :]
                 del target_ids[index][length_filter.max_length - 1 :]
-        dropped = empty | overlong
+        dropped = empty | overlength
     if dropped.any() or truncated.any():
         kept = np.flatnonzero(~dropped).tolist()
         source_ids, target_ids = [source_ids[index] for index in kept], [target_ids[index] for index in kept]
@@ -80,7 +80,7 @@ def encode_chunk(
         source_lengths,
         _tokens(target_ids, tokenizers.target),
         target_lengths,
-        *(np.flatnonzero(mask) for mask in (overlong, empty, truncated)),
+        *(np.flatnonzero(mask) for mask in (overlength, empty, truncated)),
     )
 
 
@@ -164,10 +164,10 @@ def binarize(
         ends: for each source, whose texts follow one another in the files, the number of the line after its last.
 
     Returns:
-        The number of pairs of each source that were dropped as ``overlong`` or ``empty``, or ``truncated``.
+        The number of pairs of each source that were dropped as ``overlength`` or ``empty``, or ``truncated``.
     """
     loaded = TokenizerPair.load(tokenizers)
-    names = ("overlong", "empty", "truncated")
+    names = ("overlength", "empty", "truncated")
     outcomes: dict[str, NDArray[np.int64]] = {name: np.zeros(len(ends), dtype=np.int64) for name in names}
     writer = ParallelDatasetWriter(
         directory,
@@ -179,7 +179,7 @@ def binarize(
         start = 0
         chunks = encode_chunks(source, target, loaded, length_filter, workers=workers, block_bytes=block_bytes)
         for count, block in chunks:
-            writer.append_flat(block.source_tokens, block.source_lengths, block.target_tokens, block.target_lengths)
+            writer.append(block.source_tokens, block.source_lengths, block.target_tokens, block.target_lengths)
             for name, counts in outcomes.items():
                 np.add.at(counts, np.searchsorted(ends, getattr(block, name) + start, side="right"), 1)
             start += count

@@ -146,7 +146,7 @@ class Cleaner:
             stats.drop("empty")
             return None
         if len(left) > MAX_CHARACTERS or len(right) > MAX_CHARACTERS:
-            stats.drop("overlong")
+            stats.drop("overlength")
             return None
         shorter, longer = sorted((self._counters[0](left), self._counters[1](right)))
         if self._data.drop_untranslated and left == right and longer >= COPY_WORDS:

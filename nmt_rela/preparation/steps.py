@@ -126,7 +126,7 @@ def encode_train(directory: Path, data: DataConfig, text: Path, subwords: Path, 
         title="encoding",
     )
     for index, counts in enumerate(stats.values()):
-        for reason in ("overlong", "empty"):
+        for reason in ("overlength", "empty"):
             counts.drop(reason, int(outcomes[reason][index]))
             counts.kept -= int(outcomes[reason][index])
         counts.truncated = int(outcomes["truncated"][index])

@@ -16,6 +16,7 @@ from nmt_rela.checkpoints.run_lock import RunLock
 from nmt_rela.config.schema import Config
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.export.model_card import write_model_card
+from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
 from nmt_rela.training.distributed import PeerLostError, RemoteRankError, init_distributed
 from nmt_rela.training.run_setup import check_run_directory, prepare_run_directory
 from nmt_rela.training.trainer import Trainer
@@ -27,9 +28,9 @@ from nmt_rela.utils.errors import (
     EXIT_USER_ERROR,
     ConfigError,
 )
-from nmt_rela.utils.memory import disable_malloc_trimming, limit_onednn_cache
+from nmt_rela.utils.memory import disable_malloc_trimming
 
-log = logging.getLogger("nmt_rela.training")
+LOG = logging.getLogger(__name__)
 
 
 def run(
@@ -64,7 +65,7 @@ def run(
         )
         outcome = trainer.run(stop_requested=stop.is_requested)
         context.run_on_main(lambda: write_model_card(directory))
-        log.info("%s at update %d: %s", outcome, trainer.state.update, directory.path)
+        LOG.info("%s at update %d: %s", outcome, trainer.state.update, directory.path)
         context.shutdown()
     except RemoteRankError as failure:
         return EXIT_USER_ERROR if failure.is_user_error else EXIT_INTERNAL_ERROR
@@ -93,7 +94,7 @@ class GracefulStop:
         if self._signal is not None:
             raise KeyboardInterrupt
         self._signal = number
-        log.warning("%s: saving and stopping after this update (a second one: at once)", signal.Signals(number).name)
+        LOG.warning("%s: saving and stopping after this update (a second one: at once)", signal.Signals(number).name)
 
     def is_requested(self) -> bool:
         """Whether a signal has arrived."""

@@ -12,7 +12,9 @@ from typing import Any
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.utils.text import write_lines
 
-log = logging.getLogger("nmt_rela.training")
+LOG = logging.getLogger(__name__)
+#: train.log receives the messages of all modules.
+_PACKAGE_LOG = logging.getLogger("nmt_rela")
 
 
 class MetricLogger:
@@ -68,14 +70,14 @@ class MetricLogger:
         """Flush and close the files."""
         if self._board is not None:
             self._best_effort("TensorBoard", self._board.close)
-        for handler in [h for h in log.handlers if isinstance(h, logging.FileHandler)]:
-            log.removeHandler(handler)
+        for handler in [h for h in _PACKAGE_LOG.handlers if isinstance(h, logging.FileHandler)]:
+            _PACKAGE_LOG.removeHandler(handler)
             handler.close()
 
     def _open_log(self) -> None:
         handler = logging.FileHandler(self._run.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
+        _PACKAGE_LOG.addHandler(handler)
 
     def _open_board(self, update: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -88,7 +90,7 @@ class MetricLogger:
         except Exception as error:  # a full disk or a TensorBoard error must not end days of training
             if what not in self._warned:
                 self._warned.add(what)
-                log.warning("%s cannot be written (%s); training continues without it", what, error)
+                LOG.warning("%s cannot be written (%s); training continues without it", what, error)
 
 
 def finite_or_none(value: float) -> float | None:

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from nmt_rela.checkpoints.run_directory import RunDirectory
 
-log = logging.getLogger("nmt_rela.training")
+LOG = logging.getLogger(__name__)
 
 #: The first updates of a process are not traced: they allocate memory and choose kernels.
 _SKIPPED = 3
@@ -35,9 +35,9 @@ def profile_steps(
             run.profile.mkdir(exist_ok=True)
             trace.export_chrome_trace(str(path))
         except (OSError, RuntimeError) as error:
-            log.warning("%s cannot be written (%s); training continues", path, error)
+            LOG.warning("%s cannot be written (%s); training continues", path, error)
         else:
-            log.info("%s is the trace of %d updates", path, updates)
+            LOG.info("%s is the trace of %d updates", path, updates)
 
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     plan = schedule(skip_first=_SKIPPED - 1, wait=0, warmup=1, active=updates, repeat=1)

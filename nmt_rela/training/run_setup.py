@@ -25,10 +25,8 @@ from nmt_rela.training.distributed import DistributedContext
 from nmt_rela.utils.errors import ConfigError
 from nmt_rela.utils.files import atomic_write
 
-log = logging.getLogger("nmt_rela.training")
+LOG = logging.getLogger(__name__)
 
-#: Settings that may change when a run is continued. They decide how long it trains, what it records and how much memory
-#: it needs, not what an update does. A change of any other setting would make it another experiment.
 _MUTABLE_ON_RESUME = frozenset(
     {
         "run_dir",
@@ -52,7 +50,11 @@ _MUTABLE_ON_RESUME = frozenset(
 
 
 def is_mutable_on_resume(path: str) -> bool:
-    """Whether a setting may change when a run is continued."""
+    """Whether a setting may change when a run is continued.
+
+    Such settings decide how long the run trains, what it records, how it searches and how much memory it needs, not
+    what an update does. A change of any other setting would make it another experiment.
+    """
     return path in _MUTABLE_ON_RESUME or path.startswith("decoding.")
 
 
@@ -95,7 +97,7 @@ def prepare_run_directory(
     run = RunDirectory(config.run_dir)
     lock.acquire(run.lock)
     if restart and run.config_file.exists():
-        log.info("the earlier run is now %s", _backup_run(run.path))
+        LOG.info("the earlier run is now %s", _backup_run(run.path))
         lock.acquire(run.lock)
     checkpoint = CheckpointManager(run, config.training).latest_valid()
     if run.config_file.exists():
@@ -117,7 +119,7 @@ def _is_unknown_file(path: Path) -> bool:
 def _check_config_compatible(run: RunDirectory, config: Config, *, resume: bool) -> None:
     changes = diff_configs(run.config(), config)
     for change in changes:
-        log.info("%s: was %s, is %s now", change.path, change.old, change.new)
+        LOG.info("%s: was %s, is %s now", change.path, change.old, change.new)
     refused = [
         f"{change.path} ({change.old} → {change.new})" for change in changes if not is_mutable_on_resume(change.path)
     ]

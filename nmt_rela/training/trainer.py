@@ -36,7 +36,7 @@ from nmt_rela.training.validation import Validator
 from nmt_rela.utils.errors import CheckpointError, UserError
 from nmt_rela.utils.memory import trim_malloc
 
-log = logging.getLogger("nmt_rela.training")
+LOG = logging.getLogger(__name__)
 
 Outcome = Literal["finished", "stopped"]
 
@@ -179,7 +179,7 @@ class Trainer:
         context = self.context
         # The devices may differ, but all ranks must cut an update in the same way.
         self.max_batch_tokens = min(context.all_gather_object(self.max_batch_tokens))
-        log.info(
+        LOG.info(
             "%s parameters, %s pairs, %s on %s rank(s) of %s, at most %s tokens per micro-batch, from update %d",
             f"{sum(p.numel() for p in self.parameters):,}", f"{len(self.corpus):,}",
             str(self.precision).removeprefix("torch."), context.world_size, context.device.type,
@@ -276,7 +276,7 @@ class Trainer:
             )
         if self.logger:
             self.logger.log("train", update, values)
-            log.info(
+            LOG.info(
                 "update %6d  loss %.4f  perplexity %.2f  gradient norm %.3f  rate %.2e  %s target tokens/s",
                 update, values["loss"], values["perplexity"], values["gradient_norm"], values["learning_rate"],
                 f"{values['target_tokens_per_second']:,.0f}",
@@ -314,7 +314,7 @@ class Trainer:
         if self.logger:
             self.logger.log("validation", state.update, result.to_metrics())
             self.logger.log_samples(state.update, *result.samples)
-            log.info("update %6d  %s%s", state.update, result.summary(), "  (best so far)" if is_best else "")
+            LOG.info("update %6d  %s%s", state.update, result.summary(), "  (best so far)" if is_best else "")
         return is_best and settings.keep_best_checkpoints > 0
 
     def _save(self) -> None:
@@ -361,7 +361,7 @@ class Trainer:
         self.load_state_dict(training)
         self.metrics.load_state_dict(training["metrics"].cpu(), self.context)
         self.state = TrainerState.from_dict(state["progress"])
-        log.info("continuing %s from update %d", self.run_directory.path, self.state.update)
+        LOG.info("continuing %s from update %d", self.run_directory.path, self.state.update)
 
     def _initialize_from(self, other: RunDirectory) -> None:
         """Fine-tuning: load another run's weights. Raises CheckpointError when vocabulary or shapes differ."""
@@ -374,7 +374,7 @@ class Trainer:
             checkpoint = other.load_weights_into(self.model)
         except UserError as error:
             raise CheckpointError(f"training.initialize_from: {error}") from error
-        log.info("starting from the weights of %s", checkpoint)
+        LOG.info("starting from the weights of %s", checkpoint)
 
 
 def _derive_seed(*numbers: int) -> int:

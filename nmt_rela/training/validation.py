@@ -25,7 +25,7 @@ from nmt_rela.training.objective import TranslationObjective
 from nmt_rela.utils.errors import CheckpointError
 from nmt_rela.utils.text import read_parallel
 
-log = logging.getLogger("nmt_rela.training")
+LOG = logging.getLogger(__name__)
 
 #: Padded tokens of the longer side in one batch.
 _BATCH_TOKENS = 4_096
@@ -116,7 +116,7 @@ class Validator:
             own = sources[context.rank :: context.world_size]
             outputs = [translation.text for translation in translator.translate(own)]
         except CheckpointError as error:
-            log.warning("the development set cannot be translated: %s", error)
+            LOG.warning("the development set cannot be translated: %s", error)
             outputs = None
         by_rank = context.all_gather_object(outputs)
         if any(found is None for found in by_rank):

@@ -1,1 +1,1 @@
-"""Files, text, progress, memory, errors: what every room may use."""
+"""Files, text, progress, memory, errors: what every folder of the package may use."""

@@ -21,7 +21,7 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """Invalid text, archive or binary data; the message starts with file:line."""
+    """Text, an archive or binary data that is missing or unusable; the message starts with the file or the source."""
 
 
 class CheckpointError(UserError):

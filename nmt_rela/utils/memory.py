@@ -1,9 +1,8 @@
-"""Memory that the C library and oneDNN keep: how much, and how to return it. The functions know glibc only."""
+"""Memory that the C library keeps: how much, and how to return it. The functions know glibc only."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from typing import Any
 
@@ -12,9 +11,6 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 #: Block sizes from which every block is mapped separately: the largest that glibc accepts, by its version.
 _MMAP_THRESHOLDS = (1 << 30, 1 << 25)
 _NEVER = (1 << 31) - 1
-
-_CACHE_VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-_CACHED_MATMULS = 16
 
 
 def disable_malloc_trimming() -> None:
@@ -38,17 +34,6 @@ def trim_malloc() -> None:
     """
     if (trim := _glibc("malloc_trim")) is not None:
         trim(0)
-
-
-def limit_onednn_cache(concurrent_batches: int) -> None:
-    """Make PyTorch keep 16 compiled matmuls per concurrent batch on a CPU, instead of 1,024.
-
-    oneDNN compiles a matmul for each batch shape. One step needs about five; a stream of changing shapes needs
-    thousands, and up to gigabytes are kept for shapes that hardly return. Call this before the first matmul.
-    Environment variables that the user has set stay as they are.
-    """
-    for name in _CACHE_VARIABLES:
-        os.environ.setdefault(name, str(_CACHED_MATMULS * concurrent_batches))
 
 
 def _glibc(name: str) -> Any:

@@ -33,9 +33,9 @@ from memory_bandwidth import copy_rate
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.commands import cli
 from nmt_rela.generation.device import DTYPES, resolve_device
+from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
 from nmt_rela.metrics.bleu import compute_scores
 from nmt_rela.utils.errors import UserError
-from nmt_rela.utils.memory import limit_onednn_cache
 from nmt_rela.utils.text import read_lines
 
 #: Sentences per turn in the measurement of latency.

@@ -39,7 +39,7 @@ def write_corpus(directory: Path, *, pairs: int, mean_length: float) -> None:
             source = np.clip(wanted, 1, 255).astype(np.int32)
             target = np.clip(wanted * random.uniform(0.7, 1.3, count), 1, 255).astype(np.int32)
             ids = [random.integers(4, VOCABULARY, int(lengths.sum()), dtype=np.uint16) for lengths in (source, target)]
-            writer.append_flat(ids[0], source, ids[1], target)
+            writer.append(ids[0], source, ids[1], target)
 
 
 def walk(plan: BatchPlan) -> int:

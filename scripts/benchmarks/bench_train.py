@@ -33,11 +33,12 @@ from nmt_rela.commands import cli
 from nmt_rela.config.loader import load_config
 from nmt_rela.config.schema import AttentionName, Config
 from nmt_rela.data.data_loader import Batch
+from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
 from nmt_rela.preparation.pipeline import prepare
 from nmt_rela.training.distributed import init_distributed
 from nmt_rela.training.trainer import Trainer
 from nmt_rela.utils.errors import ConfigError
-from nmt_rela.utils.memory import disable_malloc_trimming, limit_onednn_cache
+from nmt_rela.utils.memory import disable_malloc_trimming
 
 #: Trains on consecutive updates of the epoch, each a list of micro-batches; the number is that of the first.
 Subject = Callable[[list[list[Batch]], int], None]

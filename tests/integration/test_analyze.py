@@ -177,14 +177,14 @@ def test_reversed_gold_links_are_swapped(place: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "attention.html").exists()
 
 
-def test_overlong_pairs_are_left_out_and_counted(place: Path, tmp_path: Path) -> None:
+def test_over_long_pairs_are_left_out_and_counted(place: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "long.en", tmp_path / "long.de"
     source.write_text("the house\n" + "old " * 400 + "\nred dog\n")
     target.write_text("das haus\n" + "alte " * 400 + "\nrote hund\n")
     options = ["--source", str(source), "--target", str(target), "--no-plots", "--output", str(tmp_path), "--quiet"]
     assert main(["--model", str(place / "rela"), *options]) == 0
     run = json.loads((tmp_path / "analysis.json").read_text())["runs"][0]
-    assert (run["sentences"], run["overlong"]) == (2, 1)
+    assert (run["sentences"], run["overlength"]) == (2, 1)
     lines = (tmp_path / "alignments/rela/layer0.average.normal.txt").read_text().split("\n")
     assert len(lines) == 4
     assert lines[1] == ""

@@ -116,7 +116,7 @@ def test_long_pairs_are_dropped_or_cut_and_counted(tmp_path: Path) -> None:
     write(tmp_path / "text/train.en", [*(line.upper() for line in sentences(299)), "HUND " * 60])
     write(tmp_path / "text/train.de.gz", [*sentences(299), "hund " * 50])
     dropped = prepare(settings(task, tmp_path / "out", max_length=40))
-    assert dropped.counts["total"]["dropped"] == {"overlong": 1}
+    assert dropped.counts["total"]["dropped"] == {"overlength": 1}
     assert len(ParallelDataset(dropped.train)) == 299
     cut = prepare(settings(task, tmp_path / "out", max_length=40, on_overlength="truncate"))
     assert (cut.counts["total"]["dropped"], cut.counts["total"]["truncated"]) == ({}, 1)

@@ -53,7 +53,7 @@ def test_invalid_utf8_is_replaced_with_one_warning(translated: Translate) -> Non
     assert "stdin:2: invalid UTF-8" in log
 
 
-def test_overlong_lines_are_named(translated: Translate) -> None:
+def test_over_long_lines_are_named(translated: Translate) -> None:
     long = " ".join(["ein Hund läuft."] * 700)
     found = texts(translated("--beam-size", "1", given=f"Hund\n{long}\nKatze\n".encode()))
     assert len(found) == 3

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from id_sequences import append
 
 from nmt_rela.data.indexed_dataset import ParallelDataset, ParallelDatasetWriter
 from nmt_rela.data.tokenizer import EOS, PAD
@@ -27,9 +28,8 @@ def test_what_is_written_is_read(pieces: list[list[tuple[list[int], list[int]]]]
             directory, source_vocabulary_size=SIZE, target_vocabulary_size=SIZE, vocabulary_fingerprint="f"
         ) as writer:
             for piece in pieces:
-                writer.append([source for source, _ in piece], [target for _, target in piece])
+                append(writer, [source for source, _ in piece], [target for _, target in piece])
         corpus = ParallelDataset(directory)
-        corpus.verify()
         assert [(corpus.sources[i].tolist(), corpus.targets[i].tolist()) for i in range(len(corpus))] == [
             ([*source, EOS], [*target, EOS]) for source, target in pairs
         ]

@@ -78,7 +78,7 @@ def test_training_continues_and_ends_with_the_same_weights(
 ) -> None:
     with monkeypatch.context() as patch:
         FullDisk(patch, update=4, failing=failing)
-        caplog.set_level("WARNING", logger="nmt_rela.training")
+        caplog.set_level("WARNING", logger="nmt_rela")
         hindered = run(tmp_path / "hindered")
     assert "checkpoint of update 4 could not be written" in caplog.text
     assert [p.name for p in hindered.checkpoints.iterdir() if p.name.endswith("4")] == []

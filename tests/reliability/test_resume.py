@@ -169,7 +169,7 @@ def test_a_damaged_newest_checkpoint_is_skipped(
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    caplog.set_level("WARNING", logger="nmt_rela.training")
+    caplog.set_level("WARNING", logger="nmt_rela")
     go_on(ended, straight, UPDATES)
     assert "using the checkpoint before it" in caplog.text
     assert_same(straight, ended)

@@ -10,7 +10,7 @@ import torch
 from nmt_rela.attention.backends import attend, attention_scores, attention_weights
 from nmt_rela.attention.mask import CAUSAL_MASK, key_padding_mask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
-from nmt_rela.attention.rela_norm import GatedRMSNorm
+from nmt_rela.attention.rela_norm import ReLANorm
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.kernels.cpu.attention_scores import matmul_few_queries
 from nmt_rela.kernels.cpu.dropout import dropout
@@ -96,7 +96,7 @@ def test_every_query_times_every_key(queries: int, keys: int, dtype: torch.dtype
 
 def test_rela_i_draws_its_gain_and_rela_g_its_gate() -> None:
     bound = math.sqrt(3 / 4096)
-    plain, gated = (GatedRMSNorm(4096, gated=g) for g in (False, True))
+    plain, gated = (ReLANorm(4096, gated=g) for g in (False, True))
     assert plain.gate is None
     assert (gated.weight == 1).all()
     for drawn in (plain.weight.detach(), gated.gate.detach()):

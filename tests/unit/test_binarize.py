@@ -72,7 +72,7 @@ def test_outcomes_are_counted_by_source(tmp_path: Path, vocabularies: Path, work
     short, long = ("kurz", "wort"), "wort " * 40
     first = [*[short] * 10, (long, "kurz")]
     third = [*[short] * 5, ("\x0c", "kurz"), ("kurz", long), short]
-    for way, fate, pairs in (("drop", "overlong", 16), ("truncate", "truncated", 18)):
+    for way, fate, pairs in (("drop", "overlength", 16), ("truncate", "truncated", 18)):
         corpus, outcomes = corpus_of(
             *(tmp_path, vocabularies, first + third),
             length_filter=LengthFilter(max_length=20, on_overlength=way),  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ def test_outcomes_are_counted_by_source(tmp_path: Path, vocabularies: Path, work
             ends=[11, 11, 19],
             block_bytes=60,
         )
-        assert outcomes == {"overlong": [0] * 3, "truncated": [0] * 3, fate: [1, 0, 1], "empty": [0, 0, 1]}
+        assert outcomes == {"overlength": [0] * 3, "truncated": [0] * 3, fate: [1, 0, 1], "empty": [0, 0, 1]}
         assert len(corpus) == pairs
         longest = max(int(corpus.source_lengths.max()), int(corpus.target_lengths.max()))
         assert (longest == 20) == (way == "truncate")

@@ -39,7 +39,7 @@ def clean(
         (("", "x"), "empty"),
         (("x", " \t\u3000"), "empty"),
         (("", None), "undecodable"),
-        (("x" * (MAX_CHARACTERS + 1), "y"), "overlong"),
+        (("x" * (MAX_CHARACTERS + 1), "y"), "overlength"),
         (("a b c", "a b c"), "copy"),
         (("a b c", " a b c\x00"), "copy"),
         (("a", "b " * 10), "ratio"),

@@ -167,7 +167,7 @@ def test_help_and_version_end_with_0(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_log_goes_to_stderr_once_and_plain(capsys: pytest.CaptureFixture[str]) -> None:
     cli.log_to_stderr()
     cli.log_to_stderr()
-    logging.getLogger("nmt_rela.some.room").info("reading %d lines", 3)
+    logging.getLogger("nmt_rela.some.module").info("reading %d lines", 3)
     logging.getLogger("nmt_rela").warning("odd")
     captured = capsys.readouterr()
     first, second = captured.err.splitlines()

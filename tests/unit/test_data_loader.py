@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from id_sequences import append
 
 from nmt_rela.data import data_loader
 from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
@@ -31,7 +32,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> ParallelDataset:
         directory, source_vocabulary_size=50, target_vocabulary_size=60, vocabulary_fingerprint="f"
     ) as writer:
         for _ in range(300):
-            writer.append(
+            append(
+                writer,
                 [random.integers(4, 50, random.integers(0, 12)).tolist()],
                 [random.integers(4, 60, random.integers(0, 12)).tolist()],
             )

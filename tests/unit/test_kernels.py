@@ -12,7 +12,7 @@ from torch.func import functional_call
 from nmt_rela.attention import backends
 from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
-from nmt_rela.attention.rela_norm import EPSILON, GatedRMSNorm
+from nmt_rela.attention.rela_norm import EPSILON, ReLANorm
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from tests.attention_sites import (
     SITES,
@@ -154,7 +154,7 @@ def test_dropout_has_the_right_rate_and_no_pattern() -> None:
 @pytest.mark.parametrize("path", ["kernel", "cpu", "reference"])
 def test_the_norm_agrees_with_the_equation(path: str, gated: bool, width: int, dtype: torch.dtype) -> None:
     torch.manual_seed(width)
-    norm = GatedRMSNorm(width, gated=gated).double()
+    norm = ReLANorm(width, gated=gated).double()
     heads, upstream = torch.randn(2, 3, 2, width, dtype=torch.float64).unbind()
     heads[1, 1] = 0  # a row of null attention
     if path == "kernel":  # nothing but its output is rounded; otherwise, no more than what comes in is already

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from nmt_rela.utils.memory import limit_onednn_cache
+from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
 
 _PROGRAM = """
 import ctypes, json, resource, sys

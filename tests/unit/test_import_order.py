@@ -1,4 +1,4 @@
-"""The house: a room imports only from the floors below it."""
+"""The order of imports: a folder of the package imports only from folders below it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "nmt_rela"
 
-#: From the top down. Rooms of one floor do not know each other.
-FLOORS = (
+#: The folders of the package, from the top down. Folders of one set do not import from each other.
+ORDER = (
     {"commands"},
     {"reproduction"},
     {"training"},
@@ -28,16 +28,16 @@ FLOORS = (
     {"kernels"},
     {"utils"},
 )
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+LEVEL = {folder: number for number, folders in enumerate(ORDER) for folder in folders}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(file: Path) -> str:
+def folder_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """The rooms a file imports from, inside functions and under TYPE_CHECKING too."""
+    """The folders a file imports from, inside functions and under TYPE_CHECKING too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
@@ -52,27 +52,27 @@ def imports(tree: ast.AST) -> Iterator[str]:
                 yield parts[1]
 
 
-def test_every_room_has_its_floor() -> None:
-    assert {room_of(file) for file in FILES} - {"__init__"} <= set(FLOOR)
+def test_every_folder_is_in_the_order() -> None:
+    assert {folder_of(file) for file in FILES} - {"__init__"} <= set(LEVEL)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_come_from_below(file: Path) -> None:
-    room = room_of(file)
+    folder = folder_of(file)
     for imported in imports(ast.parse(file.read_text(encoding="utf-8"))):
-        if room != "__init__" and imported != room:
-            assert FLOOR[imported] > FLOOR[room], f"{room} imports {imported}"
+        if folder != "__init__" and imported != folder:
+            assert LEVEL[imported] > LEVEL[folder], f"{folder} imports {imported}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_only_commands_and_reproduction_prepare_data(file: Path) -> None:
-    if room_of(file) not in ("commands", "reproduction", "preparation"):
+    if folder_of(file) not in ("commands", "reproduction", "preparation"):
         assert "preparation" not in set(imports(ast.parse(file.read_text(encoding="utf-8"))))
 
 
-@pytest.mark.parametrize("room", ["attention", "models", "kernels"])
-def test_rooms_of_plain_values_know_neither_configuration_nor_trainer(room: str) -> None:
-    for file in (PACKAGE / room).rglob("*.py"):
+@pytest.mark.parametrize("folder", ["attention", "models", "kernels"])
+def test_folders_of_plain_values_know_neither_configuration_nor_trainer(folder: str) -> None:
+    for file in (PACKAGE / folder).rglob("*.py"):
         assert not {"config", "training"} & set(imports(ast.parse(file.read_text(encoding="utf-8")))), file
 
 
