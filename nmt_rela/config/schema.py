@@ -69,6 +69,11 @@ class DataConfig:
     #: Use only the first pairs of every training source (0: all), for trials.
     max_pairs_per_source: int = field(default=0, metadata=bounds(low=0))
 
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Source and target language."""
+        return self.source_language, self.target_language
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,26 +28,17 @@ from nmt_rela.utils.progress import ProgressBar
 BLOCK_BYTES = 1 << 21
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LengthFilter:
-    """Treatment of pairs with a side of more than ``max_length`` sub-words, EOS included; ``keep`` leaves them."""
-
-    max_length: int
-    on_overlength: Literal["drop", "truncate", "keep"]
-
-
 @dataclass(frozen=True, slots=True)
-class EncodedChunk:
+class EncodedBlock:
     """The ids of a block of pairs, one sentence after another without EOS."""
 
+    pairs: int
     source_tokens: NDArray[np.integer]
     source_lengths: NDArray[np.int32]
     target_tokens: NDArray[np.integer]
     target_lengths: NDArray[np.int32]
-    #: Positions in the block of pairs that were dropped (overlength, empty) or truncated.
-    overlength: NDArray[np.int64]
-    empty: NDArray[np.int64]
-    truncated: NDArray[np.int64]
+    #: Positions in the block of the pairs that were dropped (``overlength``, ``empty``) or ``truncated``.
+    changed: dict[str, NDArray[np.int64]]
 
 
 def available_cores() -> int:
@@ -54,34 +46,52 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def encode_chunk(
-    tokenizers: TokenizerPair, source: bytes, target: bytes, length_filter: LengthFilter, *, threads: int = 1
-) -> EncodedChunk:
-    """Encode the lines of a block, each ending in ``\\n``, on both sides, and apply the length filter."""
+def encode_block(
+    tokenizers: TokenizerPair,
+    source: bytes,
+    target: bytes,
+    *,
+    max_length: int | None,
+    on_overlength: Literal["drop", "truncate"],
+    threads: int,
+) -> EncodedBlock:
+    """Encode the lines of a block, each ending in ``\\n``, on both sides.
+
+    Pairs with a side of more than ``max_length`` sub-words, EOS included, or of none are dropped, or the long ones are
+    truncated. Without ``max_length`` all pairs stay as they are.
+    """
     source_ids = _encode(tokenizers.source, source, threads)
     target_ids = _encode(tokenizers.target, target, threads)
-    source_lengths, target_lengths = _lengths(source_ids), _lengths(target_ids)
-    dropped = truncated = empty = overlength = np.zeros(len(source_ids), dtype=np.bool_)
-    if length_filter.on_overlength != "keep":
-        empty = np.minimum(source_lengths, target_lengths) == 0
-        overlength = (np.maximum(source_lengths, target_lengths) >= length_filter.max_length) & ~empty
-        if length_filter.on_overlength == "truncate":
-            truncated, overlength = overlength, np.zeros_like(overlength)
-            for index in np.flatnonzero(truncated):
-                del source_ids[index][length_filter.max_length - 1 :]
-                del target_ids[index][length_filter.max_length - 1 :]
-        dropped = empty | overlength
-    if dropped.any() or truncated.any():
-        kept = np.flatnonzero(~dropped).tolist()
-        source_ids, target_ids = [source_ids[index] for index in kept], [target_ids[index] for index in kept]
+    pairs = len(source_ids)
+    empty = overlength = truncated = np.zeros(pairs, dtype=np.bool_)
+    if max_length is not None:
         source_lengths, target_lengths = _lengths(source_ids), _lengths(target_ids)
-    return EncodedChunk(
+        empty = np.minimum(source_lengths, target_lengths) == 0
+        overlength = (np.maximum(source_lengths, target_lengths) >= max_length) & ~empty
+        if on_overlength == "truncate":
+            truncated, overlength = overlength, truncated
+            for index in np.flatnonzero(truncated):
+                del source_ids[index][max_length - 1 :]
+                del target_ids[index][max_length - 1 :]
+        kept = np.flatnonzero(~(empty | overlength)).tolist()
+        if len(kept) < pairs:
+            source_ids, target_ids = [source_ids[index] for index in kept], [target_ids[index] for index in kept]
+    return EncodedBlock(
+        pairs,
         _tokens(source_ids, tokenizers.source),
-        source_lengths,
+        _lengths(source_ids),
         _tokens(target_ids, tokenizers.target),
-        target_lengths,
-        *(np.flatnonzero(mask) for mask in (overlength, empty, truncated)),
+        _lengths(target_ids),
+        {
+            "overlength": np.flatnonzero(overlength),
+            "empty": np.flatnonzero(empty),
+            "truncated": np.flatnonzero(truncated),
+        },
     )
+
+
+def _encode(tokenizer: SentencePieceTokenizer, block: bytes, threads: int) -> list[list[int]]:
+    return tokenizer.encode(block.decode("utf-8").removesuffix("\n").split("\n"), threads=threads)
 
 
 def _lengths(ids: list[list[int]]) -> NDArray[np.int32]:
@@ -94,94 +104,75 @@ def _tokens(ids: list[list[int]], tokenizer: SentencePieceTokenizer) -> NDArray[
     return np.fromiter(flat, dtype=np.uint16) if tokenizer.size <= 1 << 16 else np.fromiter(flat, dtype=np.uint32)
 
 
-def _encode(tokenizer: SentencePieceTokenizer, block: bytes, threads: int) -> list[list[int]]:
-    return tokenizer.encode(block.decode("utf-8").removesuffix("\n").split("\n"), threads=threads)
-
-
-def encode_chunks(
-    source: Path,
-    target: Path,
-    tokenizers: TokenizerPair,
-    length_filter: LengthFilter,
-    *,
-    workers: int,
-    block_bytes: int = BLOCK_BYTES,
-) -> Iterator[tuple[int, EncodedChunk]]:
-    """The encoded blocks of two parallel files, in order, each with its number of pairs."""
+def _read_blocks(source: Path, target: Path, block_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+    """The lines of two parallel files in blocks."""
     with open(source, "rb") as source_file, open(target, "rb") as target_file:
-        blocks = _blocks(source_file, target_file, block_bytes)
-        if workers == 1:
-            for count, left, right in blocks:
-                yield count, encode_chunk(tokenizers, left, right, length_filter)
-            return
-        pool = ThreadPoolExecutor(2)
-        waiting: deque[tuple[int, Future[EncodedChunk]]] = deque()
-        try:
-            for count, left, right in blocks:
-                waiting.append(
-                    (count, pool.submit(encode_chunk, tokenizers, left, right, length_filter, threads=workers))
-                )
-                if len(waiting) > 3:
-                    count, future = waiting.popleft()
-                    yield count, future.result()
-            while waiting:
-                count, future = waiting.popleft()
-                yield count, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        pairs, size = [], 0
+        for pair in zip(source_file, target_file, strict=True):
+            pairs.append(pair)
+            size += len(pair[0]) + len(pair[1])
+            if size >= block_bytes:
+                yield b"".join(line for line, _ in pairs), b"".join(line for _, line in pairs)
+                pairs, size = [], 0
+        if pairs:
+            yield b"".join(line for line, _ in pairs), b"".join(line for _, line in pairs)
 
 
-def _blocks(source: BinaryIO, target: BinaryIO, block_bytes: int) -> Iterator[tuple[int, bytes, bytes]]:
-    lines: tuple[list[bytes], list[bytes]] = ([], [])
-    size = 0
-    for left, right in zip(source, target, strict=True):
-        lines[0].append(left)
-        lines[1].append(right)
-        size += len(left) + len(right)
-        if size >= block_bytes:
-            yield len(lines[0]), b"".join(lines[0]), b"".join(lines[1])
-            lines, size = ([], []), 0
-    if lines[0]:
-        yield len(lines[0]), b"".join(lines[0]), b"".join(lines[1])
+def _encoded_blocks(
+    blocks: Iterable[tuple[bytes, bytes]], encode: Callable[[bytes, bytes], EncodedBlock], workers: int
+) -> Iterator[EncodedBlock]:
+    """The encoded blocks, in order."""
+    with ThreadPoolExecutor(min(workers, 2)) as pool:
+        waiting: deque[Future[EncodedBlock]] = deque()
+        for source, target in blocks:
+            waiting.append(pool.submit(encode, source, target))
+            if len(waiting) > 3:
+                yield waiting.popleft().result()
+        yield from (future.result() for future in waiting)
 
 
 def binarize(
     source: Path,
     target: Path,
-    tokenizers: Path,
+    tokenizers: TokenizerPair,
     directory: Path,
     *,
-    length_filter: LengthFilter,
     ends: Sequence[int],
-    workers: int,
-    title: str,
+    max_length: int | None = None,
+    on_overlength: Literal["drop", "truncate"] = "drop",
+    workers: int = 1,
+    title: str = "encoding",
     block_bytes: int = BLOCK_BYTES,
 ) -> dict[str, NDArray[np.int64]]:
     """Encode two parallel files and write them as an indexed dataset.
 
     Args:
+        ends: for each parallel source, whose texts follow one another in the files, the number of the line after its
+            last.
+        max_length, on_overlength: as in `encode_block`.
         workers: threads that encode.
-        ends: for each source, whose texts follow one another in the files, the number of the line after its last.
 
     Returns:
-        The number of pairs of each source that were dropped as ``overlength`` or ``empty``, or ``truncated``.
+        The number of pairs of each parallel source that were dropped as ``overlength`` or ``empty``, or ``truncated``.
     """
-    loaded = TokenizerPair.load(tokenizers)
-    names = ("overlength", "empty", "truncated")
-    outcomes: dict[str, NDArray[np.int64]] = {name: np.zeros(len(ends), dtype=np.int64) for name in names}
-    writer = ParallelDatasetWriter(
-        directory,
-        source_vocabulary_size=loaded.source.size,
-        target_vocabulary_size=loaded.target.size,
-        vocabulary_fingerprint=loaded.fingerprint,
-    )
-    with writer, ProgressBar(title, unit="pairs", total=ends[-1]) as progress:
+    encode = partial(encode_block, tokenizers, max_length=max_length, on_overlength=on_overlength, threads=workers)
+    counts: dict[str, NDArray[np.int64]] = {
+        name: np.zeros(len(ends), dtype=np.int64) for name in ("overlength", "empty", "truncated")
+    }
+    with (
+        ParallelDatasetWriter(
+            directory,
+            source_vocabulary_size=tokenizers.source.size,
+            target_vocabulary_size=tokenizers.target.size,
+            vocabulary_fingerprint=tokenizers.fingerprint,
+        ) as writer,
+        ProgressBar(title, unit="pairs", total=ends[-1]) as progress,
+    ):
         start = 0
-        chunks = encode_chunks(source, target, loaded, length_filter, workers=workers, block_bytes=block_bytes)
-        for count, block in chunks:
+        for block in _encoded_blocks(_read_blocks(source, target, block_bytes), encode, workers):
             writer.append(block.source_tokens, block.source_lengths, block.target_tokens, block.target_lengths)
-            for name, counts in outcomes.items():
-                np.add.at(counts, np.searchsorted(ends, getattr(block, name) + start, side="right"), 1)
-            start += count
-            progress.advance(count)
-    return outcomes
+            for name, positions in block.changed.items():
+                np.add.at(counts[name], np.searchsorted(ends, positions + start, side="right"), 1)
+            start += block.pairs
+            progress.advance(block.pairs)
+    return counts

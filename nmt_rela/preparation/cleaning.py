@@ -95,15 +95,14 @@ class HashSet64:
 
 
 class Cleaner:
-    """Cleans one source after another. Duplicates are found across all of them."""
+    """Cleans one parallel source after another. Duplicates are found across all of them."""
 
     def __init__(self, data: DataConfig) -> None:
-        languages = (data.source_language, data.target_language)
         self._data = data
         self._normalize = [
-            normalization_for(language, romanian_diacritics=data.romanian_diacritics) for language in languages
+            normalization_for(language, romanian_diacritics=data.romanian_diacritics) for language in data.languages
         ]
-        self._counters = [word_counter(language) for language in languages]
+        self._count_words = [word_counter(language) for language in data.languages]
         self._seen = HashSet64()
 
     def clean(
@@ -148,7 +147,7 @@ class Cleaner:
         if len(left) > MAX_CHARACTERS or len(right) > MAX_CHARACTERS:
             stats.drop("overlength")
             return None
-        shorter, longer = sorted((self._counters[0](left), self._counters[1](right)))
+        shorter, longer = sorted((self._count_words[0](left), self._count_words[1](right)))
         if self._data.drop_untranslated and left == right and longer >= COPY_WORDS:
             stats.drop("copy")
             return None

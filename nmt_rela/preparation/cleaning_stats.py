@@ -17,7 +17,7 @@ REPAIRS = ("control characters", "separators", "entities")
 
 @dataclass(slots=True)
 class CleaningStats:
-    """The counts of one source. ``read`` equals ``kept`` plus all dropped pairs."""
+    """The counts of one parallel source. ``read`` equals ``kept`` plus all dropped pairs."""
 
     read: int = 0
     kept: int = 0
@@ -31,12 +31,12 @@ class CleaningStats:
             self.dropped[reason] += pairs
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values; reasons in a fixed order, zeros omitted."""
+        """Plain values; reasons in a fixed order, zeros omitted. ValueError for a reason that is not in the order."""
         return {
             "read": self.read,
             "kept": self.kept,
-            "dropped": {reason: self.dropped[reason] for reason in DROP_REASONS if self.dropped[reason]},
-            "repaired": {reason: self.repaired[reason] for reason in REPAIRS if self.repaired[reason]},
+            "dropped": {reason: self.dropped[reason] for reason in sorted(self.dropped, key=DROP_REASONS.index)},
+            "repaired": {reason: self.repaired[reason] for reason in sorted(self.repaired, key=REPAIRS.index)},
             "truncated": self.truncated,
         }
 
@@ -47,7 +47,7 @@ class CleaningStats:
 
     @classmethod
     def sum(cls, stats: Iterable[CleaningStats]) -> CleaningStats:
-        """The sum of several sources."""
+        """The sum of several parallel sources."""
         total = cls()
         for counts in stats:
             total.read += counts.read
@@ -59,7 +59,7 @@ class CleaningStats:
 
 
 def write_stats(path: Path, stats: Mapping[str, CleaningStats]) -> None:
-    """Write the statistics of sources, in their order, as JSON."""
+    """Write the statistics of parallel sources, in their order, as JSON."""
     path.write_text(json.dumps({name: counts.as_dict() for name, counts in stats.items()}, indent=1), "utf-8")
 
 

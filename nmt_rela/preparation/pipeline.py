@@ -8,8 +8,8 @@
         train-<fingerprint>/, dev-<fingerprint>/    pairs as sub-word ids
         prepared-<fingerprint>.json             summary: the stages of one configuration
 
-It has two passes. The first resolves the sources: every archive is known by its digest. The second goes through a list
-of stages, whose directories follow from the digests and the settings, and makes those that are missing. Archives may be
+It has two passes. The first resolves the archives: each is known by its digest. The second goes through a list of
+stages, whose directories follow from the digests and the settings, and makes those that are missing. Archives may be
 deleted once the text is made, but not ``checksums.json``, which holds their digests.
 """
 
@@ -19,8 +19,9 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.normalization import primary_language
 from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
-from nmt_rela.preparation import steps
 from nmt_rela.preparation.binarize import available_cores
 from nmt_rela.preparation.cleaning_stats import CleaningStats, read_stats
 from nmt_rela.preparation.sources.archive_cache import ArchiveCache
@@ -44,6 +44,7 @@ from nmt_rela.preparation.stage_cache import (
     is_complete,
     remove_partial_stages,
 )
+from nmt_rela.preparation.stages import make_dev, make_sets, make_text, make_tokenizers, make_train
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
 from nmt_rela.utils.files import atomic_write, sha256_of
 
@@ -53,8 +54,6 @@ LOG = logging.getLogger(__name__)
 _VERSIONS = {"sets": 1, "text": 1, "subwords": 1, "train": 1, "dev": 1}
 #: The same for the modes of one option; data of other modes stays valid.
 _ROMANIAN_VERSIONS = {"none": "none", "cedilla": "cedilla 2", "remove": "remove 2"}
-
-_SUMMARY = ("stages", "versions", "mirror", "digests", "counts")
 
 
 def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) -> PreparedData:
@@ -72,38 +71,38 @@ def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) ->
         ConfigError: the task file or a setting is not accepted.
         DataError: text is not available or not usable.
     """
-    corpus = _Corpus.of(data)
+    preparation = _Preparation.of(data)
     mirror = os.environ.get(MIRROR_VARIABLE, "") if mirror is None else mirror
     cache = ArchiveCache(Path(data.data_dir) / "archives", mirror=mirror)
-    summary = corpus.summary()
-    if summary and not _has_changed(corpus, cache, summary):
+    summary = preparation.summary()
+    if summary and not _has_changed(preparation, cache, summary["digests"]):
         if summary["mirror"] != mirror:
             LOG.info("using data prepared before from %s", summary["mirror"] or "the published archives")
-        return corpus.prepared(summary)
-    with exclusive(corpus.directory / ".lock", work=f"prepares data in {corpus.directory}"):
-        remove_partial_stages(corpus.directory)
-        languages = f"{data.source_language} to {data.target_language}"
-        LOG.info("preparing %s (licence: %s): %s", corpus.task.title, corpus.task.licence, languages)
+        return preparation.prepared_data(summary)
+    with exclusive(preparation.directory / ".lock", work=f"prepares data in {preparation.directory}"):
+        remove_partial_stages(preparation.directory)
+        task, languages = preparation.task, " to ".join(data.languages)
+        LOG.info("preparing %s (licence: %s): %s", task.title, task.licence, languages)
         try:
-            sources = resolve(corpus, cache)
-            stages = list_stages(corpus, sources, workers=workers or available_cores())
+            archives, digests = _resolve_archives(preparation, cache)
+            stages = _list_stages(preparation, archives, digests, workers=workers or available_cores())
             for stage in stages.values():
                 ensure_stage(stage)
         except CorruptArchiveError as error:
             if error.archive and cache.discard(error.archive):
                 raise DataError(f"{error}; it is deleted, and fetched again by the next run") from None
             raise
+        directories = {name: stage.directory for name, stage in stages.items()}
         summary = {
-            "stages": {name: stage.directory.name for name, stage in stages.items()},
-            "versions": _VERSIONS,
+            "stages": {name: directory.name for name, directory in directories.items()},
             "mirror": mirror,
-            "digests": sources.digests,
-            "counts": _counts(stages),
+            "digests": digests,
+            "counts": _counts(directories),
         }
-        with atomic_write(corpus.summary_file) as stream:
+        with atomic_write(preparation.summary_file) as stream:
             stream.write(json.dumps(summary, indent=1).encode("utf-8") + b"\n")
-    LOG.info("prepared in %s", corpus.directory)
-    return corpus.prepared(summary)
+    LOG.info("prepared in %s", preparation.directory)
+    return preparation.prepared_data(summary)
 
 
 def load_prepared(data: DataConfig) -> PreparedData:
@@ -113,61 +112,87 @@ def load_prepared(data: DataConfig) -> PreparedData:
         ConfigError: the task file is not accepted.
         DataError: the data is not prepared.
     """
-    corpus = _Corpus.of(data)
-    summary = corpus.summary()
+    preparation = _Preparation.of(data)
+    summary = preparation.summary()
     if not summary:
-        raise DataError(f"{corpus.directory}: the data of these settings is not prepared; run nmt-prepare")
-    return corpus.prepared(summary)
+        raise DataError(f"{preparation.directory}: the data of these settings is not prepared; run nmt-prepare")
+    return preparation.prepared_data(summary)
 
 
 @dataclass(frozen=True, slots=True)
-class _Corpus:
-    """A task in one direction with one set of options. Each list holds the sources that have both languages."""
+class _Preparation:
+    """What one configuration prepares, and where: the parallel sources of a task that have both its languages."""
 
     data: DataConfig
     task: Task
-    directory: Path
     train: Sequence[ParallelSource]
     dev: Sequence[ParallelSource]
     tests: Sequence[ParallelSource]
 
     @classmethod
-    def of(cls, data: DataConfig) -> _Corpus:
-        """The corpus of a configuration. Raises ConfigError where the task does not have it."""
+    def of(cls, data: DataConfig) -> _Preparation:
+        """Raises ConfigError where the task does not have the languages, or a setting does not fit them."""
         task = load_task(data.task)
-        _check_languages(task, data)
-        directory = Path(data.data_dir) / f"{task.name}-{data.source_language}-{data.target_language}"
-        usable = (_with_both_languages(task, key, data) for key in ("train", "dev", "tests"))
-        return cls(data, task, directory, *usable)
+        for key, language in (("source_language", data.source_language), ("target_language", data.target_language)):
+            if language not in task.languages:
+                hint = did_you_mean(language, task.languages)
+                raise ConfigError(f"data.{key}: the task '{task.name}' has no language '{language}'; {hint}")
+        if data.source_language == data.target_language:
+            raise ConfigError(
+                f"data.target_language: found '{data.target_language}', which is the source; accepted: another language"
+            )
+        if data.romanian_diacritics == "remove" and primary_language(data.target_language) == "ro":
+            raise ConfigError(
+                "data.romanian_diacritics: 'remove' would train translations without diacritics; "
+                "accepted for the target 'ro': none, cedilla"
+            )
+
+        def usable(key: str) -> list[ParallelSource]:
+            found = [source for source in getattr(task, key) if set(data.languages) <= set(source.sides)]
+            if not found:
+                raise ConfigError(f"{task.path}: {key}: no source has both {' and '.join(data.languages)}")
+            # Gold alignments between other languages are left out.
+            return [
+                source
+                if set(source.alignment_order) == set(data.languages)
+                else dataclasses.replace(source, alignments=None)
+                for source in found
+            ]
+
+        return cls(data, task, usable("train"), usable("dev"), usable("tests"))
 
     @property
-    def languages(self) -> tuple[str, str]:
-        return self.data.source_language, self.data.target_language
-
-    def archives(self, sources: Sequence[ParallelSource]) -> list[Archive]:
-        """The archives of sources, each once."""
-        found = {archive.name: archive for source in sources for archive in source.archives(*self.languages)}
-        return list(found.values())
-
-    def alignments(self, source: ParallelSource) -> Path | None:
-        """The gold alignments of a source, where they are between our languages."""
-        return source.alignments if set(source.alignment_order) == set(self.languages) else None
+    def directory(self) -> Path:
+        return Path(self.data.data_dir) / "-".join((self.task.name, *self.data.languages))
 
     @property
     def summary_file(self) -> Path:
         options = {**dataclasses.asdict(self.data), "data_dir": "", "task": self.task.path.read_text("utf-8")}
-        return self.directory / f"prepared-{fingerprint(options)}.json"
+        return self.directory / f"prepared-{fingerprint({**options, 'versions': _VERSIONS})}.json"
 
     def summary(self) -> dict[str, Any]:
         """The summary of an earlier preparation with these options; empty where its stages are not complete."""
         try:
-            summary = json.loads(self.summary_file.read_bytes())
-            stages = [self.directory / summary["stages"][name] for name in _VERSIONS]
-            return {key: summary[key] for key in _SUMMARY} if all(map(is_complete, stages)) else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            summary: dict[str, Any] = json.loads(self.summary_file.read_bytes())
+        except FileNotFoundError:
             return {}
+        return summary if all(is_complete(self.directory / name) for name in summary["stages"].values()) else {}
 
-    def prepared(self, summary: Mapping[str, Any]) -> PreparedData:
+    @property
+    def parallel_sources(self) -> list[ParallelSource]:
+        return [*self.train, *self.dev, *self.tests]
+
+    @property
+    def alignments(self) -> dict[Path, str]:
+        """The files of gold alignments, each with the name of its parallel source."""
+        return {source.alignments: source.name for source in (*self.dev, *self.tests) if source.alignments}
+
+    def archives(self, parallel_sources: Iterable[ParallelSource]) -> list[Archive]:
+        """The archives of parallel sources, each once."""
+        archives = (archive for source in parallel_sources for archive in source.archives(*self.data.languages))
+        return list({archive.name: archive for archive in archives}.values())
+
+    def prepared_data(self, summary: Mapping[str, Any]) -> PreparedData:
         """Where the data of a summary is."""
         stages = {name: self.directory / directory for name, directory in summary["stages"].items()}
 
@@ -194,154 +219,119 @@ class _Corpus:
         )
 
 
-def _check_languages(task: Task, data: DataConfig) -> None:
-    for key, language in (("source_language", data.source_language), ("target_language", data.target_language)):
-        if language not in task.languages:
-            hint = did_you_mean(language, task.languages)
-            raise ConfigError(f"data.{key}: the task '{task.name}' has no language '{language}'; {hint}")
-    if data.source_language == data.target_language:
-        raise ConfigError(
-            f"data.target_language: found '{data.target_language}', which is the source; accepted: another language"
-        )
-    if data.romanian_diacritics == "remove" and primary_language(data.target_language) == "ro":
-        raise ConfigError(
-            "data.romanian_diacritics: 'remove' would train translations without diacritics; "
-            "accepted for the target 'ro': none, cedilla"
-        )
+# First pass: the archives
 
 
-def _with_both_languages(task: Task, key: str, data: DataConfig) -> list[ParallelSource]:
-    languages = {data.source_language, data.target_language}
-    usable = [source for source in getattr(task, key) if languages <= set(source.sides)]
-    if not usable:
-        both = f"{data.source_language} and {data.target_language}"
-        raise ConfigError(f"{task.path}: {key}: no source has both {both}")
-    return usable
-
-
-# First pass: the sources
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedSources:
-    """The digests of all archives and alignment files by name, and the archives on this machine that will be read."""
-
-    digests: dict[str, str] = field(default_factory=dict)
-    archives: dict[str, LocalArchive] = field(default_factory=dict)
-
-
-def resolve(corpus: _Corpus, cache: ArchiveCache) -> ResolvedSources:
-    """Look up the digest of every archive, and fetch and verify the archives that missing stages read.
+def _resolve_archives(preparation: _Preparation, cache: ArchiveCache) -> tuple[dict[str, LocalArchive], dict[str, str]]:
+    """The archives that missing stages read, fetched and verified; the digests of all archives and alignment files.
 
     Raises DataError where an archive or an alignment file is not available.
     """
-    sources = ResolvedSources()
-    for source in (*corpus.dev, *corpus.tests):
-        if path := corpus.alignments(source):
-            if not path.is_file():
-                raise DataError(f"source '{source.name}': {path}: no such file")
-            sources.digests[str(path)] = sha256_of(path)
+    archives: dict[str, LocalArchive] = {}
+    digests: dict[str, str] = {}
+    for path, name in preparation.alignments.items():
+        if not path.is_file():
+            raise DataError(f"source '{name}': {path}: no such file; paths start from the task file")
+        digests[str(path)] = sha256_of(path)
     needed = []
-    for archive in corpus.archives((*corpus.train, *corpus.dev, *corpus.tests)):
+    for archive in preparation.archives(preparation.parallel_sources):
         digest = cache.known_digest(archive)
         if digest is None:
             needed.append(archive)
         else:
-            sources.digests[archive.name] = digest
+            digests[archive.name] = digest
     while True:
-        for name, (files, digest) in cache.fetch(needed).items():
-            sources.archives[name], sources.digests[name] = files, digest
+        for name, (local, digest) in cache.fetch(needed).items():
+            archives[name], digests[name] = local, digest
         # An archive that is fetched again may have another digest, and then other stages are missing.
-        missing = [stage for stage in list_stages(corpus, sources).values() if not is_complete(stage.directory)]
-        read = corpus.archives([source for stage in missing for source in stage.reads])
-        needed = [archive for archive in read if archive.name not in sources.archives]
+        stages = _list_stages(preparation, archives, digests).values()
+        read = [source for stage in stages if not is_complete(stage.directory) for source in stage.reads]
+        needed = [archive for archive in preparation.archives(read) if archive.name not in archives]
         if not needed:
-            return sources
+            return archives, digests
 
 
-def _has_changed(corpus: _Corpus, cache: ArchiveCache, summary: Mapping[str, Any]) -> bool:
-    """Whether a file or a stage's code is known to differ from what a summary was made with."""
-    archives = corpus.archives((*corpus.train, *corpus.dev, *corpus.tests))
-    now = {archive.name: cache.known_digest(archive) for archive in archives}
-    for source in (*corpus.dev, *corpus.tests):
-        if (path := corpus.alignments(source)) and path.is_file():
-            now[str(path)] = sha256_of(path)
-    changed = any(digest and digest != summary["digests"].get(name) for name, digest in now.items())
-    return changed or summary["versions"] != _VERSIONS
+def _has_changed(preparation: _Preparation, cache: ArchiveCache, digests: Mapping[str, str]) -> bool:
+    """Whether a file is known to differ from what data with these digests was made from."""
+    now = {archive.name: cache.known_digest(archive) for archive in preparation.archives(preparation.parallel_sources)}
+    now |= {str(path): sha256_of(path) for path in preparation.alignments if path.is_file()}
+    return any(digest and digest != digests.get(name) for name, digest in now.items())
 
 
 # Second pass: the stages
 
 
-def list_stages(corpus: _Corpus, sources: ResolvedSources, *, workers: int = 1) -> dict[str, Stage]:
-    """The stages of a corpus by name, in the order in which they are made."""
-    data, archives = corpus.data, sources.archives
+def _list_stages(
+    preparation: _Preparation,
+    archives: Mapping[str, LocalArchive],
+    digests: Mapping[str, str],
+    *,
+    workers: int = 1,
+) -> dict[str, Stage]:
+    """The stages by name, in the order in which they are made."""
+    data, train, dev, tests = preparation.data, preparation.train, preparation.dev, preparation.tests
     stages: dict[str, Stage] = {}
 
-    def add(name: str, make: Callable[[Path], None], reads: Sequence[ParallelSource], inputs: dict[str, Any]) -> Path:
+    def add(
+        name: str, make: Callable[[Path], None], inputs: dict[str, Any], reads: Sequence[ParallelSource] = ()
+    ) -> Path:
         inputs = {"version": _VERSIONS[name], **inputs}
-        directory = corpus.directory / f"{name}-{fingerprint(inputs)}"
+        directory = preparation.directory / f"{name}-{fingerprint(inputs)}"
         stages[name] = Stage(name, directory, inputs, make, reads)
         return directory
 
     def settings(*names: str) -> dict[str, Any]:
         return {name: getattr(data, name) for name in names}
 
-    train, dev, tests = (
-        [_source_inputs(corpus, source, sources.digests) for source in group]
-        for group in (corpus.train, corpus.dev, corpus.tests)
-    )
-    common = {"languages": corpus.languages, "romanian": _ROMANIAN_VERSIONS[data.romanian_diacritics]}
-    alignments = {source.name: path for source in (*corpus.tests, *corpus.dev) if (path := corpus.alignments(source))}
+    def described(group: Sequence[ParallelSource]) -> list[dict[str, Any]]:
+        """All that the pairs depend on. An archive that is not fetched yet has the digest ""."""
+        return [
+            {
+                **{name: getattr(source, name) for name in ("name", "format", "columns", "lines")},
+                "sides": [
+                    (digests.get(side.archive.name, ""), side.member)
+                    for side in (source.sides[language] for language in data.languages)
+                ],
+                "alignments": digests.get(str(source.alignments), ""),
+            }
+            for source in group
+        ]
+
+    common = {"languages": data.languages, "romanian": _ROMANIAN_VERSIONS[data.romanian_diacritics]}
     sets = add(
         "sets",
-        lambda out: steps.write_sets(out, data, corpus.dev, corpus.tests, archives, alignments),
-        [*corpus.dev, *corpus.tests],
-        {**common, "dev": dev, "tests": tests},
+        partial(make_sets, data=data, dev=dev, tests=tests, archives=archives),
+        {**common, "dev": described(dev), "tests": described(tests)},
+        [*dev, *tests],
     )
     cleaning = settings("max_length_ratio", "drop_duplicates", "drop_untranslated", "max_pairs_per_source")
     text = add(
         "text",
-        lambda out: steps.clean_text(out, data, corpus.train, archives),
-        corpus.train,
-        {**common, "sources": train, **cleaning},
+        partial(make_text, data=data, train=train, archives=archives),
+        {**common, "sources": described(train), **cleaning},
+        train,
     )
-    tokenizer = settings(
+    vocabulary = settings(
         "subword_model", "joint_vocabulary", "vocabulary_size", "tokenizer_sample_size", "character_coverage"
     )
-    subwords = add("subwords", lambda out: steps.learn_subwords(out, data, text), (), {"text": text.name, **tokenizer})
+    tokenizers = add("subwords", partial(make_tokenizers, data=data, text=text), {"text": text.name, **vocabulary})
     add(
         "train",
-        lambda out: steps.encode_train(out, data, text, subwords, workers=workers),
-        (),
-        {"subwords": subwords.name, **settings("max_length", "on_overlength")},
+        partial(make_train, data=data, text=text, tokenizers=tokenizers, workers=workers),
+        {"subwords": tokenizers.name, **settings("max_length", "on_overlength")},
     )
     add(
         "dev",
-        lambda out: steps.encode_dev(out, data, sets, subwords),
-        (),
-        {**common, "subwords": subwords.name, "dev": dev},
+        partial(make_dev, data=data, sets=sets, tokenizers=tokenizers),
+        {**common, "subwords": tokenizers.name, "dev": described(dev)},
     )
     return stages
 
 
-def _source_inputs(corpus: _Corpus, source: ParallelSource, digests: Mapping[str, str]) -> dict[str, Any]:
-    """All that the pairs of a source depend on. An archive that is not fetched yet has the digest ""."""
-    sides = [source.sides[language] for language in corpus.languages]
-    return {
-        "name": source.name,
-        "format": source.format,
-        "columns": source.columns,
-        "lines": source.lines,
-        "sides": [(digests.get(side.archive.name, ""), side.member) for side in sides],
-        "alignments": digests.get(str(corpus.alignments(source)), ""),
-    }
-
-
-def _counts(stages: Mapping[str, Stage]) -> dict[str, Any]:
-    stats = read_stats(stages["train"].directory / "cleaning_stats.json")
-    lines = json.loads((stages["sets"].directory / "lines.json").read_bytes())
-    tokenizers = TokenizerPair.load(stages["subwords"].directory)
+def _counts(stages: Mapping[str, Path]) -> dict[str, Any]:
+    stats = read_stats(stages["train"] / "cleaning_stats.json")
+    lines = json.loads((stages["sets"] / "lines.json").read_bytes())
+    tokenizers = TokenizerPair.load(stages["subwords"])
     return {
         "sources": {name: counts.as_dict() for name, counts in stats.items()},
         "total": CleaningStats.sum(stats.values()).as_dict(),

@@ -27,7 +27,7 @@ import sentencepiece
 from harness import environment, interleave, make_parser, peak_resident_bytes, print_row, write_document
 
 from nmt_rela.data.tokenizer import TokenizerPair
-from nmt_rela.preparation.binarize import LengthFilter, available_cores, binarize
+from nmt_rela.preparation.binarize import available_cores, binarize
 from nmt_rela.preparation.tokenizer_training import sample_evenly, train_sentencepiece
 
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
@@ -87,14 +87,13 @@ def measure(directory: Path, *, pairs: int, cores: int, rounds: int, vocabulary_
     """Sentences (of both sides) per second, plain and ours."""
     source, target = directory / "train.xx", directory / "train.yy"
     sample = (line for file in (source, target) for line in sample_evenly(file, lines=pairs, sample=100_000))
-    vocabulary = train_sentencepiece(
+    tokenizer = train_sentencepiece(
         sample, algorithm="bpe", size=vocabulary_size, character_coverage=1.0, normalization="nmt_nfkc"
     )
-    subwords = directory / "subwords"
-    TokenizerPair(vocabulary, vocabulary).save(subwords)
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(subwords / "joint.model"))
+    tokenizers = TokenizerPair(tokenizer, tokenizer)
+    tokenizers.save(directory / "tokenizers")
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(directory / "tokenizers/joint.model"))
     texts = [file.read_text("utf-8").split("\n")[:pairs] for file in (source, target)]
-    rule = LengthFilter(max_length=256, on_overlength="drop")
 
     def plain() -> None:
         for text in texts:
@@ -105,12 +104,11 @@ def measure(directory: Path, *, pairs: int, cores: int, rounds: int, vocabulary_
         binarize(
             source,
             target,
-            subwords,
+            tokenizers,
             directory / "corpus",
-            length_filter=rule,
             ends=[pairs],
+            max_length=256,
             workers=cores,
-            title="encoding",
         )
 
     results = interleave({"plain": lambda: timed(plain), "ours": lambda: timed(ours)}, rounds)

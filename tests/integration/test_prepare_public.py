@@ -22,7 +22,7 @@ from nmt_rela.preparation.cleaning_stats import read_stats
 from nmt_rela.preparation.pipeline import prepare
 from nmt_rela.preparation.sources.archive_cache import ArchiveCache
 from nmt_rela.preparation.sources.task_parser import load_task
-from nmt_rela.preparation.steps import clean_text
+from nmt_rela.preparation.stages import make_text
 from nmt_rela.utils.text import read_lines
 
 #: Task, languages, lines of the development and test set, and the entries of the mirror's list of planted blemishes
@@ -146,7 +146,7 @@ def test_the_statistics_equal_those_counted_by_hand(mirror: Path, tmp_path: Path
     wanted = [archive for source in task.train for archive in source.archives("ro", "en")]
     fetched = ArchiveCache(tmp_path / "archives", mirror=str(mirror)).fetch(wanted)
     files = {name: files for name, (files, _) in fetched.items()}
-    clean_text(
+    make_text(
         tmp_path, settings("wmt16-ro-en", tmp_path, source_language="ro", target_language="en"), task.train, files
     )
     stats_by_source = read_stats(tmp_path / "cleaning_stats.json")

@@ -20,7 +20,7 @@ DRIVER = textwrap.dedent(
     import itertools, os, shutil, signal, sys
     from pathlib import Path
     from nmt_rela.config.schema import DataConfig
-    from nmt_rela.preparation import steps
+    from nmt_rela.preparation import stages
     from nmt_rela.preparation import cleaning
     from nmt_rela.preparation import binarize
     from nmt_rela.preparation import pipeline as module
@@ -55,8 +55,8 @@ DRIVER = textwrap.dedent(
     assert run(root / "whole") == 0
     expected = tree(root / "whole")
     killed = 0
-    points = [(steps, "write_parallel"), (cleaning, "blake2b"), (steps, "write_stats"),
-              (steps, "train_sentencepiece"), (binarize, "encode_chunk"), (os, "replace"), (os, "fsync")]
+    points = [(stages, "write_lines"), (cleaning, "blake2b"), (stages, "write_stats"),
+              (stages, "train_sentencepiece"), (binarize, "encode_block"), (os, "replace"), (os, "fsync")]
     for module, name in points:
         for count in itertools.count(1, 2 if name == "replace" else 9 if name == "fsync" else 100):
             shutil.rmtree(root / "out", ignore_errors=True)

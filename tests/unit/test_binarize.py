@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.tokenizer import EOS, TokenizerPair
-from nmt_rela.preparation.binarize import LengthFilter, binarize
+from nmt_rela.preparation.binarize import binarize
 from nmt_rela.preparation.tokenizer_training import train_sentencepiece
 
 LINES = [f"zeile {number} mit {'wort ' * (number % 9)}und ende" for number in range(240)]
@@ -16,71 +17,48 @@ ODD = ["a\u2028b", "\x0c", "\x00", "ﬁ ＡＢ", "x" * 900]
 
 
 @pytest.fixture(scope="module")
-def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("subwords")
-    vocabulary = train_sentencepiece(
+def tokenizers() -> TokenizerPair:
+    tokenizer = train_sentencepiece(
         iter(LINES), algorithm="bpe", size=60, character_coverage=1.0, normalization="nmt_nfkc"
     )
-    TokenizerPair(vocabulary, vocabulary).save(directory)
-    return directory
+    return TokenizerPair(tokenizer, tokenizer)
 
 
-def corpus_of(
-    directory: Path,
-    vocabularies: Path,
-    pairs: list[tuple[str, str]],
-    *,
-    length_filter: LengthFilter,
-    workers: int,
-    ends: list[int],
-    block_bytes: int,
+def binarized(
+    directory: Path, tokenizers: TokenizerPair, pairs: list[tuple[str, str]], **options: Any
 ) -> tuple[ParallelDataset, dict[str, list[int]]]:
     for name, lines in zip("st", zip(*pairs, strict=True), strict=True):
         (directory / name).write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
-    outcomes = binarize(
-        *(directory / "s", directory / "t", vocabularies, directory / "corpus"),
-        length_filter=length_filter, ends=ends, workers=workers, title="encoding", block_bytes=block_bytes,
-    )  # fmt: skip
-    return ParallelDataset(directory / "corpus"), {name: counts.tolist() for name, counts in outcomes.items()}
+    counts = binarize(directory / "s", directory / "t", tokenizers, directory / "dataset", **options)
+    return ParallelDataset(directory / "dataset"), {name: numbers.tolist() for name, numbers in counts.items()}
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("block", [1, 500, 1 << 20])
-def test_ids_are_those_of_the_lines_one_by_one(tmp_path: Path, vocabularies: Path, workers: int, block: int) -> None:
+def test_ids_are_those_of_the_lines_one_by_one(
+    tmp_path: Path, tokenizers: TokenizerPair, workers: int, block: int
+) -> None:
     lines = [*LINES[:100], *ODD, *LINES[100:]]
     pairs = list(zip(lines, reversed(lines), strict=True))
-    length_filter = LengthFilter(max_length=0, on_overlength="keep")
-    corpus, _ = corpus_of(
-        tmp_path,
-        vocabularies,
-        pairs,
-        length_filter=length_filter,
-        workers=workers,
-        ends=[len(lines)],
-        block_bytes=block,
-    )
-    vocabulary = TokenizerPair.load(vocabularies).source
-    assert len(corpus) == len(lines)
+    dataset, _ = binarized(tmp_path, tokenizers, pairs, workers=workers, ends=[len(lines)], block_bytes=block)
+    assert len(dataset) == len(lines)
     for index, line in enumerate(lines):
-        (ids,) = vocabulary.encode([line])
-        assert corpus.sources[index].tolist() == [*ids, EOS]
-        assert corpus.targets[len(lines) - 1 - index].tolist() == [*ids, EOS]
+        (ids,) = tokenizers.source.encode([line])
+        assert dataset.sources[index].tolist() == [*ids, EOS]
+        assert dataset.targets[len(lines) - 1 - index].tolist() == [*ids, EOS]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_outcomes_are_counted_by_source(tmp_path: Path, vocabularies: Path, workers: int) -> None:
+@pytest.mark.parametrize(("way", "fate", "pairs"), [("drop", "overlength", 16), ("truncate", "truncated", 18)])
+def test_changed_pairs_are_counted_by_parallel_source(
+    tmp_path: Path, tokenizers: TokenizerPair, workers: int, way: str, fate: str, pairs: int
+) -> None:
     short, long = ("kurz", "wort"), "wort " * 40
     first = [*[short] * 10, (long, "kurz")]
     third = [*[short] * 5, ("\x0c", "kurz"), ("kurz", long), short]
-    for way, fate, pairs in (("drop", "overlength", 16), ("truncate", "truncated", 18)):
-        corpus, outcomes = corpus_of(
-            *(tmp_path, vocabularies, first + third),
-            length_filter=LengthFilter(max_length=20, on_overlength=way),  # type: ignore[arg-type]
-            workers=workers,
-            ends=[11, 11, 19],
-            block_bytes=60,
-        )
-        assert outcomes == {"overlength": [0] * 3, "truncated": [0] * 3, fate: [1, 0, 1], "empty": [0, 0, 1]}
-        assert len(corpus) == pairs
-        longest = max(int(corpus.source_lengths.max()), int(corpus.target_lengths.max()))
-        assert (longest == 20) == (way == "truncate")
+    options = {"max_length": 20, "on_overlength": way, "workers": workers}
+    dataset, counts = binarized(tmp_path, tokenizers, first + third, ends=[11, 11, 19], block_bytes=60, **options)
+    assert counts == {"overlength": [0] * 3, "truncated": [0] * 3, fate: [1, 0, 1], "empty": [0, 0, 1]}
+    assert len(dataset) == pairs
+    longest = max(int(dataset.source_lengths.max()), int(dataset.target_lengths.max()))
+    assert (longest == 20) == (way == "truncate")

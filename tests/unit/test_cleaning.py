@@ -158,6 +158,13 @@ def test_hashes_are_remembered_in_any_order() -> None:
             known.add(value)
 
 
+def test_a_reason_that_has_no_place_in_the_order_is_an_error() -> None:
+    stats = CleaningStats(read=1)
+    stats.drop("moon phase")
+    with pytest.raises(ValueError, match="tuple"):
+        stats.as_dict()
+
+
 def test_statistics_add_up_and_are_stored(tmp_path: Path) -> None:
     _, one = clean([("a", "b"), ("", "b"), ("a&amp;", "b")])
     two = CleaningStats(read=3, kept=1, truncated=1)

@@ -1,0 +1,169 @@
+"""What each stage of preparation makes. Every function fills a directory from the results of earlier stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, chain, islice
+from pathlib import Path
+
+from nmt_rela.config.schema import DataConfig
+from nmt_rela.data.normalization import normalization_for
+from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.metrics.word_alignment import format_gold, read_pharaoh
+from nmt_rela.preparation.binarize import binarize
+from nmt_rela.preparation.cleaning import Cleaner
+from nmt_rela.preparation.cleaning_stats import CleaningStats, format_stats, read_stats, write_stats
+from nmt_rela.preparation.sources.archives import LocalArchive
+from nmt_rela.preparation.sources.readers import MAX_LINE, read_pairs
+from nmt_rela.preparation.sources.task import ParallelSource
+from nmt_rela.preparation.tokenizer_training import normalization_rule, sample_evenly, train_sentencepiece
+from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.progress import ProgressBar
+from nmt_rela.utils.text import write_lines
+
+
+def make_sets(
+    directory: Path,
+    data: DataConfig,
+    dev: Sequence[ParallelSource],
+    tests: Sequence[ParallelSource],
+    archives: Mapping[str, LocalArchive],
+) -> None:
+    """Write the joined development set and the test sets as text: ``dev.<language>``, ``test-<name>.<language>``.
+
+    No pair is dropped. Gold alignments become ``<set>.align``, source word first. ``archives`` are those by name.
+    """
+    lines: dict[str, int] = {}
+    for name, group in (("dev", dev), *((f"test-{test.name}", [test]) for test in tests)):
+        # A set fits into memory.
+        pairs = list(chain.from_iterable(_evaluation_pairs(piece, archives, data.languages) for piece in group))
+        if not pairs:
+            raise DataError(f"source '{group[0].name}': has no lines; accepted: a set with at least one pair")
+        for side, language in enumerate(data.languages):
+            normalize = normalization_for(language, romanian_diacritics=data.romanian_diacritics)
+            write_lines(directory / f"{name}.{language}", (normalize(pair[side]) for pair in pairs))
+        if len(group) == 1 and (path := group[0].alignments):
+            gold = read_pharaoh(path)
+            if len(gold) != len(pairs):
+                found = f"{len(gold):,} lines of links for {len(pairs):,} pairs"
+                raise DataError(f"{path}: {found}; accepted: one line per pair")
+            reverse = group[0].alignment_order != data.languages
+            write_lines(
+                directory / f"{name}.align", (format_gold(links.reversed() if reverse else links) for links in gold)
+            )
+        lines[name] = len(pairs)
+    (directory / "lines.json").write_text(json.dumps(lines), "utf-8")
+
+
+def _evaluation_pairs(
+    parallel_source: ParallelSource, archives: Mapping[str, LocalArchive], languages: tuple[str, str]
+) -> Iterator[tuple[str, str]]:
+    """All pairs. Raises DataError where one is not UTF-8 or was truncated, or their number is not the known one."""
+    name, count = parallel_source.name, 0
+    for count, pair in enumerate(read_pairs(parallel_source, archives, languages), start=1):
+        for language, text in zip(languages, pair, strict=True):
+            if text is None:
+                raise DataError(f"source '{name}': line {count} of {language} is invalid UTF-8; accepted: UTF-8 text")
+            if len(text) >= MAX_LINE // 4 and len(text.encode("utf-8")) > MAX_LINE - 4:
+                raise DataError(
+                    f"source '{name}': line {count} of {language} is over {MAX_LINE:,} bytes long; "
+                    "accepted: shorter lines in development and test sets"
+                )
+        yield pair  # type: ignore[misc]  # neither text is None
+    _check_number(parallel_source, count)
+
+
+def _check_number(parallel_source: ParallelSource, found: int) -> None:
+    if parallel_source.lines and found != parallel_source.lines:
+        accepted = f"{parallel_source.lines:,} ('lines' of the task file)"
+        raise DataError(f"source '{parallel_source.name}': found {found:,} pairs; accepted: {accepted}")
+
+
+def make_text(
+    directory: Path, data: DataConfig, train: Sequence[ParallelSource], archives: Mapping[str, LocalArchive]
+) -> None:
+    """Write the cleaned training text, ``train.<language>``, and ``cleaning_stats.json``.
+
+    Raises:
+        DataError: a parallel source cannot be read, does not have its known number of pairs, or no pair is left.
+    """
+    cleaner = Cleaner(data)
+    stats: dict[str, CleaningStats] = {}
+    with (
+        open(directory / f"train.{data.source_language}", "wb") as source_file,
+        open(directory / f"train.{data.target_language}", "wb") as target_file,
+        ProgressBar("cleaning", unit="pairs") as progress,
+    ):
+        for parallel_source in train:
+            counts = stats[parallel_source.name] = CleaningStats()
+            pairs = read_pairs(parallel_source, archives, data.languages)
+            shown = 0
+            for chunk in cleaner.clean(islice(pairs, data.max_pairs_per_source or None), counts):
+                source_file.writelines(source.encode("utf-8") + b"\n" for source, _ in chunk)
+                target_file.writelines(target.encode("utf-8") + b"\n" for _, target in chunk)
+                progress.advance(counts.read - shown)
+                shown = counts.read
+            if not data.max_pairs_per_source:
+                _check_number(parallel_source, counts.read)
+    if not any(counts.kept for counts in stats.values()):
+        text = "; ".join(format_stats({"sources": {name: counts.as_dict() for name, counts in stats.items()}}))
+        raise DataError(f"no training pair is left after cleaning: {text}; docs/tasks.md explains the reasons")
+    write_stats(directory / "cleaning_stats.json", stats)
+
+
+def make_tokenizers(directory: Path, data: DataConfig, text: Path) -> None:
+    """Train the SentencePiece models on cleaned text: one for both languages, or one per language."""
+    kept = sum(counts.kept for counts in read_stats(text / "cleaning_stats.json").values())
+    groups = [data.languages] if data.joint_vocabulary else [(language,) for language in data.languages]
+    models = []
+    for group in groups:
+        sample = max(data.tokenizer_sample_size // len(group), 1)
+        samples = (sample_evenly(text / f"train.{language}", lines=kept, sample=sample) for language in group)
+        models.append(
+            train_sentencepiece(
+                chain.from_iterable(samples),
+                algorithm=data.subword_model,
+                size=data.vocabulary_size,
+                character_coverage=data.character_coverage,
+                normalization=normalization_rule(*group),
+            )
+        )
+    TokenizerPair(models[0], models[-1]).save(directory)
+
+
+def make_train(directory: Path, data: DataConfig, text: Path, tokenizers: Path, *, workers: int) -> None:
+    """Write the training pairs as sub-word ids, ``corpus``. Over-long pairs are dropped or truncated, and counted."""
+    stats = read_stats(text / "cleaning_stats.json")
+    changed = binarize(
+        text / f"train.{data.source_language}",
+        text / f"train.{data.target_language}",
+        TokenizerPair.load(tokenizers),
+        directory / "corpus",
+        ends=list(accumulate(counts.kept for counts in stats.values())),
+        max_length=data.max_length,
+        on_overlength=data.on_overlength,
+        workers=workers,
+    )
+    for index, counts in enumerate(stats.values()):
+        for reason in ("overlength", "empty"):
+            counts.drop(reason, int(changed[reason][index]))
+            counts.kept -= int(changed[reason][index])
+        counts.truncated = int(changed["truncated"][index])
+    if not any(counts.kept for counts in stats.values()):
+        raise DataError(
+            f"data.max_length: every training pair is longer than {data.max_length} sub-words; accepted: a larger value"
+        )
+    write_stats(directory / "cleaning_stats.json", stats)
+
+
+def make_dev(directory: Path, data: DataConfig, sets: Path, tokenizers: Path) -> None:
+    """Write all development pairs as sub-word ids, ``corpus``, whatever their length."""
+    binarize(
+        sets / f"dev.{data.source_language}",
+        sets / f"dev.{data.target_language}",
+        TokenizerPair.load(tokenizers),
+        directory / "corpus",
+        ends=[json.loads((sets / "lines.json").read_bytes())["dev"]],
+        title="encoding the development set",
+    )
