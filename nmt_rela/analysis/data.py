@@ -55,4 +55,12 @@ def read_analysis_data(
                 f"{files.gold_alignments}: {len(links)} lines of gold links for {len(lines)} sentence pairs"
             )
         links = [alignment.reversed() if gold_reversed else alignment for alignment in links[:count]]
+        for number, (pair, alignment) in enumerate(zip(lines, links, strict=False), start=1):
+            words = [len(side.split()) for side in pair]
+            for i, j in sorted(alignment.possible):
+                if i >= words[0] or j >= words[1]:
+                    raise DataError(
+                        f"{files.gold_alignments}:{number}: a link of source word {i} and target word {j}; accepted: "
+                        f"below {words[0]} and {words[1]}, the words of this pair (counted from 0)"
+                    )
     return AnalysisData(name=files.name, lines=lines[:count], gold=links, bleu_tokenizer=files.bleu_tokenizer)

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,18 @@ from nmt_rela.utils.text import write_lines
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: What an analysis writes besides its three tables.
+_REPLACED = (
+    "attention.html", "alignments/*/layer*.txt", "plots/*_by_layer.*", "plots/null_rate_histogram.*",
+    "plots/heatmap.*", "plots/head_ablation.*",
+)  # fmt: skip
+
 
 def write_analysis(directory: Path, data: AnalysisData, runs: Sequence[RunAnalysis]) -> list[Path]:
     """Write everything except the plots; the paths to show to the user."""
-    directory.mkdir(parents=True, exist_ok=True)
+    if (directory / "analysis.json").exists():  # of an earlier analysis, perhaps of other runs
+        for file in chain.from_iterable(map(directory.glob, _REPLACED)):
+            file.unlink()
     document = json.dumps(analysis_json(data, runs), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     texts = {"analysis.json": document, "layers.csv": _csv(layer_rows(runs)), "heads.csv": _csv(head_rows(runs))}
     for name, text in texts.items():
@@ -179,7 +188,6 @@ def _heatmap_figure(run: RunAnalysis, layer: int | None) -> Figure:
     if layer is None:
         best = min(run.alignment, key=lambda found: found.best.error_rate, default=None)
         layer = len(weights) - 1 if best is None else best.layer
-    layer = min(layer, len(weights) - 1)
     source, target = run.heatmap_subwords
     return plots.heatmap(
         plots.readable(target),

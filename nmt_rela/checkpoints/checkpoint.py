@@ -93,6 +93,14 @@ def validation_score(directory: Path) -> float | None:
     return None if score is None else float(score)
 
 
+def weights_checksum(checkpoint: Path) -> str:
+    """The SHA-256 of the weights by the manifest; the name of a file of exported weights, which never change."""
+    try:
+        return str(json.loads((checkpoint / _MANIFEST).read_bytes())["files"]["model.pt"]["sha256"])
+    except (OSError, ValueError, LookupError):
+        return checkpoint.name
+
+
 def checkpoint_name(update: int) -> str:
     """The name of the checkpoint of an update."""
     return f"step_{update:08d}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -86,6 +87,8 @@ class RunDirectory:
             name = names[0]
             if AVERAGE in names and name != AVERAGE:
                 LOG.warning("%s is older than the newest checkpoint; using %s", self.path / AVERAGE, name)
+        if number := re.fullmatch(r"step_0*(\d+)", name):  # with any number of zeros
+            name = next((step for step in names if re.fullmatch(rf"step_0*{number[1]}", step)), name)
         if name not in names:
             raise CheckpointError(f"{self.path}: no checkpoint '{name}'; {did_you_mean(name, names)}")
         return (self.checkpoints if name.startswith("step_") else self.path) / name

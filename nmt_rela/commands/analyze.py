@@ -17,11 +17,16 @@ from typing import TYPE_CHECKING
 
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import add_checkpoint_argument, override_decoding
-from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from nmt_rela.analysis.data import AnalysisData
     from nmt_rela.config.schema import DataConfig
+
+_PAIRS = (
+    "--source needs --target", "--target needs --source", "--source excludes --test-set",
+    "--no-plots excludes --plots", "--no-plots excludes --sentence", "--no-plots excludes --layer",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", action="append", required=True, metavar="RUN", help="a run directory; repeat to compare runs")
     add_checkpoint_argument(parser)
     add("--output", type=Path, metavar="DIR", help="directory of the results (default: RUN/analysis of the first run)")
-    add("--test-set", default="test", metavar="NAME", help="test (default), dev, or the name of a test set of the task")
+    add("--test-set", metavar="NAME", help="test (default), dev, or the name of a test set of the task")
     add("--source", type=Path, metavar="FILE", help="a source text of your own; needs --target")
     add("--target", type=Path, metavar="FILE", help="the reference translation of --source, line by line")
     add("--gold", type=Path, metavar="FILE", help="gold word alignment: Pharaoh format, source word first, from 0")
@@ -57,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         help="cross-attention layer of the heatmap (default: the best aligned layer, or the last)",
     )  # fmt: skip
     add(
-        "--plots", type=cli.list_of(cli.one_of(("png", "svg", "pdf"))), default=["png"], metavar="LIST",
+        "--plots", type=cli.list_of(cli.one_of(("png", "svg", "pdf"))), metavar="LIST",
         help="formats of the plots: png (default), svg, pdf; or png,svg",
     )  # fmt: skip
     add("--no-plots", action="store_true", help="draw no plots; matplotlib is not needed")
@@ -69,9 +74,8 @@ def _parser() -> argparse.ArgumentParser:
 def _analyze(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     options = cli.parse(parser, arguments)
-    if (options.source is None) != (options.target is None):
-        parser.error("--source and --target go together")
-    formats = [] if options.no_plots else options.plots
+    cli.refuse_pairs(parser, options, _PAIRS)
+    formats = [] if options.no_plots else options.plots or ["png"]
 
     from nmt_rela.analysis import pipeline, plots
     from nmt_rela.analysis.tables import alignment_table, statistics_table
@@ -85,6 +89,11 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     runs = [RunDirectory(path) for path in options.model]
     configs = [run.config() for run in runs]
     decodings = [override_decoding(config, options.overrides) for config in configs]
+    for run, config in zip(runs, configs, strict=True):
+        if options.layer is not None and options.layer >= config.model.decoder_layers:
+            raise ConfigError(
+                f"--layer: found {options.layer}; accepted for {run.path}: 0 to {config.model.decoder_layers - 1}"
+            )
     data = _read_data(options, configs[0].data)
     heatmap_sentence = data.heatmap_sentence() if options.sentence is None else options.sentence - 1
     if heatmap_sentence >= len(data.lines):
@@ -129,7 +138,7 @@ def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:
             gold_alignments=options.gold,
         )
     else:
-        files = load_prepared(config).evaluation_set(options.test_set)
+        files = load_prepared(config).evaluation_set(options.test_set or "test")
         files = replace(files, gold_alignments=options.gold or files.gold_alignments)
     source, target = (
         normalization_for(language, romanian_diacritics=config.romanian_diacritics)

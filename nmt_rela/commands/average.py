@@ -25,10 +25,12 @@ def _average(arguments: Sequence[str] | None) -> None:
 
     from nmt_rela.checkpoints.averaging import average_run
     from nmt_rela.checkpoints.run_directory import AVERAGE, RunDirectory
+    from nmt_rela.export.model_card import write_model_card
 
     run = RunDirectory(options.model)
     run.config()  # raises if this is no run directory
     names = average_run(run, options.best or options.last or 5, by_score=options.best is not None)
+    write_model_card(run)  # without the scores of an earlier average
     LOG.info("%s is the average of %s", run.path / AVERAGE, ", ".join(names))
 
 

@@ -19,9 +19,10 @@ import argparse
 import errno
 import logging
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
@@ -36,6 +37,7 @@ from nmt_rela.utils.errors import (
     UserError,
     did_you_mean,
 )
+from nmt_rela.utils.files import PARTIAL
 
 Item = TypeVar("Item")
 
@@ -72,6 +74,8 @@ def exit_status(program: str) -> Iterator[ExitStatus]:
     status 1.
     """
     status = ExitStatus()
+    if sys.stderr is None:  # it is closed; print would use stdout instead
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         yield status
         sys.stdout.flush()
@@ -129,7 +133,9 @@ def _os_message(error: OSError) -> str | None:
     if error.errno in _FULL_DISK:
         return f"{error.filename or 'output'}: {reason}"
     if error.errno in _USER_PATH and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {reason}"
+        # The path that the user gave, not the temporary one beside it.
+        path = re.sub(rf"(^|/)\.?([^/]+){re.escape(PARTIAL)}(?=/|$)", r"\1\2", os.fsdecode(error.filename))
+        return f"{path}: {reason}"
     return None
 
 
@@ -184,6 +190,21 @@ def list_of(read: Callable[[str], Item]) -> Callable[[str], list[Item]]:
     return lambda text: list(dict.fromkeys(read(item) for item in text.replace(",", " ").split()))
 
 
+def refuse_pairs(parser: argparse.ArgumentParser, options: argparse.Namespace, pairs: Iterable[str]) -> None:
+    """Refuse options that would be ignored: each pair is "--a needs --b" or "--a excludes --b"."""
+
+    def is_given(option: str) -> bool:
+        value = getattr(options, option.removeprefix("--").replace("-", "_"))
+        return value is not None and value is not False
+
+    for pair in pairs:
+        first, relation, second = pair.split()
+        if is_given(first) and is_given(second) == (relation == "excludes"):
+            parser.error(
+                f"{first} needs {second}" if relation == "needs" else f"{first} and {second} exclude each other"
+            )
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``--config FILE``, ``--print-config`` and positional overrides, read by :func:`read_config`."""
     parser.add_argument(
@@ -204,7 +225,12 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse options and overrides in any order, and configure the log (``--quiet``)."""
+    """Parse options and overrides in any order, and configure the log (``--quiet``).
+
+    Raises UserError where stdout is closed.
+    """
+    if sys.stdout is None:
+        raise UserError("stdout is closed; accepted: a file, a pipe or /dev/null")
     options = parser.parse_intermixed_args(arguments)
     log_to_stderr(quiet=options.quiet)
     return options

@@ -10,7 +10,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,11 @@ from nmt_rela.commands.model_arguments import add_model_arguments, add_search_ar
 if TYPE_CHECKING:
     from nmt_rela.checkpoints.run_directory import RunDirectory
     from nmt_rela.data.prepared_data import EvaluationSet
+
+_PAIRS = (
+    "--source needs --reference", "--reference needs --source",
+    "--source excludes --test-set",
+)  # fmt: skip
 
 LOG = logging.getLogger("nmt_rela")
 
@@ -45,35 +50,37 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = cli.parse(parser, arguments)
-    if (options.source is None) != (options.reference is None):
-        parser.error("--source and --reference belong together")
+    cli.refuse_pairs(parser, options, _PAIRS)
 
     from nmt_rela.checkpoints.run_directory import RunDirectory
     from nmt_rela.export.model_card import write_model_card
-    from nmt_rela.generation.evaluation import evaluate
-    from nmt_rela.utils.text import write_lines
+    from nmt_rela.generation.evaluation import describe_evaluation, evaluate, store_evaluation
 
-    run = RunDirectory(options.model[0])
-    test_sets = _test_sets(run, options)
+    runs = [RunDirectory(path) for path in options.model]
+    test_sets = _test_sets(runs[0], options)
     translator = load_translator(options)
-    directory = (
-        run.path / "evaluation" / (run.checkpoint(options.checkpoint).name if len(options.model) == 1 else "ensemble")
+    directory, described = describe_evaluation(
+        runs, translator, checkpoint=options.checkpoint, precision=options.precision, tokenizer=options.tokenizer
     )
-    directory.mkdir(parents=True, exist_ok=True)
     report = []
     for test_set in test_sets:
-        evaluation = evaluate(translator, test_set, directory)
-        report.append(evaluation.as_dict())
+        hypotheses, seconds, scores = evaluate(translator, test_set)
+        entry = {"name": test_set.name, "source": str(test_set.source), "seconds": round(seconds, 3)}
+        entry |= described | asdict(scores)
+        report.append(entry)
         if not options.json:
-            print(f"{test_set.name} ({evaluation.scores.sentences} sentences)")
-            print("  " + "\n  ".join(evaluation.scores.lines()), flush=True)
-    document = json.dumps(report, indent=1)
-    write_lines(directory / "scores.json", document.split("\n"))
+            print(f"{test_set.name} ({scores.sentences} sentences)")
+            print("  " + "\n  ".join(scores.lines()), flush=True)
+        try:
+            store_evaluation(directory, hypotheses, entry)
+        except OSError as error:
+            LOG.warning("%s: %s; translations and scores are not stored", directory, error.strerror)
+        else:
+            LOG.info("translations and scores: %s", directory)
     if options.json:
-        print(document)
+        print(json.dumps(report, indent=1))
     if len(options.model) == 1:
-        write_model_card(run)
-    LOG.info("translations and scores: %s", directory)
+        write_model_card(runs[0])
 
 
 def _test_sets(run: RunDirectory, options: argparse.Namespace) -> list[EvaluationSet]:

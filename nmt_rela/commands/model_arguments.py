@@ -31,7 +31,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="precision of weights and arithmetic; int8: of the linear layers, on CPUs only",
     )  # fmt: skip
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads per process (default: the cores, divided evenly)"
+        "--threads",
+        type=cli.number_from(1),
+        metavar="N",
+        help="CPU threads per process (default: the cores, divided evenly)",
     )
     cli.add_overrides(parser)
 
@@ -70,7 +73,7 @@ def load_translator(options: argparse.Namespace) -> Translator:
     from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
 
     if options.threads is not None:
-        torch.set_num_threads(_checked_threads(options))
+        torch.set_num_threads(options.threads)
     limit_onednn_cache(torch.get_num_threads())
     return Translator.load(
         options.model,
@@ -90,16 +93,9 @@ def translator_factories(options: argparse.Namespace, devices: Sequence[str]) ->
 
     _decoding(options)  # wrong options are refused before any process starts
     evenly = max(1, torch.get_num_threads() // len(devices))
-    threads = evenly if options.threads is None else _checked_threads(options)
-    per_device = [argparse.Namespace(**{**vars(options), "device": device, "threads": threads}) for device in devices]
+    given = {**vars(options), "threads": options.threads or evenly}
+    per_device = [argparse.Namespace(**{**given, "device": device}) for device in devices]
     return [partial(_load_in_process, one) for one in per_device]
-
-
-def _checked_threads(options: argparse.Namespace) -> int:
-    threads: int = options.threads
-    if threads < 1:
-        raise ConfigError(f"--threads: found {threads}; accepted: 1 or more")
-    return threads
 
 
 def _load_in_process(options: argparse.Namespace) -> Translator:

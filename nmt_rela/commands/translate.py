@@ -20,6 +20,14 @@ from nmt_rela.commands.model_arguments import (
     load_translator,
     translator_factories,
 )
+from nmt_rela.utils.errors import UserError
+
+_PAIRS = (
+    "--alignment-layer needs --alignments", "--alignment-head needs --alignments",
+    "--alignment-shifted needs --alignments",
+    "--seed needs --sample", "--temperature needs --sample", "--top-k needs --sample", "--top-p needs --sample",
+    "--sample excludes --beam-size", "--sample excludes --early-stopping",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _translate(arguments: Sequence[str] | None) -> None:
-    options = cli.parse(_parser(), arguments)
+    parser = _parser()
+    options = cli.parse(parser, arguments)
+    cli.refuse_pairs(parser, options, _PAIRS)
 
     from nmt_rela.generation.device import worker_devices
     from nmt_rela.generation.formatting import format_jsonl, format_moses, format_text
@@ -39,9 +49,9 @@ def _translate(arguments: Sequence[str] | None) -> None:
 
     overrides: dict[str, Any] = {"n_best": options.n_best or 1}
     if options.sample:
-        overrides["sampling"] = SamplingOptions(
-            seed=options.seed, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
-        )
+        names = ("seed", "temperature", "top_k", "top_p")
+        given = {name: value for name in names if (value := getattr(options, name)) is not None}
+        overrides["sampling"] = SamplingOptions(**given)
     if options.alignments:
         overrides["alignment"] = AlignmentOptions(
             layer=options.alignment_layer, head=options.alignment_head, shifted=options.alignment_shifted
@@ -76,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add_model_arguments(parser)
     add_search_arguments(parser)
     parser.add_argument(
-        "--workers", type=int, metavar="N",
+        "--workers", type=cli.number_from(1), metavar="N",
         help="processes that divide the lines and the cores among them (default: 1 on the CPU, one per visible GPU)",
     )  # fmt: skip
     parser.add_argument("--input", type=Path, metavar="FILE", help="read from a file instead of stdin")
@@ -89,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         help="jsonl: one object per line, with the source and every hypothesis, its scores, sub-words and alignment",
     )  # fmt: skip
     parser.add_argument(
-        "--n-best", type=int, metavar="N",
+        "--n-best", type=cli.number_from(1), metavar="N",
         help="the N best hypotheses; as text, one line each: number ||| translation ||| score",
     )  # fmt: skip
     parser.add_argument("--scores", action="store_true", help="as text: translation ||| score")
@@ -109,12 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--sample", action="store_true", help="sample translations instead of searching for the best")
     sampling.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="samples depend on it and on the line number (default: 1)"
+        "--seed", type=int, metavar="N", help="samples depend on it and on the line number (default: 1)"
     )
-    sampling.add_argument("--temperature", type=float, default=1.0, metavar="T", help="divides the logits (default: 1)")
-    sampling.add_argument("--top-k", type=int, default=0, metavar="K", help="the K most probable tokens only (0: all)")
+    sampling.add_argument("--temperature", type=float, metavar="T", help="divides the logits (default: 1)")
+    sampling.add_argument("--top-k", type=int, metavar="K", help="the K most probable tokens only (0: all)")
     sampling.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="the most probable tokens of total probability P only"
+        "--top-p", type=float, metavar="P", help="the most probable tokens of total probability P only"
     )
     return parser
 
@@ -122,6 +132,8 @@ def _parser() -> argparse.ArgumentParser:
 def _open_input(options: argparse.Namespace) -> AbstractContextManager[BinaryIO]:
     if options.input is not None:
         return open(options.input, "rb")
+    if sys.stdin is None:
+        raise UserError("stdin is closed; accepted: lines on stdin, or --input FILE")
     # Not sys.stdin, which the interpreter closes at exit, and never closed here: closing would wait for the reading
     # thread, which may wait for a line that never comes.
     return nullcontext(open(sys.stdin.fileno(), "rb", closefd=False))

@@ -212,6 +212,12 @@ def _check_rules(config: Config, at: Any) -> None:
             f"{at('training.checkpoint_metric')}: 'bleu' needs translations, but "
             "training.validation_decode_sentences is 0; accepted with it: loss"
         )
+    decoding = config.decoding
+    if decoding.min_length > decoding.max_length_offset + 1:
+        raise ConfigError(
+            f"{at('decoding.min_length')}: found {decoding.min_length}; accepted: up to "
+            f"decoding.max_length_offset + 1, which is {decoding.max_length_offset + 1}"
+        )
 
 
 # From configurations

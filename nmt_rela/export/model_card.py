@@ -15,6 +15,7 @@ from nmt_rela import __version__
 from nmt_rela.checkpoints.checkpoint import load_state
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import AttentionBySite, Config
+from nmt_rela.generation.evaluation import stored_scores
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.files import atomic_write
 
@@ -119,8 +120,7 @@ def _state(run: RunDirectory) -> dict[str, Any]:
 
 def _scores(run: RunDirectory) -> Iterator[str]:
     """Everything nmt-evaluate has left in the run."""
-    found = sorted(run.path.glob("evaluation/*/scores.json"))
-    rows = [(path.parent.name, score) for path in found for score in _read(path) or []]
+    rows = list(stored_scores(run))
     if not rows:
         yield f"None yet: `nmt-evaluate --model {run.path.name}`."
         return

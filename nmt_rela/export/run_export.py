@@ -40,14 +40,14 @@ def export_run(
     accepted = QUANTIZATIONS[format]
     quantization = quantization or accepted[0]
     if quantization not in accepted:
-        raise ConfigError(f"quantization: found '{quantization}'; accepted for {format}: {', '.join(accepted)}")
+        raise ConfigError(f"--quantization: found '{quantization}'; accepted for {format}: {', '.join(accepted)}")
     config = run.config()
     if format == "ctranslate2":
         _check_ctranslate2(run, config)
     else:
         require_safetensors()
     if output.exists():
-        raise ConfigError(f"{output}: exists already; accepted: a new folder")
+        raise ConfigError(f"--output {output}: exists already; accepted: a new folder")
     tokenizers, model = run.load_tokenizers(), run.load_model(checkpoint)
     with atomic_directory(output) as partial:
         if format == "ctranslate2":

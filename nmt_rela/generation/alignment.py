@@ -42,9 +42,9 @@ class WordAligner:
         for model in self._models:
             cross = [module for (site, _), module in model.attention_modules().items() if site == "cross"]
             if options.layer is not None and not 0 <= options.layer < len(cross):
-                raise ConfigError(f"alignment layer: found {options.layer}; accepted: 0 to {len(cross) - 1}")
+                raise ConfigError(f"--alignment-layer: found {options.layer}; accepted: 0 to {len(cross) - 1}")
             if options.head is not None and not 0 <= options.head < cross[0].num_heads:
-                raise ConfigError(f"alignment head: found {options.head}; accepted: 0 to {cross[0].num_heads - 1}")
+                raise ConfigError(f"--alignment-head: found {options.head}; accepted: 0 to {cross[0].num_heads - 1}")
 
     def align(
         self,

@@ -22,9 +22,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device: found '{name}'; accepted: auto, cpu, cuda, cuda:N") from None
+        raise ConfigError(f"--device: found '{name}'; accepted: auto, cpu, cuda, cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: found '{name}', but {torch.cuda.device_count()} CUDA devices are visible")
+        raise ConfigError(f"--device: found '{name}', but {torch.cuda.device_count()} CUDA devices are visible")
     return device
 
 
@@ -34,8 +34,6 @@ def worker_devices(name: str, workers: int | None) -> list[str]:
     By default there is one process on the CPU, or one per GPU that ``name`` means (``auto`` and ``cuda`` mean all
     visible GPUs). Raises ConfigError.
     """
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers: found {workers}; accepted: 1 or more")
     device = resolve_device(name)
     names = [str(device)]
     if device.type == "cuda" and ":" not in str(device):
@@ -49,11 +47,11 @@ def prepare_for_inference(model: Transformer, precision: Precision, device: torc
     int8 means linear layers in 8 bits and the rest in float32. Raises ConfigError if the machine has no int8.
     """
     if precision not in DTYPES:
-        raise ConfigError(f"precision: found '{precision}'; accepted: {', '.join(DTYPES)}")
+        raise ConfigError(f"--precision: found '{precision}'; accepted: {', '.join(DTYPES)}")
     dtype = DTYPES[precision]
     if dtype == torch.int8 and (device.type != "cpu" or not supports_packed_linear(dtype)):
         raise ConfigError(
-            "precision: found 'int8', which needs --device cpu on an x86 machine with AVX2; "
+            "--precision: found 'int8', which needs --device cpu on an x86 machine with AVX2; "
             "accepted here: float32, bf16, fp16"
         )
     model = model.to(torch.float32 if dtype == torch.int8 else dtype).requires_grad_(False)

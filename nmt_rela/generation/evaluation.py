@@ -1,13 +1,24 @@
-"""Translation quality on a test set: its translations, written to a file, and their scores."""
+"""Translation quality on test sets, and the scores that a run directory holds.
+
+    evaluation/CHECKPOINT/           scores.json · one text of translations per test set
+    evaluation/CHECKPOINT/SETTINGS/  the same where settings are not the run's own, such as beam_size=1,precision=int8
+
+The directory of an ensemble names its other members too: ``average+other.average``.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import re
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nmt_rela.checkpoints.checkpoint import weights_checksum
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.data.prepared_data import EvaluationSet
 from nmt_rela.generation.formatting import strip_newlines
 from nmt_rela.generation.translator import Translator
@@ -17,35 +28,89 @@ from nmt_rela.utils.text import read_parallel, write_lines
 
 LOG = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evaluation:
-    """The scores of one test set, and the seconds that its translation took."""
-
-    name: str
-    seconds: float
-    scores: TranslationScores
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"name": self.name, "seconds": round(self.seconds, 3), **self.scores.as_dict()}
+#: Settings of the search that change translations.
+_SETTINGS = ("beam_size", "length_penalty", "early_stopping", "max_length_offset", "min_length")
+#: An element of scores.json: the name of the test set, what translated it, and its scores.
+Entry = dict[str, Any]
 
 
-def evaluate(translator: Translator, test_set: EvaluationSet, directory: Path) -> Evaluation:
-    """Translate a set into the file ``<name>.txt`` in ``directory`` and compare it with its references.
+def evaluate(translator: Translator, test_set: EvaluationSet) -> tuple[list[str], float, TranslationScores]:
+    """Translate a set: the translations, the seconds that they took, and their scores.
 
     Raises DataError for files of different line counts.
     """
-    name = test_set.name
     pairs = list(read_parallel(test_set.source, test_set.target))
     start = time.perf_counter()
-    with ProgressBar(f"translating {name}", unit="lines", total=len(pairs)) as bar:
+    with ProgressBar(f"translating {test_set.name}", unit="lines", total=len(pairs)) as bar:
         translations = translator.translate([line for line, _ in pairs], progress=bar.advance)
     seconds = time.perf_counter() - start
+    LOG.info("%s: %.1f s, %.1f sentences/s", test_set.name, seconds, len(pairs) / max(seconds, 1e-9))
     hypotheses = [strip_newlines(translation.text) for translation in translations]
-    write_lines(directory / f"{name}.txt", hypotheses)
     # Normalizing changes nothing in prepared test sets; other references are scored like them.
     references = [translator.normalize_target(line) for _, line in pairs]
-    scores = compute_scores(hypotheses, references, tokenizer=test_set.bleu_tokenizer)
-    LOG.info("%s: %.1f s, %.1f sentences/s", name, seconds, len(pairs) / max(seconds, 1e-9))
-    return Evaluation(name=name, seconds=seconds, scores=scores)
+    return hypotheses, seconds, compute_scores(hypotheses, references, tokenizer=test_set.bleu_tokenizer)
+
+
+def describe_evaluation(
+    runs: Sequence[RunDirectory],
+    translator: Translator,
+    *,
+    checkpoint: str | None,
+    precision: str,
+    tokenizer: str | None,
+) -> tuple[Path, Entry]:
+    """The directory of an evaluation in the first run, and what all its entries record: checkpoints and settings.
+
+    ``tokenizer`` is that of BLEU if it is not the test set's own.
+    """
+    checkpoints = [run.checkpoint(checkpoint) for run in runs]
+    name = checkpoints[0].name
+    for run, other in zip(runs[1:], checkpoints[1:], strict=True):
+        member = os.path.relpath(run.path.resolve(), runs[0].path.resolve().parent)
+        name += "+" + re.sub(r"[^\w.-]+", "_", f"{member}.{other.name}")
+    own, settings = (
+        {key: getattr(decoding, key) for key in _SETTINGS} | {"precision": used}
+        for decoding, used in ((runs[0].config().decoding, "float32"), (translator.options, precision))
+    )
+    differing = {key: value for key, value in settings.items() if value != own[key]}
+    differing |= {} if tokenizer is None else {"tokenizer": tokenizer}
+    label = ",".join(f"{key}={value}".lower() for key, value in differing.items())
+    entry = {
+        "checkpoint": [str(path.resolve()) for path in checkpoints],
+        "weights": "+".join(map(weights_checksum, checkpoints)),
+        "settings": settings,
+    }
+    return runs[0].path / "evaluation" / name / label, entry
+
+
+def store_evaluation(directory: Path, hypotheses: Sequence[str], entry: Entry) -> None:
+    """Write translations and scores. They replace those of the same test set, and all of other weights."""
+    kept = []
+    for old in _read_entries(directory / "scores.json"):
+        if old.get("weights") == entry["weights"] and old["name"] != entry["name"]:
+            kept.append(old)
+        elif old["name"] == entry["name"] and old.get("source") != entry["source"]:
+            LOG.warning("%s: the scores of %s replace those of %s", directory, entry["source"], old.get("source"))
+    write_lines(directory / f"{entry['name']}.txt", hypotheses)
+    write_lines(directory / "scores.json", json.dumps([*kept, entry], indent=1).split("\n"))
+
+
+def stored_scores(run: RunDirectory) -> Iterator[tuple[str, Entry]]:
+    """The stored scores of the run's present checkpoints: the name of their directory below evaluation/, and the entry.
+
+    Those of weights that have been replaced, such as an earlier average's, are left out.
+    """
+    root = run.path / "evaluation"
+    present = {name: weights_checksum(run.checkpoint(name)) for name in run.available_checkpoints()}
+    for file in sorted(root.glob("**/scores.json")):
+        directory = file.parent.relative_to(root)
+        for entry in _read_entries(file):
+            if entry.get("weights") == present.get(directory.parts[0], ""):
+                yield str(directory), entry
+
+
+def _read_entries(file: Path) -> list[Entry]:
+    try:
+        return list(json.loads(file.read_bytes()))
+    except (OSError, ValueError):
+        return []

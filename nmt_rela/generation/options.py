@@ -23,11 +23,11 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0.0:
-            raise ConfigError(f"temperature: found {self.temperature}; accepted: above 0")
+            raise ConfigError(f"--temperature: found {self.temperature}; accepted: above 0")
         if self.top_k < 0:
-            raise ConfigError(f"top-k: found {self.top_k}; accepted: 0 (all) or more")
+            raise ConfigError(f"--top-k: found {self.top_k}; accepted: 0 (all) or more")
         if not 0.0 < self.top_p <= 1.0:
-            raise ConfigError(f"top-p: found {self.top_p}; accepted: above 0, up to 1")
+            raise ConfigError(f"--top-p: found {self.top_p}; accepted: above 0, up to 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,9 +59,14 @@ class TranslationOptions(DecodingConfig):
 
     def __post_init__(self) -> None:
         if self.beam_size < 1:
-            raise ConfigError(f"beam-size: found {self.beam_size}; accepted: 1 or more")
+            raise ConfigError(f"--beam-size: found {self.beam_size}; accepted: 1 or more")
+        if self.min_length > self.max_length_offset + 1:
+            raise ConfigError(
+                f"min_length: found {self.min_length}; accepted: up to max_length_offset + 1, "
+                f"which is {self.max_length_offset + 1}"
+            )
         if self.n_best < 1 or (self.sampling is None and self.n_best > self.beam_size):
-            raise ConfigError(f"n-best: found {self.n_best}; accepted: 1 up to the beam size, {self.beam_size}")
+            raise ConfigError(f"--n-best: found {self.n_best}; accepted: 1 up to the beam size, {self.beam_size}")
 
     @classmethod
     def from_config(cls, config: DecodingConfig) -> TranslationOptions:

@@ -60,7 +60,7 @@ def zip_prefixes(
         taken = list(islice(remaining, len(chunk)))
         count += len(taken)
         if len(taken) < len(chunk):
-            raise DataError(f"prefixes: {count:,} lines, but there are more to translate; accepted: one per line")
+            raise DataError(f"--prefixes: {count:,} lines, but there are more to translate; accepted: one per line")
         yield chunk, taken
     if next(remaining, None) is not None:
-        raise DataError(f"prefixes: more than the {count:,} lines to translate; accepted: one per line")
+        raise DataError(f"--prefixes: more than the {count:,} lines to translate; accepted: one per line")

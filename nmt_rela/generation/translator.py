@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from nmt_rela.generation.segmentation import Segment, join_segments, segment_lin
 from nmt_rela.generation.streaming import MAX_CHUNK, read_chunks, zip_prefixes
 from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.models.transformer import Transformer
-from nmt_rela.utils.errors import CheckpointError
+from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from nmt_rela.utils.memory import trim_malloc
 
 LOG = logging.getLogger(__name__)
@@ -125,6 +125,9 @@ class Translator:
         ConfigError for options out of range.
         """
         options = self._options(options, overrides)
+        _check_lines(lines=lines, prefixes=prefixes)
+        if prefixes is not None and len(prefixes) != len(lines):
+            raise DataError(f"prefixes: found {len(prefixes):,} for {len(lines):,} lines; accepted: one per line")
         assert not any(model.training for model in self.models), "translating with dropout on"
         segments = self._segments(lines, options, first_line=first_line, prefixes=prefixes)
         hypotheses: list[list[TranslationHypothesis]] = [[] for _ in segments]
@@ -176,6 +179,7 @@ class Translator:
         as lines.
         """
         options = self._options(options, overrides)
+        _check_lines(lines=lines, prefixes=prefixes)
         first_line = 0
         for chunk, chunk_prefixes in zip_prefixes(read_chunks(lines), prefixes):
             yield from self.translate(chunk, options, first_line=first_line, prefixes=chunk_prefixes)
@@ -185,7 +189,9 @@ class Translator:
 
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[ScoringResult]:
         """The model's log-probability of given translations. A line is scored as one sentence, however long it is."""
-        assert len(sources) == len(targets)
+        _check_lines(sources=sources, targets=targets)
+        if len(sources) != len(targets):
+            raise DataError(f"targets: found {len(targets):,} for {len(sources):,} sources; accepted: equal numbers")
         return score_lines(
             self.models, self.tokenizers,
             [self.normalize_source(line) for line in sources], [self.normalize_target(line) for line in targets],
@@ -193,6 +199,10 @@ class Translator:
         )  # fmt: skip
 
     def _options(self, options: TranslationOptions | None, overrides: dict[str, Any]) -> TranslationOptions:
+        accepted = [field.name for field in fields(TranslationOptions)]
+        for name in overrides:
+            if name not in accepted:
+                raise ConfigError(f"{name}: unknown option; {did_you_mean(name, accepted)}")
         options = replace(options or self.options, **overrides)
         if options.alignment is not None:
             self._aligner.check(options.alignment)
@@ -270,3 +280,10 @@ class Translator:
         if not all(hypotheses and math.isfinite(hypotheses[0].score) for hypotheses in found):
             raise CheckpointError("the model's predictions are not finite numbers; was its training stable?")
         return found
+
+
+def _check_lines(**arguments: object) -> None:
+    """Raise DataError for a single string, whose characters would be taken as lines."""
+    for name, value in arguments.items():
+        if isinstance(value, (str, bytes)):
+            raise DataError(f"{name}: found one {type(value).__name__}; accepted: a list of lines, such as ['A line.']")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
 
@@ -26,10 +25,6 @@ class TranslationScores:
     chrf: float
     chrf_signature: str
     sentences: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
     def lines(self) -> list[str]:
         """The two lines to quote in a paper."""

@@ -12,6 +12,7 @@ from nmt_rela.checkpoints.checkpoint import load_tensors
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import diff_configs
 from nmt_rela.config.schema import Config
+from nmt_rela.generation.evaluation import stored_scores
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import BASELINE, Experiment, Run
 from nmt_rela.reproduction.significance import paired_bootstrap
@@ -82,7 +83,6 @@ def _task(experiment: Experiment) -> Tree:
 
 
 def _run(run: Run) -> Tree:
-    scores = _read(evaluation_directory(run) / "scores.json") or []
     names = ("bleu", "bleu_precisions", "bleu_signature", "chrf", "chrf_signature", "sentences", "length_ratio")
     speeds = [record["target_tokens_per_second"] for record in _records(run, "train")]
     return {
@@ -94,10 +94,16 @@ def _run(run: Run) -> Tree:
         "finished": is_trained(run),
         "averaged": len(averaged_names(run)),
         "parameters": _parameters(run),
-        "scores": {row["name"]: {name: row[name] for name in names} for row in scores},
+        "scores": {test: {name: entry[name] for name in names} for test, entry in _scores(run).items()},
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "environment": _read(RunDirectory(run.path).environment),
     }
+
+
+def _scores(run: Run) -> dict[str, Tree]:
+    """The scores of the present average, with the run's own settings, by test set."""
+    own = evaluation_directory(run).name
+    return {entry["name"]: entry for name, entry in stored_scores(RunDirectory(run.path)) if name == own}
 
 
 def _parameters(run: Run) -> int | None:
@@ -138,8 +144,11 @@ def _significance(experiment: Experiment) -> dict[str, dict[str, Tree]]:
     for test in prepared_data(experiment.runs[0]).tests:
         found[test.name] = {}
         for seed in experiment.seeds:
-            files = {run.name: evaluation_directory(run) / f"{test.name}.txt" for run in experiment.of_seed(seed)}
-            systems = [(name, list(read_lines(path))) for name, path in files.items() if path.is_file()]
+            systems = [
+                (run.name, list(read_lines(evaluation_directory(run) / f"{test.name}.txt")))
+                for run in experiment.of_seed(seed)
+                if test.name in _scores(run)
+            ]
             if not systems:
                 continue
             LOG.info("bootstrap of %s, seed %d", test.name, seed)

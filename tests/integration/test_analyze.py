@@ -177,6 +177,19 @@ def test_reversed_gold_links_are_swapped(place: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "attention.html").exists()
 
 
+def test_files_of_an_earlier_analysis_are_removed_and_nothing_else(place: Path, tmp_path: Path) -> None:
+    options = [*text_options(place), "--no-plots", "--output", str(tmp_path)]
+    assert main(["--model", str(place / "soft"), *options]) == 0
+    old = [tmp_path / name for name in ("alignments/soft/layer0.average.normal.txt", "plots/heatmap.soft.png")]
+    kept = tmp_path / "plots/mine.png"
+    kept.parent.mkdir()
+    for path in (old[1], kept):
+        path.touch()
+    assert main(["--model", str(place / "rela"), *options, "--page-sentences", "0"]) == 0
+    assert not any(path.exists() for path in [*old, tmp_path / "attention.html"])
+    assert kept.exists()
+
+
 def test_over_long_pairs_are_left_out_and_counted(place: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "long.en", tmp_path / "long.de"
     source.write_text("the house\n" + "old " * 400 + "\nred dog\n")
@@ -225,7 +238,9 @@ def test_ablation_translates_with_the_decoding_overrides(
     ("options", "message"),
     [
         (["--model", "nowhere"], "nowhere: not a run directory"),
-        (["--model", "{rela}", "--source", "{place}/text.en"], "--source and --target go together"),
+        (["--model", "{rela}", "--source", "{place}/text.en"], "--source needs --target"),
+        (["--model", "{rela}", "--layer", "2"], "--layer: found 2; accepted for {rela}: 0 to 1"),
+        (["--model", "{rela}", "--layer", "0", "--no-plots"], "--no-plots and --layer exclude each other"),
         (["--model", "{rela}", "--sentences", "-1"], "--sentences: found -1; accepted: 0 or more"),
         (["--model", "{rela}", "--plots", "pgn"], "did you mean 'png'"),
         (
@@ -246,7 +261,7 @@ def test_a_user_error_is_one_line_on_stderr(
     given = filled if "--source" in filled else [*filled, *text_options(place)]
     assert main([*given, "--output", str(tmp_path / "out")]) == 2
     shown = capfd.readouterr()
-    assert message in shown.err
+    assert message.format(rela=place / "rela") in shown.err
     assert len(shown.err.strip().splitlines()) == 1
     assert shown.out == ""
     assert not (tmp_path / "out").exists()

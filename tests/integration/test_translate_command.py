@@ -35,6 +35,7 @@ def test_one_line_per_line_as_from_python(translated: Translate, run: Path) -> N
     assert texts(translated("--beam-size", "1")) != expected
     assert texts(translated("decoding.beam_size=1")) == texts(translated("--beam-size", "1"))
     assert texts(translated("--checkpoint", "step_00000001")) != expected
+    assert texts(translated("--checkpoint", "step_1")) == texts(translated("--checkpoint", "step_00000001"))
 
 
 def test_awkward_input_keeps_its_lines(translated: Translate) -> None:
@@ -143,7 +144,14 @@ def test_processes_translate_as_one_does(translated: Translate) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workers", "0"], "workers: found 0; accepted: 1 or more"),
+        (["--n-best", "0"], "--n-best: found 0; accepted: 1 or more"),
+        (["--top-k", "0"], "--top-k needs --sample"),
+        (["--seed", "1"], "--seed needs --sample"),
+        (["--alignment-head", "0"], "--alignment-head needs --alignments"),
+        (["--alignment-shifted"], "--alignment-shifted needs --alignments"),
+        (["--sample", "--beam-size", "4"], "--sample and --beam-size exclude each other"),
+        (["decoding.min_length=9"], "decoding.min_length: found 9; accepted: up to decoding.max_length_offset + 1"),
+        (["--workers", "0"], "--workers: found 0; accepted: 1 or more"),
         (["--workers", "2", "--n-best", "9"], "n-best: found 9; accepted: 1 up to the beam size, 4"),
         (["--n-best", "9"], "n-best: found 9; accepted: 1 up to the beam size, 4"),
         (["--beam-size", "0"], "decoding.beam_size"),
@@ -265,6 +273,14 @@ def test_a_test_set_may_have_the_name_of_the_development_set(
     for options, expected in (([], 3), (["--test-set", "news"], 3), (["--test-set", "dev"], 1)):
         assert evaluate.main(["--model", str(run), "--device", "cpu", "--json", *options]) == 0
         assert [found["sentences"] for found in json.loads(capsys.readouterr().out)] == [expected]
+
+
+@pytest.mark.parametrize(("stream", "closed"), [("stdin", "<&-"), ("stdout", ">&-")])
+def test_a_closed_stream_is_one_line(run: Path, stream: str, closed: str) -> None:
+    command = f"{sys.executable} -m nmt_rela.commands.translate --model {run} --device cpu {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"error: {stream} is closed; accepted: " in done.stderr
 
 
 def start(run: Path) -> subprocess.Popen[bytes]:

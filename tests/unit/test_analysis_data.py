@@ -49,6 +49,14 @@ def test_gold_alignments_must_cover_the_whole_text(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("link", ["2-0", "0p1"])
+def test_a_gold_link_beyond_the_pair_is_refused(tmp_path: Path, link: str) -> None:
+    source, target = write(tmp_path, "a", ["x", "y z"]), write(tmp_path, "b", ["u", "v"])
+    gold = write(tmp_path, "gold", ["0-0", f"0-0 {link}"])
+    with pytest.raises(DataError, match=rf"gold:2: a link of source word {link[0]} .* below 2 and 1"):
+        read_analysis_data(evaluation_set(source, target, gold), normalize=UNCHANGED)
+
+
 def test_an_empty_text_is_refused(tmp_path: Path) -> None:
     empty = write(tmp_path, "a", [])
     with pytest.raises(DataError, match="no sentence pair"):

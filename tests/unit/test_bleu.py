@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_scores_come_with_signatures() -> None:
     assert "case:mixed" in scores.bleu_signature
     assert "nc:6" in scores.chrf_signature
     assert scores.lines()[0].startswith(f"{scores.bleu_signature} = 63.40 ")
-    assert json.loads(json.dumps(scores.as_dict()))["chrf"] == scores.chrf
+    assert json.loads(json.dumps(asdict(scores)))["chrf"] == scores.chrf
 
 
 def test_the_length_ratio_shows_translations_that_are_too_long() -> None:

@@ -34,7 +34,7 @@ def in_process(body: str, shell: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {shell}"],
         env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "CODE": code},
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,
@@ -108,6 +108,28 @@ def test_a_pipe_closed_before_the_last_flush_is_silent() -> None:
 def test_a_full_disk_under_stdout_is_one_line() -> None:
     done = in_process("print('lost')", '"$PYTHON" -c "$CODE" > /dev/full')
     assert (done.returncode, done.stderr) == (2, "nmt-x: error: output: no space left on device\n")
+
+
+def test_a_closed_output_is_one_line() -> None:
+    done = in_process("cli.parse(cli.make_parser('nmt-x', ''), [])", '"$PYTHON" -c "$CODE" >&-')
+    assert (done.returncode, done.stderr) == (
+        2,
+        "nmt-x: error: stdout is closed; accepted: a file, a pipe or /dev/null\n",
+    )
+
+
+def test_the_log_of_a_command_without_stderr_stays_out_of_its_output() -> None:
+    done = in_process(
+        "cli.log_to_stderr(); cli.logging.getLogger('nmt_rela').info('log'); print('output')",
+        '"$PYTHON" -c "$CODE" 2>&-',
+    )
+    assert (done.returncode, done.stdout) == (0, "output\n")
+
+
+@pytest.mark.parametrize("path", ["out/.scores.json.partial", "out/scores.json.partial", "out.partial/scores.json"])
+def test_a_path_is_named_as_the_user_gave_it(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(OSError(errno.EACCES, "Permission denied", path)) == 2
+    assert "error: out/scores.json: permission denied" in capsys.readouterr().err
 
 
 def config_parser() -> ArgumentParser:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nmt_rela.checkpoints.checkpoint import weights_checksum
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.export.model_card import CARD, write_model_card
 from tests.integration.small_run import write_run
@@ -39,12 +40,14 @@ def test_a_card_without_scores_names_the_evaluating_command(tmp_path: Path) -> N
 
 def test_scores_stand_with_their_signatures(tmp_path: Path) -> None:
     run = write_run(tmp_path / "mine")
-    folder = run.path / "evaluation" / "average"
+    folder = run.path / "evaluation" / "step_1" / "beam_size=1"
     folder.mkdir(parents=True)
     score = {"name": "news", "sentences": 1200, "bleu": 27.314, "chrf": 55.5, "bleu_signature": "BLEU|x"}
-    (folder / "scores.json").write_text(json.dumps([{**score, "chrf_signature": "chrF2|y"}]), encoding="utf-8")
+    score |= {"chrf_signature": "chrF2|y", "weights": weights_checksum(run.checkpoint("step_1"))}
+    (folder / "scores.json").write_text(json.dumps([score, {**score, "weights": "others"}]), encoding="utf-8")
     card = card_of(run)
-    assert "| news | average | 1,200 | 27.31 | 55.50 |" in card
+    assert card.count("| news |") == 1
+    assert "| news | step_1/beam_size=1 | 1,200 | 27.31 | 55.50 |" in card
     assert "`BLEU|x`, `chrF2|y`" in card
 
 

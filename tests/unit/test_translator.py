@@ -29,7 +29,7 @@ from nmt_rela.generation.options import (
 from nmt_rela.generation.segmentation import split_tokens
 from nmt_rela.generation.streaming import read_chunks
 from nmt_rela.generation.translator import Translator
-from nmt_rela.utils.errors import CheckpointError, ConfigError
+from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError
 
 ATTENTION_VARIANTS = ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
 LINES = sentences(14, seed=5, longest=9)
@@ -230,6 +230,10 @@ def test_options_out_of_range_are_refused() -> None:
     for wrong in ({"n_best": 5}, {"n_best": 0}, {"beam_size": 0}):
         with pytest.raises(ConfigError, match="accepted"):
             translator.translate(LINES, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="min_length: found 7; accepted: up to max_length_offset \\+ 1, which is 6"):
+        translator.translate(LINES, min_length=7)
+    with pytest.raises(ConfigError, match="beam_sise: unknown option; did you mean 'beam_size'"):
+        translator.translate(LINES, beam_sise=2)
     with pytest.raises(ConfigError, match="layer: found 2; accepted: 0 to 1"):
         translator.translate(LINES, alignment=AlignmentOptions(layer=2))
     with pytest.raises(ConfigError, match="head: found 4; accepted: 0 to 3"):
@@ -238,6 +242,19 @@ def test_options_out_of_range_are_refused() -> None:
         resolve_device("gpu")
     with pytest.raises(ConfigError, match="CUDA devices are visible"):
         resolve_device("cuda:99")
+
+
+def test_lines_that_are_no_list_or_have_no_partner_are_refused() -> None:
+    translator = toy_translator()
+    with pytest.raises(DataError, match="lines: found one str; accepted: a list of lines"):
+        translator.translate("Hund")
+    with pytest.raises(DataError, match="prefixes: found one str"):
+        next(translator.translate_stream(LINES, prefixes="die"))
+    for prefixes in (["die"], ["die"] * 3):
+        with pytest.raises(DataError, match=f"prefixes: found {len(prefixes)} for 2 lines; accepted: one per line"):
+            translator.translate(LINES[:2], prefixes=prefixes)
+    with pytest.raises(DataError, match="targets: found 1 for 2 sources"):
+        translator.score(LINES[:2], LINES[:1])
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])

@@ -1,0 +1,101 @@
+"""The scores that a run keeps: by test set, settings and weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_translator import toy_run
+from translating import LINES
+
+from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.commands import average, evaluate
+from nmt_rela.generation.evaluation import stored_scores
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory(toy_run(tmp_path / "toy"))
+    for name in ("first", "second"):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in LINES[:3]), encoding="utf-8")
+    return run
+
+
+def evaluated(run: RunDirectory, text: str, *arguments: str) -> None:
+    given = [f"--source={run.path.parent / text}", f"--reference={run.path.parent / text}", "--device=cpu", "--quiet"]
+    assert evaluate.main(["--model", str(run.path), *given, *arguments]) == 0
+
+
+def stored(run: RunDirectory) -> dict[tuple[str, str], Any]:
+    return {(place, entry["name"]): entry for place, entry in stored_scores(run)}
+
+
+def test_scores_of_other_test_sets_and_settings_stay(run: RunDirectory) -> None:
+    evaluated(run, "first")
+    evaluated(run, "second")
+    own = stored(run)
+    assert set(own) == {("last", "first"), ("last", "second")}
+    evaluated(run, "first", "--beam-size", "1", "--precision", "bf16", "--tokenizer", "char")
+    evaluated(run, "first", "--beam-size", "4")  # the run's own
+    found = stored(run)
+    other = ("last/beam_size=1,precision=bf16,tokenizer=char", "first")
+    assert set(found) == {*own, other}
+    assert (found[other]["settings"]["beam_size"], found[other]["settings"]["precision"]) == (1, "bf16")
+    assert found["last", "second"] == own["last", "second"]
+    assert own["last", "first"]["checkpoint"] == [str(run.checkpoint("last").resolve())]
+
+
+def test_scores_of_an_earlier_average_are_not_those_of_the_average(run: RunDirectory) -> None:
+    assert average.main(["--model", str(run.path), "--last", "2", "--quiet"]) == 0
+    evaluated(run, "first")
+    card = run.path / "README.md"
+    assert "| first | average |" in card.read_text(encoding="utf-8")
+    assert average.main(["--model", str(run.path), "--last", "1", "--quiet"]) == 0
+    assert stored(run) == {}
+    assert "| first | average |" not in card.read_text(encoding="utf-8")
+    evaluated(run, "second")
+    (entry,) = json.loads((run.path / "evaluation/average/scores.json").read_text(encoding="utf-8"))
+    assert entry["name"] == "second"
+
+
+def test_the_directory_of_an_ensemble_names_its_members(run: RunDirectory, tmp_path: Path) -> None:
+    for name in ("two", "three"):
+        evaluated(run, "first", "--model", str(toy_run(tmp_path / name, seed=9)))
+    found = {path.parent.name for path in run.path.glob("evaluation/*/scores.json")}
+    assert found == {"last+two.last", "last+three.last"}
+
+
+def test_scores_that_cannot_be_stored_are_printed_with_a_warning(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run.path / "evaluation").write_text("in the way")
+    evaluated(run, "first")
+    printed = capsys.readouterr()
+    assert "BLEU|" in printed.out
+    assert "not stored" in printed.err
+
+
+def test_a_text_that_replaces_another_of_its_name_is_named(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(run, "first")
+    (run.path.parent / "other").mkdir()
+    (run.path.parent / "other/first").write_text("Hund\n")
+    evaluated(run, "other/first")
+    assert f"replace those of {run.path.parent / 'first'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source", "x"], "--source needs --reference"),
+        (["--source", "x", "--reference", "y", "--test-set", "dev"], "--source and --test-set exclude each other"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(["--model", "nowhere", *arguments]) == 2
+    assert message in capsys.readouterr().err
