@@ -37,7 +37,7 @@ def sentences(count: int, *, seed: int = 0, longest: int = 12) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def vocabularies() -> TokenizerPair:
+def toy_tokenizers() -> TokenizerPair:
     """One BPE model for both sides."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -58,7 +58,7 @@ def _model_config(attention: str, layers: int) -> ModelConfig:
 def toy_model(*, attention: str = "softmax", seed: int = 0, layers: int = 2) -> Transformer:
     """Random weights, sharpened so that hypotheses differ clearly."""
     torch.manual_seed(seed)
-    size = vocabularies().source.size
+    size = toy_tokenizers().source.size
     model = Transformer(size, size, **asdict(_model_config(attention, layers)))
     with torch.no_grad():
         model.output_embedding.mul_(4.0)
@@ -72,7 +72,7 @@ def toy_translator(
     """A translator whose translations are short nonsense."""
     options = TranslationOptions(max_length_offset=max_length_offset, batch_tokens=batch_tokens)
     return Translator(
-        toy_model(attention=attention), vocabularies(), options=options, max_source_length=max_source_length
+        toy_model(attention=attention), toy_tokenizers(), options=options, max_source_length=max_source_length
     )
 
 
@@ -90,10 +90,10 @@ def toy_run(path: Path, *, seed: int = 0, max_length: int = 64) -> Path:
     run = RunDirectory(path)
     path.mkdir()
     run.config_file.write_text(config_to_yaml(config), encoding="utf-8")
-    vocabularies().save(run.tokenizer)
+    toy_tokenizers().save(run.tokenizer)
     for update in (1, 2):
         weights = toy_model(attention="rela-g", seed=seed + update).state_dict()
-        state = {"vocabulary": vocabularies().fingerprint}
+        state = {"vocabulary": toy_tokenizers().fingerprint}
         write_checkpoint(run.checkpoints / checkpoint_name(update), tensors={"model": weights}, state=state)
     run.link_checkpoint("last", run.checkpoints / checkpoint_name(2))
     return path

@@ -130,9 +130,9 @@ class RunDirectory:
         return checkpoint
 
 
-def build_model(config: ModelConfig, vocabularies: TokenizerPair) -> Transformer:
+def build_model(config: ModelConfig, tokenizers: TokenizerPair) -> Transformer:
     """A freshly initialized model."""
-    sizes = vocabularies.source.size, vocabularies.target.size
+    sizes = tokenizers.source.size, tokenizers.target.size
     return Transformer(*sizes, pad_id=PAD, bos_id=BOS, **asdict(config))
 
 

@@ -54,7 +54,7 @@ class SentencePieceTokenizer:
         try:
             model = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path}: cannot read the vocabulary ({error.strerror})") from error
+            raise DataError(f"{path}: cannot read the tokenizer ({error.strerror})") from error
         return cls(model, name=str(path))
 
     def save(self, path: Path) -> None:
@@ -105,7 +105,7 @@ class TokenizerPair:
             joint = SentencePieceTokenizer.load(directory / "joint.model")
             return cls(joint, joint)
         if not (directory / "source.model").is_file() and not (directory / "target.model").is_file():
-            raise DataError(f"{directory}: no vocabulary; accepted: joint.model, or source.model and target.model")
+            raise DataError(f"{directory}: no tokenizer; accepted: joint.model, or source.model and target.model")
         source, target = (SentencePieceTokenizer.load(directory / f"{side}.model") for side in ("source", "target"))
         return cls(source, target)
 

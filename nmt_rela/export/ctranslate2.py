@@ -45,8 +45,8 @@ def unsupported_reasons(config: ModelConfig) -> list[str]:
     return reasons
 
 
-def transformer_spec(model: Transformer, vocabularies: TokenizerPair) -> TransformerSpec:
-    """The model and its vocabularies as CTranslate2's specification of a Transformer, validated.
+def transformer_spec(model: Transformer, tokenizers: TokenizerPair) -> TransformerSpec:
+    """The model and its tokenizers as CTranslate2's specification of a Transformer, validated.
 
     ``model`` must have no `unsupported_reasons`. Raises ImportError if ctranslate2 is missing.
     """
@@ -79,8 +79,8 @@ def transformer_spec(model: Transformer, vocabularies: TokenizerPair) -> Transfo
         if isinstance(norm, nn.LayerNorm):
             _set_norm(to.layer_norm, norm)
     spec.decoder.projection.weight = _values(model.output_embedding)
-    spec.register_source_vocabulary(_tokens(vocabularies.source))
-    target = _tokens(vocabularies.target)
+    spec.register_source_vocabulary(_tokens(tokenizers.source))
+    target = _tokens(tokenizers.target)
     spec.register_target_vocabulary(target)
     spec.config.unk_token, spec.config.eos_token, spec.config.bos_token = target[UNK], target[EOS], target[BOS]
     spec.config.decoder_start_token = target[BOS]
@@ -126,5 +126,5 @@ def _values(tensor: Tensor) -> Any:
     return tensor.detach().float().cpu().numpy()
 
 
-def _tokens(vocabulary: SentencePieceTokenizer) -> list[str]:
-    return vocabulary.convert_ids_to_pieces(range(vocabulary.size))
+def _tokens(tokenizer: SentencePieceTokenizer) -> list[str]:
+    return tokenizer.convert_ids_to_pieces(range(tokenizer.size))

@@ -68,9 +68,9 @@ def _card_lines(run: RunDirectory) -> Iterator[str]:
     yield _row("attention", _attention(config))
     yield _row("layers", f"{model.encoder_layers} + {model.decoder_layers}, {model.norm_order}-norm")
     yield _row("width", f"{model.d_model}, feed-forward {model.ffn_dim:,}, {model.num_heads} heads")
-    vocabularies = run.load_tokenizers()
-    sizes = [vocabularies.source.size, vocabularies.target.size]
-    yield _row("sub-words", f"{sizes[0]:,}, joint" if vocabularies.is_shared else f"{sizes[0]:,} and {sizes[1]:,}")
+    tokenizers = run.load_tokenizers()
+    sizes = [tokenizers.source.size, tokenizers.target.size]
+    yield _row("sub-words", f"{sizes[0]:,}, joint" if tokenizers.is_shared else f"{sizes[0]:,} and {sizes[1]:,}")
     yield from ("", "## Training", "", "| | |", "| --- | --- |")
     state = _state(run)
     progress = state.get("progress", {})
@@ -91,7 +91,7 @@ def _card_lines(run: RunDirectory) -> Iterator[str]:
     yield _row("licence of the text", corpus.get("licence") or "not stated by the task file")
     if corpus:
         yield _row("pairs", f"{corpus['read']:,} read, {corpus['kept']:,} kept")
-    yield _row("fingerprint of the vocabulary", f"`{vocabularies.fingerprint}`")
+    yield _row("fingerprint of the vocabulary", f"`{tokenizers.fingerprint}`")
     if "corpus" in state:
         yield _row("fingerprint of the training pairs", f"`{state['corpus']}`")
     yield "\nWhether a model may be passed on is also a question of what the licence of its training text says."

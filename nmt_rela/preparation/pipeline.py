@@ -4,7 +4,7 @@
     <data_dir>/<task>-<source>-<target>/
         sets-<fingerprint>/                     development and test sets, as text
         text-<fingerprint>/                     cleaned training text, and the statistics of its cleaning
-        subwords-<fingerprint>/                 SentencePiece models
+        tokenizers-<fingerprint>/               SentencePiece models
         train-<fingerprint>/, dev-<fingerprint>/    pairs as sub-word ids
         prepared-<fingerprint>.json             summary: the stages of one configuration
 
@@ -51,7 +51,7 @@ from nmt_rela.utils.files import atomic_write, sha256_of
 LOG = logging.getLogger(__name__)
 
 #: Increased when the code of a stage gives another result for the same inputs.
-_VERSIONS = {"sets": 1, "text": 1, "subwords": 1, "train": 1, "dev": 1}
+_VERSIONS = {"sets": 1, "text": 2, "tokenizers": 1, "train": 1, "dev": 1}
 #: The same for the modes of one option; data of other modes stays valid.
 _ROMANIAN_VERSIONS = {"none": "none", "cedilla": "cedilla 2", "remove": "remove 2"}
 
@@ -212,7 +212,7 @@ class _Preparation:
             dev_binary=stages["dev"] / "corpus",
             dev=evaluation_set("dev", "+".join(source.name for source in self.dev)),
             tests=tuple(evaluation_set(f"test-{source.name}", source.name) for source in self.tests),
-            tokenizer=stages["subwords"],
+            tokenizer=stages["tokenizers"],
             counts=summary["counts"],
             title=self.task.title,
             licence=self.task.licence,
@@ -314,16 +314,16 @@ def _list_stages(
     vocabulary = settings(
         "subword_model", "joint_vocabulary", "vocabulary_size", "tokenizer_sample_size", "character_coverage"
     )
-    tokenizers = add("subwords", partial(make_tokenizers, data=data, text=text), {"text": text.name, **vocabulary})
+    tokenizers = add("tokenizers", partial(make_tokenizers, data=data, text=text), {"text": text.name, **vocabulary})
     add(
         "train",
         partial(make_train, data=data, text=text, tokenizers=tokenizers, workers=workers),
-        {"subwords": tokenizers.name, **settings("max_length", "on_overlength")},
+        {"tokenizers": tokenizers.name, **settings("max_length", "on_overlength")},
     )
     add(
         "dev",
         partial(make_dev, data=data, sets=sets, tokenizers=tokenizers),
-        {**common, "subwords": tokenizers.name, "dev": described(dev)},
+        {**common, "tokenizers": tokenizers.name, "dev": described(dev)},
     )
     return stages
 
@@ -331,7 +331,7 @@ def _list_stages(
 def _counts(stages: Mapping[str, Path]) -> dict[str, Any]:
     stats = read_stats(stages["train"] / "cleaning_stats.json")
     lines = json.loads((stages["sets"] / "lines.json").read_bytes())
-    tokenizers = TokenizerPair.load(stages["subwords"])
+    tokenizers = TokenizerPair.load(stages["tokenizers"])
     return {
         "sources": {name: counts.as_dict() for name, counts in stats.items()},
         "total": CleaningStats.sum(stats.values()).as_dict(),

@@ -84,7 +84,7 @@ def train_sentencepiece(
         raise ConfigError(
             f"data.vocabulary_size: {size}: SentencePiece refuses: {' '.join(str(error).split())}"
         ) from None
-    vocabulary = SentencePieceTokenizer(model.getvalue(), name="the new SentencePiece model")
-    if vocabulary.size < size:
-        LOG.warning("the corpus supports %d sub-words, not data.vocabulary_size=%d", vocabulary.size, size)
-    return vocabulary
+    tokenizer = SentencePieceTokenizer(model.getvalue(), name="the new SentencePiece model")
+    if tokenizer.size < size:
+        LOG.warning("the corpus supports %d sub-words, not data.vocabulary_size=%d", tokenizer.size, size)
+    return tokenizer

@@ -57,10 +57,10 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 
 def decoded(prepared: PreparedData) -> list[tuple[str, str]]:
-    corpus, vocabularies = ParallelDataset(prepared.train), TokenizerPair.load(prepared.tokenizer)
-    assert corpus.vocabulary_fingerprint == vocabularies.fingerprint
+    corpus, tokenizers = ParallelDataset(prepared.train), TokenizerPair.load(prepared.tokenizer)
+    assert corpus.vocabulary_fingerprint == tokenizers.fingerprint
     sides = (
-        vocabularies.source.decode([corpus.sources[index][:-1].tolist() for index in range(len(corpus))]),
-        vocabularies.target.decode([corpus.targets[index][:-1].tolist() for index in range(len(corpus))]),
+        tokenizers.source.decode([corpus.sources[index][:-1].tolist() for index in range(len(corpus))]),
+        tokenizers.target.decode([corpus.targets[index][:-1].tolist() for index in range(len(corpus))]),
     )
     return list(zip(*sides, strict=True))

@@ -62,15 +62,15 @@ def write_run(path: Path, *, attention: str = "rela-g", seed: int = 1) -> RunDir
         pad_id=0, unk_id=1, eos_id=2, bos_id=3, minloglevel=2, hard_vocab_limit=False,
     )  # fmt: skip
     joint = SentencePieceTokenizer.load(path / "joint.model")
-    vocabularies = TokenizerPair(joint, joint)
-    vocabularies.save(run.tokenizer)
+    tokenizers = TokenizerPair(joint, joint)
+    tokenizers.save(run.tokenizer)
     config = config_from_yaml(CONFIG.format(run=path, attention=attention), "small_run")
     run.config_file.write_text(config_to_yaml(replace(config, run_dir=str(path))), encoding="utf-8")
     torch.manual_seed(seed)
-    model = build_model(config.model, vocabularies)
+    model = build_model(config.model, tokenizers)
     write_checkpoint(
         run.checkpoints / "step_1",
         tensors={"model": model.state_dict()},
-        state={"vocabulary": vocabularies.fingerprint},
+        state={"vocabulary": tokenizers.fingerprint},
     )
     return run

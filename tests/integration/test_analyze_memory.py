@@ -19,8 +19,8 @@ from nmt_rela.analysis.pipeline import analyze_run
 from nmt_rela.models.transformer import Transformer
 
 torch.set_num_threads(1)
-vocabularies = write_run(Path(sys.argv[1])).load_tokenizers()
-size = vocabularies.source.size, vocabularies.target.size
+tokenizers = write_run(Path(sys.argv[1])).load_tokenizers()
+size = tokenizers.source.size, tokenizers.target.size
 model = Transformer(*size, d_model=64, ffn_dim=64).eval()  # six layers of eight heads, as in the paper
 draw = random.Random(1)
 lengths = [min(max(int(draw.lognormvariate(1.8, 0.55)), 2), 110) for _ in range(9_990)] + [110] * 10
@@ -28,7 +28,7 @@ lines = [(" ".join(draw.choices(ENGLISH, k=n)), " ".join(draw.choices(GERMAN, k=
 links = [frozenset((i, i) for i in range(n)) for n in lengths]
 data = AnalysisData(name="text", lines=lines, gold=[GoldAlignment(sure=found, possible=found) for found in links])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-analyze_run(model, vocabularies, data, name="run")
+analyze_run(model, tokenizers, data, name="run")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
 """
 

@@ -57,17 +57,17 @@ def test_a_second_run_does_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == times
 
 
-SUBWORDS = {"subwords", "train", "dev"}
-TEXT = {"text", *SUBWORDS}
+TOKENIZERS = {"tokenizers", "train", "dev"}
+TEXT = {"text", *TOKENIZERS}
 #: What each option changes, and the stages that are made again for it.
 CHANGES: list[tuple[dict[str, object], set[str]]] = [
     ({"max_length": 15}, {"train"}),
     ({"on_overlength": "truncate", "max_length": 8}, {"train"}),
-    ({"vocabulary_size": 100}, SUBWORDS),
-    ({"joint_vocabulary": False}, SUBWORDS),
-    ({"subword_model": "unigram"}, SUBWORDS),
-    ({"tokenizer_sample_size": 50}, SUBWORDS),
-    ({"character_coverage": 0.98}, SUBWORDS),
+    ({"vocabulary_size": 100}, TOKENIZERS),
+    ({"joint_vocabulary": False}, TOKENIZERS),
+    ({"subword_model": "unigram"}, TOKENIZERS),
+    ({"tokenizer_sample_size": 50}, TOKENIZERS),
+    ({"character_coverage": 0.98}, TOKENIZERS),
     ({"max_length_ratio": 5.0}, TEXT),
     ({"max_pairs_per_source": 100}, TEXT),
     ({"drop_duplicates": False}, TEXT),

@@ -191,10 +191,10 @@ def test_chinese_text_is_restored_unchanged(mirror: Path, tmp_path: Path) -> Non
         joint_vocabulary=False,
     )
     prepared = prepare(dataclasses.replace(data, max_pairs_per_source=500), mirror=str(mirror))
-    vocabulary = TokenizerPair.load(prepared.tokenizer).source
+    tokenizer = TokenizerPair.load(prepared.tokenizer).source
     text = "他说：“ＡＢＣ１２３，ABC123！”（全角）"
     (cleaned,) = prepared.directory.glob("text-*/train.zh")
     known = [" ".join(line.split()) for line in list(read_lines(cleaned))[:500]]
-    assert vocabulary.decode(vocabulary.encode(known)) == known
-    full = [character for character in text if vocabulary.encode([character])[0][-1] != 1]
-    assert vocabulary.decode(vocabulary.encode(full)) == full
+    assert tokenizer.decode(tokenizer.encode(known)) == known
+    full = [character for character in text if tokenizer.encode([character])[0][-1] != 1]
+    assert tokenizer.decode(tokenizer.encode(full)) == full

@@ -232,8 +232,8 @@ def test_little_padding_on_multi30k(mirror: Path) -> None:
         eos_id=EOS,
         bos_id=BOS,
     )
-    vocabulary = SentencePieceTokenizer(model.getvalue(), name="multi30k")
-    source, target = (np.array([len(ids) + 1 for ids in vocabulary.encode(text)], dtype=np.int32) for text in texts)
+    tokenizer = SentencePieceTokenizer(model.getvalue(), name="multi30k")
+    source, target = (np.array([len(ids) + 1 for ids in tokenizer.encode(text)], dtype=np.int32) for text in texts)
     for epoch in range(4):
         plan = make((source, target), update_tokens=4_096, seed=1, epoch=epoch)
         assert plan.padding_fraction(source, target) < 0.06

@@ -24,14 +24,14 @@ SMALL = "model: {attention: softmax, encoder_layers: 1, decoder_layers: 1, d_mod
 
 
 @pytest.fixture(scope="module")
-def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> TokenizerPair:
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> TokenizerPair:
     return write_run(tmp_path_factory.mktemp("runs") / "small").load_tokenizers()
 
 
-def a_batch(vocabularies: TokenizerPair) -> Batch:
+def a_batch(tokenizers: TokenizerPair) -> Batch:
     """Sentences of several lengths to be copied."""
     generator = torch.Generator().manual_seed(3)
-    ids = torch.randint(4, vocabularies.target.size, (12, 7), generator=generator)
+    ids = torch.randint(4, tokenizers.target.size, (12, 7), generator=generator)
     for row, length in enumerate(torch.randint(2, 7, (12,), generator=generator).tolist()):
         ids[row, length], ids[row, length + 1 :] = EOS, PAD
     positions = (ids != PAD).flatten().nonzero().squeeze(1)
@@ -43,7 +43,7 @@ def a_batch(vocabularies: TokenizerPair) -> Batch:
 
 @pytest.mark.parametrize("tied", ["all", "target", "none"])
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_models_learn(name: str, tied: str, vocabularies: TokenizerPair) -> None:
+def test_other_models_learn(name: str, tied: str, tokenizers: TokenizerPair) -> None:
     if not installed(name):
         pytest.skip(f"the library of {name} is not installed")
     config = config_from_yaml(
@@ -51,10 +51,10 @@ def test_other_models_learn(name: str, tied: str, vocabularies: TokenizerPair) -
         f"{SMALL}, tied_embeddings: {tied}}}",
         "small",
     )
-    updates = PlainUpdates(name, config, tokenizers=vocabularies, device=torch.device("cpu"), precision=torch.float32)
-    batch = a_batch(vocabularies)
+    updates = PlainUpdates(name, config, tokenizers=tokenizers, device=torch.device("cpu"), precision=torch.float32)
+    batch = a_batch(tokenizers)
     losses = [float(updates.step([batch])) for _ in range(150)]
-    assert losses[0] == pytest.approx(math.log(vocabularies.target.size), rel=0.5)  # loss per token
+    assert losses[0] == pytest.approx(math.log(tokenizers.target.size), rel=0.5)  # loss per token
     assert sum(losses[-10:]) / 10 < losses[0] - 0.3
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_translator import sentences, toy_run, vocabularies
+from toy_translator import sentences, toy_run, toy_tokenizers
 
 from nmt_rela import Translator
 from nmt_rela.checkpoints.checkpoint import checkpoint_name, write_checkpoint
@@ -24,7 +24,8 @@ from nmt_rela.export.ctranslate2 import unsupported_reasons
 from nmt_rela.utils.errors import CheckpointError
 
 PIECES = {
-    piece: i for i, piece in enumerate(vocabularies().target.convert_ids_to_pieces(range(vocabularies().target.size)))
+    piece: i
+    for i, piece in enumerate(toy_tokenizers().target.convert_ids_to_pieces(range(toy_tokenizers().target.size)))
 }
 LINES = sentences(30, seed=12, longest=9)
 #: What CTranslate2 must be told for the search to be ours without a length penalty.
@@ -49,7 +50,7 @@ def softmax_run(path: Path, **changes: object) -> RunDirectory:
     model_config = replace(config.model, **changes)  # type: ignore[arg-type]
     run.config_file.write_text(config_to_yaml(replace(config, model=model_config)), encoding="utf-8")
     torch.manual_seed(3)
-    model = build_model(model_config, vocabularies())
+    model = build_model(model_config, toy_tokenizers())
     last: Any = (
         model.decoder_norm if model_config.norm_order == "pre" else model.decoder[-1].feed_forward_residual.layer_norm
     )
@@ -62,7 +63,7 @@ def softmax_run(path: Path, **changes: object) -> RunDirectory:
         # CTranslate2 gives the probability of forbidden tokens to the others, we do not: let it be small.
         model.output_embedding[[PAD, UNK, BOS]] = -10.0 * last.bias.sign()
         last.bias.add_(last.bias.sign())
-    state = {"vocabulary": vocabularies().fingerprint}
+    state = {"vocabulary": toy_tokenizers().fingerprint}
     write_checkpoint(run.checkpoints / checkpoint_name(2), tensors={"model": model.state_dict()}, state=state)
     return run
 
@@ -73,7 +74,7 @@ def exported(run: RunDirectory, output: Path, form: str, *arguments: str) -> Pat
 
 
 def pieces(lines: list[str]) -> list[list[str]]:
-    source = vocabularies().source
+    source = toy_tokenizers().source
     return [source.convert_ids_to_pieces(ids) for ids in source.encode(lines)]
 
 
@@ -187,7 +188,7 @@ def test_safetensors_are_the_same_weights(tmp_path: Path, safetensors: Any, atte
 def test_training_may_start_from_safetensors(tmp_path: Path, safetensors: Any) -> None:
     run = RunDirectory(toy_run(tmp_path / "run"))
     folder = RunDirectory(exported(run, tmp_path / "out", "safetensors"))
-    model = build_model(run.config().model, vocabularies())
+    model = build_model(run.config().model, toy_tokenizers())
     assert folder.load_weights_into(model) == folder.path / "model.safetensors"
     expected = run.load_model().state_dict()
     assert all(torch.equal(expected[name], found) for name, found in model.state_dict().items())

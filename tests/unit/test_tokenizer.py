@@ -41,7 +41,7 @@ def train(*, size: int = 80, specials: tuple[int, int, int, int] = (PAD, UNK, EO
 
 
 @pytest.fixture(scope="module")
-def vocabulary() -> SentencePieceTokenizer:
+def tokenizer() -> SentencePieceTokenizer:
     return SentencePieceTokenizer(train(), name="test.model")
 
 
@@ -50,70 +50,70 @@ def other() -> SentencePieceTokenizer:
     return SentencePieceTokenizer(train(size=70), name="other.model")
 
 
-def test_decoding_inverts_encoding(vocabulary: SentencePieceTokenizer) -> None:
-    ids = vocabulary.encode(LINES)
-    assert vocabulary.decode(ids) == LINES
+def test_decoding_inverts_encoding(tokenizer: SentencePieceTokenizer) -> None:
+    ids = tokenizer.encode(LINES)
+    assert tokenizer.decode(ids) == LINES
     assert all(not {PAD, UNK, EOS, BOS} & set(sentence) for sentence in ids)
-    assert vocabulary.size == 80
+    assert tokenizer.size == 80
 
 
-def test_empty_input_stays_empty(vocabulary: SentencePieceTokenizer) -> None:
-    assert vocabulary.encode([]) == []
-    assert vocabulary.encode(["", "the", ""])[::2] == [[], []]
-    assert vocabulary.decode([]) == []
-    assert vocabulary.decode([[], [EOS]]) == ["", ""]
-    assert vocabulary.convert_ids_to_pieces([]) == []
+def test_empty_input_stays_empty(tokenizer: SentencePieceTokenizer) -> None:
+    assert tokenizer.encode([]) == []
+    assert tokenizer.encode(["", "the", ""])[::2] == [[], []]
+    assert tokenizer.decode([]) == []
+    assert tokenizer.decode([[], [EOS]]) == ["", ""]
+    assert tokenizer.convert_ids_to_pieces([]) == []
 
 
-def test_special_tokens_are_not_decoded_but_unknown_is(vocabulary: SentencePieceTokenizer) -> None:
-    (ids,) = vocabulary.encode(["the child"])
-    assert vocabulary.decode([[BOS, *ids, EOS, PAD, PAD]]) == ["the child"]
-    (unknown,) = vocabulary.encode(["the 猫"])
+def test_special_tokens_are_not_decoded_but_unknown_is(tokenizer: SentencePieceTokenizer) -> None:
+    (ids,) = tokenizer.encode(["the child"])
+    assert tokenizer.decode([[BOS, *ids, EOS, PAD, PAD]]) == ["the child"]
+    (unknown,) = tokenizer.encode(["the 猫"])
     assert UNK in unknown
-    assert "⁇" in vocabulary.decode([unknown])[0]
+    assert "⁇" in tokenizer.decode([unknown])[0]
 
 
-def test_pieces_join_to_the_text(vocabulary: SentencePieceTokenizer) -> None:
-    (ids,) = vocabulary.encode(["the old baker"])
-    assert "".join(vocabulary.convert_ids_to_pieces(ids)).replace("▁", " ") == " the old baker"
+def test_pieces_join_to_the_text(tokenizer: SentencePieceTokenizer) -> None:
+    (ids,) = tokenizer.encode(["the old baker"])
+    assert "".join(tokenizer.convert_ids_to_pieces(ids)).replace("▁", " ") == " the old baker"
 
 
-def test_line_separators_inside_a_line_do_not_split_it(vocabulary: SentencePieceTokenizer) -> None:
-    assert len(vocabulary.encode(["the\u2028child\x85reads\x0ba\x0cbook\x00"])) == 1
+def test_line_separators_inside_a_line_do_not_split_it(tokenizer: SentencePieceTokenizer) -> None:
+    assert len(tokenizer.encode(["the\u2028child\x85reads\x0ba\x0cbook\x00"])) == 1
 
 
-def test_threads_change_nothing(vocabulary: SentencePieceTokenizer) -> None:
+def test_threads_change_nothing(tokenizer: SentencePieceTokenizer) -> None:
     lines = LINES * 50
-    expected = vocabulary.encode(lines)
-    assert vocabulary.encode(lines, threads=3) == expected
+    expected = tokenizer.encode(lines)
+    assert tokenizer.encode(lines, threads=3) == expected
     with ThreadPoolExecutor(4) as pool:
-        assert all(found == expected for found in pool.map(vocabulary.encode, [lines] * 8))
+        assert all(found == expected for found in pool.map(tokenizer.encode, [lines] * 8))
 
 
-def test_worker_processes_can_have_a_copy(vocabulary: SentencePieceTokenizer) -> None:
-    copy = pickle.loads(pickle.dumps(vocabulary))
-    assert copy.encode(LINES) == vocabulary.encode(LINES)
-    assert copy.fingerprint == vocabulary.fingerprint
+def test_worker_processes_can_have_a_copy(tokenizer: SentencePieceTokenizer) -> None:
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.encode(LINES) == tokenizer.encode(LINES)
+    assert copy.fingerprint == tokenizer.fingerprint
 
 
-def test_saved_and_loaded_bytes_are_the_same(vocabulary: SentencePieceTokenizer, tmp_path: Path) -> None:
-    vocabulary.save(tmp_path / "a.model")
+def test_saved_and_loaded_bytes_are_the_same(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "a.model")
     loaded = SentencePieceTokenizer.load(tmp_path / "a.model")
     loaded.save(tmp_path / "b.model")
-    assert loaded.fingerprint == vocabulary.fingerprint
+    assert loaded.fingerprint == tokenizer.fingerprint
     assert (tmp_path / "a.model").read_bytes() == (tmp_path / "b.model").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.model", "b.model"]
 
 
 def test_missing_model_names_the_path(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no\.model: cannot read the vocabulary"):
+    with pytest.raises(DataError, match=r"no\.model: cannot read the tokenizer"):
         SentencePieceTokenizer.load(tmp_path / "no.model")
 
 
 @pytest.mark.parametrize("damage", [lambda model: b"", lambda model: b"not a model", lambda model: model[:-20]])
-def test_damaged_model_names_the_path(damage: Any, vocabulary: SentencePieceTokenizer, tmp_path: Path) -> None:
+def test_damaged_model_names_the_path(damage: Any, tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
     path = tmp_path / "bad.model"
-    vocabulary.save(path)
+    tokenizer.save(path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=r"bad\.model: "):
         SentencePieceTokenizer.load(path)
@@ -126,28 +126,28 @@ def test_other_special_ids_are_refused() -> None:
 
 
 def test_joint_and_separate_vocabularies_come_back(
-    vocabulary: SentencePieceTokenizer, other: SentencePieceTokenizer, tmp_path: Path
+    tokenizer: SentencePieceTokenizer, other: SentencePieceTokenizer, tmp_path: Path
 ) -> None:
-    joint, separate = TokenizerPair(vocabulary, vocabulary), TokenizerPair(vocabulary, other)
+    joint, separate = TokenizerPair(tokenizer, tokenizer), TokenizerPair(tokenizer, other)
     assert joint.is_shared
     assert not separate.is_shared
-    for name, vocabularies in (("joint", joint), ("separate", separate)):
-        vocabularies.save(tmp_path / name)
+    for name, tokenizers in (("joint", joint), ("separate", separate)):
+        tokenizers.save(tmp_path / name)
         loaded = TokenizerPair.load(tmp_path / name)
-        assert loaded.is_shared == vocabularies.is_shared
-        assert loaded.fingerprint == vocabularies.fingerprint
-        assert loaded.target.fingerprint == vocabularies.target.fingerprint
+        assert loaded.is_shared == tokenizers.is_shared
+        assert loaded.fingerprint == tokenizers.fingerprint
+        assert loaded.target.fingerprint == tokenizers.target.fingerprint
     assert [path.name for path in (tmp_path / "joint").iterdir()] == ["joint.model"]
 
 
-def test_fingerprint_tells_sides_apart(vocabulary: SentencePieceTokenizer, other: SentencePieceTokenizer) -> None:
-    pairs = [(vocabulary, vocabulary), (vocabulary, other), (other, vocabulary), (other, other)]
+def test_fingerprint_tells_sides_apart(tokenizer: SentencePieceTokenizer, other: SentencePieceTokenizer) -> None:
+    pairs = [(tokenizer, tokenizer), (tokenizer, other), (other, tokenizer), (other, other)]
     assert len({TokenizerPair(*pair).fingerprint for pair in pairs}) == 4
 
 
-def test_a_missing_tokenizer_is_named(vocabulary: SentencePieceTokenizer, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no vocabulary; accepted: joint\.model, or source\.model and target\.model"):
+def test_a_missing_tokenizer_is_named(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no tokenizer; accepted: joint\.model, or source\.model and target\.model"):
         TokenizerPair.load(tmp_path)
-    vocabulary.save(tmp_path / "source.model")
+    tokenizer.save(tmp_path / "source.model")
     with pytest.raises(DataError, match=r"target\.model: cannot read"):
         TokenizerPair.load(tmp_path)

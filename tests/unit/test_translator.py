@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toy_translator import sentences, toy_model, toy_translator, vocabularies
+from toy_translator import sentences, toy_model, toy_tokenizers, toy_translator
 
 from nmt_rela.data.tokenizer import EOS, PAD
 from nmt_rela.generation.device import resolve_device
@@ -34,7 +34,8 @@ from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError
 ATTENTION_VARIANTS = ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
 LINES = sentences(14, seed=5, longest=9)
 PIECES = {
-    piece: i for i, piece in enumerate(vocabularies().target.convert_ids_to_pieces(range(vocabularies().target.size)))
+    piece: i
+    for i, piece in enumerate(toy_tokenizers().target.convert_ids_to_pieces(range(toy_tokenizers().target.size)))
 }
 
 
@@ -64,7 +65,7 @@ def test_results_do_not_depend_on_batch_or_order(attention: str, beam_size: int)
 def test_cached_decoding_equals_teacher_forcing(attention: str) -> None:
     """Token scores of the search, computed step by step from caches, equal those of the whole target at once."""
     translator = toy_translator(attention=attention)
-    ids = vocabularies().source.encode(LINES)
+    ids = toy_tokenizers().source.encode(LINES)
     for translation, source in zip(translator.translate(LINES, n_best=3), ids, strict=True):
         for hypothesis in translation.hypotheses:
             target = torch.tensor([[PIECES[piece] for piece in hypothesis.tokens]])
@@ -100,7 +101,7 @@ def test_beam_of_one_takes_the_most_probable_token_at_every_step() -> None:
     translator = toy_translator()
     model = translator.models[0]
     for line in LINES[:6]:
-        source = torch.tensor([[*vocabularies().source.encode([line])[0], EOS]])
+        source = torch.tensor([[*toy_tokenizers().source.encode([line])[0], EOS]])
         ids: list[int] = []
         while len(ids) < source.shape[1] + 5 and ids[-1:] != [EOS]:
             with torch.no_grad():
@@ -108,7 +109,7 @@ def test_beam_of_one_takes_the_most_probable_token_at_every_step() -> None:
             logits[[0, 1, 3] + ([EOS] if not ids else [])] = -torch.inf
             ids.append(int(logits.argmax()))
         assert translator.translate([line], beam_size=1)[0].hypotheses[0].tokens == tuple(
-            vocabularies().target.convert_ids_to_pieces(ids)
+            toy_tokenizers().target.convert_ids_to_pieces(ids)
         )
 
 
@@ -132,7 +133,7 @@ def test_hostile_lines_do_not_shift_other_lines() -> None:
 
 
 def test_a_blank_line_does_not_touch_the_model() -> None:
-    translator = Translator(toy_model(), vocabularies())
+    translator = Translator(toy_model(), toy_tokenizers())
     translator.models[0].encode = None  # type: ignore[assignment, method-assign]
     for translation in translator.translate(["", " ", "\u3000\t"], n_best=3, alignment=AlignmentOptions()):
         assert translation.text == ""
@@ -201,11 +202,13 @@ def test_an_ensemble_averages_its_models() -> None:
     options = TranslationOptions(max_length_offset=5)
 
     def translated(*models: object) -> list[Translation]:
-        return Translator(list(models), vocabularies(), options=options).translate(LINES, alignment=AlignmentOptions())  # type: ignore[arg-type]
+        return Translator(list(models), toy_tokenizers(), options=options).translate(
+            LINES, alignment=AlignmentOptions()
+        )  # type: ignore[arg-type]
 
     assert_same(translated(first), translated(first, first))
     assert [t.text for t in translated(first, second)] != [t.text for t in translated(first)]
-    translator = Translator([first, second], vocabularies(), options=options)
+    translator = Translator([first, second], toy_tokenizers(), options=options)
     best = translator.translate(LINES[:1], prefixes=["der Hund"], beam_size=1)[0].hypotheses[0]
     scored = translator.score(LINES[:1], ["der Hund"])[0]
     count = len(scored.tokens) - 1
