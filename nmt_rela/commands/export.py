@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import add_checkpoint_argument
+from nmt_rela.utils.errors import ConfigError
 
 LOG = logging.getLogger("nmt_rela")
 
@@ -36,12 +37,21 @@ def _export(arguments: Sequence[str] | None) -> None:
     options = cli.parse(parser, arguments)
 
     from nmt_rela.checkpoints.run_directory import RunDirectory
-    from nmt_rela.export.run_export import export_run
+    from nmt_rela.export import ctranslate2, safetensors
 
-    export_run(
-        RunDirectory(options.model), options.output,
-        format=options.format, checkpoint=options.checkpoint, quantization=options.quantization,
-    )  # fmt: skip
+    export_run, accepted = {
+        "ctranslate2": (ctranslate2.export_ctranslate2, ctranslate2.QUANTIZATIONS),
+        "safetensors": (safetensors.export_safetensors, safetensors.QUANTIZATIONS),
+    }[options.format]
+    quantization = options.quantization or accepted[0]
+    if quantization not in accepted:
+        raise ConfigError(
+            f"--quantization: found '{quantization}'; accepted for {options.format}: {', '.join(accepted)}"
+        )
+    if options.output.exists():
+        raise ConfigError(f"--output {options.output}: exists already; accepted: a new folder")
+    run = RunDirectory(options.model)
+    export_run(run, options.output, checkpoint=options.checkpoint, quantization=quantization)
     LOG.info("%s contains the model; its README.md explains its use", options.output)
 
 

@@ -1,22 +1,31 @@
-"""A model as a CTranslate2 specification."""
+"""Export to CTranslate2: model.bin, config.json and vocabularies, the SentencePiece models, and a README.md."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import ModelConfig
 from nmt_rela.data.tokenizer import BOS, EOS, UNK, SentencePieceTokenizer, TokenizerPair
+from nmt_rela.export.model_card import export_readme
 from nmt_rela.generation.alignment import default_alignment_layer
 from nmt_rela.models.embedding import TokenEmbedding, sinusoidal_positions
 from nmt_rela.models.layers import NORM_EPSILON, FeedForward, SublayerConnection
 from nmt_rela.models.transformer import Transformer
+from nmt_rela.utils.errors import ConfigError, UserError
+from nmt_rela.utils.files import atomic_directory
 
 if TYPE_CHECKING:
     from ctranslate2.specs import TransformerSpec
 
+#: Storage types of the weights, the default first.
+QUANTIZATIONS = (
+    "float32", "float16", "bfloat16", "int16", "int8", "int8_float32", "int8_float16", "int8_bfloat16",
+)  # fmt: skip
 #: Longest sentence, in sub-words, of an exported model: the rows of its position table.
 POSITIONS = 2048
 _SITES = {
@@ -24,6 +33,65 @@ _SITES = {
     "decoder": "self-attention of the decoder",
     "cross": "cross-attention",
 }
+
+_README = """\
+# $source to $target, for CTranslate2
+
+Made by nmt-export. Needs `pip install ctranslate2 sentencepiece`. In this folder:
+
+```python
+import ctranslate2
+import sentencepiece
+
+translator = ctranslate2.Translator(".", device="cpu")
+source = sentencepiece.SentencePieceProcessor(model_file="source.model")
+target = sentencepiece.SentencePieceProcessor(model_file="target.model")
+
+lines = ["One sentence in the source language."]
+results = translator.translate_batch(
+    source.encode(lines, out_type=str),
+    beam_size=$beam,
+    length_penalty=$length_penalty,
+    disable_unk=True,
+    suppress_sequences=[["<pad>"], ["<s>"]],
+)
+for result in results:
+    print(target.decode(result.hypotheses[0]))
+```
+
+* CTranslate2 adds the end of the source sentence itself (`add_source_eos` in config.json) and starts with `<s>`.
+* Its length penalty is length^a; that of nmt_rela is ((5 + length) / 6)^a, here with a = $length_penalty. The two rank
+  long sentences the same way, short ones not; with a = 0 neither has an effect.
+* The model was trained with sentences of up to $max_length sub-words: split longer lines first. Its position table has
+  $positions rows.
+"""
+
+
+def export_ctranslate2(
+    run: RunDirectory, output: Path, *, checkpoint: str | None = None, quantization: str = QUANTIZATIONS[0]
+) -> None:
+    """Write the model of a checkpoint into the folder ``output``.
+
+    Raises ConfigError with all reasons for a model that CTranslate2 does not support, UserError if it is not installed.
+    """
+    config = run.config()
+    if reasons := unsupported_reasons(config.model):
+        raise ConfigError(
+            f"{run.path}: CTranslate2 cannot run this model: {'; '.join(reasons)} "
+            "(--format safetensors supports every attention)"
+        )
+    tokenizers = run.load_tokenizers()
+    try:
+        spec = transformer_spec(run.load_model(checkpoint), tokenizers)
+    except ImportError as error:
+        raise UserError("exporting to CTranslate2 needs ctranslate2; run: pip install 'nmt_rela[export]'") from error
+    spec.optimize(quantization=quantization)
+    with atomic_directory(output) as partial:
+        spec.save(str(partial))
+        tokenizers.source.save(partial / "source.model")
+        tokenizers.target.save(partial / "target.model")
+        readme = export_readme(_README, config, positions=f"{POSITIONS:,}")
+        (partial / "README.md").write_text(readme, encoding="utf-8")
 
 
 def unsupported_reasons(config: ModelConfig) -> list[str]:

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from nmt_rela import __version__
@@ -32,6 +33,24 @@ def write_model_card(run: RunDirectory) -> None:
             stream.write(text.encode("utf-8"))
     except (OSError, UserError) as error:
         LOG.warning("%s: the model card could not be written: %s", run.path / CARD, error)
+
+
+def export_readme(page: str, config: Config, **values: str) -> str:
+    """The README.md of an exported model: ``page`` with its ``$names`` replaced."""
+    data = config.data
+    text = Template(page).substitute(
+        source=data.source_language,
+        target=data.target_language,
+        attention=_attention(config),
+        beam=config.decoding.beam_size,
+        length_penalty=config.decoding.length_penalty,
+        max_length=data.max_length,
+        **values,
+    )
+    if data.romanian_diacritics != "none" and "ro" in (data.source_language, data.target_language):
+        mode = data.romanian_diacritics
+        text += f"* Romanian text was normalized with `data.romanian_diacritics: {mode}`; translations are too.\n"
+    return text
 
 
 def _card_lines(run: RunDirectory) -> Iterator[str]:

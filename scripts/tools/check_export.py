@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nmt_rela.checkpoints.run_directory import RunDirectory
-from nmt_rela.export.run_export import export_run
+from nmt_rela.export.ctranslate2 import export_ctranslate2
 from nmt_rela.generation.translator import Translator
 from nmt_rela.utils.text import read_lines
 
@@ -30,7 +30,7 @@ def compare(run: Path, lines: list[str], *, beam_size: int, early_stopping: bool
     source = ours.tokenizers.source
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model")
-        export_run(RunDirectory(run), model, format="ctranslate2")
+        export_ctranslate2(RunDirectory(run), model)
         theirs = ctranslate2.Translator(str(model), device="cpu", intra_threads=1).translate_batch(
             [source.convert_ids_to_pieces(ids) for ids in source.encode(lines)],
             beam_size=beam_size, length_penalty=0.0, max_decoding_length=LONGEST, max_batch_size=64,

@@ -11,7 +11,7 @@ import pytest
 
 from nmt_rela.checkpoints.checkpoint import load_tensors
 from nmt_rela.commands import average, evaluate, prepare, train, translate
-from nmt_rela.export.run_export import export_run
+from nmt_rela.export.safetensors import export_safetensors
 from tests.digits import write_digits
 from tests.integration.small_run import write_run
 
@@ -106,7 +106,7 @@ def test_a_run_directory_that_cannot_be_written_is_one_line(
 def test_an_export_is_not_trained_on(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(experiment.parent / "other")
     folder = experiment.parent / "exported"
-    export_run(run, folder, format="safetensors")
+    export_safetensors(run, folder)
     before = sorted(folder.rglob("*"))
     assert train.main(["--config", str(experiment), "--quiet", f"run_dir={folder}"]) == 2
     error = capsys.readouterr().err

@@ -1,0 +1,48 @@
+"""Export as safetensors: model.safetensors, config.yaml, tokenizer/ and a README.md; commands accept it as a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from nmt_rela.checkpoints.run_directory import EXPORTED, RunDirectory
+from nmt_rela.checkpoints.safetensors_io import require_safetensors, write_weights
+from nmt_rela.config.loader import config_to_yaml
+from nmt_rela.export.model_card import export_readme
+from nmt_rela.utils.files import atomic_directory
+
+#: Storage types of the weights, the default first.
+QUANTIZATIONS = ("float32", "float16", "bfloat16")
+
+_README = """\
+# $source to $target
+
+Made by nmt-export: `model.safetensors` (tied weights are stored once), `config.yaml` and `tokenizer/`. Needs
+`pip install 'nmt_rela[export]'`. Commands accept the folder as a run directory, as in
+`nmt-translate --model FOLDER`. From Python, in this folder:
+
+```python
+from nmt_rela import Translator
+
+translator = Translator.load(".")
+for translation in translator.translate(["One sentence in the source language."]):
+    print(translation.text)
+```
+
+* Attention: $attention.
+* Lines of more than $max_length sub-words are translated in segments.
+"""
+
+
+def export_safetensors(
+    run: RunDirectory, output: Path, *, checkpoint: str | None = None, quantization: str = QUANTIZATIONS[0]
+) -> None:
+    """Write the model of a checkpoint into the folder ``output``. Raises UserError if safetensors is not installed."""
+    require_safetensors()
+    config, tokenizers, model = run.config(), run.load_tokenizers(), run.load_model(checkpoint)
+    with atomic_directory(output) as partial:
+        write_weights(partial / EXPORTED, model.to(getattr(torch, quantization)), vocabulary=tokenizers.fingerprint)
+        (partial / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
+        tokenizers.save(partial / "tokenizer")
+        (partial / "README.md").write_text(export_readme(_README, config), encoding="utf-8")
