@@ -80,7 +80,7 @@ def _card_lines(run: RunDirectory) -> Iterator[str]:
     yield f'translator = Translator.load("{run.path.name}")'
     yield from ('print(translator.translate(["A sentence."])[0].text)', "```", "")
     yield (
-        f"Text is plain and detokenized, one sentence a line of at most {data.max_length} sub-words. The model has "
+        f"Text is plain and detokenized, one sentence per line of at most {data.max_length} sub-words. The model has "
         f"seen text like its training data's; what else it is given, it translates less well."
     )
     yield from ("", "## Model", "", "| | |", "| --- | --- |")
