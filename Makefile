@@ -49,11 +49,14 @@ FORCE:
 demo: $(INSTALLED) ## Train a small rela-g model on the embedded corpus, translate, score and draw it
 	@$(BIN)/python scripts/tools/demo.py
 
+# One process per core; a file's tests stay in one process, as they use the same trained run.
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
 test: $(INSTALLED) ## Run the fast test suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(INSTALLED) ## Run every test, the slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: $(INSTALLED) ## Check style, types, retired words and the files of the repository
 	$(BIN)/ruff check .

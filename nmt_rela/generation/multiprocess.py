@@ -66,6 +66,9 @@ def translate_multiprocess(
             for part in split_evenly(chunk, workers):
                 part_prefixes = None if chunk_prefixes is None else chunk_prefixes[part]
                 yield executor.submit(_translate, chunk[part], first_line + part.start, part_prefixes, overrides)
+            # The executor starts a process only after it has woken the thread that watches them, which so may wait
+            # without watching the last one; another call wakes it again.
+            executor.submit(os.getpid)
             first_line += len(chunk)
 
     try:
