@@ -148,16 +148,14 @@ class _Preparation:
             )
 
         def usable(key: str) -> list[ParallelSource]:
-            found = [source for source in getattr(task, key) if set(data.languages) <= set(source.sides)]
+            found = []
+            for parallel_source in getattr(task, key):
+                if set(data.languages) <= set(parallel_source.sides):
+                    fits = set(parallel_source.alignment_order) == set(data.languages)
+                    found.append(parallel_source if fits else dataclasses.replace(parallel_source, alignments=None))
             if not found:
                 raise ConfigError(f"{task.path}: {key}: no source has both {' and '.join(data.languages)}")
-            # Gold alignments between other languages are left out.
-            return [
-                source
-                if set(source.alignment_order) == set(data.languages)
-                else dataclasses.replace(source, alignments=None)
-                for source in found
-            ]
+            return found
 
         return cls(data, task, usable("train"), usable("dev"), usable("tests"))
 
@@ -185,11 +183,19 @@ class _Preparation:
     @property
     def alignments(self) -> dict[Path, str]:
         """The files of gold alignments, each with the name of its parallel source."""
-        return {source.alignments: source.name for source in (*self.dev, *self.tests) if source.alignments}
+        return {
+            parallel_source.alignments: parallel_source.name
+            for parallel_source in (*self.dev, *self.tests)
+            if parallel_source.alignments
+        }
 
     def archives(self, parallel_sources: Iterable[ParallelSource]) -> list[Archive]:
         """The archives of parallel sources, each once."""
-        archives = (archive for source in parallel_sources for archive in source.archives(*self.data.languages))
+        archives = (
+            archive
+            for parallel_source in parallel_sources
+            for archive in parallel_source.archives(*self.data.languages)
+        )
         return list({archive.name: archive for archive in archives}.values())
 
     def prepared_data(self, summary: Mapping[str, Any]) -> PreparedData:
@@ -210,8 +216,10 @@ class _Preparation:
             directory=self.directory,
             train=stages["train"] / "corpus",
             dev_binary=stages["dev"] / "corpus",
-            dev=evaluation_set("dev", "+".join(source.name for source in self.dev)),
-            tests=tuple(evaluation_set(f"test-{source.name}", source.name) for source in self.tests),
+            dev=evaluation_set("dev", "+".join(parallel_source.name for parallel_source in self.dev)),
+            tests=tuple(
+                evaluation_set(f"test-{parallel_source.name}", parallel_source.name) for parallel_source in self.tests
+            ),
             tokenizer=stages["tokenizers"],
             counts=summary["counts"],
             title=self.task.title,
@@ -245,7 +253,9 @@ def _resolve_archives(preparation: _Preparation, cache: ArchiveCache) -> tuple[d
             archives[name], digests[name] = local, digest
         # An archive that is fetched again may have another digest, and then other stages are missing.
         stages = _list_stages(preparation, archives, digests).values()
-        read = [source for stage in stages if not is_complete(stage.directory) for source in stage.reads]
+        read = [
+            parallel_source for stage in stages if not is_complete(stage.directory) for parallel_source in stage.reads
+        ]
         needed = [archive for archive in preparation.archives(read) if archive.name not in archives]
         if not needed:
             return archives, digests
@@ -287,14 +297,14 @@ def _list_stages(
         """All that the pairs depend on. An archive that is not fetched yet has the digest ""."""
         return [
             {
-                **{name: getattr(source, name) for name in ("name", "format", "columns", "lines")},
+                **{name: getattr(parallel_source, name) for name in ("name", "format", "columns", "lines")},
                 "sides": [
                     (digests.get(side.archive.name, ""), side.member)
-                    for side in (source.sides[language] for language in data.languages)
+                    for side in (parallel_source.sides[language] for language in data.languages)
                 ],
-                "alignments": digests.get(str(source.alignments), ""),
+                "alignments": digests.get(str(parallel_source.alignments), ""),
             }
-            for source in group
+            for parallel_source in group
         ]
 
     common = {"languages": data.languages, "romanian": _ROMANIAN_VERSIONS[data.romanian_diacritics]}

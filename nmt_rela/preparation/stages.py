@@ -37,7 +37,11 @@ def make_sets(
     lines: dict[str, int] = {}
     for name, group in (("dev", dev), *((f"test-{test.name}", [test]) for test in tests)):
         # A set fits into memory.
-        pairs = list(chain.from_iterable(_evaluation_pairs(piece, archives, data.languages) for piece in group))
+        pairs = list(
+            chain.from_iterable(
+                _evaluation_pairs(parallel_source, archives, data.languages) for parallel_source in group
+            )
+        )
         if not pairs:
             raise DataError(f"source '{group[0].name}': has no lines; accepted: a set with at least one pair")
         for side, language in enumerate(data.languages):

@@ -82,7 +82,12 @@ def sync(path: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
+    return checksum_of(path, "sha256")
+
+
+def checksum_of(path: Path, algorithm: str) -> str:
+    """The checksum of a file by an algorithm of `hashlib`, in hexadecimal digits."""
+    digest = hashlib.new(algorithm)
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
@@ -107,6 +112,7 @@ __all__ = [
     "Timeout",
     "atomic_directory",
     "atomic_write",
+    "checksum_of",
     "file_lock",
     "restore_replaced",
     "sha256_of",

@@ -10,13 +10,11 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 from file_server import CONTENT, Answer, FileServer
 
-from nmt_rela.preparation.sources import download as transfers
 from nmt_rela.preparation.sources.download import DownloadError, HttpsSession, RetryPolicy, download
 from nmt_rela.utils.progress import ProgressBar
 
@@ -69,21 +67,19 @@ def test_a_partial_file_of_another_version_is_not_continued(server: FileServer, 
 
 
 def test_a_kill_before_the_first_byte_of_another_version_leaves_none_of_the_old(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FileServer, tmp_path: Path
 ) -> None:
     url = server.serve("/a", CONTENT, Answer(cut=70_000), Answer(cut=0))
     with pytest.raises(DownloadError):
         get(url, tmp_path / "a", retry=RetryPolicy(attempts=1, timeout=5.0, backoff=0.01))
     server.serve("/a", CONTENT[::-1], tag='"2"')
-    record_version = transfers._Transfer._record_version
 
-    def killed(*arguments: Any) -> None:
-        record_version(*arguments)
-        raise KeyboardInterrupt
+    class KilledAtTheStart(ProgressBar):
+        def add_total(self, amount: int) -> None:
+            raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(transfers._Transfer, "_record_version", killed)
-        get(url, tmp_path / "a")
+    with KilledAtTheStart("fetching", unit="B") as progress, pytest.raises(KeyboardInterrupt):
+        download(url, tmp_path / "a", has_checksum=False, retry=QUICK, progress=progress, cancelled=threading.Event())
     get(url, tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == CONTENT[::-1]
 

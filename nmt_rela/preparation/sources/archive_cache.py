@@ -20,7 +20,7 @@ from nmt_rela.preparation.sources.mirror import Mirror, path_of_url
 from nmt_rela.preparation.sources.task import Archive, Location, RemoteFile
 from nmt_rela.preparation.stage_cache import exclusive, fingerprint
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.files import atomic_write
+from nmt_rela.utils.files import atomic_write, checksum_of, sha256_of
 from nmt_rela.utils.progress import ProgressBar
 
 LOG = logging.getLogger(__name__)
@@ -40,11 +40,11 @@ class ArchiveCache:
 
     def __init__(self, directory: Path, *, mirror: str = "", retry: RetryPolicy | None = None) -> None:
         self.directory = directory
-        self.lock_file = directory / "checksums.json"
+        self.checksums_file = directory / "checksums.json"
         self._retry = retry or RetryPolicy()
-        self._mirror = Mirror(mirror, retry=self._retry) if mirror else None
+        self._mirror = Mirror(mirror) if mirror else None
         self._cancelled = threading.Event()
-        self._lock = threading.Lock()
+        self._records_lock = threading.Lock()
         self._file_locks: dict[Path, threading.Lock] = {}  # archives may have files in common
 
     def known_digest(self, archive: Archive) -> str | None:
@@ -71,7 +71,7 @@ class ArchiveCache:
         if not wanted:
             return {}
         if self._mirror:
-            self._mirror.check()
+            self._mirror.read_checksums(self._retry)
         with (
             exclusive(self.directory / ".lock", work=f"fetches archives into {self.directory}"),
             ProgressBar("fetching", unit="B") as progress,
@@ -89,13 +89,10 @@ class ArchiveCache:
     def discard(self, archive: LocalArchive) -> bool:
         """Delete the downloaded files of a corrupt archive and their records. False for files not downloaded here."""
         with self._changed_records() as records:
-            ours = {url: self._target(url) for url in records if "://" in url}
-            if not set(archive.paths) <= set(ours.values()):
+            urls = [url for url in records if "://" in url and self._target(url) in archive.paths]
+            if {self._target(url) for url in urls} != set(archive.paths):
                 return False
-            for url, path in ours.items():
-                if path in archive.paths:
-                    del records[url]
-            for key in [key for key in records if key.startswith(f"{archive.name} ")]:
+            for key in [*urls, *(key for key in records if key.startswith(f"{archive.name} "))]:
                 del records[key]
         for path in archive.paths:
             path.unlink(missing_ok=True)
@@ -121,7 +118,8 @@ class ArchiveCache:
         if str(archive.locations[0].path) == archive.name:  # local text that a source names itself
             hint = "globs are for members of archives" if is_pattern(archive.name) else "paths start from the task file"
             raise DataError(f"{archive.name}: no such file; {hint}")
-        raise DataError(f"archive '{archive.name}' cannot be had: {'; '.join(failures)}")
+        accepted = "one location of the task file, or of NMT_RELA_MIRROR, that provides it"
+        raise DataError(f"archive '{archive.name}' cannot be had: {'; '.join(failures)}; accepted: {accepted}")
 
     def _preferred(self, archive: Archive) -> list[Location]:
         """The locations, those whose files are on this machine first."""
@@ -135,8 +133,8 @@ class ArchiveCache:
         """Where a file is or will be, and the URL it is downloaded from ("" for a local file, or one of a mirror)."""
         if isinstance(file, Path):
             return file, ""
-        place = self._mirror.locate(file.url) if self._mirror else file.url
-        return (place, "") if isinstance(place, Path) else (self._target(place), place)
+        location = self._mirror.locate(file.url) if self._mirror else file.url
+        return (location, "") if isinstance(location, Path) else (self._target(location), location)
 
     def _target(self, url: str) -> Path:
         """The file that a URL is downloaded to. URLs that differ in their queries have different files."""
@@ -157,41 +155,39 @@ class ArchiveCache:
             if not path.is_file():
                 raise DownloadError(f"{path}: not in the mirror")
             return path, _verified_sha256(path, file)
-        with self._lock:
-            file_lock = self._file_locks.setdefault(path, threading.Lock())
-        with file_lock:
+        with self._file_locks.setdefault(path, threading.Lock()):
             return path, self._downloaded(url, path, file, progress)
 
-    def _downloaded(self, url: str, path: Path, part: RemoteFile, progress: ProgressBar) -> str:
+    def _downloaded(self, url: str, path: Path, file: RemoteFile, progress: ProgressBar) -> str:
         """Download a URL unless its file is there and intact. Returns its SHA-256."""
-        record = None if part.sha256 or part.md5 else self._records().get(url)
+        record = None if file.sha256 or file.md5 else self._records().get(url)
         if record:
-            part = replace(part, sha256=record["sha256"], bytes=record["bytes"])
-        if path.is_file():
+            file = replace(file, sha256=record["sha256"], bytes=record["bytes"])
+        downloads, resumed = 0, False
+        while True:
+            if not path.is_file():
+                LOG.info("fetching %s", url)
+                resumed = download(
+                    url,
+                    path,
+                    has_checksum=bool(file.sha256 or file.md5),
+                    retry=self._retry,
+                    progress=progress,
+                    cancelled=self._cancelled,
+                )
+                downloads += 1
             try:
-                return self._verify_and_record(url, path, part)
-            except DownloadError as error:
-                LOG.warning("%s: %s; it is downloaded again", path, error)
-                path.unlink()
-        for last in (False, True):
-            LOG.info("fetching %s", url)
-            resumed = download(
-                url,
-                path,
-                has_checksum=bool(part.sha256 or part.md5),
-                retry=self._retry,
-                progress=progress,
-                cancelled=self._cancelled,
-            )
-            try:
-                return self._verify_and_record(url, path, part)
+                sha256 = _verified_sha256(path, file)
             except DownloadError as error:
                 path.unlink()
-                if last or not resumed:
-                    hint = f" (recorded at its first download, in {self.lock_file})" if record else ""
+                # A file that was there may be damaged, and a part that was continued may be of another version.
+                if downloads == 2 or (downloads == 1 and not resumed):
+                    hint = f" (recorded at its first download, in {self.checksums_file})" if record else ""
                     raise DownloadError(f"{error}{hint}") from None
-                LOG.warning("%s: %s; a part of it was of an earlier transfer: it is downloaded anew", url, error)
-        raise AssertionError("the last transfer returns or raises")
+                LOG.warning("%s: %s; it is downloaded again", path, error)
+            else:
+                self._record(url, {"sha256": sha256, "bytes": path.stat().st_size})
+                return sha256
 
     # Records
 
@@ -209,13 +205,8 @@ class ArchiveCache:
         known = self._records().get(str(path))
         if known and (known["bytes"], known["modified"]) == (status.st_size, status.st_mtime_ns):
             return str(known["sha256"])
-        sha256 = _checksums(path, "sha256")["sha256"]
+        sha256 = sha256_of(path)
         self._record(str(path), {"sha256": sha256, "bytes": status.st_size, "modified": status.st_mtime_ns})
-        return sha256
-
-    def _verify_and_record(self, url: str, path: Path, part: RemoteFile) -> str:
-        sha256 = _verified_sha256(path, part)
-        self._record(url, {"sha256": sha256, "bytes": path.stat().st_size})
         return sha256
 
     def _record(self, key: str, record: Record) -> None:
@@ -225,21 +216,20 @@ class ArchiveCache:
 
     def _records(self) -> dict[str, Record]:
         try:
-            return dict(json.loads(self.lock_file.read_bytes())["files"])
+            return dict(json.loads(self.checksums_file.read_bytes())["files"])
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"{self.lock_file}: damaged; delete it, and archives are verified by the task file"
-            ) from None
+            hint = "delete it, and archives are verified by the task file"
+            raise DataError(f"{self.checksums_file}: damaged; {hint}") from None
 
     @contextlib.contextmanager
     def _changed_records(self) -> Iterator[dict[str, Record]]:
         """The records, to be changed in the block; no other thread or process changes them meanwhile."""
-        with self._lock, exclusive(self.directory / ".checksums.lock", work="records checksums"):
+        with self._records_lock, exclusive(self.directory / ".checksums.lock", work="records checksums"):
             records = self._records()
             yield records
-            with atomic_write(self.lock_file) as stream:
+            with atomic_write(self.checksums_file) as stream:
                 stream.write(json.dumps({"files": records}, indent=1, sort_keys=True).encode("utf-8") + b"\n")
 
 
@@ -252,22 +242,13 @@ def _joint_digest(digests: list[str]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
-def _verified_sha256(path: Path, part: RemoteFile) -> str:
+def _verified_sha256(path: Path, file: RemoteFile) -> str:
     """The SHA-256 of a file. Raises DownloadError where the file differs from what is known of it."""
-    size = path.stat().st_size
-    if part.bytes and size != part.bytes:
-        raise DownloadError(f"wrong size: {size:,} bytes, expected {part.bytes:,}")
-    found = _checksums(path, "sha256", *(["md5"] if part.md5 else []))
-    for name, expected in (("sha256", part.sha256), ("md5", part.md5)):
-        if expected and found[name] != expected.lower():
-            raise DownloadError(f"wrong {name}: {found[name]}, expected {expected}")
-    return found["sha256"]
-
-
-def _checksums(path: Path, *algorithms: str) -> dict[str, str]:
-    digests = {name: hashlib.new(name) for name in algorithms}
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            for digest in digests.values():
-                digest.update(block)
-    return {name: digest.hexdigest() for name, digest in digests.items()}
+    size, sha256 = path.stat().st_size, sha256_of(path)
+    if file.bytes and size != file.bytes:
+        raise DownloadError(f"wrong size: {size:,} bytes, expected {file.bytes:,}")
+    if file.sha256 and sha256 != file.sha256.lower():
+        raise DownloadError(f"wrong sha256: {sha256}, expected {file.sha256}")
+    if file.md5 and (md5 := checksum_of(path, "md5")) != file.md5.lower():
+        raise DownloadError(f"wrong md5: {md5}, expected {file.md5}")
+    return sha256

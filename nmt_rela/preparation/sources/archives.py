@@ -21,13 +21,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from nmt_rela.preparation.sources.task import ARCHIVE_FORMATS
-from nmt_rela.utils.errors import DataError, UserError, did_you_mean
+from nmt_rela.utils.errors import DataError, UserError, similar_names
 
 #: An archive may expand to this many bytes whatever its size, and beyond it to MAX_EXPANSION times its packed size.
 FREE_EXPANSION = 64 << 20
@@ -36,7 +35,10 @@ MAX_EXPANSION = 100
 MAX_XZ_MEMORY = 512 << 20
 
 _BLOCK = 1 << 20
-_LIBRARY_ERRORS = (zlib.error, struct.error, zipfile.BadZipFile, tarfile.TarError)
+_LIBRARY_ERRORS = (
+    *(EOFError, OSError, ValueError, OverflowError, NotImplementedError),
+    *(zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, tarfile.TarError),
+)
 #: Compression methods of zip members. Others may ask for any amount of memory.
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
@@ -74,10 +76,8 @@ def open_member(archive: LocalArchive, member: str) -> Iterator[BinaryIO]:
     """
     with contextlib.ExitStack() as stack:
         with _library_errors(archive):
-            if ARCHIVE_FORMATS[archive.format][0] == "file":
-                stream = _container(archive, stack)
-            else:
-                stream = _find_member(archive, member, stack)
+            is_file = ARCHIVE_FORMATS[archive.format][0] == "file"
+            stream = _container(archive, stack) if is_file else _find_member(archive, member, stack)
         yield cast(BinaryIO, _ErrorMappingStream(stream, archive))
 
 
@@ -109,7 +109,7 @@ def is_pattern(member: str) -> bool:
 
 def _nearest(wanted: str, names: Sequence[str]) -> str:
     """The tail of a message that proposes a similar name, if there is one."""
-    return f"; {did_you_mean(wanted, names)}" if get_close_matches(wanted, names, n=1) else ""
+    return "".join(f"; did you mean '{name}'?" for name in similar_names(wanted, names))
 
 
 # Containers
@@ -159,11 +159,10 @@ def _find_member(archive: LocalArchive, name: str, stack: contextlib.ExitStack) 
             raise DataError(
                 f"{archive}: member '{name}' is no plain file (a link, a folder, a device or sparse); refused"
             )
-        suffix = PurePosixPath(name).suffix.removeprefix(".")
         # The bound of a compressed member counts from the archive's size: the member may be all compression.
         packed_size = min(member.size, archive.size)
-        compression = suffix if suffix in _DECOMPRESSORS else ""
-        return _decompressed(member.open(), compression, packed_size, f"{archive}: {name}")
+        suffix = PurePosixPath(name).suffix.removeprefix(".")
+        return _decompressed(member.open(), suffix, packed_size, f"{archive}: {name}")
     raise DataError(f"{archive}: archive '{archive.name}' has no member '{name}'{_nearest(name, names)}")
 
 
@@ -175,10 +174,7 @@ def _open_zipped(
         raise DataError(f"{member} is encrypted; accepted: plain members")
     if entry.compress_type not in _ZIP_METHODS:
         raise DataError(f"{member} is packed by method {entry.compress_type}; accepted: stored, deflate, bzip2")
-    try:
-        content = cast(BinaryIO, stack.enter_context(zipped.open(entry)))
-    except NotImplementedError as error:
-        raise DataError(f"{member}: {error}") from None
+    content = cast(BinaryIO, stack.enter_context(zipped.open(entry)))
     return _stream(_bounded(content, min(entry.compress_size, archive.size), f"{archive}: {entry.filename}"))
 
 
@@ -253,7 +249,8 @@ _DECOMPRESSORS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
 
 
 def _decompressed(packed: BinaryIO, compression: str, packed_size: int, name: str) -> BinaryIO:
-    if not compression:
+    """A stream without its compression, where ``compression`` names one."""
+    if compression not in _DECOMPRESSORS:
         return packed
     return _stream(_bounded(_DECOMPRESSORS[compression](packed), packed_size, name))
 
@@ -284,7 +281,7 @@ def _library_errors(archive: LocalArchive) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (EOFError, OSError, ValueError, OverflowError, lzma.LZMAError, *_LIBRARY_ERRORS) as error:
+    except _LIBRARY_ERRORS as error:
         if isinstance(error, lzma.LZMAError) and "Memory" in str(error):  # liblzma has no exception of its own for it
             raise DataError(
                 f"{archive}: decompression takes more than {MAX_XZ_MEMORY >> 20} MiB of memory; refused "

@@ -21,7 +21,7 @@ from urllib.parse import urljoin
 import requests
 import urllib3
 
-from nmt_rela.utils.files import atomic_write
+from nmt_rela.utils.files import atomic_write, sync
 from nmt_rela.utils.progress import ProgressBar, format_duration
 
 LOG = logging.getLogger(__name__)
@@ -38,12 +38,8 @@ class DownloadError(Exception):
     """A file that this address does not provide. Another address may."""
 
 
-class TransientError(Exception):
-    """A failure after which the same request may succeed.
-
-    Args:
-        retry_after: seconds that the server asked to wait.
-    """
+class _TransientError(Exception):
+    """A failure after which the same request may succeed; ``retry_after``: seconds that the server asked to wait."""
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
@@ -63,29 +59,17 @@ class RetryPolicy:
     #: Upper bound of the wait in seconds, whatever the server asks for.
     max_backoff: float = 60.0
 
-    def run(
-        self,
-        request: Callable[[], T],
-        url: str,
-        *,
-        cancelled: threading.Event | None = None,
-        received: Callable[[], int] = lambda: 0,
-    ) -> T:
-        """The result of ``request``, which is repeated while it raises TransientError.
+    def run(self, request: Callable[[], T], url: str, *, cancelled: threading.Event, received: Callable[[], int]) -> T:
+        """The result of ``request``, which is repeated while it fails transiently.
 
-        Args:
-            cancelled: ends the waiting, and then the retries.
-            received: bytes that have arrived. A request that brought new ones resets the count of failures.
-
-        Raises:
-            DownloadError: too many consecutive failures, or cancelled.
+        A request after which ``received``, the number of bytes that have arrived, is larger resets the count of
+        failures. Raises DownloadError after too many consecutive failures, or when ``cancelled`` is set.
         """
-        cancelled = cancelled or threading.Event()
         failures, furthest = 0, received()
         while True:
             try:
                 return request()
-            except TransientError as error:
+            except _TransientError as error:
                 if cancelled.is_set():
                     raise DownloadError("interrupted") from None
                 failures = 0 if received() > furthest else failures + 1
@@ -95,6 +79,21 @@ class RetryPolicy:
                 delay = min(max(error.retry_after, self.backoff * 2 ** max(failures - 1, 0)), self.max_backoff)
                 LOG.warning("%s: %s; trying again in %s", url, error, format_duration(delay))
                 cancelled.wait(delay)
+
+
+def fetch_bytes(url: str, *, retry: RetryPolicy) -> bytes | None:
+    """The content of a small file, or None where the server does not have it. Raises DownloadError."""
+
+    def request() -> bytes | None:
+        with _get(url, {}, retry.timeout) as response:
+            if response.status_code in _ABSENT:
+                return None
+            _raise_for_status(response)
+            with _network_errors():
+                content: bytes = response.raw.read()
+                return content
+
+    return retry.run(request, url, cancelled=threading.Event(), received=lambda: 0)
 
 
 def download(
@@ -116,35 +115,12 @@ def download(
         OSError: the file cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".part")
-    transfer = _Transfer(url, partial, has_checksum, retry.timeout, progress, cancelled)
+    transfer = _Transfer(url, target.with_name(target.name + ".part"), has_checksum, retry.timeout, progress, cancelled)
     resumed = retry.run(transfer.request, url, cancelled=cancelled, received=transfer.size)
-    with open(partial, "rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(partial, target)
-    transfer.version.unlink(missing_ok=True)
+    sync(transfer.partial)
+    os.replace(transfer.partial, target)
+    transfer.version_file.unlink(missing_ok=True)
     return resumed
-
-
-def fetch_bytes(url: str, *, limit: int, retry: RetryPolicy) -> bytes | None:
-    """The content of a small file, or None where the server does not have it.
-
-    Raises:
-        DownloadError: the server cannot be asked, or the file is larger than ``limit`` bytes.
-    """
-
-    def request() -> bytes | None:
-        with _get(url, {}, retry.timeout) as response:
-            if response.status_code in _ABSENT:
-                return None
-            _raise_for_status(response)
-            with _network_errors():
-                content: bytes = response.raw.read(limit + 1)
-        if len(content) > limit:
-            raise DownloadError(f"{url}: over {limit:,} bytes")
-        return content
-
-    return retry.run(request, url)
 
 
 @dataclass
@@ -157,12 +133,13 @@ class _Transfer:
     timeout: float
     progress: ProgressBar
     cancelled: threading.Event
-    _shown: int = 0
-    _shown_total: int = 0
+    #: Bytes of this file in the progress, done and in total.
+    _done: int = 0
+    _total: int = 0
 
     @property
-    def version(self) -> Path:
-        """The file of the version of the ``.part`` file: its ETag or Last-Modified, for If-Range."""
+    def version_file(self) -> Path:
+        """Holds the version of the ``.part`` file: its ETag or Last-Modified, for If-Range; empty if unknown."""
         return self.partial.with_name(self.partial.name + ".version")
 
     def size(self) -> int:
@@ -170,55 +147,46 @@ class _Transfer:
         return self.partial.stat().st_size if self.partial.exists() else 0
 
     def request(self) -> bool:
-        """One request. Returns whether it continued an earlier one. Raises TransientError where another may help."""
-        have, version = self.size(), self._known_version()
-        headers = {}
+        """One request. Returns whether it continued an earlier one."""
+        have, headers = self.size(), {}
+        version = self.version_file.read_text("utf-8") if self.version_file.exists() else ""
         if have and (version or self.has_checksum):
             headers = {"Range": f"bytes={have}-", **({"If-Range": version} if version else {})}
         with _get(self.url, headers, self.timeout) as response:
-            content_range = response.headers.get("Content-Range", "")
-            if response.status_code == 416 and content_range == f"bytes */{have}":
+            status, content_range = response.status_code, response.headers.get("Content-Range", "")
+            if status == 416 and content_range == f"bytes */{have}":
                 self._show(have, have)  # nothing follows: the file is complete
                 return True
-            if response.status_code == 416:
+            if status == 416 or (status == 206 and not content_range.startswith(f"bytes {have}-")):
                 self.partial.unlink(missing_ok=True)
-                raise TransientError("the server has another version now")
+                raise _TransientError("the server has another version, or sent another range than requested")
             _raise_for_status(response)
-            resumed = response.status_code == 206
-            if resumed and not content_range.startswith(f"bytes {have}-"):
-                self.partial.unlink(missing_ok=True)
-                raise TransientError("the server sent another range than requested")
+            resumed = status == 206
             if not resumed:  # before the version is recorded: a kill must not leave bytes of another one
                 self.partial.unlink(missing_ok=True)
-            length = response.headers.get("Content-Length", "")
-            start = have if resumed else 0
-            end = start + int(length) if length.isdecimal() else 0
-            self._show(start, end)
-            self._record_version(response.headers)
-            with open(self.partial, "ab" if resumed else "wb") as stream:
-                while block := _read(response, f"the connection was cut at {self._shown:,} of {end:,} bytes"):
+            tag = response.headers.get("ETag", "")  # a weak one, W/"…", does not identify bytes
+            with atomic_write(self.version_file) as stream:
+                stream.write((tag if tag.startswith('"') else response.headers.get("Last-Modified", "")).encode())
+            start, length = have if resumed else 0, response.headers.get("Content-Length", "")
+            self._show(start, start + int(length) if length.isdecimal() else 0)
+            with open(self.partial, "ab") as stream:
+                while True:
+                    with _network_errors(f"the connection was cut at {self._done:,} of {self._total:,} bytes"):
+                        block: bytes = response.raw.read1(_BLOCK)  # as soon as any bytes arrive
+                    if not block:
+                        return resumed
                     stream.write(block)
                     stream.flush()
-                    self._shown += len(block)
+                    self._done += len(block)
                     self.progress.advance(len(block))
                     if self.cancelled.is_set():
-                        raise TransientError("interrupted")
-        return resumed
+                        raise _TransientError("interrupted")
 
-    def _show(self, start: int, end: int) -> None:
+    def _show(self, done: int, total: int) -> None:
         """Set this file's part of the progress to where the request starts and how far it goes."""
-        self.progress.advance(start - self._shown)
-        self.progress.add_total(end - self._shown_total)
-        self._shown, self._shown_total = start, end
-
-    def _known_version(self) -> str:
-        """The version of the bytes in the ``.part`` file, or "" where it is not known."""
-        return self.version.read_text("utf-8") if self.version.exists() else ""
-
-    def _record_version(self, headers: Mapping[str, str]) -> None:
-        tag = headers.get("ETag", "")  # a weak one, W/"…", does not identify bytes
-        with atomic_write(self.version) as stream:
-            stream.write((tag if tag.startswith('"') else headers.get("Last-Modified", "")).encode("utf-8"))
+        self.progress.advance(done - self._done)
+        self.progress.add_total(total - self._total)
+        self._done, self._total = done, total
 
 
 class HttpsSession(requests.Session):
@@ -243,25 +211,18 @@ def _get(url: str, headers: Mapping[str, str], timeout: float) -> Iterator[reque
             yield response
 
 
-def _read(response: requests.Response, cut: str) -> bytes:
-    """The next bytes of a body as soon as any arrive; none at its end."""
-    with _network_errors(cut):
-        block: bytes = response.raw.read1(_BLOCK)
-        return block
-
-
 def _raise_for_status(response: requests.Response) -> None:
     status = response.status_code
     if status in _TRANSIENT:
         after = response.headers.get("Retry-After", "")
-        raise TransientError(f"HTTP {status}", float(after) if after.isdecimal() else 0.0)
+        raise _TransientError(f"HTTP {status}", float(after) if after.isdecimal() else 0.0)
     if status not in (200, 206):
         raise DownloadError(f"HTTP {status}")
 
 
 @contextlib.contextmanager
 def _network_errors(cut: str = "the connection was cut") -> Iterator[None]:
-    """Errors of the network as TransientError, or as DownloadError where a retry cannot help."""
+    """Errors of the network as _TransientError, or as DownloadError where a retry cannot help."""
     try:
         yield
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
@@ -271,14 +232,13 @@ def _network_errors(cut: str = "the connection was cut") -> Iterator[None]:
         if isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME:
             raise DownloadError("the host is not known") from None
         if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
-            raise TransientError("no answer in time") from None
+            raise _TransientError("no answer in time") from None
         if isinstance(error, (urllib3.exceptions.IncompleteRead, urllib3.exceptions.ProtocolError)):
-            raise TransientError(cut) from None
-        if isinstance(error, (requests.RequestException, ValueError)) and not isinstance(
-            error, requests.ConnectionError
-        ):
+            raise _TransientError(cut) from None
+        lost = isinstance(error, requests.ConnectionError)
+        if isinstance(error, (requests.RequestException, ValueError)) and not lost:
             raise DownloadError(str(error)) from None  # such as a malformed address, or too many redirects
-        raise TransientError(re.sub(r"^\[Errno -?\d+\] ", "", str(cause)) or type(cause).__name__) from None
+        raise _TransientError(re.sub(r"^\[Errno -?\d+\] ", "", str(cause)) or type(cause).__name__) from None
 
 
 def _innermost(error: BaseException) -> BaseException:

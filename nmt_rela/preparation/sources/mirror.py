@@ -7,34 +7,46 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from nmt_rela.preparation.sources.download import RetryPolicy, fetch_bytes
+from nmt_rela.preparation.sources.download import DownloadError, RetryPolicy, fetch_bytes
 from nmt_rela.utils.errors import DataError
 
 LOG = logging.getLogger(__name__)
 
 MIRROR_VARIABLE = "NMT_RELA_MIRROR"
-_MAX_SUMS = 16 << 20
 
 
 class Mirror:
     """A directory or URL that holds copies of URLs."""
 
-    def __init__(self, place: str, *, retry: RetryPolicy) -> None:
-        self._retry = retry
-        self._checksums: dict[str, str] | None = None
-        self._lock = threading.Lock()
-        self._url = place.rstrip("/") if re.match(r"https?://", place) else ""
-        self._directory = None if self._url else Path(place.removeprefix("file://")).expanduser().absolute()
+    def __init__(self, location: str) -> None:
+        self._url = location.rstrip("/") if re.match(r"https?://", location) else ""
+        self._directory = None if self._url else Path(location.removeprefix("file://")).expanduser().absolute()
+        self._checksums: dict[str, str] = {}
 
-    def check(self) -> None:
-        """Raise DataError for a directory that does not exist."""
+    def read_checksums(self, retry: RetryPolicy) -> None:
+        """Read the mirror's list, if it has one. Raises DataError where there is no mirror."""
         if self._directory and not self._directory.is_dir():
             accepted = "a directory, or an http(s) URL"
             raise DataError(f"{MIRROR_VARIABLE}: {self._directory}: no such directory; accepted: {accepted}")
+        if self._checksums:
+            return
+        try:
+            if self._directory:
+                path = self._directory / "SHA256SUMS"
+                data = path.read_bytes() if path.is_file() else None
+            else:
+                data = fetch_bytes(f"{self._url}/SHA256SUMS", retry=retry)
+        except DownloadError as error:
+            raise DataError(f"{MIRROR_VARIABLE}: {self._url}/SHA256SUMS: {error}") from None
+        if data is not None:
+            lines = re.findall(
+                r"^([0-9a-fA-F]{64}) [ *](?:\./)?(.+?)\r?$", data.decode("utf-8", "replace"), re.MULTILINE
+            )
+            self._checksums = {name: digest.lower() for digest, name in lines}
+            LOG.info("checksums are those of the mirror: %s/SHA256SUMS", self._url or self._directory)
 
     def locate(self, url: str) -> str | Path:
         """The URL or the file that holds the copy of a URL."""
@@ -44,21 +56,7 @@ class Mirror:
 
     def sha256(self, url: str) -> str:
         """The checksum by the mirror's own list, or "" where it does not list the URL."""
-        with self._lock:
-            if self._checksums is None:
-                self._checksums = self._read_checksums()
-                if self._checksums:
-                    LOG.info("checksums are those of the mirror: %s/SHA256SUMS", self._url or self._directory)
         return self._checksums.get(f"{host_of_url(url)}{unquote(urlsplit(url).path)}", "")
-
-    def _read_checksums(self) -> dict[str, str]:
-        if self._directory:
-            path = self._directory / "SHA256SUMS"
-            data = path.read_bytes() if path.is_file() else b""
-        else:
-            data = fetch_bytes(f"{self._url}/SHA256SUMS", limit=_MAX_SUMS, retry=self._retry) or b""
-        lines = re.findall(r"^([0-9a-fA-F]{64}) [ *](?:\./)?(.+?)\r?$", data.decode("utf-8", "replace"), re.MULTILINE)
-        return {name: digest.lower() for digest, name in lines}
 
 
 def host_of_url(url: str) -> str:

@@ -38,63 +38,65 @@ MAX_DOCUMENT = 256 << 20
 _UNDECODABLE = re.compile("[\ud800-\udfff]")
 
 
-def read_pairs(source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
+def read_pairs(parallel_source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
     """The pairs of a parallel text.
 
     Args:
-        source: which members hold it, and in what format.
+        parallel_source: which members hold it, and in what format.
         archives: the archives that hold it, by name.
         languages: source and target language.
 
     Raises:
-        DataError: a member is missing, or the two sides cannot be paired; the message names the source.
+        DataError: a member is missing, or the two sides cannot be paired; the message names the parallel_source.
     """
     try:
-        yield from _READERS[source.format](source, archives, languages)
+        yield from _READERS[parallel_source.format](parallel_source, archives, languages)
     except DataError as error:
-        error.args = (f"source '{source.name}': {error}",)
+        error.args = (f"source '{parallel_source.name}': {error}",)
         raise
 
 
-def _text_pairs(source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
-    for members in _paired_members(source, archives, languages):
-        with contextlib.ExitStack() as stack:
-            streams = [
-                stack.enter_context(open_member(archives[source.sides[language].archive.name], member))
-                for language, member in zip(languages, members, strict=True)
-            ]
-            left_lines, right_lines = (map(_decoded, _lines(stream)) for stream in streams)
-            end = object()
-            for number, (left, right) in enumerate(zip_longest(left_lines, right_lines, fillvalue=end)):
-                if left is end or right is end:
-                    longest = number + 1 + sum(1 for _ in (left_lines if right is end else right_lines))
-                    counts = (longest, number) if right is end else (number, longest)
-                    raise DataError(
-                        f"{languages[0]} has {counts[0]:,} lines and {languages[1]} {counts[1]:,}"
-                        f"{f' in {members[0]}' if members[0] else ''}; accepted: as many on both sides"
-                    )
-                yield left, right  # type: ignore[misc]  # neither is the end mark
+def _text_pairs(parallel_source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
+    for members, streams in _paired_files(parallel_source, archives, languages):
+        left_lines, right_lines = (map(_decoded, _lines(stream)) for stream in streams)
+        end = object()
+        for number, (left, right) in enumerate(zip_longest(left_lines, right_lines, fillvalue=end)):
+            if left is end or right is end:
+                longest = number + 1 + sum(1 for _ in (left_lines if right is end else right_lines))
+                counts = (longest, number) if right is end else (number, longest)
+                raise DataError(
+                    f"{languages[0]} has {counts[0]:,} lines and {languages[1]} {counts[1]:,}"
+                    f"{f' in {members[0]}' if members[0] else ''}; accepted: as many on both sides"
+                )
+            yield left, right  # type: ignore[misc]  # neither is the end mark
 
 
-def _paired_members(source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[tuple[str, str]]:
-    """The members that make up each pair of files: one per side, or those of two globs in natural order."""
-    left, right = (_members(source.sides[language], archives) for language in languages)
+def _paired_files(
+    parallel_source: ParallelSource, archives: Archives, languages: Languages
+) -> Iterator[tuple[tuple[str, ...], list[BinaryIO]]]:
+    """The members and streams of each pair of files: one per side, or those of two globs in natural order."""
+    sides = [parallel_source.sides[language] for language in languages]
+    left, right = (_members(side, archives) for side in sides)
     if len(left) != len(right):
         raise DataError(
-            f"'{source.sides[languages[0]].member}' matches {len(left)} members and "
-            f"'{source.sides[languages[1]].member}' {len(right)}; accepted: as many on both sides"
+            f"'{sides[0].member}' matches {len(left)} members and '{sides[1].member}' {len(right)}; "
+            "accepted: as many on both sides"
         )
-    return zip(left, right, strict=True)
+    for members in zip(left, right, strict=True):
+        with contextlib.ExitStack() as stack:
+            pairs = zip(sides, members, strict=True)
+            opened = [open_member(archives[side.archive.name], member) for side, member in pairs]
+            yield members, [stack.enter_context(stream) for stream in opened]
 
 
 def _members(side: TextLocation, archives: Archives) -> list[str]:
     return list_members(archives[side.archive.name], side.member) if is_pattern(side.member) else [side.member]
 
 
-def _field_pairs(source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
-    separator, shown = _SEPARATORS[source.format]
-    columns = [source.columns.index(language) for language in languages]
-    for stream in _streams(source.sides[languages[0]], archives):
+def _field_pairs(parallel_source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
+    separator, shown = _SEPARATORS[parallel_source.format]
+    columns = [parallel_source.columns.index(language) for language in languages]
+    for stream in _streams(parallel_source.sides[languages[0]], archives):
         lines = _lines(stream)
         first = list(islice(lines, _CHECKED_LINES))
         if first and all(line.count(separator) < max(columns) for line in first):
@@ -147,15 +149,11 @@ _SEGMENT_ID = re.compile(r"""\bid\s*=\s*["']?([^"'\s>]+)""", re.IGNORECASE)
 _Segments = list[tuple[tuple[str, str], str | None]]
 
 
-def _sgm_pairs(source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
-    for members in _paired_members(source, archives, languages):
-        sides, names = [], []
-        for language, member in zip(languages, members, strict=True):
-            archive = archives[source.sides[language].archive.name]
-            names.append(member or str(archive))
-            with open_member(archive, member) as stream:
-                sides.append(_segments(stream, names[-1]))
-        left, right = sides
+def _sgm_pairs(parallel_source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
+    for members, streams in _paired_files(parallel_source, archives, languages):
+        holders = (archives[parallel_source.sides[language].archive.name] for language in languages)
+        names = [member or str(archive) for member, archive in zip(members, holders, strict=True)]
+        left, right = (_segments(stream, name) for stream, name in zip(streams, names, strict=True))
         if [key for key, _ in left] != [key for key, _ in right]:
             right = _reordered(left, right, names)
         yield from ((one, other) for (_, one), (_, other) in zip(left, right, strict=True))
@@ -223,9 +221,9 @@ _CODE = re.compile(r"<(bpt|ept|ph|it|ut)\b[^>]*(?<!/)>.*?</\1\s*>|<[^>]*>", re.D
 _ENCODINGS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
-def _tmx_pairs(source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
+def _tmx_pairs(parallel_source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
     left, right = map(primary_language, languages)
-    for stream in _streams(source.sides[languages[0]], archives):
+    for stream in _streams(parallel_source.sides[languages[0]], archives):
         for unit in _units(stream):
             texts: dict[str, str | None] = {}
             for attributes, content in _VARIANT.findall(unit):

@@ -131,9 +131,7 @@ class _TaskReader:
                 hint = "docs/tasks.md shows how to take one out of the training text"
                 raise ConfigError(f"{self.path}:1: {key} is missing; {hint}")
         self.languages = entry.languages
-        if len(self.languages) < 2 or len(set(self.languages)) < len(self.languages):
-            found = ", ".join(self.languages)
-            raise self.error("languages", f"found {found}; accepted: two or more different languages")
+        self.check_different("languages", self.languages)
         for index, language in enumerate(self.languages):
             if not re.fullmatch(r"\w[\w-]*", language):  # languages become parts of file names
                 accepted = "letters, digits, _ and -, such as pt-BR"
@@ -154,6 +152,11 @@ class _TaskReader:
             tests=self.sources("tests", entry.tests),
         )
 
+    def check_different(self, path: str, languages: tuple[str, ...]) -> None:
+        if len(languages) < 2 or len(set(languages)) < len(languages):
+            found = ", ".join(languages) or "no language"
+            raise self.error(path, f"found {found}; accepted: two or more different languages")
+
     def check_languages(self, path: str, by_language: Mapping[str, str]) -> None:
         for language in by_language:
             if language not in self.languages:
@@ -165,7 +168,7 @@ class _TaskReader:
             found = " and ".join(given) or "none"
             raise self.error(path, f"found {found} of url, parts, path; accepted: exactly one of them")
         if not entry.url and (stray := [key for key in ("bytes", "md5", "sha256") if getattr(entry, key)]):
-            raise self.error(path, f"{stray[0]} belongs to a url; accepted here: {given[0]}, format")
+            raise self.error(path, f"{stray[0]} belongs to a url; accepted beside {given[0]}: format")
         if entry.format:
             self.choice(f"{path}.format", entry.format, ARCHIVE_FORMATS, "format")
         if entry.path:
@@ -186,23 +189,23 @@ class _TaskReader:
         names = [entry.name for entry in entries]
         for name in names:
             if names.count(name) > 1:
-                raise self.error(path, f"the name '{name}' is given twice")
+                raise self.error(path, f"the name '{name}' is given twice; accepted: a name of its own for each source")
         return tuple(self.source(f"{path}[{index}]", entry) for index, entry in enumerate(entries))
 
     def source(self, path: str, entry: _SourceEntry) -> ParallelSource:
         if not re.fullmatch(r"\w[\w.+-]*", entry.name):
             raise self.error(f"{path}.name", f"found '{entry.name}'; accepted: letters, digits, and . _ + -")
-        has_fields = entry.format in ("tsv", "pipes")
-        if has_fields and not entry.columns:
-            raise self.error(path, "columns is missing")
-        if entry.columns and not has_fields:
-            raise self.error(f"{path}.columns", f"has no meaning for the format '{entry.format}'")
-        for index, column in enumerate(entry.columns):
-            self.choice(f"{path}.columns[{index}]", column, (*self.languages, SKIPPED_COLUMN), "language")
-        named = [column for column in entry.columns if column != SKIPPED_COLUMN]
-        if has_fields and (len(named) < 2 or len(set(named)) < len(named)):
-            raise self.error(f"{path}.columns", "accepted: two or more different languages")
-        sides = self.sides(path, entry, tuple(named) or self.languages)
+        languages = self.languages
+        if entry.format in ("tsv", "pipes"):
+            if not entry.columns:
+                raise self.error(path, "columns is missing; accepted: the language of each field, such as [en, de]")
+            for index, column in enumerate(entry.columns):
+                self.choice(f"{path}.columns[{index}]", column, (*self.languages, SKIPPED_COLUMN), "language")
+            languages = tuple(column for column in entry.columns if column != SKIPPED_COLUMN)
+            self.check_different(f"{path}.columns", languages)
+        elif entry.columns:
+            message = f"has no meaning for the format '{entry.format}'; accepted: with the formats tsv and pipes"
+            raise self.error(f"{path}.columns", message)
         order: tuple[str, ...] = ()
         if entry.alignments:
             order = entry.alignments.order
@@ -214,7 +217,7 @@ class _TaskReader:
         return ParallelSource(
             name=entry.name,
             format=entry.format,
-            sides=sides,
+            sides=self.sides(path, entry, languages),
             columns=entry.columns,
             lines=entry.lines,
             alignments=self.local_path(entry.alignments.file) if entry.alignments else None,
@@ -227,42 +230,42 @@ class _TaskReader:
         ``archive`` may be one for all languages, or one per language.
         """
         separate = TEXT_FORMATS[entry.format]
-        reason = (
-            "this format has a file for each language" if separate else "this format has one file for all languages"
-        )
+        reason = f"this format has {'a file for each language' if separate else 'one file for all languages'}"
         for one, many in (("file", "files"), ("member", "members")):
             wrong, accepted = (one, many) if separate else (many, one)
             if getattr(entry, wrong):
                 raise self.error(f"{path}.{wrong}", f"{reason}; accepted: {accepted}")
-        given = "files" if entry.files else "file"
-        for key in ("archive", "members", "member"):
-            if (entry.files or entry.file) and getattr(entry, key):
-                raise self.error(f"{path}.{key}", f"a file is given already; accepted: {given}")
+        local, inner = ("files", "members") if separate else ("file", "member")
+        by_language = entry.archive if isinstance(entry.archive, dict) else {}
+        if by_language and not separate:
+            raise self.error(f"{path}.archive", f"{reason}; accepted: the name of one archive")
+        if getattr(entry, local):
+            for key in ("archive", inner):
+                if getattr(entry, key):
+                    raise self.error(f"{path}.{key}", f"{local} is given already; accepted: {local} or archive")
+        elif not entry.archive:
+            raise self.error(path, f"found neither {local} nor archive; accepted: {local}, or archive with {inner}")
         if entry.file:
             return dict.fromkeys(languages, self.local_text(f"{path}.file", entry.file))
-        if not entry.files and not entry.archive:
-            raise self.error(path, "archive is missing")
-        by_language: dict[str, str] = entry.archive if isinstance(entry.archive, dict) else {}
-        for key, names in (("files", entry.files), ("members", entry.members), ("archive", by_language)):
-            self.check_languages(f"{path}.{key}", names)
         if not separate:
-            if by_language:
-                raise self.error(f"{path}.archive", f"{reason}; accepted: the name of one archive")
             text = self.archived_text(f"{path}.archive", str(entry.archive), f"{path}.member", entry.member)
             return dict.fromkeys(languages, text)
+        for key, names in (("files", entry.files), ("members", entry.members), ("archive", by_language)):
+            self.check_languages(f"{path}.{key}", names)
         if entry.files:
-            sides = {name: self.local_text(f"{path}.files.{name}", file) for name, file in entry.files.items()}
+            sides = {
+                language: self.local_text(f"{path}.files.{language}", file) for language, file in entry.files.items()
+            }
         else:
             archives = by_language or dict.fromkeys(entry.members, str(entry.archive))
             for language in entry.members.keys() - archives.keys():
-                raise self.error(f"{path}.members.{language}", "its archive is not given")
+                raise self.error(f"{path}.members.{language}", f"has no archive; accepted: {', '.join(archives)}")
             sides = {}
             for language, name in archives.items():
                 key = f"{path}.archive.{language}" if by_language else f"{path}.archive"
                 member = entry.members.get(language, "")
                 sides[language] = self.archived_text(key, name, f"{path}.members.{language}", member)
-        if len(sides) < 2:
-            raise self.error(path, "holds fewer than two languages; accepted: files, or archive with members")
+        self.check_different(path, tuple(sides))
         return sides
 
     def archived_text(self, path: str, name: str, member_path: str, member: str) -> TextLocation:
@@ -273,7 +276,8 @@ class _TaskReader:
             if is_single_file and member:
                 raise self.error(member_path, f"'{location}' is a single file; accepted: no member")
             if not is_single_file and not member:
-                raise self.error(path, f"'{location}' is a {location.format} archive, and no member of it is named")
+                found = f"'{location}' is a {location.format} archive, and no member of it is named"
+                raise self.error(path, f"{found}; accepted: the path or glob of a member")
         return TextLocation(archive=archive, member=member)
 
     def local_text(self, path: str, file: str) -> TextLocation:
