@@ -22,8 +22,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn, TypeVar
 
 from nmt_rela import __version__
@@ -59,59 +58,41 @@ _USER_PATH = frozenset(
 )
 
 
-class ExitStatus:
-    """The exit status of a command."""
-
-    code = EXIT_DONE
-
-
-@contextmanager
-def exit_status(program: str) -> Iterator[ExitStatus]:
-    """A block that is a whole command: exceptions in it become messages and the status.
-
-    A ``UserError``, a full disk and an unusable path print one line on stderr; the status is 2. Ctrl-C is 130. A closed
-    output pipe prints nothing. argparse's exits keep their status. Any other exception is an internal error: traceback,
-    status 1.
-    """
-    status = ExitStatus()
-    if sys.stderr is None:  # it is closed; print would use stdout instead
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    try:
-        yield status
-        sys.stdout.flush()
-    except SystemExit as end:  # argparse exits after ``--help`` or a wrong argument
-        status.code = end.code if isinstance(end.code, int) else EXIT_DONE
-    except UserError as error:
-        status.code = _refuse(program, str(error))
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        status.code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        _silence_stdout()
-        status.code = EXIT_BROKEN_PIPE
-    except Exception as error:
-        message = _os_message(error) if isinstance(error, OSError) else None
-        if message is None:
-            traceback.print_exc()
-            status.code = EXIT_INTERNAL_ERROR
-            return
-        if isinstance(error, OSError) and error.errno in _FULL_DISK:
-            _silence_stdout()
-        status.code = _refuse(program, message)
-
-
 def run(
     program: str,
     command: Callable[[Sequence[str] | None], int | None],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Run a command under ``exit_status`` and return its status.
+    """Run a command and return its exit status. Exceptions become messages.
 
-    ``command`` receives the arguments (None: those of the process) and returns None or a status.
+    ``command`` receives the arguments (None: those of the process) and returns None or a status. A ``UserError``, a
+    full disk and an unusable path print one line on stderr; the status is 2. Ctrl-C is 130. A closed output pipe prints
+    nothing. argparse's exits keep their status. Any other exception is an internal error: traceback, status 1.
     """
-    with exit_status(program) as status:
-        status.code = command(arguments) or EXIT_DONE
-    return status.code
+    if sys.stderr is None:  # it is closed; print would use stdout instead
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        status = command(arguments) or EXIT_DONE
+        sys.stdout.flush()
+        return status
+    except SystemExit as end:  # argparse exits after ``--help`` or a wrong argument
+        return end.code if isinstance(end.code, int) else EXIT_DONE
+    except UserError as error:
+        return _refuse(program, str(error))
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return EXIT_BROKEN_PIPE
+    except Exception as error:
+        message = _os_message(error) if isinstance(error, OSError) else None
+        if message is None:
+            traceback.print_exc()
+            return EXIT_INTERNAL_ERROR
+        if isinstance(error, OSError) and error.errno in _FULL_DISK:
+            _silence_stdout()
+        return _refuse(program, message)
 
 
 def _refuse(program: str, message: str) -> int:
