@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,42 +21,6 @@ from nmt_rela.models.transformer import Transformer
 ABLATION_STEPS = 8
 #: (site, layer, head), layer and head counted from 0.
 Head = tuple[str, int, int]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeadEffect:
-    """One head, and how much the loss rises without it."""
-
-    site: str
-    layer: int
-    head: int
-    null_rate: float
-    sparsity: float
-    #: Rise of the loss (nats per target sub-word) when this head alone is off.
-    loss_change: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AblationStep:
-    """The quality of the model with the first ``heads_off`` heads of the ranking switched off."""
-
-    heads_off: int
-    loss: float
-    #: None where nothing was translated.
-    bleu: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeadAblation:
-    """The result of ``measure_heads``."""
-
-    sentences: int
-    #: Loss of the whole model.
-    loss: float
-    #: All heads in the order of ``rank_heads``.
-    effects: tuple[HeadEffect, ...]
-    #: More and more heads off, in that order.
-    steps: tuple[AblationStep, ...]
 
 
 @contextmanager
@@ -108,8 +71,12 @@ def measure_heads(
     num_steps: int = ABLATION_STEPS,
     bleu: Callable[[], float] | None = None,
     progress: Callable[[int], object] | None = None,
-) -> HeadAblation:
+) -> dict[str, Any]:
     """Switch off each head alone, then the heads in the order of ``rank_heads``, in ``num_steps`` steps up to all.
+
+    The result is the part ``head_ablation`` of ``analysis.json``: ``sentences``, the ``loss`` of the whole model, per
+    head in ``effects`` the rise of the loss (nats per target sub-word) when it alone is off, and per step in ``steps``
+    the loss and the BLEU (None without ``bleu``) with the first ``heads_off`` heads of the ranking off.
 
     ``layers`` are the statistics to rank by. ``bleu`` translates with the model as it is and returns a score; it is
     called once per step and once before them. ``progress`` is called with 1 after each head and each step.
@@ -122,21 +89,21 @@ def measure_heads(
         with ablate_heads(model, [(site, layer, head)]):
             loss = reference_loss(model, pairs)
         effects.append(
-            HeadEffect(
-                site=site,
-                layer=layer,
-                head=head,
-                null_rate=statistics[site, layer].null_rate[head],
-                sparsity=statistics[site, layer].sparsity[head],
-                loss_change=loss - baseline,
-            )
+            {
+                "site": site,
+                "layer": layer,
+                "head": head,
+                "null_rate": statistics[site, layer].null_rate[head],
+                "sparsity": statistics[site, layer].sparsity[head],
+                "loss_change": loss - baseline,
+            }
         )
         if progress is not None:
             progress(1)
     for heads_off in sorted({round(step * len(ranking) / num_steps) for step in range(num_steps + 1)}):
         with ablate_heads(model, ranking[:heads_off]):
             score = None if bleu is None else bleu()
-            steps.append(AblationStep(heads_off=heads_off, loss=reference_loss(model, pairs), bleu=score))
+            steps.append({"heads_off": heads_off, "loss": reference_loss(model, pairs), "bleu": score})
         if progress is not None:
             progress(1)
-    return HeadAblation(sentences=len(pairs), loss=baseline, effects=tuple(effects), steps=tuple(steps))
+    return {"sentences": len(pairs), "loss": baseline, "effects": effects, "steps": steps}

@@ -5,24 +5,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nmt_rela.analysis.alignment import AlignmentConsumer, Channel, LayerAlignment, WordIds
 from nmt_rela.analysis.data import AnalysisData
-from nmt_rela.analysis.head_ablation import ABLATION_STEPS, HeadAblation, measure_heads
+from nmt_rela.analysis.head_ablation import ABLATION_STEPS, measure_heads
 from nmt_rela.analysis.html_page import PageSentence, pack_weights
 from nmt_rela.analysis.quality import (
     Correlation,
-    QualityReport,
     SentenceNullRates,
     measure_quality,
     null_rate_correlations,
 )
 from nmt_rela.analysis.statistics import AttentionStatistics, LayerStatistics
-from nmt_rela.analysis.teacher_forcing import EncodedPair, encode_pairs, teacher_forced_pass
-from nmt_rela.analysis.weight_recorder import SentenceWeights, WeightRecorder
+from nmt_rela.analysis.teacher_forcing import (
+    EncodedPair,
+    SentenceWeights,
+    WeightRecorder,
+    encode_pairs,
+    teacher_forced_pass,
+)
 from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.generation.options import TranslationOptions
@@ -60,8 +65,8 @@ class RunAnalysis:
     pharaoh: Mapping[Channel, Sequence[str]]
     #: Null rate with the mean log-probability of the reference.
     log_probability_correlations: Sequence[Correlation]
-    head_ablation: HeadAblation | None
-    quality: QualityReport | None
+    head_ablation: dict[str, Any] | None
+    quality: dict[str, Any] | None
     #: The first sentences; None for a sentence that is too long.
     page: Sequence[PageSentence | None]
     #: Weights of the heatmap's sentence, and its source and target sub-words. Empty where it is too long.
@@ -186,7 +191,7 @@ def _quality(
     tokenizers: TokenizerPair,
     pairs: Sequence[EncodedPair],
     lines: Sequence[tuple[str, str]],
-) -> QualityReport:
+) -> dict[str, Any]:
     from sacrebleu.metrics.chrf import CHRF
 
     chrf = CHRF()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,28 +17,9 @@ from nmt_rela.models.transformer import ATTENTION_SITES, Transformer
 NullRates = Mapping[tuple[str, int], npt.NDArray[np.float32]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Correlation:
-    """Correlation of the null rate of sentences with their quality; None where one of the two is constant."""
-
-    site: str
-    #: None: the mean over all layers of the site.
-    layer: int | None
-    #: Pearson's r.
-    pearson: float | None
-    #: Spearman's ρ, with mean ranks for ties.
-    spearman: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QualityReport:
-    """The null rate as a predictor of translation quality."""
-
-    sentences: int
-    #: Null rate while the model reads its own greedy translation, with the chrF of that translation.
-    translation_chrf: tuple[Correlation, ...]
-    #: By site, the probability that a mismatched pair has a higher null rate than a matched one; 0.5 is chance.
-    mismatch_auc: Mapping[str, float]
+#: A correlation as it stands in ``analysis.json``: ``site``; ``layer``, or None for the mean over all layers of the
+#: site; ``pearson`` and ``spearman``, None where the null rate or the quality is constant.
+Correlation = dict[str, Any]
 
 
 class SentenceNullRates:
@@ -64,8 +45,12 @@ def measure_quality(
     pairs: Sequence[EncodedPair],
     translated: Sequence[EncodedPair],
     chrf: Sequence[float],
-) -> QualityReport:
-    """Compare null rates with the chrF of translations, and those of matched pairs with those of mismatched pairs.
+) -> dict[str, Any]:
+    """The null rate as a predictor of translation quality: the part ``quality`` of ``analysis.json``.
+
+    ``translation_chrf`` correlates null rates, while the model reads its own translation, with the chrF of that
+    translation. ``mismatch_auc`` is, by site, the probability that a mismatched pair has a higher null rate than a
+    matched one; 0.5 is chance.
 
     ``translated`` has the sources of ``pairs`` with the model's own translations, ``chrf`` the score of each. A
     mismatched pair is a source with the target of another sentence of similar length.
@@ -74,11 +59,11 @@ def measure_quality(
     targets = [pair.target for pair in matched[1:] + matched[:1]]
     mismatched = [EncodedPair(p.index, p.source, target) for p, target in zip(matched, targets, strict=True)]
     low, high = _null_rates(model, matched), _null_rates(model, mismatched)
-    return QualityReport(
-        sentences=len(pairs),
-        translation_chrf=tuple(null_rate_correlations(_null_rates(model, translated), chrf)),
-        mismatch_auc={site: auc(_site_mean(low, site), _site_mean(high, site)) for site in ATTENTION_SITES},
-    )
+    return {
+        "sentences": len(pairs),
+        "translation_chrf": null_rate_correlations(_null_rates(model, translated), chrf),
+        "mismatch_auc": {site: auc(_site_mean(low, site), _site_mean(high, site)) for site in ATTENTION_SITES},
+    }
 
 
 def _null_rates(model: Transformer, pairs: Sequence[EncodedPair]) -> NullRates:
@@ -101,7 +86,7 @@ def null_rate_correlations(null_rates: NullRates, quality: npt.ArrayLike) -> lis
         series: dict[int | None, npt.NDArray[np.float32]] = {None: _site_mean(null_rates, site)}
         series |= {layer: null_rates[site, layer].mean(axis=1) for layer in layers}
         found += [
-            Correlation(site=site, layer=layer, pearson=pearson(rates, quality), spearman=spearman(rates, quality))
+            {"site": site, "layer": layer, "pearson": pearson(rates, quality), "spearman": spearman(rates, quality)}
             for layer, rates in series.items()
         ]
     return found

@@ -6,8 +6,9 @@ Definitions of sparsity, null rows and valid positions: ``metrics.attention_spar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,17 +57,6 @@ class LayerStatistics:
     def mean_null_rate(self) -> float:
         """Null rate over all heads."""
         return sum(self.null_rate) / self.heads
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SiteStatistics:
-    """The statistics of one site over all its layers. Diversity is weighted by the queries for which it is defined."""
-
-    site: str
-    layers: int
-    sparsity: float
-    null_rate: float
-    diversity: float | None
 
 
 def head_diversity(rows: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,20 +158,24 @@ class AttentionStatistics:
         ]
 
 
-def pool_layers(layers: Iterable[LayerStatistics]) -> list[SiteStatistics]:
-    """One entry per site, over its layers."""
+def pool_layers(layers: Iterable[LayerStatistics]) -> list[dict[str, Any]]:
+    """Per site its means over all layers, as in ``analysis.json``: ``site, layers, sparsity, null_rate, diversity``.
+
+    Diversity is weighted by the queries for which it is defined; it is None where there are none.
+    """
     by_site: dict[str, list[LayerStatistics]] = {}
     for layer in layers:
         by_site.setdefault(layer.site, []).append(layer)
-    return [_pool_site(site, members) for site, members in by_site.items()]
-
-
-def _pool_site(site: str, layers: Sequence[LayerStatistics]) -> SiteStatistics:
-    defined = [(layer.diversity, layer.diversity_queries) for layer in layers if layer.diversity is not None]
-    return SiteStatistics(
-        site=site,
-        layers=len(layers),
-        sparsity=sum(layer.mean_sparsity for layer in layers) / len(layers),
-        null_rate=sum(layer.mean_null_rate for layer in layers) / len(layers),
-        diversity=sum(d * n for d, n in defined) / sum(n for _, n in defined) if defined else None,
-    )
+    pooled = []
+    for site, members in by_site.items():
+        defined = [(layer.diversity, layer.diversity_queries) for layer in members if layer.diversity is not None]
+        pooled.append(
+            {
+                "site": site,
+                "layers": len(members),
+                "sparsity": sum(layer.mean_sparsity for layer in members) / len(members),
+                "null_rate": sum(layer.mean_null_rate for layer in members) / len(members),
+                "diversity": sum(d * n for d, n in defined) / sum(n for _, n in defined) if defined else None,
+            }
+        )
+    return pooled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -17,8 +17,10 @@ from nmt_rela.generation.batching import batch_by_tokens
 from nmt_rela.metrics.attention_sparsity import valid_positions
 from nmt_rela.metrics.forced_log_probs import forced_log_probs
 from nmt_rela.models.attention_capture import observe_attention
-from nmt_rela.models.transformer import Transformer
+from nmt_rela.models.transformer import ATTENTION_SITES, Transformer
 
+#: float32 weights [layers, heads, queries, keys] of one sentence pair, by site.
+SentenceWeights = Mapping[str, npt.NDArray[np.float32]]
 #: Weights per head and layer in a batch. With 8 heads a tensor of weights takes 8 MiB; the statistics need a few.
 _BATCH_POSITIONS = 1 << 18
 #: A padded sub-word counts as this many weights. It bounds a batch of short sentences to 8,192 padded sub-words, whose
@@ -105,3 +107,32 @@ def teacher_forced_pass(
         if progress is not None:
             progress(len(members))
     return np.array([sums[pair.index] for pair in pairs])
+
+
+class WeightRecorder:
+    """An attention consumer that passes the weights of each chosen pair on when those of all layers have arrived.
+
+    Args:
+        indices: the pairs to record.
+        num_modules: attention modules of the model.
+        on_complete: is called with the index of a pair and its weights, once per pair.
+    """
+
+    def __init__(
+        self, indices: Collection[int], num_modules: int, on_complete: Callable[[int, SentenceWeights], None]
+    ) -> None:
+        self._indices, self._num_modules, self._on_complete = frozenset(indices), num_modules, on_complete
+        self._pending: dict[int, dict[tuple[str, int], npt.NDArray[np.float32]]] = {}
+
+    def __call__(self, batch: TeacherForcedBatch, site: str, layer: int, weights: Tensor) -> None:
+        for row, pair in enumerate(batch.pairs):
+            if pair.index not in self._indices:
+                continue
+            queries = len(pair.source if site == "encoder" else pair.target)
+            keys = len(pair.target if site == "decoder" else pair.source)
+            layers = self._pending.setdefault(pair.index, {})
+            layers[site, layer] = weights[row, :, :queries, :keys].cpu().numpy().copy()
+            if len(layers) == self._num_modules:
+                del self._pending[pair.index]
+                sites = {site: [layers[key] for key in sorted(layers) if key[0] == site] for site in ATTENTION_SITES}
+                self._on_complete(pair.index, {site: np.stack(found) for site, found in sites.items()})

@@ -78,8 +78,7 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     formats = [] if options.no_plots else options.plots or ["png"]
 
     from nmt_rela.analysis import pipeline, plots
-    from nmt_rela.analysis.tables import alignment_table, statistics_table
-    from nmt_rela.analysis.writers import write_analysis, write_plots
+    from nmt_rela.analysis.writers import alignment_table, statistics_table, write_analysis, write_plots
     from nmt_rela.checkpoints.run_directory import RunDirectory
     from nmt_rela.generation.device import resolve_device
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import SentencePieceTokenizer
-from nmt_rela.generation.hypothesis import Hypothesis
+from nmt_rela.generation.decoding_step import Hypothesis
 from nmt_rela.generation.options import AlignmentOptions
 from nmt_rela.metrics.word_alignment import Link, extract_alignment, word_ids
 from nmt_rela.models.transformer import Transformer

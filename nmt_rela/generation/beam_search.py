@@ -12,11 +12,12 @@ from torch.nn.functional import pad
 
 from nmt_rela.data.tokenizer import BOS, EOS, PAD
 from nmt_rela.generation.decoding_step import (
+    Hypothesis,
     SearchConstraints,
     StepDecoder,
     constrained_log_softmax,
+    length_penalty_factor,
 )
-from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
 from nmt_rela.generation.sampling import greedy_search
 from nmt_rela.kernels.cpu.topk import blockwise_shortlist, supports_blockwise_shortlist
 

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from nmt_rela.data.tokenizer import BOS, EOS, PAD
 from nmt_rela.generation.decoding_step import (
+    Hypothesis,
     SearchConstraints,
     StepDecoder,
+    length_penalty_factor,
     suppress_,
 )
-from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
 from nmt_rela.generation.options import SamplingOptions
 
 

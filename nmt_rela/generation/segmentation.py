@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from nmt_rela.data.tokenizer import EOS, WORD_START, SentencePieceTokenizer
-from nmt_rela.generation.hypothesis import length_penalty_factor
+from nmt_rela.generation.decoding_step import length_penalty_factor
 from nmt_rela.generation.options import TranslationHypothesis
 from nmt_rela.metrics.word_alignment import Link, word_ids
 

@@ -19,10 +19,9 @@ from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.generation.alignment import WordAligner
 from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
 from nmt_rela.generation.beam_search import beam_search
-from nmt_rela.generation.decoding_step import SearchConstraints, StepDecoder
+from nmt_rela.generation.decoding_step import Hypothesis, SearchConstraints, StepDecoder
 from nmt_rela.generation.device import Precision, prepare_for_inference, resolve_device
 from nmt_rela.generation.ensemble import EnsembleDecoder
-from nmt_rela.generation.hypothesis import Hypothesis
 from nmt_rela.generation.options import EMPTY, ScoringResult, Translation, TranslationHypothesis, TranslationOptions
 from nmt_rela.generation.sampling import sample
 from nmt_rela.generation.scoring import score_lines

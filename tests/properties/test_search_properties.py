@@ -12,8 +12,7 @@ from toy_search import TableState, best_by_trying, found_by_the_book, score_of, 
 
 from nmt_rela.data.tokenizer import EOS
 from nmt_rela.generation.beam_search import beam_search
-from nmt_rela.generation.decoding_step import SearchConstraints
-from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
+from nmt_rela.generation.decoding_step import Hypothesis, SearchConstraints, length_penalty_factor
 from nmt_rela.generation.segmentation import split_tokens
 from nmt_rela.metrics.word_alignment import NO_WORD, format_pharaoh, parse_pharaoh, word_ids
 

@@ -12,9 +12,14 @@ from toy_search import TableState, best_by_trying, score_of, table
 
 from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK
 from nmt_rela.generation.beam_search import beam_search, shortlist, top_candidates
-from nmt_rela.generation.decoding_step import SUPPRESSED_TOKENS, SearchConstraints, constrained_log_softmax
+from nmt_rela.generation.decoding_step import (
+    SUPPRESSED_TOKENS,
+    Hypothesis,
+    SearchConstraints,
+    constrained_log_softmax,
+    length_penalty_factor,
+)
 from nmt_rela.generation.ensemble import EnsembleDecoder
-from nmt_rela.generation.hypothesis import Hypothesis, length_penalty_factor
 from nmt_rela.generation.options import SamplingOptions
 from nmt_rela.generation.sampling import greedy_search, sample
 from nmt_rela.kernels.cpu.topk import blockwise_shortlist, supports_blockwise_shortlist

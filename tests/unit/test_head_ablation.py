@@ -69,14 +69,14 @@ def test_heads_are_ranked_and_ablated_in_that_order(model: Transformer) -> None:
     assert [rates[head] for head in ranking] == sorted(rates.values(), reverse=True)
 
     study = measure_heads(model, PAIRS, layers, num_steps=4, bleu=lambda: 7.0)
-    assert study.loss == pytest.approx(reference_loss(model, PAIRS))
-    assert [(e.site, e.layer, e.head) for e in study.effects] == ranking
-    first = study.effects[0]
+    assert study["loss"] == pytest.approx(reference_loss(model, PAIRS))
+    assert [(e["site"], e["layer"], e["head"]) for e in study["effects"]] == ranking
+    first = study["effects"][0]
     with ablate_heads(model, ranking[:1]):
-        assert first.loss_change == pytest.approx(reference_loss(model, PAIRS) - study.loss, abs=1e-6)
-    assert [step.heads_off for step in study.steps] == [0, 5, 10, 15, 20]
-    assert study.steps[0].loss == pytest.approx(study.loss)
-    assert {step.bleu for step in study.steps} == {7.0}
+        assert first["loss_change"] == pytest.approx(reference_loss(model, PAIRS) - study["loss"], abs=1e-6)
+    assert [step["heads_off"] for step in study["steps"]] == [0, 5, 10, 15, 20]
+    assert study["steps"][0]["loss"] == pytest.approx(study["loss"])
+    assert {step["bleu"] for step in study["steps"]} == {7.0}
 
 
 def test_a_head_of_null_rows_can_be_removed_without_loss(model: Transformer) -> None:

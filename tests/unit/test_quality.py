@@ -31,7 +31,10 @@ def test_null_rates_are_correlated_by_site_and_layer() -> None:
         ("cross", 0): np.array([[0.0, 0.2], [0.2, 0.4], [0.4, 0.6]], dtype=np.float32),
         ("cross", 1): np.zeros((3, 2), dtype=np.float32),
     }
-    found = {(c.site, c.layer): (c.pearson, c.spearman) for c in null_rate_correlations(rates, [-1.0, -2.0, -3.0])}
+    found = {
+        (c["site"], c["layer"]): (c["pearson"], c["spearman"])
+        for c in null_rate_correlations(rates, [-1.0, -2.0, -3.0])
+    }
     assert found["cross", None] == (pytest.approx(-1), pytest.approx(-1))
     assert found["cross", 0] == (pytest.approx(-1), pytest.approx(-1))
     assert found["cross", 1] == (None, None)

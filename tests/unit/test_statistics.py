@@ -166,9 +166,9 @@ def test_pooling_weighs_diversity_by_the_queries_it_is_defined_for() -> None:
     layers = statistics.layers()
     assert [(layer.site, layer.layer) for layer in layers] == [("encoder", 0), ("cross", 0), ("cross", 1)]
     encoder, cross = pool_layers(layers)
-    assert (cross.layers, cross.null_rate, cross.sparsity) == (2, 0.5, pytest.approx(7 / 8))
-    assert cross.diversity == pytest.approx(math.log(2), abs=1e-6)
-    assert encoder.diversity == pytest.approx(0.0, abs=1e-7)
+    assert (cross["layers"], cross["null_rate"], cross["sparsity"]) == (2, 0.5, pytest.approx(7 / 8))
+    assert cross["diversity"] == pytest.approx(math.log(2), abs=1e-6)
+    assert encoder["diversity"] == pytest.approx(0.0, abs=1e-7)
 
 
 def test_half_precision_weights_are_counted_in_float32() -> None:

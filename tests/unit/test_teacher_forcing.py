@@ -7,8 +7,13 @@ import pytest
 import torch
 
 from nmt_rela.analysis.quality import SentenceNullRates
-from nmt_rela.analysis.teacher_forcing import EncodedPair, batch_pairs, teacher_forced_pass
-from nmt_rela.analysis.weight_recorder import SentenceWeights, WeightRecorder
+from nmt_rela.analysis.teacher_forcing import (
+    EncodedPair,
+    SentenceWeights,
+    WeightRecorder,
+    batch_pairs,
+    teacher_forced_pass,
+)
 from nmt_rela.models.attention_capture import capture_attention
 from nmt_rela.models.transformer import Transformer
 
