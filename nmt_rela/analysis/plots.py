@@ -65,7 +65,6 @@ def heatmap(
     ``weights`` is [panels, queries, keys]. Each panel is shaded up to its own maximum, which stands above it. A weight
     of exactly 0 is left blank, and a null row is struck through, as in the paper's figure of null attention.
     """
-    require_matplotlib()
     matrices = np.asarray(weights, dtype=float)
     if matrices.shape != (len(panels), len(queries), len(keys)):
         raise ValueError(f"weights have shape {matrices.shape}; expected {(len(panels), len(queries), len(keys))}")
@@ -159,7 +158,6 @@ def histogram(panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: st
 
 def head_grid(panels: Mapping[str, npt.ArrayLike], *, label: str, number: str = "{:+.3f}") -> Figure:
     """One number per head, layers down and heads across, one panel per title; cells are shaded by absolute value."""
-    require_matplotlib()
     matrices = {title: np.asarray(values, dtype=float) for title, values in panels.items()}
     rows, columns = (max(matrix.shape[side] for matrix in matrices.values()) for side in (0, 1))
     figure, axes = _grid(1, len(panels), width=0.46 * columns + 0.4, height=0.3 * rows + 0.5, margin=0.8)
@@ -201,7 +199,6 @@ def _panels(
     sharey: bool = False,
 ) -> tuple[Figure, list[Any], list[str]]:
     """A figure with one titled axis per panel, and the names of all runs."""
-    require_matplotlib()
     figure, axes = _grid(1, len(panels), width=width, height=height, margin=0.9, sharey=sharey)
     for axis, title in zip(axes.flat, panels, strict=True):
         axis.spines[["top", "right"]].set_visible(False)
@@ -218,6 +215,7 @@ def _panels(
 def _grid(
     rows: int, columns: int, *, width: float, height: float, margin: float, sharey: bool = False
 ) -> tuple[Figure, Any]:
+    require_matplotlib()
     from matplotlib import font_manager, rc_context
     from matplotlib.figure import Figure
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -11,9 +11,6 @@ from nmt_rela.generation.options import ScoringResult, Translation, TranslationH
 from nmt_rela.metrics.word_alignment import format_pharaoh
 
 SEPARATOR = " ||| "
-
-#: (translation, its line number from 0, with scores) → lines without line ends.
-Formatter = Callable[[Translation, int, bool], Iterator[str]]
 
 
 def format_text(translation: Translation, number: int, with_scores: bool) -> Iterator[str]:
@@ -58,13 +55,6 @@ def _extra_fields(hypothesis: TranslationHypothesis, *, with_score: bool) -> lis
 
 
 def _as_dict(hypothesis: TranslationHypothesis) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "text": hypothesis.text,
-        "score": hypothesis.score,
-        "log_probability": hypothesis.log_probability,
-        "tokens": hypothesis.tokens,
-        "token_log_probabilities": hypothesis.token_log_probabilities,
-    }
-    if hypothesis.alignment is not None:
-        values["alignment"] = sorted(hypothesis.alignment)
-    return values
+    values = asdict(hypothesis)
+    alignment = values.pop("alignment")
+    return values if alignment is None else values | {"alignment": sorted(alignment)}

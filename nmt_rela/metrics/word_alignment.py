@@ -77,21 +77,6 @@ class AlignmentCounts:
         return self.in_sure / self.sure if self.sure else 0.0
 
 
-def score_alignments(predicted: Sequence[Iterable[Link]], gold: Sequence[GoldAlignment]) -> AlignmentCounts:
-    """Error rate, precision and recall of predicted links over a corpus.
-
-    Raises DataError when the numbers of sentences differ, or when there is neither a predicted nor a sure link.
-    """
-    if len(predicted) != len(gold):
-        raise DataError(f"{len(predicted)} predicted alignments for {len(gold)} gold ones; accepted: equal numbers")
-    counts = AlignmentCounts()
-    for links, expected in zip(predicted, gold, strict=True):
-        counts.add(links, expected)
-    if counts.links + counts.sure == 0:
-        raise DataError("nothing to score: neither a predicted nor a sure alignment link")
-    return counts
-
-
 def word_ids(subwords: Sequence[str]) -> tuple[int, ...]:
     """The word of each SentencePiece sub-word, counted from 0; NO_WORD (-1) for special tokens and a trailing ``▁``.
 
