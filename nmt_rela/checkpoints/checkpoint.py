@@ -106,12 +106,16 @@ def checkpoint_name(update: int) -> str:
     return f"step_{update:08d}"
 
 
+def update_of(checkpoint: Path) -> int:
+    """The update of a checkpoint, by its name."""
+    return int(checkpoint.name.removeprefix("step_"))
+
+
 def list_checkpoints(root: Path) -> list[Path]:
     """The checkpoints of updates under ``root``, oldest first."""
     if not root.is_dir():
         return []
-    steps = [path for path in root.iterdir() if re.fullmatch(r"step_\d+", path.name)]
-    return sorted(steps, key=lambda path: int(path.name.removeprefix("step_")))
+    return sorted((path for path in root.iterdir() if re.fullmatch(r"step_\d+", path.name)), key=update_of)
 
 
 def remove_stale_files(root: Path) -> None:

@@ -41,6 +41,9 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
         parser.error(f"{options.overrides[0]}: --runs reports on runs as they are; overrides are for training")
     if options.gold_reversed and options.gold is None:
         parser.error("--gold-reversed needs --gold")
+    for path in options.gold or ():
+        if not path.is_file():
+            parser.error(f"--gold: {path}: no such file")
 
     from nmt_rela.reproduction.experiment import existing_experiment, new_experiment
     from nmt_rela.reproduction.report import write_report

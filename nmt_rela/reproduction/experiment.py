@@ -13,6 +13,7 @@ from nmt_rela.checkpoints.checkpoint import list_checkpoints
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml, load_config, override_config
 from nmt_rela.config.schema import AttentionBySite, AttentionName, Config
+from nmt_rela.training.run_setup import check_run_directory
 from nmt_rela.utils.errors import CheckpointError, ConfigError, did_you_mean
 from nmt_rela.utils.files import atomic_write
 from nmt_rela.utils.shipped import shipped_directories
@@ -142,7 +143,10 @@ def new_experiment(
     overrides: Sequence[str],
     output: Path | None,
 ) -> Experiment:
-    """Runs to be trained: every variant with every seed (default: that of the configuration). Raises ConfigError."""
+    """Runs to be trained: every variant with every seed (default: that of the configuration).
+
+    Raises ConfigError, also for an output whose runs cannot be continued with these settings.
+    """
     file = config_of_task(task)
     name = file.stem
     if output is None:
@@ -154,6 +158,7 @@ def new_experiment(
             path = output / f"{variant}.seed{seed}"
             own = [f"model.attention={variant}", f"training.seed={seed}", f"run_dir={path}"]
             run_config = override_config(config, own)
+            check_run_directory(run_config)
             runs.append(
                 Run(name=path.name, attention=variant, seed=seed, path=path, config=run_config, arguments=tuple(own))
             )

@@ -17,6 +17,7 @@ from nmt_rela.reproduction.html_copy import to_html
 from nmt_rela.reproduction.results import Tree, actual_config, collect_results
 from nmt_rela.reproduction.step_record import Record, read_records
 from nmt_rela.reproduction.steps import BENCHMARKS, analysis_directory
+from nmt_rela.utils.errors import ConfigError
 from nmt_rela.utils.files import atomic_write
 from nmt_rela.utils.progress import format_duration
 
@@ -35,7 +36,12 @@ _RELEASED_CODE = ("model.embedding_bias", "model.decoder_start", "training.loss_
 
 
 def write_report(experiment: Experiment) -> list[Path]:
-    """Collect, draw and write ``results.json``, ``report.md`` and ``report.html``; their paths."""
+    """Collect, draw and write ``results.json``, ``report.md`` and ``report.html``; their paths.
+
+    Raises ConfigError when there is no run.
+    """
+    if not any(run.path.is_dir() for run in experiment.runs):
+        raise ConfigError(f"--report: {experiment.output} holds no run; without --report the same command trains them")
     results = collect_results(experiment)
     task = results["task"]
     title = f"{task['title']}, {task['source']} to {task['target']}: softmax, sparse and rectified attention"

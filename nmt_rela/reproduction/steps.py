@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state
+from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state, update_of
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.data.prepared_data import PreparedData
@@ -97,7 +97,7 @@ def averaged_names(run: Run) -> list[str]:
 def updates_done(run: Run) -> int:
     """The update of the newest checkpoint."""
     checkpoints = list_checkpoints(RunDirectory(run.path).checkpoints)
-    return int(checkpoints[-1].name.removeprefix("step_")) if checkpoints else 0
+    return update_of(checkpoints[-1]) if checkpoints else 0
 
 
 def is_trained(run: Run) -> bool:

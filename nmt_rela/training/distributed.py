@@ -24,14 +24,11 @@ from torch.nn.parallel import DistributedDataParallel
 from nmt_rela.utils.errors import ConfigError, UserError
 
 Result = TypeVar("Result")
-#: A DistributedDataParallel communication hook: (state, bucket) → the reduced bucket.
-CommHook = Callable[[Any, Any], torch.futures.Future[Tensor]]
 
 #: Timeout of the gradient all_reduce.
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 #: Timeout of control messages: how long ranks wait for one that prepares, translates or saves alone.
 CONTROL_TIMEOUT = timedelta(days=7)
-
 
 #: The argument that keeps DistributedDataParallel from sending buffers before each forward pass. torch 2.13 renamed it.
 #: The only buffers are tables of positions, which each rank computes.
@@ -81,7 +78,7 @@ class DistributedContext:
         """Whether this rank writes files and prints."""
         return self.rank == 0
 
-    def data_parallel(self, module: nn.Module, comm_hook: CommHook = sum_gradients) -> DistributedDataParallel:
+    def data_parallel(self, module: nn.Module) -> DistributedDataParallel:
         """The module wrapped so that a backward pass sums gradients over the ranks. Rank 0's parameters are broadcast.
 
         All ranks must call it. Raises PeerLostError.
@@ -94,7 +91,7 @@ class DistributedContext:
                 **_NO_BUFFER_SYNC,
             )
             # torch compares a hook's annotations as objects; here they are strings.
-            wrapped.register_comm_hook(None, lambda state, bucket: comm_hook(state, bucket))
+            wrapped.register_comm_hook(None, lambda group, bucket: sum_gradients(group, bucket))
         return wrapped
 
     def any_rank(self, flag: bool) -> bool:
@@ -169,9 +166,12 @@ class DistributedContext:
             yield
         except RuntimeError as error:
             if self.world_size > 1 and _is_communication_error(error):
-                reason = str(error).partition("\n")[0]  # gloo and NCCL append traces of their own
-                lost = f"rank {self.rank} of {self.world_size} lost contact to the others: {reason}"
-                raise PeerLostError(f"{lost}; the same command continues the run") from error
+                # gloo: "[file:line] Read error [address]: Connection reset by peer. Advice", then lines of a trace
+                reason = str(error).partition("\n")[0].partition(". ")[0].rpartition(": ")[2]
+                raise PeerLostError(
+                    f"rank {self.rank} of {self.world_size} lost contact to another rank ({reason}); "
+                    "the same command continues the run"
+                ) from error
             raise
 
 

@@ -56,7 +56,7 @@ def run(
     try:
         context = init_distributed(config.training.device)
         directory = RunDirectory(config.run_dir)
-        context.run_on_main(lambda: check_run_directory(directory.path))
+        context.run_on_main(lambda: check_run_directory(config, restart=restart))
         data = context.run_on_main(prepare)
         resume = context.run_on_main(lambda: prepare_run_directory(config, data, context, lock, restart=restart))
         stop = GracefulStop()
@@ -75,7 +75,8 @@ def run(
             f"(validation) and run the same command again to continue: {error}"
         ) from error
     except PeerLostError as error:
-        print(f"nmt-train: {error}", file=sys.stderr, flush=True)
+        if int(os.environ["LOCAL_RANK"]) == 0:  # once per machine; the launcher reports the rank that ended first
+            print(f"nmt-train: {error}", file=sys.stderr, flush=True)
         os._exit(EXIT_INTERNAL_ERROR)  # a regular exit would wait for the GPU's unanswered collectives
     finally:
         lock.release()
@@ -127,6 +128,14 @@ def _launch_ranks(count: int, arguments: Sequence[str]) -> int:
         torchrun(["--standalone", f"--nproc-per-node={count}", "-m", "nmt_rela.commands.train", *arguments])
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
+        for rank, failure in error.failures.items():
+            if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # SIGTERM is the launcher's own
+                name = signal.Signals(-failure.exitcode).name
+                print(
+                    f"nmt-train: rank {rank} of {count} was ended by {name} (status {failure.exitcode}); "
+                    "the same command continues the run",
+                    file=sys.stderr,
+                )
         known = (EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED)
         return next((code for code in known if code in codes), EXIT_INTERNAL_ERROR)
     except SignalException as end:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nmt_rela import __version__
+from nmt_rela.checkpoints.checkpoint import list_checkpoints, update_of
 from nmt_rela.checkpoints.manager import CheckpointManager
 from nmt_rela.checkpoints.run_directory import EXPORTED, RunDirectory
 from nmt_rela.checkpoints.run_lock import RunLock
@@ -58,11 +59,13 @@ def is_mutable_on_resume(path: str) -> bool:
     return path in _MUTABLE_ON_RESUME or path.startswith("decoding.")
 
 
-def check_run_directory(path: Path) -> None:
-    """Check, before any data is prepared, that a run can be written to a directory; create nothing.
+def check_run_directory(config: Config, *, restart: bool = False) -> None:
+    """Check, before any data is prepared, that the run can be written or continued; create nothing.
 
-    Raises ConfigError when it holds an export, or something that is not a run, or when it cannot be written.
+    Raises ConfigError when the directory cannot be written, when it holds an export or something that is not a run, and
+    (unless ``restart``) a run of other settings.
     """
+    path = Path(config.run_dir)
     if (path / EXPORTED).exists():
         raise ConfigError(
             f"run_dir: {path} is an export ({EXPORTED}), which cannot be trained on; choose another run_dir=… "
@@ -81,6 +84,8 @@ def check_run_directory(path: Path) -> None:
         raise ConfigError(f"run_dir: {path} cannot be written: {where}{reason}; choose another run_dir=…") from error
     if unknown:
         raise ConfigError(f"run_dir: {path} holds files that are not a run; choose another directory")
+    if not restart:
+        _check_settings(RunDirectory(path), config)
 
 
 def prepare_run_directory(
@@ -100,8 +105,10 @@ def prepare_run_directory(
         LOG.info("the earlier run is now %s", _backup_run(run.path))
         lock.acquire(run.lock)
     checkpoint = CheckpointManager(run, config.training).latest_valid()
+    _check_settings(run, config)
     if run.config_file.exists():
-        _check_config_compatible(run, config, resume=checkpoint is not None)
+        for change in diff_configs(run.config(), config):
+            LOG.info("%s: was %s, is %s now", change.path, change.old, change.new)
     # config.yaml is written first and atomically, because its presence marks the directory as a run.
     with atomic_write(run.config_file) as file:
         file.write(config_to_yaml(config).encode("utf-8"))
@@ -116,17 +123,22 @@ def _is_unknown_file(path: Path) -> bool:
     return not path.name.startswith(".lock") and not path.name.startswith(".config.yaml")
 
 
-def _check_config_compatible(run: RunDirectory, config: Config, *, resume: bool) -> None:
-    changes = diff_configs(run.config(), config)
-    for change in changes:
-        LOG.info("%s: was %s, is %s now", change.path, change.old, change.new)
-    refused = [
-        f"{change.path} ({change.old} → {change.new})" for change in changes if not is_mutable_on_resume(change.path)
-    ]
-    if resume and refused:
+def _check_settings(run: RunDirectory, config: Config) -> None:
+    """Refuse settings with which a run that has a checkpoint cannot be continued."""
+    checkpoints = list_checkpoints(run.checkpoints)
+    if not checkpoints or not run.config_file.exists():
+        return
+    elsewhere = "choose another run_dir=… (nmt-reproduce: --output), or start over with nmt-train --restart"
+    changes = [change for change in diff_configs(run.config(), config) if not is_mutable_on_resume(change.path)]
+    if changes:
+        listed = ", ".join(f"{change.path} ({change.old} → {change.new})" for change in changes)
         raise ConfigError(
-            f"{run.config_file}: this run was begun with other settings: {', '.join(refused)}; "
-            "set them back, choose another run_dir=…, or start over with --restart"
+            f"{run.config_file}: this run was begun with other settings: {listed}; set them back, {elsewhere}"
+        )
+    if (done := update_of(checkpoints[-1])) > config.training.max_updates:
+        raise ConfigError(
+            f"training.max_updates: found {config.training.max_updates}, but {run.path} has done {done} updates; "
+            f"accepted: {done} or more; {elsewhere}"
         )
 
 

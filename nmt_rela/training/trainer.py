@@ -25,7 +25,7 @@ from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.training.device_settings import resolve_max_batch_tokens, resolve_precision
-from nmt_rela.training.distributed import CommHook, DistributedContext, sum_gradients
+from nmt_rela.training.distributed import DistributedContext
 from nmt_rela.training.metric_logger import MetricLogger, finite_or_none
 from nmt_rela.training.objective import TranslationObjective
 from nmt_rela.training.optimizer import build_optimizer, learning_rate, step_unless_nonfinite
@@ -56,13 +56,12 @@ class Trainer:
         run: RunDirectory,
         context: DistributedContext,
         resume: Path | None,
-        comm_hook: CommHook = sum_gradients,
     ) -> None:
         """Build all components. No communication happens here. ``resume`` is the checkpoint to continue from.
 
         Raises ConfigError for what this machine cannot do, CheckpointError for weights that do not fit.
         """
-        self.config, self.run_directory, self.context, self._comm_hook = config, run, context, comm_hook
+        self.config, self.run_directory, self.context = config, run, context
         settings = config.training
         self.corpus = ParallelDataset(data.train)
         self.tokenizers = TokenizerPair.load(data.tokenizer)
@@ -186,7 +185,7 @@ class Trainer:
             f"{self.max_batch_tokens:,}", self.state.update,
         )  # fmt: skip
         if context.world_size > 1:
-            wrapped = context.data_parallel(self.objective, self._comm_hook)
+            wrapped = context.data_parallel(self.objective)
             self.objective, self._no_sync = wrapped, wrapped.no_sync
             # torch orders its buckets anew after the first backward pass. A pass without pairs fixes their order, so
             # that a continued run adds numbers in the same order as one that never stopped.

@@ -15,12 +15,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_tensors
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.checkpoints.run_lock import RunLock
 from nmt_rela.commands import train
-from nmt_rela.training import distributed, launch, trainer, validation
+from nmt_rela.training import distributed, trainer
+from nmt_rela.training.objective import TranslationObjective
 from tests.digits import TINY, write_digits
 from tests.ranks import ForkedRanks
 
@@ -105,34 +108,42 @@ def test_an_update_reduces_each_gradient_bucket_once_whatever_the_number_of_micr
     config = write_digits(tmp_path, reverse=True, pairs=200)
 
     def count(rank: int) -> None:
-        class Counting(trainer.Trainer):
-            def __init__(self, *inputs: Any, **options: Any) -> None:
-                self.reductions: list[int] = []
-                super().__init__(*inputs, **options, comm_hook=self.count_and_sum)
+        passes: list[int] = []
+        reduced: list[int] = []
+        all_reduce = torch.distributed.all_reduce
 
-            def count_and_sum(self, group: Any, bucket: Any) -> Any:
-                self.reductions.append(bucket.index())
-                return distributed.sum_gradients(group, bucket)
+        def reduce(tensor: torch.Tensor, **options: Any) -> Any:
+            if options.get("async_op"):  # gradients; control messages are waited for
+                reduced.append(tensor.numel())
+            return all_reduce(tensor, **options)
 
-            def train_step(self, batches: Any, plan: Any) -> None:
-                self.reductions.clear()
-                super().train_step(batches, plan)
-                print(f"{len(batches)} micro-batches, buckets {self.reductions}", file=sys.stderr)
+        def count_pass(module: torch.nn.Module, _: Any) -> None:
+            passes.extend([1] * (isinstance(module, TranslationObjective) and module.training))
 
-        launch.Trainer = Counting  # type: ignore[misc]
+        def report(*_: Any) -> None:
+            print(f"{len(passes)} micro-batches, buckets {reduced}", file=sys.stderr)
+            passes.clear()
+            reduced.clear()
 
-    # 5 million parameters make more than one bucket.
+        torch.distributed.all_reduce = reduce
+        register_module_forward_pre_hook(count_pass)
+        register_optimizer_step_post_hook(report)
+
+    # Millions of parameters make more than one bucket.
     common = ["model.d_model=256", "model.ffn_dim=1024", "training.max_updates=3", "training.update_tokens=600"]
     for size in (20_000, 30):
         arguments = settings(config, f"size{size}", *common, "--quiet")
         ranks = ForkedRanks([*arguments, f"training.max_batch_tokens={size}"], tmp_path, prepare=count)
         assert ranks.statuses() == [0, 0]
+        weights = newest(tmp_path / f"size{size}", "model").values()
+        parameters = sum({tensor.data_ptr(): tensor.numel() for tensor in weights}.values())
         for rank in (0, 1):
             found = re.findall(r"(\d+) micro-batches, buckets \[([\d, ]+)\]", ranks.stderr(rank))
             assert len(found) == 3
             assert all((int(number) > 5) == (size == 30) for number, _ in found)
-            for _, buckets in found[1:]:  # after the first backward pass torch may divide the buckets anew
-                assert len(buckets.split(", ")) == len(set(buckets.split(", "))) > 1
+            for _, buckets in found[1:]:  # the first update contains the pass that fixes the order of the buckets
+                assert len(buckets.split(", ")) > 1
+                assert sum(map(int, buckets.split(", "))) == parameters
 
 
 def test_a_signal_to_one_rank_stops_all_and_stopping_changes_no_bit(tmp_path: Path) -> None:
@@ -140,20 +151,20 @@ def test_a_signal_to_one_rank_stops_all_and_stopping_changes_no_bit(tmp_path: Pa
     common = ["training.update_tokens=512", "training.max_batch_tokens=200", "model.dropout=0.2"]
     common += ["training.max_updates=6"]
     common += ["training.log_every=4", "training.validate_every=3", "training.validation_decode_sentences=5", "--quiet"]
-    real = trainer.Trainer.train_step
 
-    def signal_after(update: int, rank: int) -> None:
-        def train_step(self: trainer.Trainer, *inputs: Any) -> None:
-            real(self, *inputs)
-            if self.state.update == update and rank == 1:
+    def signal_in(step: int, rank: int) -> None:
+        steps = iter(range(1, step + 1))
+
+        def after_step(*_: Any) -> None:
+            if next(steps, None) == step and rank == 1:
                 signal.raise_signal(signal.SIGTERM)
 
-        trainer.Trainer.train_step = train_step  # type: ignore[method-assign]
+        register_optimizer_step_post_hook(after_step)
 
     assert ForkedRanks(settings(config, "straight", *common), tmp_path).statuses() == [0, 0]
-    for update in (2, 3, 6):
+    for update, step in ((2, 2), (3, 1), (6, 3)):
         stopping = settings(config, "halting", *common)
-        ranks = ForkedRanks(stopping, tmp_path, prepare=lambda rank, update=update: signal_after(update, rank))  # type: ignore[misc]
+        ranks = ForkedRanks(stopping, tmp_path, prepare=lambda rank, step=step: signal_in(step, rank))  # type: ignore[misc]
         assert ranks.statuses() == [0, 143]
         assert list_checkpoints(RunDirectory(tmp_path / "halting").checkpoints)[-1].name.endswith(str(update))
     assert ForkedRanks(settings(config, "halting", *common), tmp_path).statuses() == [0, 0]
@@ -188,14 +199,12 @@ def test_waiting_for_one_rank_is_not_bounded_by_the_collective_timeout(
 ) -> None:
     config = write_digits(tmp_path, reverse=True, pairs=50)
     monkeypatch.setattr(distributed, "COLLECTIVE_TIMEOUT", timedelta(seconds=2))
-    real = validation.Validator.validate
 
     def slowly(rank: int) -> None:
-        def validate(self: validation.Validator, *inputs: Any, **options: Any) -> validation.ValidationResult:
-            time.sleep(5 * (rank == 0))
-            return real(self, *inputs, **options)
+        def wait_in_validation(module: torch.nn.Module, _: Any) -> None:
+            time.sleep(5 * (rank == 0 and isinstance(module, TranslationObjective) and not module.training))
 
-        validation.Validator.validate = validate  # type: ignore[method-assign]
+        register_module_forward_pre_hook(wait_in_validation)
 
     arguments = settings(config, "run", "training.max_updates=1", "--quiet")
     assert ForkedRanks(arguments, tmp_path, prepare=slowly).statuses() == [0, 0]
@@ -210,7 +219,9 @@ def test_a_killed_rank_ends_the_other_within_a_minute(tmp_path: Path, victim: in
     statuses = ranks.statuses(seconds=60)
     assert statuses[victim] == -signal.SIGKILL
     assert statuses[1 - victim] == 1
-    assert f"nmt-train: rank {1 - victim} of 2 lost contact to the others" in ranks.stderr(1 - victim)
+    reported = "nmt-train: rank 0 of 2 lost contact to another rank" in ranks.stderr(0)
+    assert reported == (victim == 1)
+    assert ranks.stderr(1) == ""
 
 
 def test_ranks_that_have_diverged_end_the_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import traceback
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.utils.tensorboard
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_tensors
 from nmt_rela.checkpoints.run_directory import RunDirectory
@@ -109,8 +111,8 @@ def test_patience_stops_a_run_without_improvement(config: Path, monkeypatch: pyt
     assert done == 4  # the first is the best there will be
 
 
-def test_a_few_non_finite_updates_are_skipped_and_counted(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoil_losses(monkeypatch, until=3)
+def test_a_few_non_finite_updates_are_skipped_and_counted(config: Path, request: pytest.FixtureRequest) -> None:
+    spoil_losses(request, until=3)
     assert updates_done(config, "training.max_updates=6", "training.log_every=6") == 6
     run = RunDirectory(config.parent / "run")
     (record,) = [json.loads(line) for line in run.metrics.read_text().splitlines() if '"train"' in line]
@@ -119,9 +121,9 @@ def test_a_few_non_finite_updates_are_skipped_and_counted(config: Path, monkeypa
 
 
 def test_too_many_nonfinite_updates_end_the_run_with_finite_weights(
-    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoil_losses(monkeypatch, until=100)
+    spoil_losses(request, until=100)
     settings = ["training.max_consecutive_nonfinite_updates=4", "training.save_every=1"]
     updates_done(config, *settings, status=2)
     error = capsys.readouterr().err.strip().split("\n")[-1]
@@ -132,17 +134,17 @@ def test_too_many_nonfinite_updates_end_the_run_with_finite_weights(
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
-def spoil_losses(monkeypatch: pytest.MonkeyPatch, *, until: int) -> None:
+def spoil_losses(request: pytest.FixtureRequest, *, until: int) -> None:
     """Make the loss of the first training passes NaN."""
-    calls, real = 0, TranslationObjective.forward
+    calls = itertools.count(1)
 
-    def spoilt(self: TranslationObjective, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        nonlocal calls
-        loss, nll = real(self, batch)
-        calls += self.training
-        return (loss * float("nan") if self.training and calls <= until else loss), nll
+    def spoil(module: torch.nn.Module, _: Any, losses: Any) -> Any:
+        if isinstance(module, TranslationObjective) and module.training and next(calls) <= until:
+            return losses[0] * float("nan"), losses[1]
+        return losses
 
-    monkeypatch.setattr(TranslationObjective, "forward", spoilt)
+    hook = register_module_forward_hook(spoil)
+    request.addfinalizer(hook.remove)
 
 
 def test_the_gradient_is_six_frames_from_the_shell(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,18 +167,18 @@ def test_the_gradient_is_six_frames_from_the_shell(config: Path, monkeypatch: py
 
 
 def test_a_run_that_ran_out_of_memory_continues_with_smaller_micro_batches(
-    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    passes, real = 0, TranslationObjective.forward
+    passes = itertools.count(1)
 
-    def limited(self: TranslationObjective, batch: Batch) -> Any:
-        nonlocal passes
-        passes += 1
-        if self.training and passes > 1 and batch.source.numel() + batch.target.numel() > 200:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, batch)
+    def limit(module: torch.nn.Module, inputs: Any) -> None:
+        if isinstance(module, TranslationObjective) and module.training and next(passes) > 1:
+            (batch,) = inputs
+            if batch.source.numel() + batch.target.numel() > 200:
+                raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(TranslationObjective, "forward", limited)
+    hook = register_module_forward_pre_hook(limit)
+    request.addfinalizer(hook.remove)
     common = ["training.max_updates=3", "training.save_every=1"]
     assert updates_done(config, *common, status=2) == 1
     error = capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
@@ -13,11 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_tensors
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import train
-from nmt_rela.training.trainer import Trainer
 from tests.digits import TINY, write_digits
 from tests.ranks import ForkedRanks
 
@@ -91,51 +92,42 @@ def go_on(run: RunDirectory, straight: RunDirectory, update: int, *more: str, st
 
 
 @pytest.fixture
-def signals() -> Iterator[None]:
-    """What pytest does on signals, again, when the test has ended."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
+def stopping() -> Iterator[dict[int, signal.Signals]]:
+    """Signals that come in updates, counted from 1 over all runs of the test. Then signals act as before."""
+    at: dict[int, signal.Signals] = {}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    updates = itertools.count(1)
+
+    def after_step(*_: Any) -> None:
+        if (number := at.get(next(updates))) is not None:
+            signal.raise_signal(number)
+
+    hook = register_optimizer_step_post_hook(after_step)
+    yield at
+    hook.remove()
+    for number, handler in before.items():
         signal.signal(number, handler)
 
 
-class Stopping:
-    """Signals that come while updates are computed."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.at: dict[int, signal.Signals] = {}
-        real = Trainer.train_step
-
-        def step(trainer: Trainer, *inputs: Any) -> None:
-            real(trainer, *inputs)
-            if trainer.state.update in self.at:
-                signal.raise_signal(self.at.pop(trainer.state.update))
-
-        monkeypatch.setattr(Trainer, "train_step", step)
-
-
-@pytest.mark.usefixtures("signals")
 def test_stopping_after_every_single_update_changes_no_bit(
-    straight: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    straight: RunDirectory, tmp_path: Path, stopping: dict[int, signal.Signals]
 ) -> None:
     """Within log windows, at the ends of epochs, where a validation or a save is due, at the very end."""
-    config, stopping = prepare(tmp_path / "halting"), Stopping(monkeypatch)
+    config = prepare(tmp_path / "halting")
     signals_and_codes = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
     for update in range(1, UPDATES + 1):
         number, status = signals_and_codes[update % 3]
-        stopping.at[update] = number
+        stopping[update] = number
         run = run_to(config, UPDATES, status=status)
         assert list_checkpoints(run.checkpoints)[-1].name.endswith(f"{update:03d}")
     assert_same(straight, run_to(config, UPDATES))
 
 
-@pytest.mark.usefixtures("signals")
 def test_time_that_runs_out_on_a_validation_changes_no_bit(
-    straight: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    straight: RunDirectory, tmp_path: Path, stopping: dict[int, signal.Signals]
 ) -> None:
     config = prepare(tmp_path / "short")
-    Stopping(monkeypatch).at[6] = signal.SIGTERM
+    stopping[6] = signal.SIGTERM
     run_to(config, UPDATES, status=143)
     run_to(config, UPDATES, "training.max_hours=1e-9")  # one update more, the seventh
     assert_same(straight, run_to(config, UPDATES))

@@ -10,7 +10,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from nmt_rela.config.loader import load_config
+from nmt_rela.training import launch
 from nmt_rela.training.distributed import DistributedContext, PeerLostError
 
 
@@ -56,8 +59,29 @@ def test_a_lost_rank_is_one_line_that_says_how_to_go_on() -> None:
         pytest.raises(PeerLostError) as caught,
         DistributedContext(1, 2, torch.device("cpu")).communication_errors(),
     ):
-        raise RuntimeError("[pair.cc:1] Connection closed by peer [::1]\nException raised from read at pair.cc:1\n#1 x")
+        raise RuntimeError("gloo: [pair.cc:1] Read error [::1]:2: Connection reset by peer. Often a bug.\nat pair.cc:1")
     assert str(caught.value) == (
-        "rank 1 of 2 lost contact to the others: [pair.cc:1] Connection closed by peer [::1]; "
-        "the same command continues the run"
+        "rank 1 of 2 lost contact to another rank (Connection reset by peer); the same command continues the run"
+    )
+
+
+def test_the_launcher_names_the_rank_that_was_killed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rank 0 lost contact, rank 1 was killed, rank 2 was ended by the launcher."""
+    failures = {
+        rank: ProcessFailure(local_rank=rank, pid=1, exitcode=code, error_file="<N/A>")
+        for rank, code in enumerate((1, -9, -15))
+    }
+
+    def fail(_: object) -> None:
+        raise ChildFailedError("train", failures)
+
+    monkeypatch.setattr("torch.distributed.run.main", fail)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("logging.disable", lambda _: None)
+    config = load_config("configs/demo.yaml")
+    assert launch.run(config, prepare=lambda: pytest.fail("the launcher itself trains nothing")) == 1
+    assert capsys.readouterr().err == (
+        "nmt-train: rank 1 of 3 was ended by SIGKILL (status -9); the same command continues the run\n"
     )

@@ -14,6 +14,7 @@ from sacrebleu.significance import PairedTest
 from nmt_rela.attention.variants import ATTENTION_VARIANTS as ALL_VARIANTS
 from nmt_rela.checkpoints.checkpoint import write_checkpoint
 from nmt_rela.commands import reproduce
+from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.reproduction import experiment as experiments
 from nmt_rela.reproduction import paper_results, report, steps
 from nmt_rela.reproduction.experiment import (
@@ -174,6 +175,8 @@ def test_a_report_names_what_is_missing(tmp_path: Path) -> None:
         (["demo", "--runs", "nowhere"], "--runs nowhere: found no run of demo, en to de"),
         (["demo", "--runs", "nowhere", "model.num_heads=4"], "--runs reports on runs as they are"),
         (["demo", "--gold-reversed"], "--gold-reversed needs --gold"),
+        (["demo", "--plan", "--gold", "nowhere.en", "nowhere.de", "links"], "--gold: nowhere.en: no such file"),
+        (["demo", "--report", "--output", "nowhere"], "--report: nowhere holds no run"),
     ],
 )
 def test_a_wrong_option_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,6 +184,22 @@ def test_a_wrong_option_is_one_line(arguments: list[str], message: str, capsys: 
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_finished_runs_are_not_taken_for_runs_of_other_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["demo", "--attention", "softmax", "--output", str(tmp_path), "--plan"]
+    (made,) = experiment("demo", variants=("softmax",), output=tmp_path).runs
+    write_checkpoint(made.path / "checkpoints" / "step_00000030", tensors={}, state={})
+    (made.path / "config.yaml").write_text(config_to_yaml(made.config), "utf-8")
+    for setting, message in (
+        ("training.max_updates=20", f"found 20, but {made.path} has done 30 updates; accepted: 30 or more"),
+        ("model.dropout=0.5", "other settings: model.dropout (0.1 → 0.5)"),
+    ):
+        assert reproduce.main([*command, setting]) == 2
+        assert message in capsys.readouterr().err
+    assert reproduce.main([*command, "training.max_updates=4000", "decoding.beam_size=2"]) == 0
 
 
 def test_an_existing_average_of_the_newest_checkpoints_is_used(tmp_path: Path) -> None:
