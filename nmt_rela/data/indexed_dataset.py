@@ -17,10 +17,10 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -197,32 +197,11 @@ class _SideWriter:
 
 
 class ParallelDatasetWriter:
-    """Writes a dataset. A context manager: the directory appears at the end of the block, and replaces an older one.
+    """Appends pairs to a dataset; `write_dataset` makes it."""
 
-    The files grow in ``<directory>.partial``. When the block ends in an exception nothing remains of them.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        source_vocabulary_size: int,
-        target_vocabulary_size: int,
-        vocabulary_fingerprint: str,
-    ) -> None:
-        self._directory = directory
-        self._sizes = (source_vocabulary_size, target_vocabulary_size)
-        self._vocabulary_fingerprint = vocabulary_fingerprint
-        self._pairs = 0
-        self._stack = ExitStack()
-
-    def __enter__(self) -> ParallelDatasetWriter:
-        self._partial = self._stack.enter_context(atomic_directory(self._directory))
-        self._source, self._target = (
-            self._stack.enter_context(closing(_SideWriter(self._partial, side, size)))
-            for side, size in zip(_SIDES, self._sizes, strict=True)
-        )
-        return self
+    def __init__(self, source: _SideWriter, target: _SideWriter) -> None:
+        self._source, self._target = source, target
+        self.pairs = 0
 
     def append(
         self,
@@ -236,23 +215,32 @@ class ParallelDatasetWriter:
             raise ValueError(f"{len(source_lengths)} source sentences, {len(target_lengths)} target sentences")
         self._source.append(source_tokens, source_lengths)
         self._target.append(target_tokens, target_lengths)
-        self._pairs += len(source_lengths)
+        self.pairs += len(source_lengths)
 
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error_type is not None:
-            self._stack.__exit__(error_type, error, trace)
-            return
-        with self._stack:
-            header: dict[str, Any] = {
-                "format": FORMAT,
-                "version": VERSION,
-                "pairs": self._pairs,
-                "vocabulary_fingerprint": self._vocabulary_fingerprint,
-                "source": {"tokens": self._source.tokens, "vocabulary_size": self._sizes[0]},
-                "target": {"tokens": self._target.tokens, "vocabulary_size": self._sizes[1]},
-                "files": self._source.files() | self._target.files(),
-            }
-            header["sha256"] = _header_checksum(header)
-            (self._partial / "header.json").write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+
+@contextmanager
+def write_dataset(
+    directory: Path, *, source_vocabulary_size: int, target_vocabulary_size: int, vocabulary_fingerprint: str
+) -> Iterator[ParallelDatasetWriter]:
+    """A writer of a dataset, which appears at the end of the block and replaces an older one.
+
+    The files grow in ``<directory>.partial``. When the block ends in an exception nothing remains of them.
+    """
+    with (
+        atomic_directory(directory) as partial,
+        closing(_SideWriter(partial, "source", source_vocabulary_size)) as source,
+        closing(_SideWriter(partial, "target", target_vocabulary_size)) as target,
+    ):
+        writer = ParallelDatasetWriter(source, target)
+        yield writer
+        header: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "pairs": writer.pairs,
+            "vocabulary_fingerprint": vocabulary_fingerprint,
+            "source": {"tokens": source.tokens, "vocabulary_size": source_vocabulary_size},
+            "target": {"tokens": target.tokens, "vocabulary_size": target_vocabulary_size},
+            "files": source.files() | target.files(),
+        }
+        header["sha256"] = _header_checksum(header)
+        (partial / "header.json").write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")

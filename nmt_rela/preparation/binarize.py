@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nmt_rela.data.indexed_dataset import ParallelDatasetWriter
+from nmt_rela.data.indexed_dataset import write_dataset
 from nmt_rela.data.tokenizer import SentencePieceTokenizer, TokenizerPair
 from nmt_rela.utils.progress import ProgressBar
 
@@ -160,7 +160,7 @@ def binarize(
         name: np.zeros(len(ends), dtype=np.int64) for name in ("overlength", "empty", "truncated")
     }
     with (
-        ParallelDatasetWriter(
+        write_dataset(
             directory,
             source_vocabulary_size=tokenizers.source.size,
             target_vocabulary_size=tokenizers.target.size,

@@ -19,7 +19,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from nmt_rela.preparation.cleaning_stats import CleaningStats, read_stats
 from nmt_rela.preparation.sources.archive_cache import ArchiveCache
 from nmt_rela.preparation.sources.archives import CorruptArchiveError, LocalArchive
 from nmt_rela.preparation.sources.mirror import MIRROR_VARIABLE
-from nmt_rela.preparation.sources.task import Archive, ParallelSource, Task
+from nmt_rela.preparation.sources.task import Archive, ParallelSource, Task, archives_of
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.preparation.stage_cache import (
     Stage,
@@ -121,13 +121,10 @@ def load_prepared(data: DataConfig) -> PreparedData:
 
 @dataclass(frozen=True, slots=True)
 class _Preparation:
-    """What one configuration prepares, and where: the parallel sources of a task that have both its languages."""
+    """What one configuration prepares, and where. The task has only what is between its two languages."""
 
     data: DataConfig
     task: Task
-    train: Sequence[ParallelSource]
-    dev: Sequence[ParallelSource]
-    tests: Sequence[ParallelSource]
 
     @classmethod
     def of(cls, data: DataConfig) -> _Preparation:
@@ -146,18 +143,13 @@ class _Preparation:
                 "data.romanian_diacritics: 'remove' would train translations without diacritics; "
                 "accepted for the target 'ro': none, cedilla"
             )
-
-        def usable(key: str) -> list[ParallelSource]:
-            found = []
-            for parallel_source in getattr(task, key):
-                if set(data.languages) <= set(parallel_source.sides):
-                    fits = set(parallel_source.alignment_order) == set(data.languages)
-                    found.append(parallel_source if fits else dataclasses.replace(parallel_source, alignments=None))
-            if not found:
-                raise ConfigError(f"{task.path}: {key}: no source has both {' and '.join(data.languages)}")
-            return found
-
-        return cls(data, task, usable("train"), usable("dev"), usable("tests"))
+        usable = task.between(data.languages)
+        for key in ("train", "dev", "tests"):
+            if not getattr(usable, key):
+                found = ", ".join(sorted({"-".join(parallel_source.sides) for parallel_source in getattr(task, key)}))
+                both = " and ".join(data.languages)
+                raise ConfigError(f"{task.path}: {key}: found text of {found}; accepted: a source with both {both}")
+        return cls(data, usable)
 
     @property
     def directory(self) -> Path:
@@ -177,26 +169,14 @@ class _Preparation:
         return summary if all(is_complete(self.directory / name) for name in summary["stages"].values()) else {}
 
     @property
-    def parallel_sources(self) -> list[ParallelSource]:
-        return [*self.train, *self.dev, *self.tests]
+    def archives(self) -> list[Archive]:
+        """All archives."""
+        return archives_of((*self.task.train, *self.task.dev, *self.task.tests), self.data.languages)
 
     @property
     def alignments(self) -> dict[Path, str]:
-        """The files of gold alignments, each with the name of its parallel source."""
-        return {
-            parallel_source.alignments: parallel_source.name
-            for parallel_source in (*self.dev, *self.tests)
-            if parallel_source.alignments
-        }
-
-    def archives(self, parallel_sources: Iterable[ParallelSource]) -> list[Archive]:
-        """The archives of parallel sources, each once."""
-        archives = (
-            archive
-            for parallel_source in parallel_sources
-            for archive in parallel_source.archives(*self.data.languages)
-        )
-        return list({archive.name: archive for archive in archives}.values())
+        """The files of gold alignments, each with the name of its set."""
+        return {found.alignments: found.name for found in (*self.task.dev, *self.task.tests) if found.alignments}
 
     def prepared_data(self, summary: Mapping[str, Any]) -> PreparedData:
         """Where the data of a summary is."""
@@ -216,9 +196,10 @@ class _Preparation:
             directory=self.directory,
             train=stages["train"] / "corpus",
             dev_binary=stages["dev"] / "corpus",
-            dev=evaluation_set("dev", "+".join(parallel_source.name for parallel_source in self.dev)),
+            dev=evaluation_set("dev", "+".join(parallel_source.name for parallel_source in self.task.dev)),
             tests=tuple(
-                evaluation_set(f"test-{parallel_source.name}", parallel_source.name) for parallel_source in self.tests
+                evaluation_set(f"test-{parallel_source.name}", parallel_source.name)
+                for parallel_source in self.task.tests
             ),
             tokenizer=stages["tokenizers"],
             counts=summary["counts"],
@@ -242,7 +223,7 @@ def _resolve_archives(preparation: _Preparation, cache: ArchiveCache) -> tuple[d
             raise DataError(f"source '{name}': {path}: no such file; paths start from the task file")
         digests[str(path)] = sha256_of(path)
     needed = []
-    for archive in preparation.archives(preparation.parallel_sources):
+    for archive in preparation.archives:
         digest = cache.known_digest(archive)
         if digest is None:
             needed.append(archive)
@@ -253,17 +234,17 @@ def _resolve_archives(preparation: _Preparation, cache: ArchiveCache) -> tuple[d
             archives[name], digests[name] = local, digest
         # An archive that is fetched again may have another digest, and then other stages are missing.
         stages = _list_stages(preparation, archives, digests).values()
-        read = [
-            parallel_source for stage in stages if not is_complete(stage.directory) for parallel_source in stage.reads
-        ]
-        needed = [archive for archive in preparation.archives(read) if archive.name not in archives]
+        read = {
+            archive.name: archive for stage in stages if not is_complete(stage.directory) for archive in stage.reads
+        }
+        needed = [archive for name, archive in read.items() if name not in archives]
         if not needed:
             return archives, digests
 
 
 def _has_changed(preparation: _Preparation, cache: ArchiveCache, digests: Mapping[str, str]) -> bool:
     """Whether a file is known to differ from what data with these digests was made from."""
-    now = {archive.name: cache.known_digest(archive) for archive in preparation.archives(preparation.parallel_sources)}
+    now = {archive.name: cache.known_digest(archive) for archive in preparation.archives}
     now |= {str(path): sha256_of(path) for path in preparation.alignments if path.is_file()}
     return any(digest and digest != digests.get(name) for name, digest in now.items())
 
@@ -279,7 +260,7 @@ def _list_stages(
     workers: int = 1,
 ) -> dict[str, Stage]:
     """The stages by name, in the order in which they are made."""
-    data, train, dev, tests = preparation.data, preparation.train, preparation.dev, preparation.tests
+    data, task = preparation.data, preparation.task
     stages: dict[str, Stage] = {}
 
     def add(
@@ -287,7 +268,7 @@ def _list_stages(
     ) -> Path:
         inputs = {"version": _VERSIONS[name], **inputs}
         directory = preparation.directory / f"{name}-{fingerprint(inputs)}"
-        stages[name] = Stage(name, directory, inputs, make, reads)
+        stages[name] = Stage(name, directory, inputs, make, archives_of(reads, data.languages))
         return directory
 
     def settings(*names: str) -> dict[str, Any]:
@@ -310,16 +291,16 @@ def _list_stages(
     common = {"languages": data.languages, "romanian": _ROMANIAN_VERSIONS[data.romanian_diacritics]}
     sets = add(
         "sets",
-        partial(make_sets, data=data, dev=dev, tests=tests, archives=archives),
-        {**common, "dev": described(dev), "tests": described(tests)},
-        [*dev, *tests],
+        partial(make_sets, data=data, dev=task.dev, tests=task.tests, archives=archives),
+        {**common, "dev": described(task.dev), "tests": described(task.tests)},
+        [*task.dev, *task.tests],
     )
     cleaning = settings("max_length_ratio", "drop_duplicates", "drop_untranslated", "max_pairs_per_source")
     text = add(
         "text",
-        partial(make_text, data=data, train=train, archives=archives),
-        {**common, "sources": described(train), **cleaning},
-        train,
+        partial(make_text, data=data, train=task.train, archives=archives),
+        {**common, "sources": described(task.train), **cleaning},
+        task.train,
     )
     vocabulary = settings(
         "subword_model", "joint_vocabulary", "vocabulary_size", "tokenizer_sample_size", "character_coverage"
@@ -333,7 +314,7 @@ def _list_stages(
     add(
         "dev",
         partial(make_dev, data=data, sets=sets, tokenizers=tokenizers),
-        {**common, "tokenizers": tokenizers.name, "dev": described(dev)},
+        {**common, "tokenizers": tokenizers.name, "dev": described(task.dev)},
     )
     return stages
 

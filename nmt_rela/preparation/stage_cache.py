@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nmt_rela.preparation.sources.task import ParallelSource
-from nmt_rela.utils.files import PARTIAL, REPLACED, Timeout, atomic_directory, file_lock
+from filelock import Timeout
+
+from nmt_rela.preparation.sources.task import Archive
+from nmt_rela.utils.files import PARTIAL, REPLACED, atomic_directory, file_lock
 from nmt_rela.utils.progress import format_duration
 
 LOG = logging.getLogger(__name__)
@@ -37,8 +39,8 @@ class Stage:
     inputs: Mapping[str, Any]
     #: Fills the directory it is given.
     make: Callable[[Path], None]
-    #: The sources whose archives it reads.
-    reads: Sequence[ParallelSource] = ()
+    #: The archives that it reads.
+    reads: Sequence[Archive] = ()
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
@@ -80,19 +82,16 @@ def remove_partial_stages(directory: Path) -> None:
 @contextlib.contextmanager
 def exclusive(lock: Path, *, work: str) -> Iterator[None]:
     """Let one process at a time into the block. Others wait, and log what for. A kill releases the lock."""
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            held = file_lock(lock, wait=False)
-        except Timeout:
-            LOG.info("waiting for another process that %s", work)
-            held = file_lock(lock)
-    except (OSError, NotImplementedError) as error:
-        if not lock.parent.is_dir():
-            raise
-        LOG.warning("%s: cannot be locked (%s); prepare data with one process at a time", lock, error)
+            try:
+                held = file_lock(lock, wait=False)
+            except Timeout:
+                LOG.info("waiting for another process that %s", work)
+                held = file_lock(lock)
+            stack.callback(held.release)
+        except (OSError, NotImplementedError) as error:
+            if not lock.parent.is_dir():
+                raise
+            LOG.warning("%s: cannot be locked (%s); prepare data with one process at a time", lock, error)
         yield
-        return
-    try:
-        yield
-    finally:
-        held.release()

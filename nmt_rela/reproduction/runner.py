@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from nmt_rela.preparation.sources.task import Archive, Location
+from nmt_rela.preparation.sources.task import Location, archives_of
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import Experiment, write_config
 from nmt_rela.reproduction.step_record import read_records, write_record
@@ -81,14 +81,10 @@ def plan_lines(experiment: Experiment, steps: Sequence[Step]) -> Iterator[str]:
 def download_size(experiment: Experiment) -> tuple[int, int, int]:
     """Archives of the task that are not local, their bytes by the task file, and how many have no published size."""
     data = experiment.runs[0].config.data
-    task = load_task(data.task)
-    archives: dict[str, Archive] = {}
-    for source in (*task.train, *task.dev, *task.tests):
-        if {data.source_language, data.target_language} <= set(source.sides):
-            for archive in source.archives(data.source_language, data.target_language):
-                if not any(location.path for location in archive.locations):
-                    archives[archive.name] = archive
-    sizes = [max(map(_location_size, archive.locations)) for archive in archives.values()]
+    task = load_task(data.task).between(data.languages)
+    archives = archives_of((*task.train, *task.dev, *task.tests), data.languages)
+    remote = [archive for archive in archives if not any(location.path for location in archive.locations)]
+    sizes = [max(map(_location_size, archive.locations)) for archive in remote]
     return len(sizes), sum(sizes), sizes.count(0)
 
 

@@ -134,8 +134,7 @@ def is_prepared(run: Run) -> bool:
 def test_names(experiment: Experiment) -> list[str]:
     """The names of the task's test sets."""
     data = experiment.runs[0].config.data
-    languages = {data.source_language, data.target_language}
-    return [source.name for source in load_task(data.task).tests if languages <= set(source.sides)]
+    return [test.name for test in load_task(data.task).between(data.languages).tests]
 
 
 def evaluation_directory(run: Run) -> Path:

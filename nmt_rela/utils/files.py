@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 #: Suffix of a file or directory that is still being written.
 PARTIAL = ".partial"
@@ -95,26 +95,12 @@ def checksum_of(path: Path, algorithm: str) -> str:
 
 
 def file_lock(path: Path, *, wait: bool = True) -> FileLock:
-    """Acquire a lock that the system releases when the process ends, however it ends.
+    """Acquire a lock; its ``release``, or the end of the process, however it ends, releases it.
 
-    Use the result as a context manager, or call its ``release``. Raises filelock.Timeout when another process holds
+    Raises filelock.Timeout when another process holds
     the lock and ``wait`` is false; NotImplementedError or OSError on a file system without locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     lock.acquire(timeout=-1 if wait else 0)
     return lock
-
-
-__all__ = [
-    "PARTIAL",
-    "REPLACED",
-    "Timeout",
-    "atomic_directory",
-    "atomic_write",
-    "checksum_of",
-    "file_lock",
-    "restore_replaced",
-    "sha256_of",
-    "sync",
-]

@@ -20,7 +20,7 @@ from harness import environment, make_parser, peak_resident_bytes, write_documen
 
 from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
 from nmt_rela.data.data_loader import iterate_updates
-from nmt_rela.data.indexed_dataset import ParallelDataset, ParallelDatasetWriter
+from nmt_rela.data.indexed_dataset import ParallelDataset, write_dataset
 
 SECONDS, GIBIBYTES = 60.0, 4.0
 VOCABULARY = 32_000
@@ -30,7 +30,7 @@ CHUNK = 1 << 20
 def write_corpus(directory: Path, *, pairs: int, mean_length: float) -> None:
     """Random ids; source lengths log-normal, target lengths within about a third of them."""
     random = np.random.default_rng(1)
-    with ParallelDatasetWriter(
+    with write_dataset(
         directory, source_vocabulary_size=VOCABULARY, target_vocabulary_size=VOCABULARY, vocabulary_fingerprint="bench"
     ) as writer:
         for start in range(0, pairs, CHUNK):

@@ -21,6 +21,7 @@ from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.preparation.cleaning_stats import read_stats
 from nmt_rela.preparation.pipeline import prepare
 from nmt_rela.preparation.sources.archive_cache import ArchiveCache
+from nmt_rela.preparation.sources.task import archives_of
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.preparation.stages import make_text
 from nmt_rela.utils.text import read_lines
@@ -143,8 +144,7 @@ def by_hand(sides: list[list[bytes]], seen: set[tuple[str, str]]) -> Counter[str
 
 def test_the_statistics_equal_those_counted_by_hand(mirror: Path, tmp_path: Path) -> None:
     task = load_task("wmt16-ro-en")
-    wanted = [archive for source in task.train for archive in source.archives("ro", "en")]
-    fetched = ArchiveCache(tmp_path / "archives", mirror=str(mirror)).fetch(wanted)
+    fetched = ArchiveCache(tmp_path / "archives", mirror=str(mirror)).fetch(archives_of(task.train, ("ro", "en")))
     files = {name: files for name, (files, _) in fetched.items()}
     make_text(
         tmp_path, settings("wmt16-ro-en", tmp_path, source_language="ro", target_language="en"), task.train, files

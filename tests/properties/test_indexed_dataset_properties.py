@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from id_sequences import append
 
-from nmt_rela.data.indexed_dataset import ParallelDataset, ParallelDatasetWriter
+from nmt_rela.data.indexed_dataset import ParallelDataset, write_dataset
 from nmt_rela.data.tokenizer import EOS, PAD
 
 SIZE = 70_000
@@ -24,7 +24,7 @@ def test_what_is_written_is_read(pieces: list[list[tuple[list[int], list[int]]]]
     pairs = [pair for piece in pieces for pair in piece]
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "corpus"
-        with ParallelDatasetWriter(
+        with write_dataset(
             directory, source_vocabulary_size=SIZE, target_vocabulary_size=SIZE, vocabulary_fingerprint="f"
         ) as writer:
             for piece in pieces:

@@ -243,6 +243,15 @@ def test_no_url_leads_out_of_a_mirror_or_of_the_archives(tmp_path: Path, url: st
     assert ".." not in cache(tmp_path)._target(url).parts
 
 
+def test_a_mirror_url_that_does_not_answer_is_named(server: FileServer, tmp_path: Path) -> None:
+    wanted = archive(RemoteFile(url="https://example.org/a"))
+    with pytest.raises(DataError, match=r"NMT_RELA_MIRROR: http://127\.0\.0\.1:9/SHA256SUMS: .*refused"):
+        cache(tmp_path, mirror="http://127.0.0.1:9").fetch([wanted])
+    server.serve("/example.org/a", CONTENT)
+    files, _ = cache(tmp_path, mirror=server.url).fetch([wanted])["news"]
+    assert files.paths[0].read_bytes() == CONTENT, "a mirror needs no list of checksums"
+
+
 def test_a_mirror_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"NMT_RELA_MIRROR: .*nowhere: no such directory"):
         cache(tmp_path, mirror=str(tmp_path / "nowhere")).fetch([archive(RemoteFile(url="https://example.org/a"))])

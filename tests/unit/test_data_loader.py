@@ -18,7 +18,7 @@ from id_sequences import append
 from nmt_rela.data import data_loader
 from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
 from nmt_rela.data.data_loader import Batch, collate, iterate_updates, pad_sequences
-from nmt_rela.data.indexed_dataset import ParallelDataset, ParallelDatasetWriter
+from nmt_rela.data.indexed_dataset import ParallelDataset, write_dataset
 from nmt_rela.data.tokenizer import EOS, PAD
 
 MAX_TOKENS = 120
@@ -28,7 +28,7 @@ MAX_TOKENS = 120
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> ParallelDataset:
     random = np.random.default_rng(0)
     directory = tmp_path_factory.mktemp("loading") / "corpus"
-    with ParallelDatasetWriter(
+    with write_dataset(
         directory, source_vocabulary_size=50, target_vocabulary_size=60, vocabulary_fingerprint="f"
     ) as writer:
         for _ in range(300):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from id_sequences import append
 
-from nmt_rela.data.indexed_dataset import ParallelDataset, ParallelDatasetWriter
+from nmt_rela.data.indexed_dataset import ParallelDataset, ParallelDatasetWriter, write_dataset
 from nmt_rela.data.tokenizer import EOS
 from nmt_rela.utils.errors import DataError
 
@@ -19,8 +20,10 @@ TARGET = [[8], [4, 4], []]
 FILES = ["header.json", "source.offsets", "source.tokens", "target.offsets", "target.tokens"]
 
 
-def writer(directory: Path, *, source_size: int = 100, target_size: int = 100) -> ParallelDatasetWriter:
-    return ParallelDatasetWriter(
+def writer(
+    directory: Path, *, source_size: int = 100, target_size: int = 100
+) -> AbstractContextManager[ParallelDatasetWriter]:
+    return write_dataset(
         directory,
         source_vocabulary_size=source_size,
         target_vocabulary_size=target_size,

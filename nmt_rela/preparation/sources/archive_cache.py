@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -61,14 +61,13 @@ class ArchiveCache:
         record = records.get(_key(archive))
         return str(record["sha256"]) if record else None
 
-    def fetch(self, archives: Iterable[Archive]) -> dict[str, tuple[LocalArchive, str]]:
+    def fetch(self, archives: Sequence[Archive]) -> dict[str, tuple[LocalArchive, str]]:
         """The archives, verified, and their digests, by name. Four transfers run at the same time.
 
         Raises:
             DataError: none of an archive's locations provides it.
         """
-        wanted = list({archive.name: archive for archive in archives}.values())
-        if not wanted:
+        if not archives:
             return {}
         if self._mirror:
             self._mirror.read_checksums(self._retry)
@@ -77,9 +76,9 @@ class ArchiveCache:
             ProgressBar("fetching", unit="B") as progress,
             ThreadPoolExecutor(_TRANSFERS) as pool,
         ):
-            futures = [pool.submit(self._fetch, archive, progress) for archive in wanted]
+            futures = [pool.submit(self._fetch, archive, progress) for archive in archives]
             try:
-                return {archive.name: future.result() for archive, future in zip(wanted, futures, strict=True)}
+                return {archive.name: future.result() for archive, future in zip(archives, futures, strict=True)}
             except BaseException:
                 self._cancelled.set()
                 for future in futures:

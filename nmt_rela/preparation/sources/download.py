@@ -12,10 +12,9 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urljoin
 
 import requests
@@ -26,16 +25,17 @@ from nmt_rela.utils.progress import ProgressBar, format_duration
 
 LOG = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _BLOCK = 1 << 16
 #: Statuses after which the same request may succeed: timeout, too many requests, and faults of the server.
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-_ABSENT = frozenset({404, 410})
 
 
 class DownloadError(Exception):
     """A file that this address does not provide. Another address may."""
+
+
+class AbsentError(DownloadError):
+    """A file that the server does not have."""
 
 
 class _TransientError(Exception):
@@ -59,42 +59,6 @@ class RetryPolicy:
     #: Upper bound of the wait in seconds, whatever the server asks for.
     max_backoff: float = 60.0
 
-    def run(self, request: Callable[[], T], url: str, *, cancelled: threading.Event, received: Callable[[], int]) -> T:
-        """The result of ``request``, which is repeated while it fails transiently.
-
-        A request after which ``received``, the number of bytes that have arrived, is larger resets the count of
-        failures. Raises DownloadError after too many consecutive failures, or when ``cancelled`` is set.
-        """
-        failures, furthest = 0, received()
-        while True:
-            try:
-                return request()
-            except _TransientError as error:
-                if cancelled.is_set():
-                    raise DownloadError("interrupted") from None
-                failures = 0 if received() > furthest else failures + 1
-                furthest = max(furthest, received())
-                if failures >= self.attempts:
-                    raise DownloadError(f"{error} ({failures} times in a row)") from None
-                delay = min(max(error.retry_after, self.backoff * 2 ** max(failures - 1, 0)), self.max_backoff)
-                LOG.warning("%s: %s; trying again in %s", url, error, format_duration(delay))
-                cancelled.wait(delay)
-
-
-def fetch_bytes(url: str, *, retry: RetryPolicy) -> bytes | None:
-    """The content of a small file, or None where the server does not have it. Raises DownloadError."""
-
-    def request() -> bytes | None:
-        with _get(url, {}, retry.timeout) as response:
-            if response.status_code in _ABSENT:
-                return None
-            _raise_for_status(response)
-            with _network_errors():
-                content: bytes = response.raw.read()
-                return content
-
-    return retry.run(request, url, cancelled=threading.Event(), received=lambda: 0)
-
 
 def download(
     url: str, target: Path, *, has_checksum: bool, retry: RetryPolicy, progress: ProgressBar, cancelled: threading.Event
@@ -111,12 +75,27 @@ def download(
         Whether the bytes of an earlier request were continued.
 
     Raises:
-        DownloadError: the address does not have the file, or keeps failing.
+        AbsentError: the server does not have the file.
+        DownloadError: the address refuses the file or keeps failing.
         OSError: the file cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     transfer = _Transfer(url, target.with_name(target.name + ".part"), has_checksum, retry.timeout, progress, cancelled)
-    resumed = retry.run(transfer.request, url, cancelled=cancelled, received=transfer.size)
+    failures, furthest = 0, transfer.size()
+    while True:
+        try:
+            resumed = transfer.request()
+            break
+        except _TransientError as error:
+            if cancelled.is_set():
+                raise DownloadError("interrupted") from None
+            failures = 0 if transfer.size() > furthest else failures + 1
+            furthest = max(furthest, transfer.size())
+            if failures >= retry.attempts:
+                raise DownloadError(f"{error} ({failures} times in a row)") from None
+            delay = min(max(error.retry_after, retry.backoff * 2 ** max(failures - 1, 0)), retry.max_backoff)
+            LOG.warning("%s: %s; trying again in %s", url, error, format_duration(delay))
+            cancelled.wait(delay)
     sync(transfer.partial)
     os.replace(transfer.partial, target)
     transfer.version_file.unlink(missing_ok=True)
@@ -216,6 +195,8 @@ def _raise_for_status(response: requests.Response) -> None:
     if status in _TRANSIENT:
         after = response.headers.get("Retry-After", "")
         raise _TransientError(f"HTTP {status}", float(after) if after.isdecimal() else 0.0)
+    if status in (404, 410):
+        raise AbsentError(f"HTTP {status}")
     if status not in (200, 206):
         raise DownloadError(f"HTTP {status}")
 

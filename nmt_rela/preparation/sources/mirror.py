@@ -8,10 +8,13 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
 from urllib.parse import unquote, urlsplit
 
-from nmt_rela.preparation.sources.download import DownloadError, RetryPolicy, fetch_bytes
+from nmt_rela.preparation.sources.download import AbsentError, DownloadError, RetryPolicy, download
 from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.progress import ProgressBar
 
 LOG = logging.getLogger(__name__)
 
@@ -33,18 +36,19 @@ class Mirror:
             raise DataError(f"{MIRROR_VARIABLE}: {self._directory}: no such directory; accepted: {accepted}")
         if self._checksums:
             return
-        try:
-            if self._directory:
-                path = self._directory / "SHA256SUMS"
-                data = path.read_bytes() if path.is_file() else None
-            else:
-                data = fetch_bytes(f"{self._url}/SHA256SUMS", retry=retry)
-        except DownloadError as error:
-            raise DataError(f"{MIRROR_VARIABLE}: {self._url}/SHA256SUMS: {error}") from None
-        if data is not None:
-            lines = re.findall(
-                r"^([0-9a-fA-F]{64}) [ *](?:\./)?(.+?)\r?$", data.decode("utf-8", "replace"), re.MULTILINE
-            )
+        with TemporaryDirectory() as scratch, ProgressBar("fetching", unit="B") as progress:
+            path = (self._directory or Path(scratch)) / "SHA256SUMS"
+            if self._url:
+                url = f"{self._url}/SHA256SUMS"
+                try:
+                    download(url, path, has_checksum=False, retry=retry, progress=progress, cancelled=Event())
+                except AbsentError:
+                    return
+                except DownloadError as error:
+                    raise DataError(f"{MIRROR_VARIABLE}: {url}: {error}; accepted: a mirror that answers") from None
+            text = path.read_text("utf-8", "replace") if path.is_file() else ""
+        if text:
+            lines = re.findall(r"^([0-9a-fA-F]{64}) [ *](?:\./)?(.+?)\r?$", text, re.MULTILINE)
             self._checksums = {name: digest.lower() for digest, name in lines}
             LOG.info("checksums are those of the mirror: %s/SHA256SUMS", self._url or self._directory)
 

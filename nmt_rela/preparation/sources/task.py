@@ -5,8 +5,9 @@ A task holds text in two or more languages. A configuration chooses the directio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 from nmt_rela.data.normalization import primary_language
@@ -96,10 +97,6 @@ class ParallelSource:
     alignments: Path | None = None
     alignment_order: tuple[str, ...] = ()
 
-    def archives(self, *languages: str) -> list[Archive]:
-        """The archives that hold these languages, each once."""
-        return list({side.archive.name: side.archive for side in map(self.sides.__getitem__, languages)}.values())
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
@@ -118,6 +115,25 @@ class Task:
     def bleu_tokenizer(self, language: str) -> str:
         """sacreBLEU's tokenizer for translations into this language."""
         return self.bleu_tokenizers.get(language) or BLEU_TOKENIZERS.get(primary_language(language), "13a")
+
+    def between(self, languages: tuple[str, str]) -> Task:
+        """The task with nothing but the parallel sources and the gold alignments that have both languages."""
+
+        both = set(languages)
+
+        def usable(items: tuple[ParallelSource, ...]) -> tuple[ParallelSource, ...]:
+            found = [item for item in items if both <= set(item.sides)]
+            return tuple(
+                item if both == set(item.alignment_order) else replace(item, alignments=None) for item in found
+            )
+
+        return replace(self, train=usable(self.train), dev=usable(self.dev), tests=usable(self.tests))
+
+
+def archives_of(parallel_sources: Iterable[ParallelSource], languages: Iterable[str]) -> list[Archive]:
+    """The archives that hold the text of these languages, each once."""
+    sides = (parallel_source.sides[language] for parallel_source, language in product(parallel_sources, languages))
+    return list({side.archive.name: side.archive for side in sides}.values())
 
 
 def find_task(name_or_path: str) -> Path:
