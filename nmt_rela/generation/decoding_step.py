@@ -123,20 +123,13 @@ def constrained_log_softmax(
     """
     # In place on the CPU, where this is known to work: allocating a tensor of this size costs half as much again.
     log_probs = torch.log_softmax(logits, 2, out=logits if logits.device.type == "cpu" else None)
-    if forced is None:
-        suppress_(log_probs, suppressed, allow_eos=allow_eos)
-        return log_probs
-    is_forced, tokens = forced
-    is_forced, tokens = is_forced.view(-1, 1, 1), tokens.view(-1, 1, 1).expand(-1, logits.shape[1], 1)
-    forced_log_probs = log_probs.gather(2, tokens)
-    suppress_(log_probs, suppressed, allow_eos=allow_eos)
-    log_probs.masked_fill_(is_forced, -torch.inf)
-    free_log_probs = log_probs.gather(2, tokens)
-    return log_probs.scatter_(2, tokens, torch.where(is_forced, forced_log_probs, free_log_probs))
-
-
-def suppress_(scores: Tensor, suppressed: Tensor, *, allow_eos: bool) -> None:
-    """Set the suppressed tokens of ``scores`` [S, B, V] to −∞, and EOS unless it is allowed."""
-    scores.index_fill_(2, suppressed, -torch.inf)
+    if forced is not None:
+        is_forced, tokens = forced[0].view(-1, 1, 1), forced[1].view(-1, 1, 1).expand(-1, logits.shape[1], 1)
+        forced_log_probs = log_probs.gather(2, tokens)
+    log_probs.index_fill_(2, suppressed, -torch.inf)
     if not allow_eos:
-        scores[:, :, EOS] = -torch.inf
+        log_probs[:, :, EOS] = -torch.inf
+    if forced is not None:
+        log_probs.masked_fill_(is_forced, -torch.inf)
+        log_probs.scatter_(2, tokens, torch.where(is_forced, forced_log_probs, log_probs.gather(2, tokens)))
+    return log_probs

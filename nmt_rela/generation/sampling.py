@@ -16,8 +16,8 @@ from nmt_rela.generation.decoding_step import (
     Hypothesis,
     SearchConstraints,
     StepDecoder,
+    constrained_log_softmax,
     length_penalty_factor,
-    suppress_,
 )
 from nmt_rela.generation.options import SamplingOptions
 
@@ -45,9 +45,9 @@ def sample(
         uniforms[row] = torch.rand(steps, num_samples, dtype=torch.float64, generator=generator).T
     uniforms = uniforms.to(constraints.max_lengths.device)
 
-    def select_token(logits: Tensor, step: int, rows: Tensor) -> Tensor:
+    def select_token(log_probs: Tensor, step: int, rows: Tensor) -> Tensor:
         return _sample_tokens(
-            logits / options.temperature, uniforms[rows, :, step], top_k=options.top_k, top_p=options.top_p
+            log_probs / options.temperature, uniforms[rows, :, step], top_k=options.top_k, top_p=options.top_p
         )
 
     return generate(decoder, constraints, select_token, num_sequences=num_samples)
@@ -72,7 +72,7 @@ def _sample_tokens(logits: Tensor, uniforms: Tensor, *, top_k: int, top_p: float
 
 def greedy_search(decoder: StepDecoder, constraints: SearchConstraints) -> list[list[Hypothesis]]:
     """The most probable token at every step: a list of one sequence per sentence."""
-    return generate(decoder, constraints, lambda logits, step, rows: logits.argmax(dim=2), num_sequences=1)
+    return generate(decoder, constraints, lambda log_probs, step, rows: log_probs.argmax(dim=2), num_sequences=1)
 
 
 def generate(
@@ -84,8 +84,8 @@ def generate(
 ) -> list[list[Hypothesis]]:
     """Grow ``num_sequences`` independent sequences per sentence by the tokens that ``select_token`` picks.
 
-    ``select_token(logits [S, N, V], step, rows [S]) → [S, N]``: tokens that it must not pick have logit −∞; ``rows``
-    are the positions of the active sentences in the whole batch. A sequence ends at its first EOS.
+    ``select_token(log_probs [S, N, V], step, rows [S]) → [S, N]``: tokens that it must not pick have −∞; ``rows`` are
+    the positions of the active sentences in the whole batch. A sequence ends at its first EOS.
     """
     max_lengths, steps = constraints.max_lengths, constraints.max_steps
     sentences, device = len(max_lengths), max_lengths.device
@@ -99,24 +99,16 @@ def generate(
     ended = torch.zeros((sentences, num_sequences), dtype=torch.bool, device=device)
     for step in range(steps):
         logits = decoder.step(tokens)
-        log_normalizer = logits.logsumexp(dim=2)
-        forced = prefix.at(step, rows) if prefix else None
-        if forced is not None:  # read their log-probabilities before tokens are suppressed
-            is_forced, forced_tokens = (values.unsqueeze(1) for values in forced)
-            forced_log_probs = logits.gather(2, forced_tokens.unsqueeze(2).expand(-1, logits.shape[1], 1)).squeeze(2)
-            forced_log_probs = forced_log_probs - log_normalizer
-        suppress_(logits, suppressed, allow_eos=constraints.allow_eos(step))
+        log_probs = constrained_log_softmax(
+            logits, suppressed, allow_eos=constraints.allow_eos(step), forced=prefix.at(step, rows) if prefix else None
+        )
         if step == 0 and num_sequences > 1:  # all sequences have the same first distribution
             decoder.reorder(torch.zeros_like(ended, dtype=torch.long))
-            logits = logits.expand(-1, num_sequences, -1)
-        tokens = select_token(logits, step, rows)
-        log_probs = logits.gather(2, tokens.unsqueeze(2)).squeeze(2) - log_normalizer
-        if forced is not None:
-            tokens = torch.where(is_forced, forced_tokens, tokens)
-            log_probs = torch.where(is_forced, forced_log_probs, log_probs)
+            log_probs = log_probs.expand(-1, num_sequences, -1)
+        tokens = select_token(log_probs, step, rows)
+        all_log_probs[rows, :, step] = log_probs.gather(2, tokens.unsqueeze(2)).squeeze(2).masked_fill(ended, 0.0)
         tokens = tokens.masked_fill(ended, PAD)
         all_tokens[rows, :, step] = tokens
-        all_log_probs[rows, :, step] = log_probs.masked_fill(ended, 0.0)
         ended = ended | (tokens == EOS) | (max_lengths <= step + 1).unsqueeze(1)
         if constraints.is_check_due(step) and step + 1 < steps:
             done = ended.all(dim=1)
