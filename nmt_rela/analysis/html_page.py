@@ -74,13 +74,7 @@ def pack_weights(weights: Mapping[str, npt.ArrayLike]) -> str:
     return base64.b64encode(zlib.compress(b"".join(parts), 6)).decode("ascii")
 
 
-def render_page(
-    runs: Sequence[PageRun],
-    texts: Sequence[tuple[str, str]],
-    *,
-    title: str,
-    subtitle: str = "",
-) -> str:
+def render_page(runs: Sequence[PageRun], texts: Sequence[tuple[str, str]], *, title: str, subtitle: str = "") -> str:
     """The page as HTML text. ``texts`` are the source and target lines of the sentences of every run."""
     assert all(len(run.sentences) == len(texts) for run in runs)
     data = {

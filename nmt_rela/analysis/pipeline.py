@@ -14,12 +14,7 @@ from nmt_rela.analysis.alignment import AlignmentConsumer, Channel, LayerAlignme
 from nmt_rela.analysis.data import AnalysisData
 from nmt_rela.analysis.head_ablation import ABLATION_STEPS, measure_heads
 from nmt_rela.analysis.html_page import PageSentence, pack_weights
-from nmt_rela.analysis.quality import (
-    Correlation,
-    SentenceNullRates,
-    measure_quality,
-    null_rate_correlations,
-)
+from nmt_rela.analysis.quality import Correlation, SentenceNullRates, measure_quality, null_rate_correlations
 from nmt_rela.analysis.statistics import AttentionStatistics, LayerStatistics
 from nmt_rela.analysis.teacher_forcing import (
     EncodedPair,
@@ -137,23 +132,10 @@ def analyze_run(
     ablation, quality = None, None
     if ablation_sentences:
         chosen = [pair for pair in pairs if pair.index < ablation_sentences] or pairs[:ablation_sentences]
-        lines = [data.lines[pair.index] for pair in chosen]
-        translator = Translator(
-            model,
-            tokenizers,
-            options=TranslationOptions.from_config(decoding or DecodingConfig()),
-            device=next(model.parameters()).device,
-            max_source_length=max_length,
-        )
-
-        def bleu() -> float:
-            references = [target for _, target in lines]
-            return compute_scores(_translate(translator, lines), references, tokenizer=data.bleu_tokenizer).bleu
-
-        heads = sum(layer.heads for layer in layers)
-        with ProgressBar(f"{name}: switching off heads", unit="passes", total=heads + ABLATION_STEPS + 1) as bar:
-            ablation = measure_heads(model, chosen, layers, bleu=bleu, progress=bar.advance)
-        quality = _quality(model, translator, tokenizers, chosen, lines)
+        options = TranslationOptions.from_config(decoding or DecodingConfig())
+        device = next(model.parameters()).device
+        translator = Translator(model, tokenizers, options=options, device=device, max_source_length=max_length)
+        ablation, quality = _ablate(translator, data, chosen, layers, name=name)
 
     by_index = {pair.index: (pair, float(value)) for pair, value in zip(pairs, log_probs, strict=True)}
 
@@ -185,25 +167,33 @@ def analyze_run(
     )
 
 
-def _quality(
-    model: Transformer,
+def _ablate(
     translator: Translator,
-    tokenizers: TokenizerPair,
+    data: AnalysisData,
     pairs: Sequence[EncodedPair],
-    lines: Sequence[tuple[str, str]],
-) -> dict[str, Any]:
+    layers: Sequence[LayerStatistics],
+    *,
+    name: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """The results of ``measure_heads`` and of ``measure_quality``, with greedy translations."""
     from sacrebleu.metrics.chrf import CHRF
 
-    chrf = CHRF()
-    translations = _translate(translator, lines)
-    scores = [chrf.sentence_score(text, [line[1]]).score for text, line in zip(translations, lines, strict=True)]
-    translated = encode_pairs([(line[0], text) for text, line in zip(translations, lines, strict=True)], tokenizers)
-    return measure_quality(model, pairs, translated, scores)
+    model, chrf = translator.models[0], CHRF()
+    sources, references = zip(*(data.lines[pair.index] for pair in pairs), strict=True)
 
+    def translate() -> list[str]:
+        return [translation.text for translation in translator.translate(sources, beam_size=1)]
 
-def _translate(translator: Translator, lines: Sequence[tuple[str, str]]) -> list[str]:
-    """Greedy translations of the source lines."""
-    return [translation.text for translation in translator.translate([source for source, _ in lines], beam_size=1)]
+    def bleu() -> float:
+        return compute_scores(translate(), references, tokenizer=data.bleu_tokenizer).bleu
+
+    heads = sum(layer.heads for layer in layers)
+    with ProgressBar(f"{name}: switching off heads", unit="passes", total=heads + ABLATION_STEPS + 1) as bar:
+        ablation = measure_heads(model, pairs, layers, bleu=bleu, progress=bar.advance)
+    texts = translate()
+    scores = [chrf.sentence_score(text, [reference]).score for text, reference in zip(texts, references, strict=True)]
+    translated = encode_pairs(list(zip(sources, texts, strict=True)), translator.tokenizers)
+    return ablation, measure_quality(model, pairs, translated, scores)
 
 
 def _subwords(tokenizers: TokenizerPair, pair: EncodedPair) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -156,7 +156,7 @@ def histogram(panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: st
     return figure
 
 
-def head_grid(panels: Mapping[str, npt.ArrayLike], *, label: str, number: str = "{:+.3f}") -> Figure:
+def head_grid(panels: Mapping[str, npt.ArrayLike], *, label: str) -> Figure:
     """One number per head, layers down and heads across, one panel per title; cells are shaded by absolute value."""
     matrices = {title: np.asarray(values, dtype=float) for title, values in panels.items()}
     rows, columns = (max(matrix.shape[side] for matrix in matrices.values()) for side in (0, 1))
@@ -166,7 +166,7 @@ def head_grid(panels: Mapping[str, npt.ArrayLike], *, label: str, number: str = 
         axis.imshow(np.abs(matrix), cmap=_colour_map(), vmin=0, vmax=peak, aspect="auto")
         for (layer, head), value in np.ndenumerate(matrix):
             colour = "white" if abs(value) > 0.55 * peak else INK
-            axis.text(head, layer, number.format(value), ha="center", va="center", fontsize=6, color=colour)
+            axis.text(head, layer, f"{value:+.3f}", ha="center", va="center", fontsize=6, color=colour)
         axis.set_title(title, fontsize=9, color=INK, loc="left")
         axis.set_xticks(range(matrix.shape[1]))
         axis.set_yticks(range(matrix.shape[0]))

@@ -41,10 +41,7 @@ class SentenceNullRates:
 
 
 def measure_quality(
-    model: Transformer,
-    pairs: Sequence[EncodedPair],
-    translated: Sequence[EncodedPair],
-    chrf: Sequence[float],
+    model: Transformer, pairs: Sequence[EncodedPair], translated: Sequence[EncodedPair], chrf: Sequence[float]
 ) -> dict[str, Any]:
     """The null rate as a predictor of translation quality: the part ``quality`` of ``analysis.json``.
 

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -276,24 +276,29 @@ def write_plots(
 
     ``layer`` is the cross-attention layer of the heatmap (default: the best aligned layer, or the last).
     """
+
+    def per_layer(value: Callable[[LayerStatistics], Any]) -> dict[str, dict[str, list[Any]]]:
+        """title of the site → run → one value per layer"""
+        return {
+            title: {run.name: [value(layer) for layer in _layers(run, site)] for run in runs}
+            for site, title in plots.SITE_TITLES.items()
+        }
+
+    null_rates = per_layer(lambda layer: layer.null_rate)
     figures = {
-        "sparsity_by_layer": _rate_figure(runs, "sparsity", "sparsity rate"),
-        "null_rate_by_layer": _rate_figure(runs, "null_rate", "null rate"),
-        "diversity_by_layer": plots.by_layer(
-            {
-                title: {run.name: [found.diversity for found in _layers(run, site)] for run in runs}
-                for site, title in plots.SITE_TITLES.items()
-            },
-            ylabel="head diversity (nats)",
+        "sparsity_by_layer": plots.by_layer(
+            per_layer(lambda layer: layer.mean_sparsity), dots=per_layer(lambda layer: layer.sparsity),
+            ylabel="sparsity rate", ylim=(0, 1),
         ),
+        "null_rate_by_layer": plots.by_layer(
+            per_layer(lambda layer: layer.mean_null_rate), dots=null_rates, ylabel="null rate", ylim=(0, 1)
+        ),
+        "diversity_by_layer": plots.by_layer(per_layer(lambda layer: layer.diversity), ylabel="head diversity (nats)"),
         "null_rate_histogram": plots.histogram(
-            {
-                title: {run.name: [rate for found in _layers(run, site) for rate in found.null_rate] for run in runs}
-                for site, title in plots.SITE_TITLES.items()
-            },
+            {title: {run: sum(rates, ()) for run, rates in series.items()} for title, series in null_rates.items()},
             xlabel="null rate of a head",
         ),
-    }
+    }  # fmt: skip
     if any(run.alignment for run in runs):
         figures["aer_by_layer"] = _aer_figure(runs)
     for run in runs:
@@ -309,19 +314,6 @@ def write_plots(
         if run.heatmap:
             figures[f"heatmap.{_file_name(run.name)}"] = _heatmap_figure(run, layer)
     return [path for name, figure in figures.items() for path in plots.save(figure, directory / name, formats)]
-
-
-def _rate_figure(runs: Sequence[RunAnalysis], attribute: str, ylabel: str) -> Figure:
-    """A rate by layer: the mean over heads as a line, single heads as dots."""
-    heads = {
-        title: {run.name: [getattr(layer, attribute) for layer in _layers(run, site)] for run in runs}
-        for site, title in plots.SITE_TITLES.items()
-    }
-    means = {
-        title: {run: [sum(rates) / len(rates) for rates in layers] for run, layers in series.items()}
-        for title, series in heads.items()
-    }
-    return plots.by_layer(means, ylabel=ylabel, dots=heads, ylim=(0, 1))
 
 
 def _aer_figure(runs: Sequence[RunAnalysis]) -> Figure:

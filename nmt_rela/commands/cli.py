@@ -59,9 +59,7 @@ _USER_PATH = frozenset(
 
 
 def run(
-    program: str,
-    command: Callable[[Sequence[str] | None], int | None],
-    arguments: Sequence[str] | None = None,
+    program: str, command: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None = None
 ) -> int:
     """Run a command and return its exit status. Exceptions become messages.
 
@@ -134,10 +132,7 @@ class _Parser(argparse.ArgumentParser):
 def make_parser(program: str, description: str | None) -> argparse.ArgumentParser:
     """A parser with the options of every command: ``--quiet``, ``--version`` and ``--help``."""
     parser = _Parser(
-        prog=program,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--quiet", action="store_true", help="log warnings only")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

@@ -189,7 +189,7 @@ class DecodingConfig:
     early_stopping: bool = False
     #: A translation has at most source length + this many sub-words.
     max_length_offset: int = field(default=50, metadata=bounds(low=0))
-    #: A translation has at least this many sub-words.
+    #: A translation has at least this many sub-words; at most max_length_offset + 1 may be asked for.
     min_length: int = field(default=0, metadata=bounds(low=0))
     #: Padded source tokens times beam_size per decoding batch.
     batch_tokens: int = field(default=16_000, metadata=bounds(low=8))
