@@ -63,34 +63,40 @@ def run(
 ) -> int:
     """Run a command and return its exit status. Exceptions become messages.
 
-    ``command`` receives the arguments (None: those of the process) and returns None or a status. A ``UserError``, a
-    full disk and an unusable path print one line on stderr; the status is 2. Ctrl-C is 130. A closed output pipe prints
-    nothing. argparse's exits keep their status. Any other exception is an internal error: traceback, status 1.
+    ``command`` receives the arguments (None: those of the process) and returns None or a status.
     """
-    if sys.stderr is None:  # it is closed; print would use stdout instead
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         status = command(arguments) or EXIT_DONE
         sys.stdout.flush()
         return status
-    except SystemExit as end:  # argparse exits after ``--help`` or a wrong argument
-        return end.code if isinstance(end.code, int) else EXIT_DONE
-    except UserError as error:
+    except BaseException as error:
+        return report(program, error)
+
+
+def report(program: str, error: BaseException) -> int:
+    """Print the message of an exception that has ended a command; the exit status.
+
+    A ``UserError``, a full disk and an unusable path print one line on stderr; the status is 2. Ctrl-C is 130. A closed
+    output pipe prints nothing. argparse's exits keep their status. Any other exception is an internal error: traceback,
+    status 1.
+    """
+    if isinstance(error, SystemExit):  # argparse exits after ``--help`` or a wrong argument
+        return error.code if isinstance(error.code, int) else EXIT_DONE
+    if isinstance(error, UserError):
         return _refuse(program, str(error))
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         print(f"{program}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         _silence_stdout()
         return EXIT_BROKEN_PIPE
-    except Exception as error:
-        message = _os_message(error) if isinstance(error, OSError) else None
-        if message is None:
-            traceback.print_exc()
-            return EXIT_INTERNAL_ERROR
-        if isinstance(error, OSError) and error.errno in _FULL_DISK:
-            _silence_stdout()
-        return _refuse(program, message)
+    message = _os_message(error) if isinstance(error, OSError) else None
+    if message is None:
+        traceback.print_exception(error)
+        return EXIT_INTERNAL_ERROR
+    if isinstance(error, OSError) and error.errno in _FULL_DISK:
+        _silence_stdout()
+    return _refuse(program, message)
 
 
 def _refuse(program: str, message: str) -> int:
@@ -248,6 +254,8 @@ class _Formatter(logging.Formatter):
 
 def log_to_stderr(*, quiet: bool = False) -> None:
     """Send the log of the package (logger ``nmt_rela``) to stderr; with ``quiet``, warnings only. May be repeated."""
+    if sys.stderr is None:  # it is closed; print would use stdout instead
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     logger = logging.getLogger("nmt_rela")
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):

@@ -22,30 +22,29 @@ _SILENT_SECONDS = 3.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command ``nmt-train``."""
-    return cli.run("nmt-train", _train, arguments)
-
-
-def _train(arguments: Sequence[str] | None) -> int:
-    parser = cli.make_parser("nmt-train", __doc__)
-    cli.add_config_arguments(parser)
-    parser.add_argument(
-        "--restart", action="store_true", help="start over; an earlier run of that name is moved aside, not deleted"
-    )
-    with _first_rank_reports():
-        options = cli.parse(parser, arguments)
-        config = cli.read_config(options)
-
-    from nmt_rela.preparation.pipeline import prepare
-    from nmt_rela.training import launch
-
-    with name_file_of_setting(options.config, options.overrides):
-        return launch.run(
-            config,
-            lambda: prepare(config.data),
-            restart=options.restart,
-            arguments=list(sys.argv[1:] if arguments is None else arguments),
+    """The command ``nmt-train``. It is no function under ``cli.run``, to keep the way to the gradient short."""
+    try:
+        parser = cli.make_parser("nmt-train", __doc__)
+        cli.add_config_arguments(parser)
+        parser.add_argument(
+            "--restart", action="store_true", help="start over; an earlier run of that name is moved aside, not deleted"
         )
+        with _first_rank_reports():
+            options = cli.parse(parser, arguments)
+            config = cli.read_config(options)
+
+        from nmt_rela.preparation.pipeline import prepare
+        from nmt_rela.training import launch
+
+        with name_file_of_setting(options.config, options.overrides):
+            return launch.run(
+                config,
+                lambda: prepare(config.data),
+                restart=options.restart,
+                arguments=list(sys.argv[1:] if arguments is None else arguments),
+            )
+    except BaseException as error:
+        return cli.report("nmt-train", error)
 
 
 @contextmanager

@@ -22,28 +22,21 @@ def paired_bootstrap(
     (Koehn 2004); None for the first system. SACREBLEU_SEED fixes the random numbers.
     """
     metrics = {"BLEU": BLEU(tokenize=tokenizer), "chrF2": CHRF()}
-    if len(systems) == 1:  # nothing to pair it with
-        name, lines = systems[0]
-        intervals = {}
-        for key, metric in zip(("bleu", "chrf"), metrics.values(), strict=True):
-            score = metric.corpus_score(lines, [references], n_bootstrap=SAMPLES)
-            intervals[key] = _interval(score.score, score._mean, score._ci, None)
-        return {name: intervals}
     test = PairedTest(list(systems), metrics, [references], test_type="bs", n_samples=SAMPLES)
     found: dict[str, list[Any]] = test()[1]
     return {
         name: {
-            "bleu": _interval(bleu.score, bleu.mean, bleu.ci, bleu.p_value),
-            "chrf": _interval(chrf.score, chrf.mean, chrf.ci, chrf.p_value),
+            "bleu": _interval(bleu),
+            "chrf": _interval(chrf),
         }
         for (name, _), bleu, chrf in zip(systems, found["BLEU"], found["chrF2"], strict=True)
     }
 
 
-def _interval(score: float, mean: float, margin: float, p: float | None) -> dict[str, float | None]:
+def _interval(found: Any) -> dict[str, float | None]:
     return {
-        "score": float(score),
-        "low": float(mean - margin),
-        "high": float(mean + margin),
-        "p": None if p is None else float(p),
+        "score": float(found.score),
+        "low": float(found.mean - found.ci),
+        "high": float(found.mean + found.ci),
+        "p": None if found.p_value is None else float(found.p_value),
     }

@@ -16,6 +16,7 @@ from nmt_rela.preparation.pipeline import load_prepared
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import Experiment, Run
 from nmt_rela.reproduction.step_record import Record
+from nmt_rela.training.trainer_state import TrainerState
 from nmt_rela.utils.errors import DataError, UserError
 from nmt_rela.utils.files import sha256_of
 from nmt_rela.utils.shipped import CHECKOUT
@@ -102,19 +103,11 @@ def updates_done(run: Run) -> int:
 
 def is_trained(run: Run) -> bool:
     """Whether a run has reached the end that its configuration sets."""
-    checkpoints = list_checkpoints(RunDirectory(run.path).checkpoints)
     try:
-        state = load_state(checkpoints[-1])["progress"] if checkpoints else None
-    except (UserError, KeyError):
-        state = None
-    if state is None:
+        state = load_state(list_checkpoints(RunDirectory(run.path).checkpoints)[-1])
+        return TrainerState(**state["progress"]).is_finished(run.config.training)
+    except (UserError, LookupError):
         return False
-    settings = run.config.training
-    return bool(
-        state["update"] >= settings.max_updates
-        or 0 < settings.max_epochs <= state["epoch"]
-        or 0 < settings.patience <= state["validations_since_best"]
-    )
 
 
 def prepared_data(run: Run) -> PreparedData:

@@ -63,9 +63,9 @@ def run(
         trainer = context.run_on_all_ranks(
             lambda: Trainer(config, data=data, run=directory, context=context, resume=resume)
         )
-        outcome = trainer.run(stop_requested=stop.is_requested)
+        is_finished = trainer.run(stop_requested=stop.is_requested)
         context.run_on_main(lambda: write_model_card(directory))
-        LOG.info("%s at update %d: %s", outcome, trainer.state.update, directory.path)
+        LOG.info("%s at update %d: %s", "finished" if is_finished else "stopped", trainer.state.update, directory.path)
         context.shutdown()
     except RemoteRankError as failure:
         return EXIT_USER_ERROR if failure.is_user_error else EXIT_INTERNAL_ERROR

@@ -7,8 +7,8 @@ import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,8 +37,6 @@ from nmt_rela.utils.errors import CheckpointError, UserError
 from nmt_rela.utils.memory import trim_malloc
 
 LOG = logging.getLogger(__name__)
-
-Outcome = Literal["finished", "stopped"]
 
 
 class TrainingDivergedError(UserError):
@@ -93,8 +91,8 @@ class Trainer:
         self.validator = Validator(config, data, self.tokenizers, context)
         self.logger: MetricLogger | None = None
 
-    def run(self, *, stop_requested: Callable[[], bool]) -> Outcome:
-        """Train to the end, or until a stop is requested. The last update is saved in both cases.
+    def run(self, *, stop_requested: Callable[[], bool]) -> bool:
+        """Train to the end, or until a stop is requested; whether the end is reached. The last update is saved.
 
         Raises TrainingDivergedError; CheckpointError when the last update cannot be saved.
         """
@@ -134,7 +132,7 @@ class Trainer:
         finally:
             if self.logger:
                 self.logger.close()
-        return "finished" if self._is_finished() else "stopped"
+        return self._is_finished()
 
     def train_step(self, batches: list[Batch], plan: BatchPlan) -> None:
         """One update from this rank's micro-batches. Nothing in it synchronizes with the device."""
@@ -226,12 +224,7 @@ class Trainer:
         return int(self.corpus.target_lengths[pairs].sum()), len(pairs)
 
     def _is_finished(self) -> bool:
-        settings, state = self.config.training, self.state
-        return (
-            state.update >= settings.max_updates
-            or (settings.max_epochs > 0 and state.epoch >= settings.max_epochs)
-            or (settings.patience > 0 and state.validations_since_best >= settings.patience)
-        )
+        return self.state.is_finished(self.config.training)
 
     def _post_step(self, *, stopping: bool) -> None:
         """Log, validate and save where they are due."""
@@ -304,47 +297,39 @@ class Trainer:
         settings, state = self.config.training, self.state
         with self._autocast():
             result = self.validator.validate(self.model, max_batch_tokens=self.max_batch_tokens)
-        score = result.bleu if settings.checkpoint_metric == "bleu" else -result.loss
+        metrics = result.metrics
+        score = metrics.get("bleu") if settings.checkpoint_metric == "bleu" else -metrics["loss"]
         self._score = None if score is None else finite_or_none(score)
         is_best = self._score is not None and (state.best_score is None or self._score > state.best_score)
         state.best_score = self._score if is_best else state.best_score
         state.validations_since_best = 0 if is_best else state.validations_since_best + 1
         state.last_validated_update = state.update
         if self.logger:
-            self.logger.log("validation", state.update, result.to_metrics())
+            self.logger.log("validation", state.update, metrics)
             self.logger.log_samples(state.update, *result.samples)
             LOG.info("update %6d  %s%s", state.update, result.summary(), "  (best so far)" if is_best else "")
         return is_best and settings.keep_best_checkpoints > 0
 
     def _save(self) -> None:
         """Write a checkpoint from the main rank. A failed write causes a warning, and training continues."""
-        metrics = self.metrics.state_dict(self.context)
+        training = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "consecutive_nonfinite": self._consecutive_nonfinite,
+            "metrics": self.metrics.state_dict(self.context),
+        }
         self._has_unsaved_update = not self.context.run_on_main(
             lambda: self.checkpoints.save(
                 update=self.state.update,
                 score=self._score,
-                tensors={"model": self.model.state_dict(), "training": self.state_dict() | {"metrics": metrics}},
+                tensors={"model": self.model.state_dict(), "training": training},
                 state={
-                    "progress": self.state.to_dict(),
+                    "progress": asdict(self.state),
                     "vocabulary": self.tokenizers.fingerprint,
                     "corpus": self.corpus.fingerprint,
                 },
             )
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors needed to continue, apart from the model and the metrics."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "consecutive_nonfinite": self._consecutive_nonfinite,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a ``state_dict``."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self._consecutive_nonfinite = state["consecutive_nonfinite"]
 
     def _resume(self, checkpoint: Path) -> None:
         """Continue from a checkpoint. Raises CheckpointError when it belongs to other data."""
@@ -357,9 +342,11 @@ class Trainer:
                 )
         load_weights(self.model, checkpoint)
         training = load_tensors(checkpoint, "training", device=self.context.device)
-        self.load_state_dict(training)
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.scaler.load_state_dict(training["scaler"])
+        self._consecutive_nonfinite = training["consecutive_nonfinite"]
         self.metrics.load_state_dict(training["metrics"].cpu(), self.context)
-        self.state = TrainerState.from_dict(state["progress"])
+        self.state = TrainerState(**state["progress"])
         LOG.info("continuing %s from update %d", self.run_directory.path, self.state.update)
 
     def _initialize_from(self, other: RunDirectory) -> None:

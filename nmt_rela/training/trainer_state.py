@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from nmt_rela.config.schema import TrainingConfig
 
 
 @dataclass(slots=True)
@@ -27,11 +26,10 @@ class TrainerState:
     #: The update of the latest validation.
     last_validated_update: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainerState:
-        """The state that ``to_dict`` returned."""
-        return cls(**values)
+    def is_finished(self, settings: TrainingConfig) -> bool:
+        """Whether the run has reached the end that its settings define."""
+        return (
+            self.update >= settings.max_updates
+            or 0 < settings.max_epochs <= self.epoch
+            or 0 < settings.patience <= self.validations_since_best
+        )

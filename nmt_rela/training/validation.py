@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 
@@ -34,35 +34,23 @@ _SPARSITY_TOKENS = 4_096
 _NUM_SAMPLES = 5
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ValidationResult:
-    """Losses are in nats per target token. BLEU, chrF and the length ratio are None where nothing was translated."""
+class ValidationResult(NamedTuple):
+    """``metrics``: ``loss`` in nats per target token, ``perplexity``, and rates as ``attention_sparsity`` names them.
 
-    loss: float
-    perplexity: float
-    bleu: float | None
-    chrf: float | None
-    #: Words of the translations divided by words of the references.
-    length_ratio: float | None
-    #: Sparsity rate and null rate of each attention site, as ``attention_sparsity`` names them.
-    attention: dict[str, float]
+    ``bleu``, ``chrf`` and ``length_ratio`` (words of the translations divided by words of the references) are there if
+    something was translated.
+    """
+
+    metrics: dict[str, float]
     #: A few sources, translations and references.
     samples: tuple[list[str], list[str], list[str]]
 
-    def to_metrics(self) -> dict[str, float]:
-        """The numbers, for the records."""
-        named = {
-            "loss": self.loss, "perplexity": self.perplexity, "bleu": self.bleu, "chrf": self.chrf,
-            "length_ratio": self.length_ratio,
-        }  # fmt: skip
-        return {name: value for name, value in named.items() if value is not None} | self.attention
-
     def summary(self) -> str:
         """The numbers as one line, for the log."""
-        scores = (
-            "" if self.bleu is None else f"  BLEU {self.bleu:.2f}  chrF {self.chrf:.2f}  length {self.length_ratio:.2f}"
-        )
-        return f"development: loss {self.loss:.4f}  perplexity {self.perplexity:.2f}{scores}"
+        text = "development: loss {loss:.4f}  perplexity {perplexity:.2f}"
+        if "bleu" in self.metrics:
+            text += "  BLEU {bleu:.2f}  chrF {chrf:.2f}  length {length_ratio:.2f}"
+        return text.format(**self.metrics)
 
 
 class Validator:
@@ -87,19 +75,14 @@ class Validator:
         loss, nll = self._losses(model, max_batch_tokens)
         sources, references = [source for source, _ in self._pairs], [target for _, target in self._pairs]
         outputs = self._translate(model, sources)
-        scores = compute_scores(outputs, references, tokenizer=self._bleu_tokenizer) if outputs else None
+        metrics = {"loss": loss, "perplexity": math.exp(min(nll, 100.0))}
+        if outputs:
+            scores = compute_scores(outputs, references, tokenizer=self._bleu_tokenizer)
+            metrics |= {"bleu": scores.bleu, "chrf": scores.chrf, "length_ratio": scores.length_ratio}
         first = self._micro_batches(0, _SPARSITY_TOKENS)[0]
-        return ValidationResult(
-            loss=loss,
-            perplexity=math.exp(min(nll, 100.0)),
-            bleu=None if scores is None else scores.bleu,
-            chrf=None if scores is None else scores.chrf,
-            length_ratio=None if scores is None else scores.length_ratio,
-            attention=attention_sparsity(model, collate(self._corpus, first).to(self._context.device)),
-            samples=(sources[:_NUM_SAMPLES], outputs[:_NUM_SAMPLES], references[:_NUM_SAMPLES])
-            if outputs
-            else ([], [], []),
-        )
+        metrics |= attention_sparsity(model, collate(self._corpus, first).to(self._context.device))
+        shown = min(_NUM_SAMPLES, len(outputs))
+        return ValidationResult(metrics, (sources[:shown], outputs[:shown], references[:shown]))
 
     def _translate(self, model: Transformer, sources: list[str]) -> list[str]:
         """The translations of all ranks, or none where the model's predictions are not finite."""

@@ -39,5 +39,5 @@ def test_training_resumes_from_the_frozen_run() -> None:
     optimizer = build_optimizer(run.load_model().parameters(), run.config().training)
     optimizer.load_state_dict(training["optimizer"])
     assert {"scaler", "metrics", "consecutive_nonfinite"} <= training.keys()
-    progress = TrainerState.from_dict(load_state(checkpoint)["progress"])
+    progress = TrainerState(**load_state(checkpoint)["progress"])
     assert (progress.update, progress.epoch, progress.last_validated_update) == (1_500, 51, 1_500)
