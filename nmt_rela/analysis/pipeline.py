@@ -174,7 +174,7 @@ def _ablate(
     layers: Sequence[LayerStatistics],
     *,
     name: str,
-) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The results of ``measure_heads`` and of ``measure_quality``, with greedy translations."""
     from sacrebleu.metrics.chrf import CHRF
 

@@ -162,10 +162,7 @@ class BeamHistory:
 
     def __init__(self, sentences: int, beam_size: int, device: torch.device) -> None:
         self._beam_size = beam_size
-        self._rows: list[Tensor] = []
-        self._integers: list[tuple[Tensor, Tensor]] = []
-        self._floats: list[tuple[Tensor, Tensor]] = []
-        self._continuing: list[Tensor] = []
+        self._steps: list[tuple[Tensor, ...]] = []
         self._finished_scores = torch.full((sentences, beam_size), _NEVER, device=device)
         self._finished_indices = torch.zeros((sentences, beam_size), dtype=torch.long, device=device)
 
@@ -178,10 +175,7 @@ class BeamHistory:
         They are parent beam, token, the token's log-probability and the total one. ``continuing`` [S, B] are the
         positions of the candidates that continue.
         """
-        self._rows.append(rows)
-        self._integers.append((beam_indices, tokens))
-        self._floats.append((token_log_probs, totals))
-        self._continuing.append(continuing)
+        self._steps.append((rows, beam_indices, tokens, token_log_probs, totals, continuing))
 
     def set_finished(self, rows: Tensor, scores: Tensor, indices: Tensor) -> None:
         """Set the finished hypotheses [S, B] of the sentences ``rows`` [S]; a later call replaces them."""
@@ -191,13 +185,12 @@ class BeamHistory:
     def best_hypotheses(self, n_best: int) -> list[list[Hypothesis]]:
         """The best finished hypotheses of every sentence, traced back to their first token."""
         # line_of[step, sentence]: where the concatenated records hold that sentence's candidates of that step
-        starts = np.cumsum([0] + [len(rows) for rows in self._rows])
-        line_of = np.zeros((len(self._rows), len(self._finished_scores)), dtype=np.int64)
-        for step, rows in enumerate(self._rows):
-            line_of[step, rows.cpu().numpy()] = np.arange(starts[step], starts[step + 1])
-        beam_indices, tokens = (torch.cat(part).cpu().numpy() for part in zip(*self._integers, strict=True))
-        token_log_probs, totals = (torch.cat(part).cpu().numpy() for part in zip(*self._floats, strict=True))
-        continuing = torch.cat(self._continuing).cpu().numpy()
+        rows, beam_indices, tokens, token_log_probs, totals, continuing = (
+            torch.cat(part).cpu().numpy() for part in zip(*self._steps, strict=True)
+        )
+        steps = np.repeat(np.arange(len(self._steps)), [len(step[0]) for step in self._steps])
+        line_of = np.zeros((len(self._steps), len(self._finished_scores)), dtype=np.int64)
+        line_of[steps, rows] = np.arange(len(rows))
 
         def trace(sentence: int, index: int, score: float) -> Hypothesis:
             last_step, candidate = divmod(index, 2 * self._beam_size)
