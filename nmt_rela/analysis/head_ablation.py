@@ -6,7 +6,7 @@ A head that is switched off outputs 0, before the output norm.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -40,12 +40,10 @@ def ablate_heads(model: Transformer, heads: Iterable[Head]) -> Iterator[None]:
     def silence(mask: Tensor) -> Callable[[HookPoint, Any, Tensor], Tensor]:
         return lambda _module, _inputs, z: z * mask.to(z.dtype)  # [batch, queries, heads, head_dim]
 
-    handles = [modules[key].hook_z.register_forward_hook(silence(mask)) for key, mask in masks.items()]
-    try:
+    with ExitStack() as handles:
+        for key, mask in masks.items():
+            handles.enter_context(modules[key].hook_z.register_forward_hook(silence(mask)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def rank_heads(layers: Iterable[LayerStatistics]) -> list[Head]:

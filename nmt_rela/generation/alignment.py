@@ -91,9 +91,6 @@ def _cross_attention(model: Transformer, source: Tensor, target: Tensor, options
     layer = default_alignment_layer(len(model.decoder)) if options.layer is None else options.layer
     hook_pattern = model.attention_modules()["cross", layer].hook_pattern
     seen: list[Tensor] = []  # [batch, heads, target length, source length]
-    handle = hook_pattern.register_forward_hook(lambda _module, _inputs, weights: seen.append(weights.float()))
-    try:
+    with hook_pattern.register_forward_hook(lambda _module, _inputs, weights: seen.append(weights.float())):
         model.decode(model.shift_right(target), model.encode(source))
-    finally:
-        handle.remove()
     return seen[0].mean(dim=1) if options.head is None else seen[0][:, options.head]
