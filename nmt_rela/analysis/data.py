@@ -48,6 +48,8 @@ def read_analysis_data(
         raise DataError(f"{files.source}: no sentence pair to analyse")
     count = sentences or len(lines)
     links = None
+    if gold_reversed and files.gold_alignments is None:
+        raise DataError(f"--gold-reversed: {files.name} has no gold alignments; accepted: together with --gold FILE")
     if files.gold_alignments is not None:
         links = read_pharaoh(files.gold_alignments)
         if len(links) != len(lines):

@@ -51,12 +51,8 @@ def _parser() -> argparse.ArgumentParser:
         help="switch heads off, and compare null rates with translation quality, on the first N pairs (default: skip)",
     )  # fmt: skip
     add("--page-sentences", type=count, default=100, metavar="N", help="sentences on the page (default: 100; 0: none)")
-    add(
-        "--sentence",
-        type=cli.number_from(1),
-        metavar="LINE",
-        help="line of the heatmap's sentence (default: a short one)",
-    )
+    line = cli.number_from(1)
+    add("--sentence", type=line, metavar="LINE", help="line of the heatmap's sentence (default: a short one)")
     add(
         "--layer", type=count, metavar="L",
         help="cross-attention layer of the heatmap (default: the best aligned layer, or the last)",
@@ -75,6 +71,8 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     options = cli.parse(parser, arguments)
     cli.refuse_pairs(parser, options, _PAIRS)
+    if options.overrides and not options.ablate_heads:
+        parser.error(f"{options.overrides[0]}: only the translations of --ablate-heads use decoding settings")
     formats = [] if options.no_plots else options.plots or ["png"]
 
     from nmt_rela.analysis import pipeline, plots

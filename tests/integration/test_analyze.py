@@ -232,7 +232,7 @@ def test_ablation_translates_with_the_decoding_overrides(
     monkeypatch.setattr("nmt_rela.analysis.pipeline.analyze_run", spy)
     models = ["--model", str(place / "rela"), "--model", str(place / "soft")]
     options = [*models, *text_options(place), "--no-plots", "--output", str(tmp_path)]
-    assert main([*options, "decoding.beam_size=2", "decoding.max_length_offset=7"]) == 0
+    assert main([*options, "--ablate-heads", "1", "decoding.beam_size=2", "decoding.max_length_offset=7"]) == 0
     assert [(decoding.beam_size, decoding.max_length_offset) for decoding in asked] == [(2, 7)] * 2
 
 
@@ -252,8 +252,10 @@ def test_ablation_translates_with_the_decoding_overrides(
         (["--model", "{rela}", *"--source {place}/text.en --target {place}/text.de --sentence 13".split()], "12 lines"),
         (["--model", "{rela}", *"--source {place}/text.en --target {rela}/words.txt".split()], "12 lines"),
         (["--model", "{rela}", "--checkpoint", "bst"], "no checkpoint 'bst'"),
-        (["--model", "{rela}", "decoding.beam_siz=2"], "did you mean 'beam_size'"),
-        (["--model", "{rela}", "model.num_heads=2"], "accepted: decoding.key=value"),
+        (["--model", "{rela}", "--ablate-heads", "1", "decoding.beam_siz=2"], "did you mean 'beam_size'"),
+        (["--model", "{rela}", "--ablate-heads", "1", "model.num_heads=2"], "accepted: decoding.key=value"),
+        (["--model", "{rela}", "decoding.beam_size=2"], "only the translations of --ablate-heads use"),
+        (["--model", "{rela}", "--gold-reversed"], "--gold-reversed: text.en has no gold alignments"),
     ],
 )
 def test_a_user_error_is_one_line_on_stderr(
