@@ -18,14 +18,14 @@ def forced_log_probs(model: Transformer, source: Tensor, target: Tensor) -> Tens
     ``source`` [batch, source length] and ``target`` [batch, target length] end in EOS and are padded with PAD. The
     result has the shape of ``target``. The model is used in the mode (eval) that it is in.
     """
-    hidden_states = model.decode(model.shift_right(target), model.encode(source))  # [batch, target length, d_model]
-    valid = target != PAD
-    hidden_states, tokens = hidden_states[valid], target[valid]  # no output projection at padding
-    log_probs = torch.zeros(target.shape, device=target.device)
-    log_probs[valid] = torch.cat(
-        [
-            model.output_projection(rows).float().log_softmax(dim=1).gather(1, row_tokens.unsqueeze(1)).squeeze(1)
-            for rows, row_tokens in zip(hidden_states.split(_ROWS), tokens.split(_ROWS), strict=True)
-        ]
+    hidden_states = model.decode(model.shift_right(target), model.encode(source)).flatten(0, 1)
+    # No output projection at padding. A GPU is waited for once, here.
+    positions = (target.flatten() != PAD).nonzero().squeeze(1)
+    tokens = target.flatten()[positions]
+    log_probs = [
+        model.output_projection(rows).float().log_softmax(dim=1).gather(1, row_tokens.unsqueeze(1)).squeeze(1)
+        for rows, row_tokens in zip(hidden_states[positions].split(_ROWS), tokens.split(_ROWS), strict=True)
+    ]
+    return (
+        torch.zeros(target.numel(), device=target.device).index_copy(0, positions, torch.cat(log_probs)).view_as(target)
     )
-    return log_probs

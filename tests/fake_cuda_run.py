@@ -1,0 +1,131 @@
+"""Updates, validation, a resumed run and searches on a device without numbers; the script of ``test_fake_cuda``.
+
+Arguments: a folder to work in and a part (`PARTS`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from tools.fake_cuda import FakeDevice, fake_cuda, load_device
+
+if __name__ == "__main__":
+    load_device(Path(sys.argv[1]))  # before torch
+
+from contextlib import ExitStack
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+import torch
+
+from nmt_rela.checkpoints.manager import CheckpointManager
+from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.commands import analyze, score, translate
+from nmt_rela.commands import train as train_command
+from nmt_rela.config.loader import load_config
+from nmt_rela.data.data_loader import Batch
+from nmt_rela.models.incremental_decoder import IncrementalDecoder
+from nmt_rela.preparation.pipeline import prepare
+from nmt_rela.training import trainer as trainer_module
+from nmt_rela.training.distributed import DistributedContext
+from nmt_rela.training.objective import TranslationObjective
+from nmt_rela.training.trainer import Trainer
+from tests.digits import TINY, write_digits
+
+
+def trainer_on_device(
+    folder: Path, variant: str, precision: str, resume: Path | None = None, *overrides: str
+) -> Trainer:
+    settings = [
+        f"training.precision={precision}", "training.loss_normalization=sentences", "training.max_batch_tokens=512",
+        "training.max_updates=2", "training.log_every=1", "training.validate_every=2", "training.save_every=2",
+        *(f"model.{each}dropout=0.1" for each in ("", "embedding_", "attention_", "ffn_")), *overrides,
+    ]  # fmt: skip
+    config = load_config(write_digits(folder, reverse=False, variant=variant), settings)
+    run = RunDirectory(config.run_dir)
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    context = DistributedContext(0, 1, torch.device("cuda", 0))
+    return Trainer(config, data=prepare(config.data), run=run, context=context, resume=resume)
+
+
+def forbid_reading(owner: Any, method: str, device: FakeDevice) -> Any:
+    """A patch: within the method a number read from the device raises."""
+    function = getattr(owner, method)
+
+    def unread(*args: Any, **options: Any) -> Any:
+        device.may_be_read = False
+        result = function(*args, **options)
+        device.may_be_read = True
+        return result
+
+    return mock.patch.object(owner, method, unread)
+
+
+def train(folder: Path) -> None:
+    """Updates with validation and a checkpoint, and the run continued from it."""
+    for variant, precision in (("softmax", "bf16"), ("rela-g", "fp16"), ("entmax15", "float32")):
+        (work := folder / f"{variant}-{precision}").mkdir()
+        with fake_cuda() as device, forbid_reading(Trainer, "train_step", device):
+            device.may_be_read = True
+            trainer = trainer_on_device(work, variant, precision)
+            assert trainer.run(stop_requested=lambda: False) == "finished"
+            checkpoint = CheckpointManager(trainer.run_directory, trainer.config.training).latest_valid()
+            resumed = trainer_on_device(work, variant, precision, checkpoint, "training.max_updates=3")
+            assert resumed.state.update == 2
+            assert resumed.run(stop_requested=lambda: False) == "finished"
+
+
+def generate(folder: Path) -> None:
+    """Every way to translate, score and analyze, by the commands."""
+    config = write_digits(folder, reverse=False, variant="rela-g")
+    assert train_command.main(["--config", str(config), "--quiet", *TINY, "training.max_updates=1"]) == 0
+    run, test = str(folder / "run"), [str(folder / f"test.{side}") for side in ("plain", "turned")]
+    on_gpu = ["--model", run, "--device", "cuda", "--precision", "bf16"]
+    with fake_cuda() as device, ExitStack() as stack:
+        for method in ("step", "reorder"):
+            stack.enter_context(forbid_reading(IncrementalDecoder, method, device))
+        device.may_be_read = True
+        for options in (
+            ["--n-best", "2", "--alignments"],
+            ["--beam-size", "1"],
+            ["--sample", "--n-best", "2", "--top-k", "3"],
+        ):
+            assert translate.main([*on_gpu, "--input", test[0], *options, "--quiet"]) == 0
+        assert score.main([*on_gpu, "--source", test[0], "--target", test[1], "--quiet"]) == 0
+        few = ["--sentences", "20", "--no-plots", "--ablate-heads", "4"]
+        assert analyze.main(["--model", run, "--device", "cuda", *few]) == 0
+
+
+def detect_faults(folder: Path) -> None:
+    """Planted faults that a real GPU would answer by an error or by waiting: each is found."""
+    forward, to, step = TranslationObjective.forward, Batch.to, trainer_module.step_unless_nonfinite
+
+    def with_host_tensor(self: TranslationObjective, batch: Batch) -> Any:
+        loss, nll = forward(self, batch)
+        return (loss * torch.ones(1)).sum(), nll
+
+    def with_decision(optimizer: Any, scaler: Any, norm: Any) -> Any:
+        return step(optimizer, scaler, norm) if bool(norm.isfinite()) else norm
+
+    def with_host_indices(self: Batch, device: Any) -> Batch:
+        return replace(to(self, device), target_positions=self.target_positions)
+
+    for owner, name, fault, message in (
+        (TranslationObjective, "forward", with_host_tensor, "found at least two devices"),
+        (trainer_module, "step_unless_nonfinite", with_decision, "aten._local_scalar_dense"),
+        (Batch, "to", with_host_indices, "indices on the CPU"),
+    ):
+        with fake_cuda() as device, forbid_reading(Trainer, "train_step", device):
+            device.may_be_read = True
+            trainer = trainer_on_device(folder, "softmax", "bf16")
+            with mock.patch.object(owner, name, fault), pytest.raises(Exception, match=message):
+                trainer.run(stop_requested=lambda: False)
+
+
+PARTS = {"train": train, "generate": generate, "detect_faults": detect_faults}
+
+if __name__ == "__main__":
+    PARTS[sys.argv[2]](Path(sys.argv[1]))
