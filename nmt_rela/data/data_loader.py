@@ -26,7 +26,7 @@ class Batch:
     target: Tensor
     #: Indices into the flattened target of the ids that are not PAD, int64 [target tokens].
     target_positions: Tensor
-    #: Positions in the corpus, [sentences].
+    #: Positions in the dataset, [sentences].
     indices: NDArray[np.integer]
     #: Source ids that are not PAD.
     source_tokens: int
@@ -45,9 +45,9 @@ class Batch:
         )
 
 
-def collate(corpus: ParallelDataset, indices: NDArray[np.integer], *, number: int = 0, pin: bool = False) -> Batch:
-    """The pairs at some positions of the corpus as one batch; ``pin`` puts it in page-locked memory."""
-    rows = (corpus.sources.pad(indices), corpus.targets.pad(indices))
+def collate(dataset: ParallelDataset, indices: NDArray[np.integer], *, number: int = 0, pin: bool = False) -> Batch:
+    """The pairs at some positions of the dataset as one batch; ``pin`` puts it in page-locked memory."""
+    rows = (dataset.sources.pad(indices), dataset.targets.pad(indices))
     positions = np.flatnonzero(rows[1] != PAD)
     source, target, target_positions = (
         torch.from_numpy(array).pin_memory() if pin else torch.from_numpy(array) for array in (*rows, positions)
@@ -73,7 +73,7 @@ def pad_sequences(ids: Sequence[Sequence[int]]) -> Tensor:
 
 
 def iterate_updates(
-    corpus: ParallelDataset,
+    dataset: ParallelDataset,
     plan: BatchPlan,
     *,
     max_batch_tokens: int,
@@ -97,11 +97,11 @@ def iterate_updates(
         for update in range(first_update, plan.num_updates):
             ranks = cut_update(
                 plan.buckets(update),
-                corpus.source_lengths,
-                corpus.target_lengths,
+                dataset.source_lengths,
+                dataset.target_lengths,
                 max_batch_tokens=max_batch_tokens,
                 world_size=world_size,
             )
-            yield [collate(corpus, part.pairs, number=part.number, pin=pin) for part in ranks[rank]]
+            yield [collate(dataset, part.pairs, number=part.number, pin=pin) for part in ranks[rank]]
 
     return prefetch(updates(), depth)

@@ -96,7 +96,7 @@ class ParallelDataset:
         try:
             text = (directory / "header.json").read_bytes()
         except OSError as error:
-            raise DataError(f"{directory}: not a binary corpus (header.json: {error.strerror})") from error
+            raise DataError(f"{directory}: not a binary dataset (header.json: {error.strerror})") from error
         self._header = _read_header(text, directory)
         for name, entry in self._header["files"].items():
             path = directory / name

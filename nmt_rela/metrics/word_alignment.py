@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from nmt_rela.data.tokenizer import WORD_START
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.text import read_lines
+from nmt_rela.utils.text import decode_lines
 
 Link = tuple[int, int]
 
@@ -186,7 +186,8 @@ def read_pharaoh(path: str | Path) -> list[GoldAlignment]:
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as stream:
-            return [parse_pharaoh(line, where=f"{path}:{number}") for number, line in enumerate(read_lines(stream), 1)]
+            lines = enumerate(decode_lines(stream, str(path)), start=1)
+            return [parse_pharaoh(line, where=f"{path}:{number}") for number, line in lines]
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read as an alignment file: {reason}") from error

@@ -75,7 +75,8 @@ def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) ->
     mirror = os.environ.get(MIRROR_VARIABLE, "") if mirror is None else mirror
     cache = ArchiveCache(Path(data.data_dir) / "archives", mirror=mirror)
     summary = preparation.summary()
-    if summary and not _has_changed(preparation, cache, summary["digests"]):
+    # Data is made anew only when a file is known to differ from the one that it was made from.
+    if summary and summary["digests"] == summary["digests"] | _known_digests(preparation, cache):
         if summary["mirror"] != mirror:
             LOG.info("using data prepared before from %s", summary["mirror"] or "the published archives")
         return preparation.prepared_data(summary)
@@ -196,11 +197,8 @@ class _Preparation:
             directory=self.directory,
             train=stages["train"] / "corpus",
             dev_binary=stages["dev"] / "corpus",
-            dev=evaluation_set("dev", "+".join(parallel_source.name for parallel_source in self.task.dev)),
-            tests=tuple(
-                evaluation_set(f"test-{parallel_source.name}", parallel_source.name)
-                for parallel_source in self.task.tests
-            ),
+            dev=evaluation_set("dev", "+".join(dev.name for dev in self.task.dev)),
+            tests=tuple(evaluation_set(f"test-{test.name}", test.name) for test in self.task.tests),
             tokenizer=stages["tokenizers"],
             counts=summary["counts"],
             title=self.task.title,
@@ -211,42 +209,33 @@ class _Preparation:
 # First pass: the archives
 
 
+def _known_digests(preparation: _Preparation, cache: ArchiveCache) -> dict[str, str]:
+    """The digests of alignment files, by path, and of archives that were fetched before, by name."""
+    known = {str(path): sha256_of(path) for path in preparation.alignments if path.is_file()}
+    return known | {archive.name: digest for archive in preparation.archives if (digest := cache.known_digest(archive))}
+
+
 def _resolve_archives(preparation: _Preparation, cache: ArchiveCache) -> tuple[dict[str, LocalArchive], dict[str, str]]:
     """The archives that missing stages read, fetched and verified; the digests of all archives and alignment files.
 
     Raises DataError where an archive or an alignment file is not available.
     """
     archives: dict[str, LocalArchive] = {}
-    digests: dict[str, str] = {}
+    digests = _known_digests(preparation, cache)
     for path, name in preparation.alignments.items():
-        if not path.is_file():
+        if str(path) not in digests:
             raise DataError(f"source '{name}': {path}: no such file; paths start from the task file")
-        digests[str(path)] = sha256_of(path)
-    needed = []
-    for archive in preparation.archives:
-        digest = cache.known_digest(archive)
-        if digest is None:
-            needed.append(archive)
-        else:
-            digests[archive.name] = digest
+    needed = [archive for archive in preparation.archives if archive.name not in digests]
     while True:
         for name, (local, digest) in cache.fetch(needed).items():
             archives[name], digests[name] = local, digest
         # An archive that is fetched again may have another digest, and then other stages are missing.
         stages = _list_stages(preparation, archives, digests).values()
-        read = {
-            archive.name: archive for stage in stages if not is_complete(stage.directory) for archive in stage.reads
-        }
+        missing = [stage for stage in stages if not is_complete(stage.directory)]
+        read = {archive.name: archive for stage in missing for archive in stage.reads}
         needed = [archive for name, archive in read.items() if name not in archives]
         if not needed:
             return archives, digests
-
-
-def _has_changed(preparation: _Preparation, cache: ArchiveCache, digests: Mapping[str, str]) -> bool:
-    """Whether a file is known to differ from what data with these digests was made from."""
-    now = {archive.name: cache.known_digest(archive) for archive in preparation.archives}
-    now |= {str(path): sha256_of(path) for path in preparation.alignments if path.is_file()}
-    return any(digest and digest != digests.get(name) for name, digest in now.items())
 
 
 # Second pass: the stages

@@ -61,7 +61,7 @@ class Trainer:
         """
         self.config, self.run_directory, self.context = config, run, context
         settings = config.training
-        self.corpus = ParallelDataset(data.train)
+        self.dataset = ParallelDataset(data.train)
         self.tokenizers = TokenizerPair.load(data.tokenizer)
         torch.manual_seed(_derive_seed(settings.seed))
         self.model = build_model(config.model, self.tokenizers).to(context.device)
@@ -78,7 +78,7 @@ class Trainer:
         self.metrics = StepMetrics(context.device, loss_normalization=settings.loss_normalization)
         self._consecutive_nonfinite = torch.zeros((), device=context.device)
         #: The micro-batch of a rank without pairs, because all ranks must take part in the reduction.
-        self._no_pairs = collate(self.corpus, np.empty(0, dtype=np.int64))
+        self._no_pairs = collate(self.dataset, np.empty(0, dtype=np.int64))
         self._no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
         # This rank's micro-batches of the latest update, and their loss.
         self._last_batches: tuple[list[Batch], Tensor] = ([], torch.zeros(()))
@@ -178,7 +178,7 @@ class Trainer:
         self.max_batch_tokens = min(context.all_gather_object(self.max_batch_tokens))
         LOG.info(
             "%s parameters, %s pairs, %s on %s rank(s) of %s, at most %s tokens per micro-batch, from update %d",
-            f"{sum(p.numel() for p in self.parameters):,}", f"{len(self.corpus):,}",
+            f"{sum(p.numel() for p in self.parameters):,}", f"{len(self.dataset):,}",
             str(self.precision).removeprefix("torch."), context.world_size, context.device.type,
             f"{self.max_batch_tokens:,}", self.state.update,
         )  # fmt: skip
@@ -199,8 +199,8 @@ class Trainer:
     def plan(self) -> BatchPlan:
         """The plan of the present epoch."""
         return plan_epoch(
-            self.corpus.source_lengths,
-            self.corpus.target_lengths,
+            self.dataset.source_lengths,
+            self.dataset.target_lengths,
             update_tokens=self.config.training.update_tokens,
             seed=self.config.training.seed,
             epoch=self.state.epoch,
@@ -209,7 +209,7 @@ class Trainer:
     def updates(self, plan: BatchPlan) -> Generator[list[Batch], None, None]:
         """This rank's micro-batches of the rest of the epoch."""
         return iterate_updates(
-            self.corpus,
+            self.dataset,
             plan,
             max_batch_tokens=self.max_batch_tokens,
             rank=self.context.rank,
@@ -221,7 +221,7 @@ class Trainer:
     def _count_targets(self, plan: BatchPlan) -> tuple[int, int]:
         """Target tokens and sentences of the coming update on all ranks. Every rank knows the whole plan."""
         pairs = plan.pairs(self.state.next_update_in_epoch)
-        return int(self.corpus.target_lengths[pairs].sum()), len(pairs)
+        return int(self.dataset.target_lengths[pairs].sum()), len(pairs)
 
     def _is_finished(self) -> bool:
         return self.state.is_finished(self.config.training)
@@ -326,7 +326,7 @@ class Trainer:
                 state={
                     "progress": asdict(self.state),
                     "vocabulary": self.tokenizers.fingerprint,
-                    "corpus": self.corpus.fingerprint,
+                    "corpus": self.dataset.fingerprint,
                 },
             )
         )
@@ -334,7 +334,7 @@ class Trainer:
     def _resume(self, checkpoint: Path) -> None:
         """Continue from a checkpoint. Raises CheckpointError when it belongs to other data."""
         state = load_state(checkpoint)
-        for name, present in (("vocabulary", self.tokenizers.fingerprint), ("corpus", self.corpus.fingerprint)):
+        for name, present in (("vocabulary", self.tokenizers.fingerprint), ("corpus", self.dataset.fingerprint)):
             if state[name] != present:
                 raise CheckpointError(
                     f"{checkpoint}: was trained on another {name} than is prepared now; "

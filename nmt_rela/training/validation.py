@@ -60,13 +60,13 @@ class Validator:
         self, config: Config, data: PreparedData, tokenizers: TokenizerPair, context: DistributedContext
     ) -> None:
         self._config, self._context, self._tokenizers = config, context, tokenizers
-        self._corpus = ParallelDataset(data.dev_binary)
+        self._dataset = ParallelDataset(data.dev_binary)
         limit = config.training.validation_decode_sentences
         pairs = read_parallel(data.dev.source, data.dev.target)
         self._pairs = list(islice(pairs, None if limit < 0 else limit))
         self._bleu_tokenizer = data.dev.bleu_tokenizer
         self._plan = plan_epoch(
-            self._corpus.source_lengths, self._corpus.target_lengths, update_tokens=_BATCH_TOKENS, seed=0, epoch=0
+            self._dataset.source_lengths, self._dataset.target_lengths, update_tokens=_BATCH_TOKENS, seed=0, epoch=0
         )
 
     def validate(self, model: Transformer, *, max_batch_tokens: int) -> ValidationResult:
@@ -80,7 +80,7 @@ class Validator:
             scores = compute_scores(outputs, references, tokenizer=self._bleu_tokenizer)
             metrics |= {"bleu": scores.bleu, "chrf": scores.chrf, "length_ratio": scores.length_ratio}
         first = self._micro_batches(0, _SPARSITY_TOKENS)[0]
-        metrics |= attention_sparsity(model, collate(self._corpus, first).to(self._context.device))
+        metrics |= attention_sparsity(model, collate(self._dataset, first).to(self._context.device))
         shown = min(_NUM_SAMPLES, len(outputs))
         return ValidationResult(metrics, (sources[:shown], outputs[:shown], references[:shown]))
 
@@ -114,13 +114,13 @@ class Validator:
         sums = torch.zeros(3, dtype=torch.float64, device=context.device)
         for bucket in range(context.rank, self._plan.num_buckets, context.world_size):
             for pairs in self._micro_batches(bucket, max_batch_tokens):
-                batch = collate(self._corpus, pairs)
+                batch = collate(self._dataset, pairs)
                 loss, nll = objective(batch.to(context.device))
                 sums += torch.stack([loss.double(), nll, torch.full_like(nll, batch.target_tokens)])
         loss_sum, nll_sum, tokens = map(sum, zip(*context.all_gather_object(sums.tolist()), strict=True))
         return loss_sum / tokens, nll_sum / tokens
 
     def _micro_batches(self, bucket: int, max_batch_tokens: int) -> list[Pairs]:
-        lengths = (self._corpus.source_lengths, self._corpus.target_lengths)
+        lengths = (self._dataset.source_lengths, self._dataset.target_lengths)
         (parts,) = cut_update([self._plan.bucket(bucket)], *lengths, max_batch_tokens=max_batch_tokens)
         return [part.pairs for part in parts]

@@ -55,24 +55,18 @@ def _utf8_error(line: bytes) -> str:
     return ""
 
 
-def read_lines(source: Path | str | BinaryIO) -> Iterator[str]:
-    """The lines of a file (by path) or of a binary stream.
+def read_lines(path: Path | str) -> Iterator[str]:
+    """The lines of a file.
 
     Raises:
         DataError: the file cannot be opened, or a line is not UTF-8.
     """
-    if not isinstance(source, (str, Path)):
-        yield from decode_lines(source, str(getattr(source, "name", "<stream>")))
-        return
-    with _open_or_raise(source) as stream:
-        yield from decode_lines(stream, str(source))
-
-
-def _open_or_raise(path: Path | str) -> BinaryIO:
     try:
-        return open(path, "rb")
+        stream = open(path, "rb")  # noqa: SIM115
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    with stream:
+        yield from decode_lines(stream, str(path))
 
 
 def read_parallel(source: Path | str, target: Path | str) -> Iterator[tuple[str, str]]:

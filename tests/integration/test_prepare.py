@@ -201,6 +201,9 @@ def test_bad_settings_are_one_line(tmp_path: Path) -> None:
         prepare(settings(task, tmp_path, source_language="dd"))
     with pytest.raises(ConfigError, match=r"data\.target_language: found 'de', which is the source"):
         prepare(settings(task, tmp_path, target_language="de"))
+    task.write_text(task.read_text("utf-8").replace("languages: [de, en]", "languages: [de, en, fr]"), "utf-8")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: train: found text of de-en; accepted: a source with both"):
+        prepare(settings(task, tmp_path, target_language="fr"))
     with pytest.raises(ConfigError, match=r"data\.romanian_diacritics: 'remove' would train"):
         prepare(
             settings("wmt16-ro-en", tmp_path, source_language="en", target_language="ro", romanian_diacritics="remove")

@@ -76,7 +76,9 @@ def obeying(config: Config) -> Config:
     rate = training.learning_rate if training.lr_schedule == "noam" else min(training.learning_rate, 0.1)
     training = dataclasses.replace(training, learning_rate=rate, checkpoint_metric="loss")
     run = config.run_dir if config.run_dir.strip() else "r"
-    return dataclasses.replace(config, run_dir=run, data=data, model=model, training=training)
+    decoding = config.decoding
+    decoding = dataclasses.replace(decoding, min_length=min(decoding.min_length, decoding.max_length_offset + 1))
+    return dataclasses.replace(config, run_dir=run, data=data, model=model, training=training, decoding=decoding)
 
 
 configs = settings(Config).map(obeying).filter(lambda config: config.model.d_model < 2**63)

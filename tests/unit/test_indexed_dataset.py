@@ -136,7 +136,7 @@ def test_unequal_sides_are_an_internal_error(tmp_path: Path) -> None:
 
 
 def test_missing_corpus(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nothing: not a binary corpus \(header\.json: No such file"):
+    with pytest.raises(DataError, match=r"nothing: not a binary dataset \(header\.json: No such file"):
         ParallelDataset(tmp_path / "nothing")
 
 
