@@ -8,12 +8,15 @@ It needs nothing outside itself and can be copied to another machine.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,6 +56,14 @@ class RunDirectory:
         if not self.config_file.is_file():
             raise CheckpointError(f"{self.path}: not a run directory, it has no config.yaml")
         return config_from_yaml(self.config_file.read_text(encoding="utf-8"), str(self.config_file))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl, without lines that a kill or a full disk has cut short."""
+        found = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []:
+            with suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
     def load_tokenizers(self) -> TokenizerPair:
         """The run's sub-word models."""

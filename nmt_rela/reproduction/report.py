@@ -15,8 +15,7 @@ from nmt_rela.reproduction import paper_results
 from nmt_rela.reproduction.experiment import ATTENTION_VARIANTS, BASELINE, Experiment, shipped_config
 from nmt_rela.reproduction.html_copy import to_html
 from nmt_rela.reproduction.results import Tree, actual_config, collect_results
-from nmt_rela.reproduction.step_record import Record, read_records
-from nmt_rela.reproduction.steps import BENCHMARKS, analysis_directory
+from nmt_rela.reproduction.steps import BENCHMARKS, Record, analysis_directory, read_records
 from nmt_rela.utils.errors import ConfigError
 from nmt_rela.utils.files import atomic_write
 from nmt_rela.utils.progress import format_duration
@@ -33,6 +32,16 @@ _LOGGING_SETTINGS = tuple(
 )  # fmt: skip
 #: Settings for which the task configurations follow the released code and base.yaml does not.
 _RELEASED_CODE = ("model.embedding_bias", "model.decoder_start", "training.loss_normalization")
+
+_SCALE_NOTES = {
+    "smoke": "**Smoke scale: tiny models, little text, a few updates.** The results show that every step works. They "
+    "say nothing about attention or translation.",
+    "small": "Small scale: a smaller model and less text than the paper's. Compare variants with each other only.",
+}
+_PAPER_NOTE = (
+    "Every result comes from the runs listed below. The paper's results are those of its authors' public files; where "
+    "they give none, the cell is empty (–)."
+)
 
 
 def write_report(experiment: Experiment) -> list[Path]:
@@ -65,7 +74,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns:
 
 
 def _sections(experiment: Experiment, results: Tree) -> Iterator[str]:
-    yield _scale_note(experiment)
+    yield _SCALE_NOTES.get(experiment.scale, _PAPER_NOTE)
     yield from _scores(experiment, results)
     yield from _speed(experiment, results)
     yield from _curves(experiment, results)
@@ -74,20 +83,6 @@ def _sections(experiment: Experiment, results: Tree) -> Iterator[str]:
     yield "## Differences from the paper, and what is missing"
     yield "\n".join(f"* {line}" for line in _deviations(experiment, results))
     yield from _provenance(results, read_records(experiment.records))
-
-
-def _scale_note(experiment: Experiment) -> str:
-    if experiment.scale == "smoke":
-        return (
-            "**Smoke scale: tiny models, little text, a few updates.** The results show that every step works. They "
-            "say nothing about attention or translation."
-        )
-    if experiment.scale == "small":
-        return "Small scale: a smaller model and less text than the paper's. Compare variants with each other only."
-    return (
-        "Every result comes from the runs listed below. The paper's results are those of its authors' public files; "
-        "where they give none, the cell is empty (–)."
-    )
 
 
 def _scores(experiment: Experiment, results: Tree) -> Iterator[str]:
@@ -103,17 +98,9 @@ def _scores(experiment: Experiment, results: Tree) -> Iterator[str]:
                 rows.append([*start, *["–"] * 6])
                 continue
             interval = results["significance"].get(test, {}).get(run["name"], {}).get("bleu")
-            rows.append(
-                [
-                    *start,
-                    f"{score['bleu']:.2f}",
-                    "–" if interval is None else f"{interval['low']:.2f}–{interval['high']:.2f}",
-                    _number(interval and interval["p"], 3),
-                    f"{score['chrf']:.2f}",
-                    _number(score["length_ratio"], 3),
-                    _number(paper.get(run["attention"]), 1),
-                ]
-            )
+            bounds = "–" if interval is None else f"{interval['low']:.2f}–{interval['high']:.2f}"
+            quality = [f"{score['bleu']:.2f}", bounds, _number(interval and interval["p"], 3), f"{score['chrf']:.2f}"]
+            rows.append([*start, *quality, _number(score["length_ratio"], 3), _number(paper.get(run["attention"]), 1)])
             signatures += [score["bleu_signature"], score["chrf_signature"]]
         yield f"### {test}"
         yield table(
@@ -145,48 +132,34 @@ def _over_seeds(test: str, results: Tree) -> str:
 def _speed(experiment: Experiment, results: Tree) -> Iterator[str]:
     first = results["runs"][0]["attention"]
     yield f"## Speed relative to {first}"
-    training = {row["attention"]: row["tokens_per_second"] for row in _rows(results, "training", "rows")}
-    by_subject = {
-        f"{run['path']} {precision}": run["attention"]
-        for run in results["runs"]
-        for precision in results["speed"].get("decoding", {}).get("precision", [])
-    }
-    decoding = {
-        by_subject[row["subject"]]: row["tokens_per_second"]
-        for row in _rows(results, "decoding", "throughput")
-        if row["subject"] in by_subject
-    }
+    speed = results["speed"]
+    training = {row["attention"]: row["tokens_per_second"] for row in speed.get("training", {}).get("rows", [])}
+    decoding: dict[str, float] = {}
+    for row in speed.get("decoding", {}).get("throughput", []):
+        path = row["subject"].rpartition(" ")[0]  # the precision follows
+        decoding |= {run["attention"]: row["tokens_per_second"] for run in results["runs"] if run["path"] == path}
     if not training and not decoding:
-        yield (
-            "Not measured."
-            if BENCHMARKS.is_dir()
-            else (
-                "Not measured: the benchmarks are part of a checkout (scripts/benchmarks), not of an installed package."
-            )
-        )
+        reason = ": the benchmarks are part of a checkout (scripts/benchmarks), not of an installed package"
+        yield f"Not measured{'' if BENCHMARKS.is_dir() else reason}."
         return
-    yield table(
-        ["attention", "training, tokens/s", "ratio", "paper's", "decoding, tokens/s", "ratio", "paper's"],
-        [
-            [
-                variant,
-                *_with_ratio(training, variant),
-                _number(paper_results.TRAINING_SPEED.get(variant) if first == BASELINE else None, 2),
-                *_with_ratio(decoding, variant),
-                _number(paper_results.DECODING_SPEED.get(variant) if first == BASELINE else None, 2),
-            ]
-            for variant in experiment.variants
-        ],
-    )
+    rows = []
+    for variant in experiment.variants:
+        row = [variant]
+        for ours, theirs in ((training, paper_results.TRAINING_SPEED), (decoding, paper_results.DECODING_SPEED)):
+            row += _with_ratio(ours, variant)
+            row.append(_number(theirs.get(variant) if first == BASELINE else None, 2))
+        rows.append(row)
+    comparison = ["ratio", "paper's"]
+    yield table(["attention", "training, tokens/s", *comparison, "decoding, tokens/s", *comparison], rows)
     notes = []
     if training:
-        tree = results["speed"]["training"]
+        tree = speed["training"]
         notes.append(
             f"Training: whole updates on the same batches, variants interleaved, medians; {tree['device']}, "
             f"{tree['threads']} threads, torch {tree['torch']}, {tree['precision']}."
         )
     if decoding:
-        tree = results["speed"]["decoding"]
+        tree = speed["decoding"]
         notes.append(
             f"Decoding: the trained models translate the first {tree['sentences']:,} test sentences, interleaved, "
             f"beam {experiment.config.decoding.beam_size}, medians; {tree['device']}, {', '.join(tree['precision'])}. "
@@ -194,11 +167,6 @@ def _speed(experiment: Experiment, results: Tree) -> Iterator[str]:
         )
     notes.append("The paper's were measured in TensorFlow 1.13; machine and batch size are unknown.")
     yield " ".join(notes)
-
-
-def _rows(results: Tree, benchmark: str, name: str) -> list[Tree]:
-    rows: list[Tree] = results["speed"].get(benchmark, {}).get(name, [])
-    return rows
 
 
 def _with_ratio(speeds: dict[str, float], variant: str) -> list[str]:

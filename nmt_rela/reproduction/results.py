@@ -116,19 +116,7 @@ def _parameters(run: Run) -> int | None:
 
 
 def _records(run: Run, event: str) -> list[Tree]:
-    try:
-        lines = RunDirectory(run.path).metrics.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:  # cut off by a kill
-            continue
-        if record.get("event") == event:
-            found.append(record)
-    return found
+    return [record for record in RunDirectory(run.path).read_metrics() if record["event"] == event]
 
 
 def _validations(run: Run) -> list[Tree]:
@@ -153,10 +141,9 @@ def _significance(experiment: Experiment) -> dict[str, dict[str, Tree]]:
                 continue
             LOG.info("bootstrap of %s, seed %d", test.name, seed)
             intervals = paired_bootstrap(systems, list(read_lines(test.target)), tokenizer=test.bleu_tokenizer)
-            first = next(run for run in experiment.of_seed(seed) if run.name == systems[0][0])
-            for metrics in intervals.values() if first.attention != BASELINE else ():
-                for interval in metrics.values():
-                    interval["p"] = None
+            baseline = next(run.attention for run in experiment.of_seed(seed) if run.name == systems[0][0])
+            for interval in [found for metrics in intervals.values() for found in metrics.values()]:
+                interval["p"] = interval["p"] if baseline == BASELINE else None
             found[test.name] |= intervals
     return found
 

@@ -20,8 +20,7 @@ from types import FrameType
 from nmt_rela.preparation.sources.task import Location, archives_of
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import Experiment, write_config
-from nmt_rela.reproduction.step_record import read_records, write_record
-from nmt_rela.reproduction.steps import Step, is_prepared, is_trained
+from nmt_rela.reproduction.steps import Step, is_prepared, is_trained, read_records, write_record
 from nmt_rela.utils.errors import EXIT_DONE, EXIT_TERMINATED, DataError
 
 LOG = logging.getLogger(__name__)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state, update_of
 from nmt_rela.checkpoints.run_directory import RunDirectory
@@ -15,17 +19,19 @@ from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.preparation.pipeline import load_prepared
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import Experiment, Run
-from nmt_rela.reproduction.step_record import Record
 from nmt_rela.training.trainer_state import TrainerState
 from nmt_rela.utils.errors import DataError, UserError
-from nmt_rela.utils.files import sha256_of
+from nmt_rela.utils.files import atomic_write, sha256_of
 from nmt_rela.utils.shipped import CHECKOUT
+
+#: A finished step: ``name``, ``command``, ``fingerprint``, ``seconds`` (of the attempt that finished) and ``finished``
+#: (date and time).
+Record = dict[str, Any]
 
 #: Checkpoints per average, as in the paper.
 AVERAGED = 5
 #: Scripts that measure speed. An installed wheel does not contain them.
 BENCHMARKS = CHECKOUT / "scripts" / "benchmarks"
-
 
 #: Effort by scale: updates and rounds of the training benchmark, sentences and rounds of the decoding benchmark, test
 #: sentences whose attention is analysed (0: all) and those on the page.
@@ -85,6 +91,22 @@ def steps_of(experiment: Experiment) -> Iterator[Step]:
     if "speed" not in experiment.skip and BENCHMARKS.is_dir():
         yield _training_speed(experiment)
         yield _decoding_speed(experiment)
+
+
+def read_records(directory: Path) -> dict[str, Record]:
+    """The intact records in a directory by the name of their step, oldest first."""
+    records = []
+    for path in directory.glob("*.json"):
+        with suppress(ValueError):  # damaged: the step runs again
+            records.append(json.loads(path.read_bytes()))
+    return {record["name"]: record for record in sorted(records, key=lambda record: str(record["finished"]))}
+
+
+def write_record(directory: Path, record: Record) -> None:
+    """Record a step as finished."""
+    file = directory / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', record['name'])}.json"
+    with atomic_write(file) as stream:
+        stream.write((json.dumps(record, indent=1) + "\n").encode("utf-8"))
 
 
 def averaged_names(run: Run) -> list[str]:
@@ -211,17 +233,9 @@ def _training_speed(experiment: Experiment) -> Step:
     """Whole updates of all variants, interleaved, on the same batches."""
     budget, run = _budget(experiment), experiment.runs[0]
     output = speed_file(experiment, "training")
-    words = [_benchmark("bench_train.py"), "--config", str(experiment.config_file)]
-    words += [
-        "--updates",
-        str(budget["updates"]),
-        "--rounds",
-        str(budget["rounds"]),
-        "--json",
-        str(output),
-        "--attention",
-    ]
-    words += [variant for variant in experiment.variants if "/" not in variant]
+    words = [_benchmark("bench_train.py"), "--config", str(experiment.config_file), "--json", str(output)]
+    words += ["--updates", str(budget["updates"]), "--rounds", str(budget["rounds"])]
+    words += ["--attention", *(variant for variant in experiment.variants if "/" not in variant)]
     return Step(
         name="training speed",
         command=lambda: words,

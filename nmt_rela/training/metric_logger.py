@@ -6,7 +6,6 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from nmt_rela.checkpoints.run_directory import RunDirectory
@@ -28,7 +27,7 @@ class MetricLogger:
         self._warned: set[str] = set()
         self._board: Any = None
         self._best_effort("the log file", self._open_log)
-        self._best_effort("metrics.jsonl", lambda: _truncate_records(run.metrics, update, validated))
+        self._best_effort("metrics.jsonl", lambda: self._drop_records({"train": update, "validation": validated}))
         self._best_effort("TensorBoard", lambda: self._open_board(update))
 
     def log(self, event: str, update: int, values: Mapping[str, float]) -> None:
@@ -74,6 +73,11 @@ class MetricLogger:
             _PACKAGE_LOG.removeHandler(handler)
             handler.close()
 
+    def _drop_records(self, last: Mapping[str, int]) -> None:
+        if self._run.metrics.exists():
+            kept = [record for record in self._run.read_metrics() if record["update"] <= last[record["event"]]]
+            write_lines(self._run.metrics, map(json.dumps, kept))
+
     def _open_log(self) -> None:
         handler = logging.FileHandler(self._run.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -96,21 +100,3 @@ class MetricLogger:
 def finite_or_none(value: float) -> float | None:
     """The number, or None, which JSON can represent, for a non-finite one."""
     return value if math.isfinite(value) else None
-
-
-def _truncate_records(metrics: Path, update: int, validated: int) -> None:
-    """Drop records after ``update`` (``validated``), and lines that a kill or a full disk has cut short."""
-    if metrics.exists():
-        limits = {"validation": validated}
-        lines = metrics.read_text(encoding="utf-8").split("\n")
-        records = [(line, _event(line)) for line in lines]
-        write_lines(metrics, [line for line, (event, at) in records if -1 < at <= limits.get(event, update)])
-
-
-def _event(line: str) -> tuple[str, int]:
-    """The event and update of a record; update -1 for a line that is not a record."""
-    try:
-        record = json.loads(line)
-        return str(record["event"]), int(record["update"])
-    except (ValueError, LookupError, TypeError):
-        return "", -1

@@ -138,8 +138,9 @@ class Trainer:
         """One update from this rank's micro-batches. Nothing in it synchronizes with the device."""
         settings, state, context = self.config.training, self.state, self.context
         self.objective.train()
-        total_tokens, total_sentences = self._count_targets(plan)
-        normalizer = total_tokens if settings.loss_normalization == "tokens" else total_sentences
+        pairs = plan.pairs(state.next_update_in_epoch)  # those of all ranks
+        target_tokens = int(self.dataset.target_lengths[pairs].sum())
+        normalizer = target_tokens if settings.loss_normalization == "tokens" else len(pairs)
         loss_sum = torch.zeros((), device=context.device)
         passes = batches or [self._no_pairs]
         with context.communication_errors():
@@ -167,7 +168,7 @@ class Trainer:
         self._has_unsaved_update = True
         state.update += 1
         state.next_update_in_epoch += 1
-        state.target_tokens += total_tokens
+        state.target_tokens += target_tokens
         if state.next_update_in_epoch == plan.num_updates:
             state.epoch, state.next_update_in_epoch = state.epoch + 1, 0
 
@@ -217,11 +218,6 @@ class Trainer:
             first_update=self.state.next_update_in_epoch,
             pin=self.context.device.type == "cuda",
         )
-
-    def _count_targets(self, plan: BatchPlan) -> tuple[int, int]:
-        """Target tokens and sentences of the coming update on all ranks. Every rank knows the whole plan."""
-        pairs = plan.pairs(self.state.next_update_in_epoch)
-        return int(self.dataset.target_lengths[pairs].sum()), len(pairs)
 
     def _is_finished(self) -> bool:
         return self.state.is_finished(self.config.training)

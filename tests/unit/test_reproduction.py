@@ -29,8 +29,7 @@ from nmt_rela.reproduction.html_copy import to_html
 from nmt_rela.reproduction.report import table, write_report
 from nmt_rela.reproduction.runner import download_size
 from nmt_rela.reproduction.significance import paired_bootstrap
-from nmt_rela.reproduction.step_record import read_records, write_record
-from nmt_rela.reproduction.steps import steps_of
+from nmt_rela.reproduction.steps import read_records, steps_of, write_record
 from nmt_rela.utils.errors import ConfigError
 from tests.integration.small_run import write_run
 
