@@ -35,11 +35,10 @@ _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]
 
 #: Languages written without spaces: each of these characters counts as a word.
 _UNSPACED = {"zh", "ja", "th", "lo", "km", "my", "bo"}
-_UNSPACED_WORD = re.compile(
-    "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-    "|[^\\s\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff]+"
+_UNSPACED_CHARACTERS = (
+    "\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
+_UNSPACED_WORD = re.compile(f"[{_UNSPACED_CHARACTERS}]|[^\\s{_UNSPACED_CHARACTERS}]+")
 
 
 def word_counter(language: str) -> Callable[[str], int]:

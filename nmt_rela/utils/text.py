@@ -8,15 +8,17 @@ parallel corpus would lose its alignment.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.files import atomic_write
 
 LOG = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -37,22 +39,17 @@ def decode_lines(stream: BinaryIO, name: str, *, replace: bool = False) -> Itera
     """
     warned = False
     for number, line in enumerate(raw_lines(stream), start=1):
-        error = _utf8_error(line)
-        if error and not replace:
-            raise DataError(f"{name}:{number}: {error}; accepted: UTF-8 text")
-        if error and not warned:
-            LOG.warning("%s:%d: %s; U+FFFD replaces such bytes, here and in later lines", name, number, error)
-            warned = True
-        yield line.decode("utf-8", errors="replace")
-
-
-def _utf8_error(line: bytes) -> str:
-    """The fault of a line that is not UTF-8; "" for a valid line."""
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return f"invalid UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1})"
-    return ""
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            fault = f"invalid UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1})"
+            if not replace:
+                raise DataError(f"{name}:{number}: {fault}; accepted: UTF-8 text") from None
+            if not warned:
+                LOG.warning("%s:%d: %s; U+FFFD replaces such bytes, here and in later lines", name, number, fault)
+                warned = True
+            text = line.decode("utf-8", errors="replace")
+        yield text
 
 
 def read_lines(path: Path | str) -> Iterator[str]:
@@ -75,15 +72,25 @@ def read_parallel(source: Path | str, target: Path | str) -> Iterator[tuple[str,
     Raises:
         DataError: a file cannot be read, or the line counts differ (detected at the end of the shorter file).
     """
-    source_lines, target_lines = read_lines(source), read_lines(target)
-    for number, (left, right) in enumerate(zip_longest(source_lines, target_lines)):
-        if left is None or right is None:
-            longest = number + 1 + sum(1 for _ in (target_lines if left is None else source_lines))
-            counts = (number, longest) if left is None else (longest, number)
-            raise DataError(
-                f"{source}: {counts[0]:,} lines, but {target}: {counts[1]:,} lines; accepted: equal numbers of lines"
-            )
-        yield left, right
+    return zip_equal(
+        read_lines(source),
+        read_lines(target),
+        lambda left, right: (
+            f"{source}: {left:,} lines, but {target}: {right:,} lines; accepted: equal numbers of lines"
+        ),
+    )
+
+
+def zip_equal(
+    left: Iterator[Item], right: Iterator[Item], describe: Callable[[int, int], str]
+) -> Iterator[tuple[Item, Item]]:
+    """Pairs of two iterators. Raises DataError, described by both lengths, at the end of the shorter one."""
+    end: Any = object()
+    for number, pair in enumerate(zip_longest(left, right, fillvalue=end)):
+        if pair[0] is end or pair[1] is end:
+            longest = number + 1 + sum(1 for _ in (right if pair[0] is end else left))
+            raise DataError(describe(*((number, longest) if pair[0] is end else (longest, number))))
+        yield pair
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> int:

@@ -78,7 +78,7 @@ def open_member(archive: LocalArchive, member: str) -> Iterator[BinaryIO]:
         with _library_errors(archive):
             is_file = ARCHIVE_FORMATS[archive.format][0] == "file"
             stream = _container(archive, stack) if is_file else _find_member(archive, member, stack)
-        yield cast(BinaryIO, _ErrorMappingStream(stream, archive))
+        yield _stream(_checked_blocks(stream, archive))
 
 
 def list_members(archive: LocalArchive, pattern: str) -> list[str]:
@@ -258,20 +258,14 @@ def _decompressed(packed: BinaryIO, compression: str, packed_size: int, name: st
 # Errors
 
 
-class _ErrorMappingStream:
-    """The reading half of a stream, which raises CorruptArchiveError for the errors of the archive libraries."""
-
-    def __init__(self, stream: BinaryIO, archive: LocalArchive) -> None:
-        self._stream = stream
-        self._archive = archive
-
-    def readline(self, limit: int = -1) -> bytes:
-        with _library_errors(self._archive):
-            return self._stream.readline(limit)
-
-    def read(self, size: int = -1) -> bytes:
-        with _library_errors(self._archive):
-            return self._stream.read(size)
+def _checked_blocks(stream: BinaryIO, archive: LocalArchive) -> Iterator[bytes]:
+    """The content of a stream. Errors of the archive libraries are raised as CorruptArchiveError."""
+    while True:
+        with _library_errors(archive):
+            block = stream.read(_BLOCK)
+        if not block:
+            return
+        yield block
 
 
 @contextlib.contextmanager

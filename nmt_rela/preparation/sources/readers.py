@@ -12,13 +12,15 @@ import html
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain, islice, zip_longest
+from functools import partial
+from itertools import chain, islice
 from typing import BinaryIO
 
 from nmt_rela.data.normalization import primary_language
 from nmt_rela.preparation.sources.archives import LocalArchive, is_pattern, list_members, open_member
 from nmt_rela.preparation.sources.task import ParallelSource, TextLocation
 from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.text import zip_equal
 
 LOG = logging.getLogger(__name__)
 
@@ -58,17 +60,13 @@ def read_pairs(parallel_source: ParallelSource, archives: Archives, languages: L
 
 def _text_pairs(parallel_source: ParallelSource, archives: Archives, languages: Languages) -> Iterator[Pair]:
     for members, streams in _paired_files(parallel_source, archives, languages):
-        left_lines, right_lines = (map(_decoded, _lines(stream)) for stream in streams)
-        end = object()
-        for number, (left, right) in enumerate(zip_longest(left_lines, right_lines, fillvalue=end)):
-            if left is end or right is end:
-                longest = number + 1 + sum(1 for _ in (left_lines if right is end else right_lines))
-                counts = (longest, number) if right is end else (number, longest)
-                raise DataError(
-                    f"{languages[0]} has {counts[0]:,} lines and {languages[1]} {counts[1]:,}"
-                    f"{f' in {members[0]}' if members[0] else ''}; accepted: as many on both sides"
-                )
-            yield left, right  # type: ignore[misc]  # neither is the end mark
+        left, right = (map(_decoded, _lines(stream)) for stream in streams)
+        yield from zip_equal(left, right, partial(_unequal_lines, languages, members[0]))
+
+
+def _unequal_lines(languages: Languages, member: str, left: int, right: int) -> str:
+    where = f" in {member}" if member else ""
+    return f"{languages[0]} has {left:,} lines and {languages[1]} {right:,}{where}; accepted: as many on both sides"
 
 
 def _paired_files(
