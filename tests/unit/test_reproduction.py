@@ -12,7 +12,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
 from nmt_rela.attention.variants import ATTENTION_VARIANTS as ALL_VARIANTS
-from nmt_rela.checkpoints.checkpoint import write_checkpoint
+from nmt_rela.checkpoints.checkpoint import load_tensors, weights_checksum, write_checkpoint
 from nmt_rela.commands import reproduce
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.reproduction import experiment as experiments
@@ -162,6 +162,26 @@ def test_a_report_names_what_is_missing(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert line in text
     assert json.loads((tmp_path / "report" / "results.json").read_text("utf-8"))["runs"][0]["scores"] == {}
+
+
+def test_a_report_reads_the_scores_of_the_present_average_with_the_runs_own_settings(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "one")
+    weights = load_tensors(run.checkpoints / "step_1", "model")
+    write_checkpoint(run.path / "average", tensors={"model": weights}, state={"averaged": ["step_1"]})
+    present = weights_checksum(run.path / "average")
+    scores = {"bleu_precisions": [], "bleu_signature": "", "chrf": 1.0, "chrf_signature": "", "sentences": 3}
+    for place, name, checksum, bleu in (
+        ("average", "test", present, 30.0), ("average", "old", "another", 20.0),
+        ("average/beam_size=1", "test", present, 10.0),
+    ):  # fmt: skip
+        file = run.path / "evaluation" / place / "scores.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        entries = json.loads(file.read_text("utf-8")) if file.exists() else []
+        entry = {"name": name, "weights": checksum, "bleu": bleu, "length_ratio": 1.0, **scores}
+        file.write_text(json.dumps([*entries, entry]), "utf-8")
+    write_report(existing(tmp_path, output=tmp_path / "report"))
+    found = json.loads((tmp_path / "report" / "results.json").read_text("utf-8"))["runs"][0]["scores"]
+    assert {name: entry["bleu"] for name, entry in found.items()} == {"test": 30.0}
 
 
 @pytest.mark.parametrize(
