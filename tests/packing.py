@@ -60,4 +60,4 @@ def archive(path: Path, archive_format: str, *parts: bytes) -> LocalArchive:
     for index, part in enumerate(parts):
         paths.append(path.with_name(f"{path.name}.{index:02}"))
         paths[-1].write_bytes(part)
-    return LocalArchive(name=path.name, format=archive_format, paths=tuple(paths))
+    return LocalArchive(name=path.name, format=archive_format, paths=tuple(paths), digest="")

@@ -227,13 +227,13 @@ def _resolve_archives(preparation: _Preparation, cache: ArchiveCache) -> tuple[d
             raise DataError(f"source '{name}': {path}: no such file; paths start from the task file")
     needed = [archive for archive in preparation.archives if archive.name not in digests]
     while True:
-        for name, (local, digest) in cache.fetch(needed).items():
-            archives[name], digests[name] = local, digest
+        for archive in cache.fetch(needed):
+            archives[archive.name], digests[archive.name] = archive, archive.digest
         # An archive that is fetched again may have another digest, and then other stages are missing.
         stages = _list_stages(preparation, archives, digests).values()
         missing = [stage for stage in stages if not is_complete(stage.directory)]
         read = {archive.name: archive for stage in missing for archive in stage.reads}
-        needed = [archive for name, archive in read.items() if name not in archives]
+        needed = [wanted for name, wanted in read.items() if name not in archives]
         if not needed:
             return archives, digests
 

@@ -145,7 +145,7 @@ def by_hand(sides: list[list[bytes]], seen: set[tuple[str, str]]) -> Counter[str
 def test_the_statistics_equal_those_counted_by_hand(mirror: Path, tmp_path: Path) -> None:
     task = load_task("wmt16-ro-en")
     fetched = ArchiveCache(tmp_path / "archives", mirror=str(mirror)).fetch(archives_of(task.train, ("ro", "en")))
-    files = {name: files for name, (files, _) in fetched.items()}
+    files = {archive.name: archive for archive in fetched}
     make_text(
         tmp_path, settings("wmt16-ro-en", tmp_path, source_language="ro", target_language="en"), task.train, files
     )

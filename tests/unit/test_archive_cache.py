@@ -38,9 +38,9 @@ def sha256(data: bytes) -> str:
 
 def test_the_next_mirror_is_tried(server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     missing, good = RemoteFile(url=f"{server.url}/missing"), RemoteFile(url=server.serve("/good", CONTENT))
-    files, digest = cache(tmp_path).fetch([archive(missing, good)])["news"]
+    (files,) = cache(tmp_path).fetch([archive(missing, good)])
     assert files.paths[0].read_bytes() == CONTENT
-    assert digest == sha256(CONTENT)
+    assert files.digest == sha256(CONTENT)
     assert "HTTP 404" in caplog.text
 
 
@@ -58,7 +58,7 @@ def test_a_failed_download_names_all_locations(server: FileServer, tmp_path: Pat
 def test_content_with_a_wrong_checksum_is_deleted(server: FileServer, tmp_path: Path, wrong: dict[str, str]) -> None:
     bad = RemoteFile(url=server.serve("/bad", CONTENT), **wrong)  # type: ignore[arg-type]
     good = RemoteFile(url=server.serve("/good", CONTENT), md5=hashlib.md5(CONTENT).hexdigest(), bytes=len(CONTENT))
-    files, _ = cache(tmp_path).fetch([archive(bad, good)])["news"]
+    (files,) = cache(tmp_path).fetch([archive(bad, good)])
     assert files.paths[0].name == "good"
     assert sorted(path.name for path in (tmp_path / "archives").rglob("[!.]*") if path.is_file()) == [
         "checksums.json",
@@ -71,7 +71,7 @@ def test_a_wrong_partial_file_is_downloaded_again_from_the_start(server: FileSer
     path = tmp_path / "archives" / server.url.removeprefix("http://") / "a"
     path.parent.mkdir(parents=True)
     path.with_name("a.part").write_bytes(b"x" * 1000)
-    files, _ = cache(tmp_path).fetch([archive(part)])["news"]
+    (files,) = cache(tmp_path).fetch([archive(part)])
     assert files.paths[0].read_bytes() == CONTENT
     assert server.ranges("/a") == ["bytes=1000-", ""]
 
@@ -90,7 +90,7 @@ def test_two_archives_may_use_one_file(server: FileServer, tmp_path: Path) -> No
         format="plain", parts=(RemoteFile(url=server.serve("/a", CONTENT, Answer(pause=0.02, block=20_000))),)
     )
     twins = [Archive(name=name, locations=(location,)) for name in "abcd"]
-    assert len({digest for _, digest in cache(tmp_path).fetch(twins).values()}) == 1
+    assert len({found.digest for found in cache(tmp_path).fetch(twins)}) == 1
     assert server.ranges("/a") == [""]
 
 
@@ -98,7 +98,7 @@ def test_queries_of_one_path_are_different_files(server: FileServer, tmp_path: P
     url = server.serve("/get", b"", Answer(content=b"one"), Answer(content=b"two"))
     one, two = (archive(RemoteFile(url=f"{url}?file={name}")) for name in ("one", "two"))
     for wanted, content in ((one, b"one"), (two, b"two"), (one, b"one")):
-        assert cache(tmp_path).fetch([wanted])["news"][0].paths[0].read_bytes() == content
+        assert cache(tmp_path).fetch([wanted])[0].paths[0].read_bytes() == content
 
 
 def test_a_missing_path_is_not_preferred(server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -114,22 +114,24 @@ def test_a_missing_path_is_not_preferred(server: FileServer, tmp_path: Path, cap
 def test_an_intact_file_is_not_downloaded_again_and_a_damaged_one_is(server: FileServer, tmp_path: Path) -> None:
     wanted = archive(RemoteFile(url=server.serve("/a", CONTENT)))
     assert cache(tmp_path).known_digest(wanted) is None
-    files, digest = cache(tmp_path).fetch([wanted])["news"]
+    (files,) = cache(tmp_path).fetch([wanted])
     cache(tmp_path).fetch([wanted])
     assert len(server.requests) == 1
-    assert cache(tmp_path).known_digest(wanted) == digest
+    assert cache(tmp_path).known_digest(wanted) == files.digest
     damaged = bytearray(CONTENT)
     damaged[1234] ^= 4
     files.paths[0].write_bytes(damaged)
     cache(tmp_path).fetch([wanted])
     assert files.paths[0].read_bytes() == CONTENT
     files.paths[0].unlink()
-    assert cache(tmp_path).known_digest(wanted) == digest, "an archive may be deleted when it is not needed any more"
+    assert cache(tmp_path).known_digest(wanted) == files.digest, (
+        "an archive may be deleted when it is not needed any more"
+    )
 
 
 def test_later_downloads_must_agree_with_the_first(server: FileServer, tmp_path: Path) -> None:
     wanted = archive(RemoteFile(url=server.serve("/a", CONTENT)))
-    files, _ = cache(tmp_path).fetch([wanted])["news"]
+    (files,) = cache(tmp_path).fetch([wanted])
     files.paths[0].unlink()
     server.serve("/a", b"something else")
     with pytest.raises(DataError, match=r"wrong size.*recorded at its first download, in .*checksums\.json"):
@@ -141,18 +143,18 @@ def test_later_downloads_must_agree_with_the_first(server: FileServer, tmp_path:
 
 def test_a_corrupt_archive_is_discarded(server: FileServer, tmp_path: Path) -> None:
     wanted = archive(RemoteFile(url=server.serve("/a", CONTENT)))
-    files, _ = cache(tmp_path).fetch([wanted])["news"]
+    (files,) = cache(tmp_path).fetch([wanted])
     assert cache(tmp_path).discard(files)
     assert cache(tmp_path).known_digest(wanted) is None
     server.serve("/a", b"better")
-    assert cache(tmp_path).fetch([wanted])["news"][0].paths[0].read_bytes() == b"better"
+    assert cache(tmp_path).fetch([wanted])[0].paths[0].read_bytes() == b"better"
 
 
 def test_a_file_that_was_put_among_the_archives_is_not_deleted(tmp_path: Path) -> None:
     path = tmp_path / "archives/mine.txt"
     path.parent.mkdir()
     path.write_bytes(CONTENT)
-    files, _ = cache(tmp_path).fetch([archive(Location(format="plain", path=path))])["news"]
+    (files,) = cache(tmp_path).fetch([archive(Location(format="plain", path=path))])
     assert not cache(tmp_path).discard(files)
     assert path.read_bytes() == CONTENT
 
@@ -163,9 +165,9 @@ def test_parts_come_from_one_location_and_have_one_digest(server: FileServer, tm
     )
     urls = [server.serve(f"/2.{number:02}", bytes([number])) for number in range(3)]
     second = Location(format="plain", parts=tuple(RemoteFile(url=url) for url in urls))
-    files, digest = cache(tmp_path).fetch([archive(first, second)])["news"]
+    (files,) = cache(tmp_path).fetch([archive(first, second)])
     assert [path.name for path in files.paths] == ["2.00", "2.01", "2.02"]
-    assert digest == cache(tmp_path).known_digest(archive(first, second)) != sha256(b"\x00")
+    assert files.digest == cache(tmp_path).known_digest(archive(first, second)) != sha256(b"\x00")
 
 
 def test_archives_are_fetched_at_the_same_time(server: FileServer, tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_archives_are_fetched_at_the_same_time(server: FileServer, tmp_path: Pat
 
 def test_paths_of_urls_stay_in_the_cache(server: FileServer, tmp_path: Path) -> None:
     url = server.serve("/../../a", CONTENT).replace("..", "%2e%2e")
-    files, _ = cache(tmp_path).fetch([archive(RemoteFile(url=url))])["news"]
+    (files,) = cache(tmp_path).fetch([archive(RemoteFile(url=url))])
     assert tmp_path / "archives" in files.paths[0].resolve().parents
 
 
@@ -198,8 +200,8 @@ def test_a_mirror_directory_is_read_in_place(tmp_path: Path) -> None:
     path.write_bytes(CONTENT)
     wanted = archive(RemoteFile(url="https://example.org/none"), RemoteFile(url="https://example.org/pub/a%20b.txt"))
     for place in (str(tmp_path / "mirror"), f"file://{tmp_path}/mirror"):
-        files, digest = cache(tmp_path, mirror=place).fetch([wanted])["news"]
-        assert (files.paths[0], digest) == (path, sha256(CONTENT))
+        (files,) = cache(tmp_path, mirror=place).fetch([wanted])
+        assert (files.paths[0], files.digest) == (path, sha256(CONTENT))
 
 
 def test_checksums_of_a_mirror_take_precedence(
@@ -225,10 +227,10 @@ def test_a_mirror_url_replaces_every_host(server: FileServer, tmp_path: Path) ->
     server.serve("/copies/example.org:81/pub/a.txt", CONTENT, Answer(status=503))
     server.serve("/copies/SHA256SUMS", f"{sha256(CONTENT)}  ./example.org:81/pub/a.txt\n".encode(), Answer(status=500))
     wanted = archive(RemoteFile(url="https://example.org:81/pub/a.txt", md5="0" * 32))
-    files, digest = cache(tmp_path, mirror=f"{server.url}/copies/").fetch([wanted])["news"]
+    (files,) = cache(tmp_path, mirror=f"{server.url}/copies/").fetch([wanted])
     assert files.paths[0].read_bytes() == CONTENT
-    assert cache(tmp_path, mirror=f"{server.url}/copies").known_digest(wanted) == digest
-    assert cache(tmp_path).known_digest(wanted) == digest, "data stays valid when its mirror is gone"
+    assert cache(tmp_path, mirror=f"{server.url}/copies").known_digest(wanted) == files.digest
+    assert cache(tmp_path).known_digest(wanted) == files.digest, "data stays valid when its mirror is gone"
 
 
 @pytest.mark.parametrize("url", ["https://../secret", "https://host/../../secret", "https://host/%2e%2e/..%2fsecret"])
@@ -248,7 +250,7 @@ def test_a_mirror_url_that_does_not_answer_is_named(server: FileServer, tmp_path
     with pytest.raises(DataError, match=r"NMT_RELA_MIRROR: http://127\.0\.0\.1:9/SHA256SUMS: .*refused"):
         cache(tmp_path, mirror="http://127.0.0.1:9").fetch([wanted])
     server.serve("/example.org/a", CONTENT)
-    files, _ = cache(tmp_path, mirror=server.url).fetch([wanted])["news"]
+    (files,) = cache(tmp_path, mirror=server.url).fetch([wanted])
     assert files.paths[0].read_bytes() == CONTENT, "a mirror needs no list of checksums"
 
 

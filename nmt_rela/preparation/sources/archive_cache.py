@@ -61,14 +61,14 @@ class ArchiveCache:
         record = records.get(_key(archive))
         return str(record["sha256"]) if record else None
 
-    def fetch(self, archives: Sequence[Archive]) -> dict[str, tuple[LocalArchive, str]]:
-        """The archives, verified, and their digests, by name. Four transfers run at the same time.
+    def fetch(self, archives: Sequence[Archive]) -> list[LocalArchive]:
+        """The archives, verified. Four transfers run at the same time.
 
         Raises:
             DataError: none of an archive's locations provides it.
         """
         if not archives:
-            return {}
+            return []
         if self._mirror:
             self._mirror.read_checksums(self._retry)
         with (
@@ -78,7 +78,7 @@ class ArchiveCache:
         ):
             futures = [pool.submit(self._fetch, archive, progress) for archive in archives]
             try:
-                return {archive.name: future.result() for archive, future in zip(archives, futures, strict=True)}
+                return [future.result() for future in futures]
             except BaseException:
                 self._cancelled.set()
                 for future in futures:
@@ -99,7 +99,7 @@ class ArchiveCache:
 
     # Fetching
 
-    def _fetch(self, archive: Archive, progress: ProgressBar) -> tuple[LocalArchive, str]:
+    def _fetch(self, archive: Archive, progress: ProgressBar) -> LocalArchive:
         failures = []
         for location in self._preferred(archive):
             try:
@@ -113,7 +113,7 @@ class ArchiveCache:
             digest = _joint_digest([sha256 for _, sha256 in files])
             self._record(_key(archive), {"sha256": digest})
             paths = tuple(path for path, _ in files)
-            return LocalArchive(name=archive.name, format=location.format, paths=paths), digest
+            return LocalArchive(name=archive.name, format=location.format, paths=paths, digest=digest)
         if str(archive.locations[0].path) == archive.name:  # local text that a source names itself
             hint = "globs are for members of archives" if is_pattern(archive.name) else "paths start from the task file"
             raise DataError(f"{archive.name}: no such file; {hint}")

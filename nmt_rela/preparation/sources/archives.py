@@ -51,11 +51,13 @@ class CorruptArchiveError(DataError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalArchive:
-    """An archive on this machine: its files, in the order in which they are concatenated, and its format."""
+    """An archive on this machine: its format, and its files in the order in which they are concatenated."""
 
     name: str
     format: str
     paths: tuple[Path, ...]
+    #: SHA-256 of its file, or of the SHA-256 of its files.
+    digest: str
 
     @property
     def size(self) -> int:
