@@ -13,9 +13,9 @@ from torch.nn.functional import pad
 from nmt_rela.data.tokenizer import BOS, EOS, PAD
 from nmt_rela.generation.decoding_step import (
     Hypothesis,
+    NextTokenLogProbs,
     SearchConstraints,
     StepDecoder,
-    constrained_log_softmax,
     length_penalty_factor,
 )
 from nmt_rela.generation.sampling import greedy_search
@@ -53,7 +53,7 @@ def beam_search(
         return []
     if beam_size == 1:
         return greedy_search(decoder, constraints)
-    prefix, suppressed = constraints.prefix_table(), constraints.suppressed()
+    next_log_probs = NextTokenLogProbs(constraints)
     history = BeamHistory(sentences, beam_size, device)
     rows = torch.arange(sentences, device=device)  # [S]: positions of the active sentences in the whole batch
     final_penalty = ((5.0 + max_lengths.float()) / 6.0) ** length_penalty
@@ -66,10 +66,7 @@ def beam_search(
     within_beam = torch.arange(2 * beam_size, device=device) < beam_size
 
     for step in range(steps):
-        logits = decoder.step(tokens)
-        log_probs = constrained_log_softmax(
-            logits, suppressed, allow_eos=constraints.allow_eos(step), forced=prefix.at(step, rows) if prefix else None
-        )
+        log_probs = next_log_probs(decoder.step(tokens), step, rows)  # [S, B, V]
         totals, beam_indices, next_tokens, token_log_probs = top_candidates(scores, log_probs, 2 * beam_size)  # [S, 2B]
         at_max_length = max_lengths <= step + 1
         ended = (next_tokens == EOS) | at_max_length.unsqueeze(1)

@@ -78,58 +78,42 @@ class SearchConstraints:
         """Steps until the longest hypothesis is cut."""
         return int(self.max_lengths.max()) if len(self.max_lengths) else 0
 
-    def allow_eos(self, step: int) -> bool:
-        """Whether EOS may be the token of a step, counted from 0."""
-        return step >= max(1, self.min_length)
-
     def is_check_due(self, step: int) -> bool:
         """Whether finished sentences are looked for after a step."""
         return (step + 1) % (self.check_every or (1 if self.max_lengths.device.type == "cpu" else 4)) == 0
 
-    def suppressed(self) -> Tensor:
-        """``suppress_tokens`` as a tensor."""
-        return torch.tensor(self.suppress_tokens, dtype=torch.long, device=self.max_lengths.device)
 
-    def prefix_table(self) -> PrefixTable | None:
-        """``prefixes`` as a table, if there are any."""
-        return None if self.prefixes is None else PrefixTable(self.prefixes, self.max_steps, self.max_lengths.device)
+class NextTokenLogProbs:
+    """The log-probabilities of the next token, under the constraints of a search."""
 
-
-class PrefixTable:
-    """The forced prefix of every sentence, in one tensor. A sentence is free after its prefix."""
-
-    def __init__(self, prefixes: Sequence[Sequence[int]], max_length: int, device: torch.device) -> None:
-        assert all(EOS not in prefix and len(prefix) < max_length for prefix in prefixes)
-        self._longest = max(map(len, prefixes), default=0)
-        table = torch.full((len(prefixes), self._longest), -1, dtype=torch.long)
+    def __init__(self, constraints: SearchConstraints) -> None:
+        device = constraints.max_lengths.device
+        prefixes = constraints.prefixes or [()] * len(constraints.max_lengths)
+        assert all(EOS not in prefix and len(prefix) < constraints.max_steps for prefix in prefixes)
+        forced = torch.full((len(prefixes), max(map(len, prefixes))), -1, dtype=torch.long)
         for row, prefix in enumerate(prefixes):
-            table[row, : len(prefix)] = torch.tensor(prefix, dtype=torch.long)
-        self._table = table.to(device)
+            forced[row, : len(prefix)] = torch.tensor(prefix, dtype=torch.long)
+        self._forced = forced.to(device)  # [sentences, longest prefix], -1 after a prefix
+        self._suppressed = torch.tensor(constraints.suppress_tokens, dtype=torch.long, device=device)
+        self._min_length = max(1, constraints.min_length)
 
-    def at(self, step: int, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Which of the sentences ``rows`` [S] are forced at a step [S], and to which token [S]; None if none is."""
-        if step >= self._longest:
-            return None
-        tokens = self._table[rows, step]
-        return tokens >= 0, tokens.clamp(min=0)
+    def __call__(self, logits: Tensor, step: int, rows: Tensor) -> Tensor:
+        """Log-probabilities [S, B, V], −∞ for tokens that may not come, from ``logits``, which are overwritten.
 
-
-def constrained_log_softmax(
-    logits: Tensor, suppressed: Tensor, *, allow_eos: bool, forced: tuple[Tensor, Tensor] | None
-) -> Tensor:
-    """Log-probabilities [S, B, V] of the next token, −∞ for tokens that may not come. Overwrites ``logits``.
-
-    ``forced`` comes from ``PrefixTable.at``. It leaves a sentence its next token only, suppressed or not.
-    """
-    # In place on the CPU, where this is known to work: allocating a tensor of this size costs half as much again.
-    log_probs = torch.log_softmax(logits, 2, out=logits if logits.device.type == "cpu" else None)
-    if forced is not None:
-        is_forced, tokens = forced[0].view(-1, 1, 1), forced[1].view(-1, 1, 1).expand(-1, logits.shape[1], 1)
-        forced_log_probs = log_probs.gather(2, tokens)
-    log_probs.index_fill_(2, suppressed, -torch.inf)
-    if not allow_eos:
-        log_probs[:, :, EOS] = -torch.inf
-    if forced is not None:
-        log_probs.masked_fill_(is_forced, -torch.inf)
-        log_probs.scatter_(2, tokens, torch.where(is_forced, forced_log_probs, log_probs.gather(2, tokens)))
-    return log_probs
+        ``rows`` [S] are the positions of the active sentences in the whole batch; ``step`` counts from 0. A prefix
+        leaves a sentence its next token only, suppressed or not.
+        """
+        # In place on the CPU, where this is known to work: allocating a tensor of this size costs half as much again.
+        log_probs = torch.log_softmax(logits, 2, out=logits if logits.device.type == "cpu" else None)
+        any_forced = step < self._forced.shape[1]
+        if any_forced:
+            forced = self._forced[rows, step].view(-1, 1, 1)
+            is_forced, tokens = forced >= 0, forced.clamp(min=0).expand(-1, logits.shape[1], 1)
+            forced_log_probs = log_probs.gather(2, tokens)
+        log_probs.index_fill_(2, self._suppressed, -torch.inf)
+        if step < self._min_length:
+            log_probs[:, :, EOS] = -torch.inf
+        if any_forced:
+            log_probs.masked_fill_(is_forced, -torch.inf)
+            log_probs.scatter_(2, tokens, torch.where(is_forced, forced_log_probs, log_probs.gather(2, tokens)))
+        return log_probs

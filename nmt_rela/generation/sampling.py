@@ -14,9 +14,9 @@ from torch import Tensor
 from nmt_rela.data.tokenizer import BOS, EOS, PAD
 from nmt_rela.generation.decoding_step import (
     Hypothesis,
+    NextTokenLogProbs,
     SearchConstraints,
     StepDecoder,
-    constrained_log_softmax,
     length_penalty_factor,
 )
 from nmt_rela.generation.options import SamplingOptions
@@ -91,17 +91,14 @@ def generate(
     sentences, device = len(max_lengths), max_lengths.device
     if sentences == 0:
         return []
-    prefix, suppressed = constraints.prefix_table(), constraints.suppressed()
+    next_log_probs = NextTokenLogProbs(constraints)
     all_tokens = torch.full((sentences, num_sequences, steps), PAD, dtype=torch.long, device=device)
     all_log_probs = torch.zeros((sentences, num_sequences, steps), device=device)
     rows = torch.arange(sentences, device=device)
     tokens = torch.full((sentences, 1), BOS, dtype=torch.long, device=device)
     ended = torch.zeros((sentences, num_sequences), dtype=torch.bool, device=device)
     for step in range(steps):
-        logits = decoder.step(tokens)
-        log_probs = constrained_log_softmax(
-            logits, suppressed, allow_eos=constraints.allow_eos(step), forced=prefix.at(step, rows) if prefix else None
-        )
+        log_probs = next_log_probs(decoder.step(tokens), step, rows)
         if step == 0 and num_sequences > 1:  # all sequences have the same first distribution
             decoder.reorder(torch.zeros_like(ended, dtype=torch.long))
             log_probs = log_probs.expand(-1, num_sequences, -1)

@@ -15,8 +15,8 @@ from nmt_rela.generation.beam_search import beam_search, shortlist, top_candidat
 from nmt_rela.generation.decoding_step import (
     SUPPRESSED_TOKENS,
     Hypothesis,
+    NextTokenLogProbs,
     SearchConstraints,
-    constrained_log_softmax,
     length_penalty_factor,
 )
 from nmt_rela.generation.ensemble import EnsembleDecoder
@@ -221,8 +221,8 @@ def test_the_blockwise_shortlist_holds_the_best_of_the_plain_one(vocabulary: int
 def test_a_forced_token_keeps_its_probability_and_excludes_all_others() -> None:
     logits = torch.randn(3, 2, 10, generator=torch.Generator().manual_seed(1))
     expected = logits.log_softmax(2)
-    forced = (torch.tensor([True, False, True]), torch.tensor([UNK, 0, 7]))
-    found = constrained_log_softmax(logits, torch.tensor(SUPPRESSED_TOKENS), allow_eos=False, forced=forced)
+    constraints = SearchConstraints(max_lengths=torch.full((3,), 5), prefixes=[[UNK], [], [7]])
+    found = NextTokenLogProbs(constraints)(logits, 0, torch.arange(3))
     for sentence, token in ((0, UNK), (2, 7)):
         assert torch.equal(found[sentence, :, token], expected[sentence, :, token])
         assert (found[sentence].isfinite().sum(dim=1) == 1).all()
