@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.training.distributed import DistributedContext
 
 LOG = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ _SKIPPED = 3
 
 @contextmanager
 def profile_steps(
-    run: RunDirectory, updates: int, *, first: int, rank: int, device: torch.device
+    run: RunDirectory, updates: int, first: int, context: DistributedContext
 ) -> Iterator[Callable[[], None]]:
     """Trace ``updates`` updates (0: none) inside the block, a few after ``first``. The yielded function ends an update.
 
@@ -30,7 +30,7 @@ def profile_steps(
         return
 
     def write(trace: profile) -> None:
-        path = run.profile / f"update_{first + _SKIPPED}_rank_{rank}.json"
+        path = run.profile / f"update_{first + _SKIPPED}_rank_{context.rank}.json"
         try:
             run.profile.mkdir(exist_ok=True)
             trace.export_chrome_trace(str(path))
@@ -39,7 +39,7 @@ def profile_steps(
         else:
             LOG.info("%s is the trace of %d updates", path, updates)
 
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (context.device.type == "cuda")
     plan = schedule(skip_first=_SKIPPED - 1, wait=0, warmup=1, active=updates, repeat=1)
     with profile(activities=activities, schedule=plan, on_trace_ready=write) as trace:
         yield trace.step

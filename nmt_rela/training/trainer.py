@@ -104,13 +104,7 @@ class Trainer:
             self._start_communication()
             self._run_missed_validation()
             stopping = False
-            with profile_steps(
-                self.run_directory,
-                settings.profile_updates,
-                first=state.update,
-                rank=context.rank,
-                device=context.device,
-            ) as end_of_step:
+            with profile_steps(self.run_directory, settings.profile_updates, state.update, context) as end_of_step:
                 while not stopping and not self._is_finished():
                     plan = self.plan()
                     updates = self.updates(plan)
