@@ -42,6 +42,7 @@ def trainer_on_device(
     settings = [
         f"training.precision={precision}", "training.loss_normalization=sentences", "training.max_batch_tokens=512",
         "training.max_updates=2", "training.log_every=1", "training.validate_every=2", "training.save_every=2",
+        "training.max_grad_norm=1.0",
         *(f"model.{each}dropout=0.1" for each in ("", "embedding_", "attention_", "ffn_")), *overrides,
     ]  # fmt: skip
     config = load_config(write_digits(folder, reverse=False, variant=variant), settings)

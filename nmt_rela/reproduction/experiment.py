@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -67,12 +67,31 @@ SCALES: dict[str, tuple[str, ...]] = {
 class Run:
     """One model: its run directory, and the overrides with which nmt-train trains it (none if it exists already)."""
 
-    name: str
-    attention: str
-    seed: int
-    path: Path
     config: Config
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return Path(self.config.run_dir)
+
+    @property
+    def name(self) -> str:
+        """The name of the run directory."""
+        return self.path.name
+
+    @property
+    def seed(self) -> int:
+        """The seed of training."""
+        return self.config.training.seed
+
+    @property
+    def attention(self) -> str:
+        """The attention variant, or the three variants where the sites differ."""
+        attention = self.config.model.attention
+        if isinstance(attention, AttentionBySite):
+            return f"{attention.encoder}/{attention.decoder}/{attention.cross}"
+        return attention
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,13 +174,10 @@ def new_experiment(
     runs = []
     for seed in seeds or [config.training.seed]:
         for variant in sorted(variants, key=ATTENTION_VARIANTS.index):
-            path = output / f"{variant}.seed{seed}"
-            own = [f"model.attention={variant}", f"training.seed={seed}", f"run_dir={path}"]
-            run_config = override_config(config, own)
-            check_run_directory(run_config)
-            runs.append(
-                Run(name=path.name, attention=variant, seed=seed, path=path, config=run_config, arguments=tuple(own))
-            )
+            own = (f"model.attention={variant}", f"training.seed={seed}", f"run_dir={output / variant}.seed{seed}")
+            run = Run(config=override_config(config, own), arguments=own)
+            check_run_directory(run.config)
+            runs.append(run)
     return Experiment(
         name=name,
         scale=scale,
@@ -186,26 +202,21 @@ def existing_experiment(
         if not RunDirectory(path).config_file.is_file():
             continue
         try:
-            config = RunDirectory(path).config()
+            run = Run(config=replace(RunDirectory(path).config(), run_dir=str(path)))
         except (ConfigError, CheckpointError) as error:
             LOG.warning("%s: left out, its configuration cannot be read: %s", path, error)
             continue
-        found, variant = config.data, attention_of(config)
+        found = run.config.data
         if (found.task, found.source_language, found.target_language) != direction:
             reason = f"it is a run of {found.task}, {found.source_language}-{found.target_language}"
         elif not list_checkpoints(RunDirectory(path).checkpoints):
             reason = "it has no checkpoint"
-        elif variant in ATTENTION_VARIANTS and variant not in variants:
-            reason = f"{variant} is not asked for"
-        elif seeds and config.training.seed not in seeds:
-            reason = f"seed {config.training.seed} is not asked for"
+        elif run.attention in ATTENTION_VARIANTS and run.attention not in variants:
+            reason = f"{run.attention} is not asked for"
+        elif seeds and run.seed not in seeds:
+            reason = f"seed {run.seed} is not asked for"
         else:
-            runs.append(
-                Run(
-                    name=path.name, attention=variant, seed=config.training.seed, path=path, config=config,
-                    arguments=(),
-                )
-            )  # fmt: skip
+            runs.append(run)
             continue
         LOG.info("%s: left out, %s", path, reason)
     if not runs:
@@ -229,11 +240,3 @@ def write_config(experiment: Experiment) -> None:
     if experiment.config_file.parent == experiment.output:
         with atomic_write(experiment.config_file) as stream:
             stream.write(config_to_yaml(experiment.config).encode("utf-8"))
-
-
-def attention_of(config: Config) -> str:
-    """The attention variant of a run, or its three variants where the sites differ."""
-    attention = config.model.attention
-    if isinstance(attention, AttentionBySite):
-        return f"{attention.encoder}/{attention.decoder}/{attention.cross}"
-    return attention

@@ -17,11 +17,9 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_tensors
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import train
-from nmt_rela.data.data_loader import Batch
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.training import trainer
 from nmt_rela.training.objective import TranslationObjective
-from nmt_rela.training.trainer import Trainer
 from tests.digits import write_digits
 
 
@@ -53,43 +51,6 @@ def test_the_end_by_epochs_is_recorded_and_measured(config: Path) -> None:
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [(record["event"], record["update"]) for record in records] == [("train", done), ("validation", done)]
     assert run.checkpoint("best").resolve().name == run.checkpoint("last").resolve().name
-
-
-@pytest.mark.parametrize("average", ["tokens", "sentences"])
-def test_an_update_reads_nothing_back_from_the_device(
-    config: Path, average: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a GPU each of these would wait for all that is still to be computed. (The model looks at masks on CPUs.)"""
-    real, real_forward = Trainer.train_step, TranslationObjective.forward
-
-    def refuse(*_: Any) -> None:
-        raise AssertionError("a number is read from the device")
-
-    refusing = pytest.MonkeyPatch()
-
-    def begin() -> None:
-        for reading in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
-            refusing.setattr(torch.Tensor, reading, refuse)
-
-    def forward(self: TranslationObjective, batch: Batch) -> Any:
-        refusing.undo()
-        try:
-            return real_forward(self, batch)
-        finally:
-            if self.training:
-                begin()
-
-    def train_step(self: Trainer, *inputs: Any) -> None:
-        begin()
-        try:
-            real(self, *inputs)
-        finally:
-            refusing.undo()
-
-    monkeypatch.setattr(TranslationObjective, "forward", forward)
-    monkeypatch.setattr(Trainer, "train_step", train_step)
-    settings = [f"training.loss_normalization={average}", "training.max_grad_norm=1.0", "model.dropout=0.1"]
-    assert updates_done(config, "training.max_updates=2", *settings) == 2
 
 
 def test_a_few_updates_are_traced_on_request(config: Path) -> None:
