@@ -137,10 +137,10 @@ def _scalar(options: Sequence[Any], found: Tree, path: str, limits: Any) -> Any:
         hint = did_you_mean(found.text, words) if isinstance(found, Scalar) else f"accepted: {', '.join(words)}"
         raise ConfigError(f"{found.position}: {path}: found {describe_node(found)}; {hint}")
     if "pattern" in limits:
-        # Taken as written: an unquoted checksum may look like a number.
+        # Taken as written: an unquoted checksum or name may look like a number.
         if isinstance(found, Scalar) and re.fullmatch(limits["pattern"], found.text):
             return found.text
-        raise ConfigError(f"{found.position}: {path}: expected {limits['wanted']}, found {describe_node(found)}")
+        raise ConfigError(f"{found.position}: {path}: found {describe_node(found)}; accepted: {limits['wanted']}")
     expected = readable[0]
     reader, wanted = _READERS[expected]
     wanted = " or ".join([wanted, *words])

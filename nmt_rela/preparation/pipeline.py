@@ -165,7 +165,7 @@ class _Preparation:
         """The summary of an earlier preparation with these options; empty where its stages are not complete."""
         try:
             summary: dict[str, Any] = json.loads(self.summary_file.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # ValueError: it is damaged
             return {}
         return summary if all(is_complete(self.directory / name) for name in summary["stages"].values()) else {}
 

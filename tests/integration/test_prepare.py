@@ -57,6 +57,14 @@ def test_a_second_run_does_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == times
 
 
+def test_a_damaged_summary_is_written_again(tmp_path: Path) -> None:
+    data = settings(own_task(tmp_path), tmp_path / "out")
+    first = prepare(data)
+    (summary,) = (tmp_path / "out").rglob("prepared-*.json")
+    summary.write_bytes(b'{"stages": ')
+    assert prepare(data) == first == load_prepared(data)
+
+
 TOKENIZERS = {"tokenizers", "train", "dev"}
 TEXT = {"text", *TOKENIZERS}
 #: What each option changes, and the stages that are made again for it.

@@ -46,7 +46,8 @@ from nmt_rela.preparation.sources.task import (
 )
 from nmt_rela.utils.errors import ConfigError, did_you_mean
 
-# What a task file may hold. The fields of these classes, and those of RemoteFile, are its keys.
+# What a task file may hold. The fields of these classes, and those of RemoteFile, are its keys. Names and languages
+# become parts of file names.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +66,7 @@ class _AlignmentEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _SourceEntry:
-    name: str
+    name: str = field(metadata={"pattern": r"\w[\w.+-]*", "wanted": "letters, digits, and . _ + -"})
     format: Literal["text", "sgm", "tsv", "pipes", "tmx"] = "text"
     archive: str | dict[str, str] = ""
     members: dict[str, str] = field(default_factory=dict)
@@ -79,7 +80,9 @@ class _SourceEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _TaskEntry:
-    languages: tuple[str, ...]
+    languages: tuple[str, ...] = field(
+        metadata={"pattern": r"\w[\w-]*", "wanted": "letters, digits, _ and -, such as pt-BR"}
+    )
     train: tuple[_SourceEntry, ...]
     dev: tuple[_SourceEntry, ...] = ()
     tests: tuple[_SourceEntry, ...] = ()
@@ -132,10 +135,6 @@ class _TaskReader:
                 raise ConfigError(f"{self.path}:1: {key} is missing; {hint}")
         self.languages = entry.languages
         self.check_different("languages", self.languages)
-        for index, language in enumerate(self.languages):
-            if not re.fullmatch(r"\w[\w-]*", language):  # languages become parts of file names
-                accepted = "letters, digits, _ and -, such as pt-BR"
-                raise self.error(f"languages[{index}]", f"found '{language}'; accepted: {accepted}")
         self.check_languages("bleu_tokenizers", entry.bleu_tokenizers)
         for name, locations in entry.archives.items():
             read = (self.location(f"archives.{name}[{index}]", item) for index, item in enumerate(locations))
@@ -193,8 +192,6 @@ class _TaskReader:
         return tuple(self.source(f"{path}[{index}]", entry) for index, entry in enumerate(entries))
 
     def source(self, path: str, entry: _SourceEntry) -> ParallelSource:
-        if not re.fullmatch(r"\w[\w.+-]*", entry.name):
-            raise self.error(f"{path}.name", f"found '{entry.name}'; accepted: letters, digits, and . _ + -")
         languages = self.languages
         if entry.format in ("tsv", "pipes"):
             if not entry.columns:
