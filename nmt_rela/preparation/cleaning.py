@@ -65,6 +65,10 @@ def repair_text(text: str) -> tuple[str, str]:
     return plain, reason
 
 
+#: Both sides of a pair, and what was repaired in it.
+_Repaired = tuple[str, str, str]
+
+
 class HashSet64:
     """A set of 64-bit hashes in sorted arrays: 8 bytes per entry, 16 while two arrays are merged."""
 
@@ -115,64 +119,51 @@ class Cleaner:
 
         A chunk ends early when its pairs have more than ``chunk_characters``.
         """
-        chunk: list[tuple[str, str]] = []
-        repairs: list[str] = []
+        chunk: list[_Repaired] = []
         characters = 0
         for pair in pairs:
             stats.read += 1
-            kept = self._clean_pair(pair, stats, repairs)
-            if kept:
-                chunk.append(kept)
-                characters += len(kept[0]) + len(kept[1])
+            cleaned = self._clean_pair(*pair)
+            if isinstance(cleaned, str):
+                stats.drop(cleaned)
+            else:
+                chunk.append(cleaned)
+                characters += len(cleaned[0]) + len(cleaned[1])
             if len(chunk) == _CHUNK or characters > chunk_characters:
-                yield self._without_duplicates(chunk, repairs, stats)
-                chunk, repairs, characters = [], [], 0
-        yield self._without_duplicates(chunk, repairs, stats)
+                yield self._without_duplicates(chunk, stats)
+                chunk, characters = [], 0
+        yield self._without_duplicates(chunk, stats)
 
-    def _clean_pair(
-        self, pair: tuple[str | None, str | None], stats: CleaningStats, repairs: list[str]
-    ) -> tuple[str, str] | None:
-        """The repaired pair, its repair appended to ``repairs``; None for a dropped pair."""
-        left, right = pair
+    def _clean_pair(self, left: str | None, right: str | None) -> _Repaired | str:
+        """The repaired pair with its repair ("" for none), or the reason for which it is dropped."""
         if left is None or right is None:
-            stats.drop("undecodable")
-            return None
+            return "undecodable"
         left, repaired_left = repair_text(left)
         right, repaired_right = repair_text(right)
         left, right = self._normalize[0](left.strip()), self._normalize[1](right.strip())
         if not left or not right:
-            stats.drop("empty")
-            return None
+            return "empty"
         if len(left) > MAX_CHARACTERS or len(right) > MAX_CHARACTERS:
-            stats.drop("overlength")
-            return None
+            return "overlength"
         shorter, longer = sorted((self._count_words[0](left), self._count_words[1](right)))
         if self._data.drop_untranslated and left == right and longer >= COPY_WORDS:
-            stats.drop("copy")
-            return None
+            return "copy"
         if longer > RATIO_FREE_WORDS and longer > self._data.max_length_ratio * shorter:
-            stats.drop("ratio")
-            return None
-        repairs.append(repaired_left or repaired_right)
-        return left, right
+            return "ratio"
+        return left, right, repaired_left or repaired_right
 
-    def _without_duplicates(
-        self, chunk: list[tuple[str, str]], repairs: list[str], stats: CleaningStats
-    ) -> list[tuple[str, str]]:
+    def _without_duplicates(self, chunk: list[_Repaired], stats: CleaningStats) -> list[tuple[str, str]]:
         new = [True] * len(chunk)
         if self._data.drop_duplicates:
-            new = self._seen.add(np.fromiter(map(_hash, chunk), dtype=np.uint64, count=len(chunk))).tolist()
-        kept = []
-        for pair, reason, is_new in zip(chunk, repairs, new, strict=True):
-            if is_new:
-                kept.append(pair)
-                if reason:
-                    stats.repaired[reason] += 1
+            hashes = (_hash(left, right) for left, right, _ in chunk)
+            new = self._seen.add(np.fromiter(hashes, dtype=np.uint64, count=len(chunk))).tolist()
+        kept = [cleaned for cleaned, is_new in zip(chunk, new, strict=True) if is_new]
         stats.kept += len(kept)
         stats.drop("duplicate", len(chunk) - len(kept))
-        return kept
+        stats.repaired.update(repair for *_, repair in kept if repair)
+        return [(left, right) for left, right, _ in kept]
 
 
-def _hash(pair: tuple[str, str]) -> int:
+def _hash(left: str, right: str) -> int:
     """A 64-bit hash. Among 40 million pairs the probability of any collision is 1 in 20,000."""
-    return int.from_bytes(blake2b("\n".join(pair).encode("utf-8"), digest_size=8).digest(), "little")
+    return int.from_bytes(blake2b(f"{left}\n{right}".encode(), digest_size=8).digest(), "little")
