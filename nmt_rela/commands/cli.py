@@ -132,7 +132,7 @@ class _Parser(argparse.ArgumentParser):
         if unknown != message:
             options = [name for action in self._actions for name in action.option_strings]
             message = f"{unknown}: unknown argument; {did_you_mean(unknown.split()[0], options)}"
-        self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {message} (--help explains)\n")
+        self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {message.removeprefix('argument ')} (--help explains)\n")
 
 
 def make_parser(program: str, description: str | None) -> argparse.ArgumentParser:

@@ -149,7 +149,7 @@ def test_overrides_and_options_mix() -> None:
     ("arguments", "message"),
     [
         ([], "the following arguments are required: --config"),
-        (["--config"], "argument --config: expected one argument"),
+        (["--config"], "--config: expected one argument"),
         (["--confg", "x", "--config", "c"], "--confg: unknown argument; did you mean '--config'?"),
         (["--conf", "c"], "required: --config"),
     ],

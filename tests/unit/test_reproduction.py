@@ -188,8 +188,8 @@ def test_a_report_reads_the_scores_of_the_present_average_with_the_runs_own_sett
     ("arguments", "message"),
     [
         (["wmt41"], "task: unknown 'wmt41'; did you mean 'wmt14'?"),
-        (["demo", "--attention", "softmax,rela"], "argument --attention: found 'rela'; did you mean 'rela-"),
-        (["demo", "--seeds", "1,two"], "argument --seeds: found two; accepted: 0 or more"),
+        (["demo", "--attention", "softmax,rela"], "--attention: found 'rela'; did you mean 'rela-"),
+        (["demo", "--seeds", "1,two"], "--seeds: found two; accepted: 0 or more"),
         (["demo", "model.head=4"], "model.head: unknown key"),
         (["demo", "--runs", "nowhere"], "--runs nowhere: found no run of demo, en to de"),
         (["demo", "--runs", "nowhere", "model.num_heads=4"], "--runs reports on runs as they are"),
