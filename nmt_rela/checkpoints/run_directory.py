@@ -79,11 +79,9 @@ class RunDirectory:
 
     def _is_average_stale(self, steps: list[str]) -> bool:
         try:
-            state = load_state(self.path / AVERAGE)
+            return bool(steps) and steps[-1] > load_state(self.path / AVERAGE).get("newest", "")
         except CheckpointError:  # loading it will report the fault
             return False
-        known = state.get("newest", max(state.get("averaged", ["step_"])))
-        return bool(steps) and steps[-1] > known
 
     def checkpoint(self, name: str | None = None) -> Path:
         """The directory of a checkpoint: average, best, last or step_N.
