@@ -5,6 +5,8 @@ Arguments: a folder to work in and a part (`PARTS`).
 
 from __future__ import annotations
 
+import json
+import logging.handlers
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,24 +18,31 @@ if __name__ == "__main__":
 
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from unittest import mock
 
 import pytest
 import torch
+from triton.runtime.jit import JITFunction
 
+from nmt_rela.attention.self_check import check_attention
 from nmt_rela.checkpoints.manager import CheckpointManager
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import analyze, score, translate
 from nmt_rela.commands import train as train_command
 from nmt_rela.config.loader import load_config
 from nmt_rela.data.data_loader import Batch
+from nmt_rela.kernels import availability
 from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.preparation.pipeline import prepare
+from nmt_rela.training import launch
 from nmt_rela.training import trainer as trainer_module
 from nmt_rela.training.distributed import DistributedContext
 from nmt_rela.training.objective import TranslationObjective
 from nmt_rela.training.trainer import Trainer
 from tests.digits import TINY, write_digits
+
+SHORT = ["training.max_updates=2", "training.log_every=1", "training.validate_every=2", "training.save_every=2"]
 
 
 def trainer_on_device(
@@ -41,8 +50,8 @@ def trainer_on_device(
 ) -> Trainer:
     settings = [
         f"training.precision={precision}", "training.loss_normalization=sentences", "training.max_batch_tokens=512",
-        "training.max_updates=2", "training.log_every=1", "training.validate_every=2", "training.save_every=2",
         "training.max_grad_norm=1.0",
+        *SHORT,
         *(f"model.{each}dropout=0.1" for each in ("", "embedding_", "attention_", "ffn_")), *overrides,
     ]  # fmt: skip
     config = load_config(write_digits(folder, reverse=False, variant=variant), settings)
@@ -86,6 +95,8 @@ def generate(folder: Path) -> None:
     run, test = str(folder / "run"), [str(folder / f"test.{side}") for side in ("plain", "turned")]
     on_gpu = ["--model", run, "--device", "cuda", "--precision", "bf16"]
     with fake_cuda() as device, ExitStack() as stack:
+        # Without numbers no kernel agrees with the reference.
+        stack.enter_context(mock.patch("nmt_rela.generation.device.disable_untrusted"))
         for method in ("step", "reorder"):
             stack.enter_context(forbid_reading(IncrementalDecoder, method, device))
         device.may_be_read = True
@@ -126,7 +137,46 @@ def detect_faults(folder: Path) -> None:
                 trainer.run(stop_requested=lambda: False)
 
 
-PARTS = {"train": train, "generate": generate, "detect_faults": detect_faults}
+def train_without_triton(folder: Path) -> None:
+    """Where Triton cannot be used the reference trains, and the run says why."""
+
+    def broken(error: Exception) -> Any:
+        def run(*_: Any, **__: Any) -> None:
+            raise error
+
+        return mock.patch.object(JITFunction, "run", run)
+
+    def versions(answer: Any) -> Any:
+        return mock.patch.object(availability, "version", mock.Mock(**answer))
+
+    hidden = {
+        "Triton is not installed": versions({"side_effect": PackageNotFoundError("triton")}),
+        "Triton 3.3.1 is too old; 3.4 or newer is needed": versions({"return_value": "3.3.1"}),
+        "cannot run a kernel: Failed to find C compiler": broken(RuntimeError("Failed to find C compiler.\nSet CC.")),
+        "cannot run a kernel: [Errno 13]": broken(PermissionError(13, "Permission denied", "cache")),
+    }
+    logging.getLogger("nmt_rela").addHandler(log := logging.handlers.BufferingHandler(10_000))
+    for number, (reason, hide) in enumerate(hidden.items()):
+        (work := folder / str(number)).mkdir()
+        config = load_config(write_digits(work, reverse=False), [*TINY, *SHORT, "training.device=cuda"])
+        availability.triton_problem.cache_clear()
+        check_attention.cache_clear()
+        with fake_cuda() as device, hide:
+            device.may_be_read = True
+            assert launch.run(config, lambda config=config: prepare(config.data)) == 0
+        kernels = json.loads(RunDirectory(config.run_dir).environment.read_text())["kernels"]
+        assert kernels["sdpa"] == "used"
+        assert reason in kernels["triton"], kernels
+        assert sum(kernels["triton"] in record.getMessage() for record in log.buffer) == 1
+        availability._disabled.clear()
+
+
+PARTS = {
+    "train_without_triton": train_without_triton,
+    "train": train,
+    "generate": generate,
+    "detect_faults": detect_faults,
+}
 
 if __name__ == "__main__":
     PARTS[sys.argv[2]](Path(sys.argv[1]))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from nmt_rela.attention import functional
 from nmt_rela.attention.mask import AttentionMask
 from nmt_rela.attention.variants import AttentionVariant
-from nmt_rela.kernels.availability import processor_of, triton_is_available_for
+from nmt_rela.kernels.availability import disabled_reason, processor_of, triton_is_available_for
 from nmt_rela.kernels.cpu.attention_scores import matmul_few_queries
 from nmt_rela.kernels.cpu.dropout import dropout
 from nmt_rela.kernels.cpu.gated_rms_norm import gated_rms_norm_cpu
@@ -92,6 +92,9 @@ def _cpu(
 def _sdpa(
     variant: AttentionVariant, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None, *, dropout: float
 ) -> Tensor:
+    # cuDNN's attention builds a plan for every new shape, in up to a second, and some versions round dropout to 1/16.
+    if torch.backends.cuda.cudnn_sdp_enabled():
+        torch.backends.cuda.enable_cudnn_sdp(False)
     is_causal = mask is not None and mask.causal
     bias = None
     if mask is not None and mask.bias is not None:
@@ -149,7 +152,7 @@ def choose_backend(variant: AttentionVariant, query: Tensor, key: Tensor) -> str
     processor = processor_of(query)
     if processor == "gpu":
         if variant.weight_fn is functional.softmax:
-            return "sdpa"
+            return "sdpa" if disabled_reason("sdpa", query.device) is None else "reference"
         is_empty = 0 in (*query.shape, *key.shape)
         if triton_is_available_for(query) and query.shape[3] in TRITON_HEAD_DIMS and not is_empty:
             return "triton"

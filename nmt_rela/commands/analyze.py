@@ -75,10 +75,12 @@ def _analyze(arguments: Sequence[str] | None) -> None:
         parser.error(f"{options.overrides[0]}: only the translations of --ablate-heads use decoding settings")
     formats = [] if options.no_plots else options.plots or ["png"]
 
+    import torch
+
     from nmt_rela.analysis import pipeline, plots
     from nmt_rela.analysis.writers import alignment_table, statistics_table, write_analysis, write_plots
     from nmt_rela.checkpoints.run_directory import RunDirectory
-    from nmt_rela.generation.device import resolve_device
+    from nmt_rela.generation.device import check_kernels, resolve_device
 
     if formats:
         plots.require_matplotlib()
@@ -95,9 +97,12 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     heatmap_sentence = data.heatmap_sentence() if options.sentence is None else options.sentence - 1
     if heatmap_sentence >= len(data.lines):
         raise DataError(f"--sentence {options.sentence}: {data.name} has {len(data.lines)} lines")
+    models = [run.load_model(options.checkpoint, device=device) for run in runs]
+    for model in models:
+        check_kernels(model, torch.float32, device)
     analyses = [
         pipeline.analyze_run(
-            run.load_model(options.checkpoint, device=device),
+            model,
             run.load_tokenizers(),
             data,
             name=name,
@@ -107,7 +112,9 @@ def _analyze(arguments: Sequence[str] | None) -> None:
             ablation_sentences=options.ablate_heads,
             decoding=decoding,
         )
-        for run, config, decoding, name in zip(runs, configs, decodings, _unique_names(options.model), strict=True)
+        for run, model, config, decoding, name in zip(
+            runs, models, configs, decodings, _unique_names(options.model), strict=True
+        )
     ]
     print(statistics_table(analyses))
     if data.gold is not None:

@@ -147,7 +147,7 @@ class TrainingConfig:
     #: Clip the global gradient norm to this (0: off).
     max_grad_norm: float = field(default=0.0, metadata=bounds(low=0.0))
     #: auto: bf16 on a GPU that has it, otherwise float32.
-    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bf16", "fp16"] = "auto"
     #: auto: all visible GPUs, or the CPU if there is none.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     #: One seed for parameters, batches and dropout.

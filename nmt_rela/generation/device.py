@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import torch
 
-from nmt_rela.kernels.availability import supports_packed_linear
+from nmt_rela.attention.self_check import disable_untrusted
+from nmt_rela.kernels.availability import supports_packed_linear, unusable_gpu
 from nmt_rela.kernels.cpu.packed_linear import pack_linear_layers, packed_linear_class
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError
+
+LOG = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bf16", "fp16", "int8"]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
@@ -18,6 +22,8 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 def resolve_device(name: str) -> torch.device:
     """The device of a name; ``auto`` is the GPU if there is one. Raises ConfigError for one that does not exist."""
     if name == "auto":
+        if reason := unusable_gpu():
+            LOG.warning("--device: computing on the CPU, because %s", reason)
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -41,6 +47,13 @@ def worker_devices(name: str, workers: int | None) -> list[str]:
     return [names[worker % len(names)] for worker in range(workers or len(names))]
 
 
+def check_kernels(model: Transformer, dtype: torch.dtype, device: torch.device) -> None:
+    """Before inference on a GPU: use no kernel for a model that misses the reference on small tensors."""
+    attentions = model.attention_modules().values()
+    head_dim = next(iter(attentions)).head_dim
+    disable_untrusted({each.variant for each in attentions}, head_dim=head_dim, dtype=dtype, device=device)
+
+
 def prepare_for_inference(model: Transformer, precision: Precision, device: torch.device) -> Transformer:
     """The model, permanently changed for inference: in ``precision``, without gradients, packed weights on the CPU.
 
@@ -54,6 +67,7 @@ def prepare_for_inference(model: Transformer, precision: Precision, device: torc
             "--precision: found 'int8', which needs --device cpu on an x86 machine with AVX2; "
             "accepted here: float32, bf16, fp16"
         )
+    check_kernels(model, dtype, device)
     model = model.to(torch.float32 if dtype == torch.int8 else dtype).requires_grad_(False)
     for attention in model.attention_modules().values():
         attention.fold_norm_gain()

@@ -16,13 +16,17 @@ _ACTIVATION_FRACTION = 0.5
 
 
 def resolve_precision(setting: str, device: torch.device) -> torch.dtype:
-    """The dtype of matrix multiplication. Raises ConfigError for a choice that the device does not support."""
+    """The dtype of matrix multiplication. Raises ConfigError for a choice that the device does not support.
+
+    ``tf32`` is float32 whose matrices are multiplied with 10 bits of mantissa; it holds for the whole process.
+    """
     if setting == "auto":
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_bf16 else torch.float32
-    if setting == "fp16" and device.type == "cpu":
-        raise ConfigError("training.precision: 'fp16' needs a GPU; accepted on the CPU: auto, float32, bf16")
-    return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[setting]
+    if setting in ("fp16", "tf32") and device.type == "cpu":
+        raise ConfigError(f"training.precision: '{setting}' needs a GPU; accepted on the CPU: auto, float32, bf16")
+    torch.set_float32_matmul_precision("high" if setting == "tf32" else "highest")
+    return {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[setting]
 
 
 def resolve_max_batch_tokens(setting: Literal["auto"] | int, device: torch.device, model: ModelConfig) -> int:

@@ -8,8 +8,10 @@ rank that dies closes its connections, which ends the waiting of the others at o
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nmt_rela.kernels.availability import unusable_gpu
 from nmt_rela.utils.errors import ConfigError, UserError
+
+LOG = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -182,21 +187,33 @@ def _is_communication_error(error: RuntimeError) -> bool:
 
 
 def init_distributed(device: Literal["auto", "cpu", "cuda"]) -> DistributedContext:
-    """Join the ranks that torchrun has started, or be the only one. Raises ConfigError for an unusable device."""
+    """Join the ranks that torchrun has started, or be the only one.
+
+    A rank takes the GPU of its number on the machine, or the only one that it sees, as Slurm gives each task its own.
+    Raises ConfigError for an unusable device.
+    """
     on_gpu = device != "cpu" and torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    own_device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    visible = torch.cuda.device_count() if on_gpu else 0
+    own_device = torch.device("cuda", 0 if visible == 1 else local_rank) if on_gpu else torch.device("cpu")
 
-    def check() -> None:
+    def check() -> str:
+        reason = None if device == "cpu" else unusable_gpu()
         if device == "cuda" and not on_gpu:
-            raise ConfigError("training.device: found 'cuda', but no GPU is visible; accepted here: auto, cpu")
-        if on_gpu and local_rank >= torch.cuda.device_count():
             raise ConfigError(
-                f"training.device: rank {local_rank} of this machine has no GPU, {torch.cuda.device_count()} visible; "
+                f"training.device: found 'cuda', but {reason or 'no GPU is visible'}; accepted here: auto, cpu"
+            )
+        if reason is not None:
+            LOG.warning("training.device: training on the CPU, because %s", reason)
+        if not on_gpu:
+            return ""
+        if own_device.index >= visible:
+            raise ConfigError(
+                f"training.device: rank {local_rank} of this machine has no GPU, {visible} visible; "
                 "accepted: at most one rank per GPU"
             )
-        if on_gpu:
-            torch.cuda.set_device(own_device)
+        torch.cuda.set_device(own_device)
+        return f"{socket.gethostname()} {torch.cuda.get_device_properties(own_device).uuid}"
 
     if "RANK" not in os.environ:
         context = DistributedContext(0, 1, own_device)
@@ -204,7 +221,11 @@ def init_distributed(device: Literal["auto", "cpu", "cuda"]) -> DistributedConte
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT, **_restart_safe_store())
         control_group = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
         context = DistributedContext(dist.get_rank(), dist.get_world_size(), own_device, control_group)
-    context.run_on_all_ranks(check)
+    gpus = context.all_gather_object(context.run_on_all_ranks(check))
+    if on_gpu and len(set(gpus)) < len(gpus):
+        context.raise_on_all_ranks(
+            ConfigError(f"training.device: {len(gpus)} ranks on {len(set(gpus))} GPUs; accepted: one rank per GPU")
+        )
     return context
 
 

@@ -17,7 +17,9 @@ from nmt_rela.config.schema import Config
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.export.model_card import write_model_card
 from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
+from nmt_rela.training.device_settings import resolve_precision
 from nmt_rela.training.distributed import PeerLostError, RemoteRankError, init_distributed
+from nmt_rela.training.kernel_check import check_kernels
 from nmt_rela.training.run_setup import check_run_directory, prepare_run_directory
 from nmt_rela.training.trainer import Trainer
 from nmt_rela.utils.errors import (
@@ -27,6 +29,7 @@ from nmt_rela.utils.errors import (
     EXIT_TERMINATED,
     EXIT_USER_ERROR,
     ConfigError,
+    first_line,
 )
 from nmt_rela.utils.memory import disable_malloc_trimming
 
@@ -58,6 +61,8 @@ def run(
         directory = RunDirectory(config.run_dir)
         context.run_on_main(lambda: check_run_directory(config, restart=restart))
         data = context.run_on_main(prepare)
+        precision = context.run_on_all_ranks(lambda: resolve_precision(config.training.precision, context.device))
+        check_kernels(config.model, precision, context)
         resume = context.run_on_main(lambda: prepare_run_directory(config, data, context, lock, restart=restart))
         stop = GracefulStop()
         trainer = context.run_on_all_ranks(
@@ -71,8 +76,9 @@ def run(
         return EXIT_USER_ERROR if failure.is_user_error else EXIT_INTERNAL_ERROR
     except torch.OutOfMemoryError as error:
         raise ConfigError(
-            "the GPU is out of memory; lower training.max_batch_tokens (training) or decoding.batch_tokens "
-            f"(validation) and run the same command again to continue: {error}"
+            f"decoding.batch_tokens: found {config.decoding.batch_tokens}, too many for the memory of "
+            f"{context.device} in validation; the same command with a smaller one continues the run "
+            f"({first_line(error)})"
         ) from error
     except PeerLostError as error:
         if int(os.environ["LOCAL_RANK"]) == 0:  # once per machine; the launcher reports the rank that ended first

@@ -22,6 +22,7 @@ from nmt_rela.config.loader import config_to_yaml, diff_configs
 from nmt_rela.config.schema import Config
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.kernels.availability import gpu_backend_states
 from nmt_rela.training.distributed import DistributedContext
 from nmt_rela.utils.errors import ConfigError
 from nmt_rela.utils.files import atomic_write
@@ -159,6 +160,7 @@ def _environment(context: DistributedContext, data: PreparedData) -> dict[str, A
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "cpu",
         "ranks": context.world_size,
+        "kernels": gpu_backend_states(context.device) if context.device.type == "cuda" else {},
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "data": {"title": data.title, "licence": data.licence, "read": total["read"], "kept": total["kept"]},

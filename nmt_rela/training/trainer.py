@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from nmt_rela.training.profiling import profile_steps
 from nmt_rela.training.step_metrics import StepMetrics
 from nmt_rela.training.trainer_state import TrainerState
 from nmt_rela.training.validation import Validator
-from nmt_rela.utils.errors import CheckpointError, UserError
+from nmt_rela.utils.errors import CheckpointError, ConfigError, UserError, first_line
 from nmt_rela.utils.memory import trim_malloc
 
 LOG = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class Trainer:
                 # Dropout is keyed by seed, update and micro-batch, so an exact resume needs no random state.
                 torch.manual_seed(_derive_seed(settings.seed, state.update, batch.number))
                 # The backward pass of the last micro-batch sums the gradients over the ranks.
-                with nullcontext() if batch is passes[-1] else self._no_sync():
+                with self._memory_errors(batch), nullcontext() if batch is passes[-1] else self._no_sync():
                     with self._autocast():
                         loss, nll = self.objective(batch.to(context.device))
                     self.scaler.scale(loss / normalizer).backward()
@@ -185,6 +185,21 @@ class Trainer:
             with context.communication_errors():
                 self.objective(self._no_pairs.to(context.device))[0].backward()
             self.optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def _memory_errors(self, batch: Batch) -> Iterator[None]:
+        """Say which setting makes a micro-batch too large for the GPU."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            sentences, length = batch.source.shape
+            raise ConfigError(
+                f"training.max_batch_tokens: found {self.max_batch_tokens}, too many for the memory of "
+                f"{self.context.device}: a micro-batch of {sentences} sentences, {length} source and "
+                f"{batch.target.shape[1]} target tokens long, does not fit; the same command with "
+                f"training.max_batch_tokens={max(self.max_batch_tokens // 2, 1)} continues the run "
+                f"({first_line(error)})"
+            ) from error
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(

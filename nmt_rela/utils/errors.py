@@ -46,3 +46,8 @@ def did_you_mean(found: str, accepted: Iterable[str], *, page: str = "") -> str:
     if nearest := similar_names(found, names):
         return f"did you mean '{nearest[0]}'?"
     return f"{page} lists what is accepted" if page and len(names) > _LISTED else f"accepted: {', '.join(names)}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

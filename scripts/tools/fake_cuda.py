@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -158,6 +159,8 @@ def fake_cuda(observe: Observer | None = None) -> Iterator[FakeDevice]:
         (torch.cuda, "is_available", lambda: device.is_available),
         (torch.cuda, "device_count", lambda: 1),
         (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
+        (torch.cuda, "get_device_name", lambda *_: "a device without numbers"),
+        (torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(uuid="0", total_memory=80 << 30)),
         (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         (torch.Tensor, "pin_memory", lambda x: x),

@@ -143,7 +143,11 @@ def test_a_run_that_ran_out_of_memory_continues_with_smaller_micro_batches(
     common = ["training.max_updates=3", "training.save_every=1"]
     assert updates_done(config, *common, status=2) == 1
     error = capsys.readouterr().err
-    assert "lower training.max_batch_tokens" in error
+    assert re.search(
+        r"training\.max_batch_tokens: found \d+, too many .* micro-batch of \d+ sentences, \d+ source and \d+ target "
+        r"tokens long, does not fit; the same command with training\.max_batch_tokens=\d+ continues the run",
+        error,
+    )
     assert error.count("\n") == 1
     assert updates_done(config, *common, "training.max_batch_tokens=200") == 3
 
