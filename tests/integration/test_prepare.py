@@ -201,6 +201,16 @@ def test_bad_text_is_one_error_line_and_leaves_no_files(
         load_prepared(settings(task, tmp_path / "out"))
 
 
+@pytest.mark.parametrize(("name", "files", "found"), [("train", "train.de.gz", 300), ("test", "test.de", 5)])
+def test_another_number_of_pairs_than_stated_is_an_error(tmp_path: Path, name: str, files: str, found: int) -> None:
+    task = own_task(tmp_path)
+    key = f"    files: {{de: text/{files}"
+    assert key in task.read_text("utf-8")
+    task.write_text(task.read_text("utf-8").replace(key, f"    lines: 9\n{key}"), "utf-8")
+    with pytest.raises(DataError, match=rf"source '{name}': found {found} pairs; accepted: 9 \('lines' of the task"):
+        prepare(settings(task, tmp_path / "out"))
+
+
 def test_bad_settings_are_one_line(tmp_path: Path) -> None:
     task = own_task(tmp_path)
     with pytest.raises(

@@ -122,11 +122,9 @@ class ArchiveCache:
 
     def _preferred(self, archive: Archive) -> list[Location]:
         """The locations, those whose files are on this machine first."""
-
-        def is_absent(location: Location) -> bool:
-            return not all(self._locate(file)[0].is_file() for file in location.files)
-
-        return sorted(archive.locations, key=is_absent)
+        return sorted(
+            archive.locations, key=lambda location: not all(self._locate(file)[0].is_file() for file in location.files)
+        )
 
     def _locate(self, file: RemoteFile | Path) -> tuple[Path, str]:
         """Where a file is or will be, and the URL it is downloaded from ("" for a local file, or one of a mirror)."""
