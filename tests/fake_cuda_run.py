@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tools.fake_cuda import FakeDevice, fake_cuda, load_device
+from fake_cuda import FakeDevice, fake_cuda, load_device
 
 if __name__ == "__main__":
     load_device(Path(sys.argv[1]))  # before torch

@@ -23,7 +23,7 @@ pytestmark = [
 @pytest.mark.parametrize("part", ["train", "generate", "detect_faults", "train_without_triton"])
 def test_nothing_lies_on_the_wrong_device_and_no_step_waits(part: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "scripts"), *sys.path])
+    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "scripts/benchmarks"), *sys.path])
     line = [sys.executable, str(REPOSITORY / "tests/fake_cuda_run.py"), str(tmp_path), part]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
