@@ -33,6 +33,8 @@ class PlainUpdates:
     ) -> None:
         if precision == torch.float16:
             raise ConfigError("training.precision: found 'fp16'; accepted with --others: float32, bf16")
+        if device.type == "cuda":
+            torch.backends.cuda.enable_cudnn_sdp(False)  # as ours: it is slow with ever other shapes
         torch.manual_seed(config.training.seed)
         make = _TorchTransformer if name == "torch.nn.Transformer" else _Marian
         self._model = make(config, tokenizers.source.size, tokenizers.target.size).to(device).train()

@@ -27,18 +27,18 @@ VOCABULARY = 32_000
 CHUNK = 1 << 20
 
 
-def write_corpus(directory: Path, *, pairs: int, mean_length: float) -> None:
+def write_corpus(directory: Path, *, pairs: int, mean_length: float, vocabulary: int = VOCABULARY) -> None:
     """Random ids; source lengths log-normal, target lengths within about a third of them."""
     random = np.random.default_rng(1)
     with write_dataset(
-        directory, source_vocabulary_size=VOCABULARY, target_vocabulary_size=VOCABULARY, vocabulary_fingerprint="bench"
+        directory, source_vocabulary_size=vocabulary, target_vocabulary_size=vocabulary, vocabulary_fingerprint="bench"
     ) as writer:
         for start in range(0, pairs, CHUNK):
             count = min(CHUNK, pairs - start)
             wanted = mean_length * np.exp(0.5 * random.standard_normal(count) - 0.125)
             source = np.clip(wanted, 1, 255).astype(np.int32)
             target = np.clip(wanted * random.uniform(0.7, 1.3, count), 1, 255).astype(np.int32)
-            ids = [random.integers(4, VOCABULARY, int(lengths.sum()), dtype=np.uint16) for lengths in (source, target)]
+            ids = [random.integers(4, vocabulary, int(lengths.sum()), dtype=np.uint16) for lengths in (source, target)]
             writer.append(ids[0], source, ids[1], target)
 
 

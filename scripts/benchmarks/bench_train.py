@@ -4,13 +4,17 @@ By default the five variants train the model of ``--config`` (its data is prepar
 updates per round. The table has medians, the ratio to the first variant, and the fraction of the matmul rate of this
 machine, measured in the same rounds. An update is the trainer's own, without data loading. ``--others`` adds PyTorch's
 own Transformer and, if transformers is installed, its Marian, of the same size, on the same batches, in a standard
-PyTorch training loop. On a CPU the trainer's loop then runs as it is, with loading and records, to measure the fraction
-of an update outside forward pass, backward pass and optimizer (gradient norm and clipping count as outside).
+PyTorch training loop. ``--random-pairs`` takes random sentences instead of a corpus.
+
+On a GPU every subject first trains on all batches once, so that no kernel is compiled in a round. On a CPU the
+trainer's loop then runs as it is, with loading and records, to measure the fraction of an update outside forward pass,
+backward pass and optimizer (gradient norm and clipping count as outside).
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import statistics
 import sys
 import tempfile
@@ -21,8 +25,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import sentencepiece
 import torch
 from baselines import OTHERS, PlainUpdates, installed
+from bench_plan import write_corpus
 from harness import describe, environment, interleave, make_parser, print_row, seconds_of, summarize, write_document
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,6 +39,8 @@ from nmt_rela.commands import cli
 from nmt_rela.config.loader import load_config
 from nmt_rela.config.schema import AttentionName, Config
 from nmt_rela.data.data_loader import Batch
+from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
+from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer
 from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
 from nmt_rela.preparation.pipeline import prepare
 from nmt_rela.training.distributed import init_distributed
@@ -44,14 +52,32 @@ from nmt_rela.utils.memory import disable_malloc_trimming
 Subject = Callable[[list[list[Batch]], int], None]
 
 
-def make_trainer(config: Config, attention: str, folder: Path) -> Trainer:
+def random_data(folder: Path, pairs: int, vocabulary: int) -> PreparedData:
+    """Random pairs, 25 sub-words per side on average, and a tokenizer of made-up words."""
+    corpus, model = folder / "corpus", io.BytesIO()
+    write_corpus(corpus, pairs=pairs, mean_length=25.0, vocabulary=vocabulary)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(f"w{number}" for number in range(vocabulary - 4)), model_writer=model, model_type="word",
+        vocab_size=vocabulary, character_coverage=1.0, pad_id=PAD, unk_id=UNK, eos_id=EOS, bos_id=BOS, minloglevel=2,
+    )  # fmt: skip
+    SentencePieceTokenizer(model.getvalue(), name="made-up words").save(folder / "joint.model")
+    empty = folder / "empty"
+    empty.touch()
+    dev = EvaluationSet(name="none", source=empty, target=empty, bleu_tokenizer="13a", gold_alignments=None)
+    return PreparedData(
+        directory=folder, train=corpus, dev_binary=corpus, dev=dev, tests=(), tokenizer=folder, counts={},
+        title="random pairs", licence="",
+    )  # fmt: skip
+
+
+def make_trainer(config: Config, data: PreparedData, attention: str, folder: Path) -> Trainer:
     """A trainer whose run directory is temporary."""
     model = replace(config.model, attention=cast(AttentionName, attention))
     config = replace(config, run_dir=str(folder / attention), model=model)
     run = RunDirectory(config.run_dir)
     run.checkpoints.mkdir(parents=True)
     context = init_distributed(config.training.device)
-    return Trainer(config, data=prepare(config.data), run=run, context=context, resume=None)
+    return Trainer(config, data=data, run=run, context=context, resume=None)
 
 
 def our_subject(trainer: Trainer) -> Subject:
@@ -81,10 +107,18 @@ def other_subject(name: str, config: Config, trainer: Trainer) -> Subject:
 
 
 def matmul_rate(precision: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations per second of a matmul shaped like the feed-forward block's, best of 20."""
-    left, right = torch.randn(4096, 1024, device=device), torch.randn(1024, 1024, device=device)
-    left, right = left.to(precision), right.to(precision)
-    return 2 * 4096 * 1024 * 1024 / min(seconds_of(lambda: left @ right, device) for _ in range(20))
+    """Floating-point operations per second of a matmul of random matrices.
+
+    On a GPU they are 8192 × 8192, large enough for its full rate, and ten calls in a row show the rate that its power
+    limit allows. On a CPU they are shaped like those of the feed-forward block; best of 20.
+    """
+    (rows, inner, columns), calls = ((8192,) * 3, 10) if device.type == "cuda" else ((4096, 1024, 1024), 1)
+    left = torch.randn(rows, inner, device=device).to(precision)
+    right = torch.randn(inner, columns, device=device).to(precision)
+    rounds = 3 if device.type == "cuda" else 20
+    return (
+        2 * rows * inner * columns / min(seconds_of(lambda: left @ right, device, calls=calls) for _ in range(rounds))
+    )
 
 
 class StepTimer:
@@ -115,9 +149,9 @@ class StepTimer:
         self._begin()
 
 
-def overhead_fraction(config: Config, attention: str, folder: Path, *, updates: int) -> float:
+def overhead_fraction(config: Config, data: PreparedData, attention: str, folder: Path, *, updates: int) -> float:
     """The fraction of an update's time outside forward pass, backward pass and optimizer, in the trainer's own loop."""
-    trainer = make_trainer(config, attention, folder / "loop")
+    trainer = make_trainer(config, data, attention, folder / "loop")
     timer = StepTimer(trainer)
     marks: list[tuple[float, float]] = []
 
@@ -130,11 +164,14 @@ def overhead_fraction(config: Config, attention: str, folder: Path, *, updates: 
     return 1.0 - (useful_after - useful_before) / (end - start)
 
 
-def measure(config: Config, variants: list[str], others: list[str], *, updates: int, rounds: int) -> dict[str, Any]:
+def measure(
+    config: Config, variants: list[str], others: list[str], *, updates: int, rounds: int, random_pairs: int
+) -> dict[str, Any]:
     """The document: one row per variant and other model."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        trainers = {variant: make_trainer(config, variant, folder) for variant in variants}
+        data = random_data(folder, random_pairs, config.data.vocabulary_size) if random_pairs else prepare(config.data)
+        trainers = {variant: make_trainer(config, data, variant, folder) for variant in variants}
         first_trainer = trainers[variants[0]]
         device, precision = first_trainer.context.device, first_trainer.precision
         epoch = first_trainer.updates(first_trainer.plan())
@@ -146,6 +183,8 @@ def measure(config: Config, variants: list[str], others: list[str], *, updates: 
         subjects |= {other: other_subject(other, config, first_trainer) for other in others}
         flops = {}
         for subject_name, subject in subjects.items():  # also the warm-up
+            if device.type == "cuda":
+                subject(batches, 0)
             with FlopCounterMode(display=False) as counter:
                 subject(batches[:1], 0)
             flops[subject_name] = counter.get_total_flops() / sum(batch.target_tokens for batch in batches[0])
@@ -168,10 +207,12 @@ def measure(config: Config, variants: list[str], others: list[str], *, updates: 
         rate = statistics.median(speeds.pop("matmul"))
         overhead = None
         if device.type == "cpu":
-            overhead = overhead_fraction(config, variants[0], folder, updates=updates * rounds)
+            overhead = overhead_fraction(config, data, variants[0], folder, updates=updates * rounds)
     return {
         **environment(device),
         "precision": str(precision).removeprefix("torch."),
+        "update_tokens": config.training.update_tokens,
+        "max_batch_tokens": first_trainer.max_batch_tokens,
         "matmul_gflops": rate / 1e9,
         "overhead_fraction": overhead,
         "rows": [
@@ -196,6 +237,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--attention", nargs="+", default=variants, choices=variants)
     parser.add_argument("--others", action="store_true", help="time other libraries' models too")
     parser.add_argument("--updates", type=int, default=5, help="updates per round (%(default)s)")
+    parser.add_argument("--random-pairs", type=int, default=0, metavar="N", help="train on N random pairs instead")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     return parser.parse_intermixed_args()
 
@@ -211,7 +253,10 @@ def main() -> int:
         if not installed(name):
             print(f"{name.split('.')[0]} is not installed: left out", file=sys.stderr)
     others = [name for name in others if installed(name)]
-    document = measure(config, options.attention, others, updates=options.updates, rounds=options.rounds)
+    document = measure(
+        config, options.attention, others, updates=options.updates, rounds=options.rounds,
+        random_pairs=options.random_pairs,
+    )  # fmt: skip
     print(f"{describe(document)}, {document['precision']}; matmul rate {document['matmul_gflops']:.0f} GFLOP/s")
     widths = (20, 10, 9, 9, 7, 16)
     print_row(["attention", "tokens/s", "lowest", "highest", "ratio", "of matmul rate"], widths)

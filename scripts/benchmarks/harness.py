@@ -12,11 +12,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from nmt_rela.kernels.availability import gpu_backend_states, triton_problem
 from nmt_rela.utils.text import write_lines
 
 Result = TypeVar("Result")
@@ -73,19 +76,21 @@ def summarize(values: Mapping[str, Sequence[float]]) -> dict[str, Summary]:
     }
 
 
-def seconds_of(function: Callable[[], object], device: torch.device | None = None) -> float:
-    """The duration of a call, work queued on a GPU included."""
-    synchronize(device)
-    start = time.perf_counter()
-    function()
-    synchronize(device)
-    return time.perf_counter() - start
-
-
-def synchronize(device: torch.device | None) -> None:
-    """Wait for the work queued on a GPU."""
-    if device is not None and device.type == "cuda":
-        torch.cuda.synchronize(device)
+def seconds_of(function: Callable[[], object], device: torch.device | None = None, *, calls: int = 1) -> float:
+    """The mean duration of ``calls`` calls in a row. A GPU, which works through them as a queue, uses its own clock."""
+    if device is None or device.type != "cuda":
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        return (time.perf_counter() - start) / calls
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(device)
+    begin.record()
+    for _ in range(calls):
+        function()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / calls
 
 
 def peak_resident_bytes(who: int = resource.RUSAGE_SELF) -> int:
@@ -96,12 +101,19 @@ def peak_resident_bytes(who: int = resource.RUSAGE_SELF) -> int:
 def environment(device: torch.device | None = None) -> dict[str, Any]:
     """The machine, the versions, the command and the date: the head of every document."""
     on_gpu = device is not None and device.type == "cuda"
+    gpu = {}
+    if on_gpu and device is not None:
+        kernels: dict[str, str] = {**gpu_backend_states(device)}
+        if reason := triton_problem(device):
+            kernels["triton"] = reason
+        gpu = {"triton": version("triton") if find_spec("triton") else None, "kernels": kernels}
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **gpu,
         "command": shlex.join(["python", *sys.argv]),
         "date": time.strftime("%Y-%m-%d"),
     }

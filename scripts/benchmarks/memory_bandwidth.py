@@ -38,7 +38,10 @@ def weight_nbytes(model: Transformer) -> int:
 
 
 def copy_rate(device: torch.device) -> float:
-    """Bytes per second that the device reads and writes when it copies half a gibibyte, best of 20."""
-    source = torch.zeros(1 << 29, dtype=torch.uint8, device=device)
+    """Bytes per second that the device reads and writes when it copies a block, best of 20 rounds of ten.
+
+    A block is 2 GiB on a GPU, far more than its cache, and 256 MiB on a CPU.
+    """
+    source = torch.zeros(1 << (31 if device.type == "cuda" else 28), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / min(seconds_of(lambda: target.copy_(source), device) for _ in range(20))
+    return 2 * source.nbytes / min(seconds_of(lambda: target.copy_(source), device, calls=10) for _ in range(20))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nmt_rela.attention.backends import attend
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.commands import train, translate
 from nmt_rela.models.transformer import Transformer
@@ -28,8 +29,10 @@ def test_the_decoder_states_are_those_of_the_cpu(variant: str) -> None:
     torch.testing.assert_close(actual.cpu(), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
-@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("variant", "precision"),
+    [*((variant, "bf16") for variant in ATTENTION_VARIANTS), ("rela-g", "fp16"), ("rela-g", "float32")],
+)
 def test_copying_is_learned(variant: str, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_digits(tmp_path, reverse=False, variant=variant)
     settings = ["training.device=cuda", f"training.precision={precision}", "training.max_updates=600"]
@@ -40,3 +43,16 @@ def test_copying_is_learned(variant: str, precision: str, tmp_path: Path, capsys
     outputs = capsys.readouterr().out.split("\n")[:-1]
     references = (tmp_path / "test.turned").read_text(encoding="utf-8").split("\n")[:-1]
     assert sum(o == r for o, r in zip(outputs, references, strict=True)) > 0.97 * len(references)
+
+
+def test_softmax_drops_a_tenth_of_the_weights_in_bf16_without_cudnn() -> None:
+    """cuDNN's attention would round the probability to a multiple of 1/16."""
+    torch.manual_seed(0)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    query, key = torch.zeros(2, 16, 8, 512, 64, device="cuda", dtype=torch.bfloat16).unbind()
+    value = torch.zeros_like(key)
+    value[:, :, :64] = 512 * torch.eye(64, device="cuda")  # the output is then 64 of the 512 weights of each query
+    z = attend(ATTENTION_VARIANTS["softmax"], query, key, value, None, dropout=0.1)
+    rate = (z == 0).double().mean().item()
+    assert rate == pytest.approx(0.1, abs=6 * (0.1 * 0.9 / z.numel()) ** 0.5)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

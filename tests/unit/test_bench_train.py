@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from baselines import OTHERS, PlainUpdates, installed
+from harness import seconds_of
 
 from nmt_rela.config.loader import config_from_yaml
 from nmt_rela.data.data_loader import Batch
@@ -83,3 +84,37 @@ def test_a_tiny_benchmark(tmp_path: Path) -> None:
     assert too_many.returncode == 2
     assert "--updates times --rounds must not be more" in too_many.stderr.splitlines()[-1]
     assert [line.split()[0] for line in result.stdout.splitlines()[2:-1]] == [row["attention"] for row in rows]
+
+
+def test_random_pairs_need_no_corpus(tmp_path: Path) -> None:
+    config, report = tmp_path / "small.yaml", tmp_path / "figures.json"
+    text = f"run_dir: {tmp_path}/run\n{SMALL}}}\ndata: {{task: none, source_language: a, target_language: b, "
+    config.write_text(f"{text}vocabulary_size: 50}}\ntraining: {{update_tokens: 256}}\n", encoding="utf-8")
+    command = [sys.executable, str(SCRIPT), "--config", str(config), "--attention", "rela-g", "--random-pairs", "200"]
+    subprocess.run([*command, "--updates", "1", "--rounds", "2", "--json", str(report)], check=True)
+    document = json.loads(report.read_text(encoding="utf-8"))
+    assert [row["attention"] for row in document["rows"]] == ["rela-g"]
+    assert document["update_tokens"] == 256
+
+
+def test_a_gpu_is_timed_by_its_own_clock_over_calls_in_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue: list[str] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            queue.append("event")
+
+        def synchronize(self) -> None:
+            queue.append("wait")
+
+        def elapsed_time(self, end: Event) -> float:
+            return 30.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: queue.append("wait"))
+    seconds = seconds_of(lambda: queue.append("call"), torch.device("cuda"), calls=3)
+    assert seconds == pytest.approx(0.01)
+    assert queue == ["wait", "event", "call", "call", "call", "event", "wait"]
