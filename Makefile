@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 TORCH_WORDS := $(foreach word,$(TORCH),'$(word)')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format docs bench clean FORCE \
+.PHONY: help install demo test test-all lint format docs bench gpu-check clean FORCE \
 	reproduce-wmt14 reproduce-wmt14-en-fr reproduce-wmt18-en-fi reproduce-wmt18-zh-en reproduce-wmt16-ro-en reproduce-multi30k
 
 help: ## Say what can be made
@@ -74,6 +74,9 @@ docs: $(INSTALLED) ## Generate docs/configuration.md from the schema
 
 bench: $(INSTALLED) ## Measure speed (scripts/benchmarks/bench_*.py)
 	@set -e; for script in $(sort $(wildcard scripts/benchmarks/bench_*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+gpu-check: $(INSTALLED) ## Check and measure on a GPU what only a GPU shows, in nine minutes, into gpu-check/
+	@$(BIN)/python scripts/gpu_check.py $(OPTIONS)
 
 REPRODUCE = $(BIN)/nmt-reproduce $(@:reproduce-%=%) $(if $(PLAN),--plan) $(if $(SCALE),--scale $(SCALE)) \
   $(if $(ATTENTION),--attention "$(ATTENTION)") $(if $(SEEDS),--seeds "$(SEEDS)") $(OPTIONS)

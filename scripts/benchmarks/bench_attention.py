@@ -160,6 +160,7 @@ def main() -> int:
     )
     widths = (20, 8, 11, 10, 10, 8, 10)
     print_row(["variant", "length", "sentences", "ms", "fastest", "/ sdpa", "peak MiB"], widths)
+    settings = {name: value for name, value in vars(options).items() if name != "json"}
     rows = []
     for length in options.lengths:
         for row in measure(options, length):
@@ -167,8 +168,7 @@ def main() -> int:
             times = [f"{row[name]:.2f}" for name in ("milliseconds", "fastest", "against_sdpa")]
             cells = [row["variant"], length, row["sentences"], *times, f"{row['peak_mebibytes']:.1f}"]
             print_row(cells, widths)
-    settings = {name: value for name, value in vars(options).items() if name != "json"}
-    write_document(options.json, {**document, "settings": settings, "rows": rows})
+        write_document(options.json, {**document, "settings": settings, "rows": rows})
     return 0
 
 

@@ -227,6 +227,7 @@ def main() -> int:
                 cells += [f"{row['bleu']:.2f}"] if references else []
                 cells += [f"{row['memory_read_fraction']:.0%}" if row["memory_read_fraction"] else "–"] * bool(rate)
                 print_row(cells, widths)
+            write_document(options.json, document)
     if options.single:
         print_row(["one sentence at a time", "beam", "p50 ms", "p95 ms"], (24, 5, 18, 11))
         for beam_size in options.beams:

@@ -116,9 +116,8 @@ def matmul_rate(precision: torch.dtype, device: torch.device) -> float:
     left = torch.randn(rows, inner, device=device).to(precision)
     right = torch.randn(inner, columns, device=device).to(precision)
     rounds = 3 if device.type == "cuda" else 20
-    return (
-        2 * rows * inner * columns / min(seconds_of(lambda: left @ right, device, calls=calls) for _ in range(rounds))
-    )
+    fastest = min(seconds_of(lambda: left @ right, device, calls=calls) for _ in range(rounds))
+    return 2 * rows * inner * columns / fastest
 
 
 class StepTimer:

@@ -115,7 +115,7 @@ def test_a_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     assert {name for name in files if name.startswith("configs/")} <= shared
 
 
-TARGETS = ["help", "install", "demo", "test", "test-all", "lint", "format", "docs", "bench", "clean"]
+TARGETS = ["help", "install", "demo", "test", "test-all", "lint", "format", "docs", "bench", "gpu-check", "clean"]
 TABLES = ["wmt14", "wmt14-en-fr", "wmt18-en-fi", "wmt18-zh-en", "wmt16-ro-en", "multi30k"]
 
 
