@@ -22,6 +22,7 @@ from triton.runtime.jit import JITFunction
 from nmt_rela.kernels.triton.cross_entropy import cross_entropy_forward_backward
 from nmt_rela.kernels.triton.gated_rms_norm import gated_rms_norm_triton
 from nmt_rela.kernels.triton.sparse_attention import sparse_attention
+from nmt_rela.kernels.triton.topk import fused_candidates
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -68,6 +69,14 @@ def main() -> None:
     cross_entropy_forward_backward(
         torch.randn(4, 32_000).bfloat16(), torch.arange(4), smoothing=0.1, with_gradient=True
     )
+    suppressed = torch.arange(4)
+    for dtype, beams, vocabulary in (
+        (torch.bfloat16, 4, 32_000),
+        (torch.float32, 1, 32_001),
+        (torch.float16, 16, 32_000),
+    ):
+        logits, scores = torch.empty(2, beams, vocabulary, dtype=dtype), torch.empty(2, beams)
+        fused_candidates(scores, logits, suppressed, 2 * max(beams, 4))
 
 
 def report(kernel: Any, options: dict[str, Any]) -> None:

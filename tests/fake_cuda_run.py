@@ -16,7 +16,8 @@ from fake_cuda import FakeDevice, fake_cuda, load_device
 if __name__ == "__main__":
     load_device(Path(sys.argv[1]))  # before torch
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from unittest import mock
@@ -32,7 +33,10 @@ from nmt_rela.commands import analyze, score, translate
 from nmt_rela.commands import train as train_command
 from nmt_rela.config.loader import load_config
 from nmt_rela.data.data_loader import Batch
+from nmt_rela.generation.beam_search import BeamHistory
+from nmt_rela.generation.decoding_step import SearchConstraints
 from nmt_rela.kernels import availability
+from nmt_rela.kernels.triton import topk
 from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.preparation.pipeline import prepare
 from nmt_rela.training import launch
@@ -88,27 +92,74 @@ def train(folder: Path) -> None:
             assert resumed.run(stop_requested=lambda: False)
 
 
+@contextmanager
+def searches_that_wait_for_nothing(device: FakeDevice) -> Iterator[None]:
+    """From its first step on, a search may read numbers only when a check is due or the caches are compacted.
+
+    All searches have 10 steps: the numbers on the device, which say how many, are 1.
+    """
+    compact, is_check_due = IncrementalDecoder._compact_cache, SearchConstraints.is_check_due
+
+    def from_here_on(may_be_read: bool, function: Any) -> Any:
+        def changed(*args: Any) -> Any:
+            device.may_be_read = may_be_read
+            return function(*args)
+
+        return changed
+
+    def read_compact(decoder: Any) -> None:
+        before, device.may_be_read = device.may_be_read, True
+        compact(decoder)
+        device.may_be_read = before
+
+    def read_if_due(constraints: Any, step: int) -> bool:
+        is_due = is_check_due(constraints, step)
+        device.may_be_read = is_due or step + 1 == constraints.max_steps
+        return is_due
+
+    with ExitStack() as stack:
+        for owner, name, value in (
+            (IncrementalDecoder, "step", from_here_on(False, IncrementalDecoder.step)),
+            (IncrementalDecoder, "reorder", from_here_on(False, IncrementalDecoder.reorder)),
+            (IncrementalDecoder, "_compact_cache", read_compact),
+            (SearchConstraints, "is_check_due", read_if_due),
+            (SearchConstraints, "max_steps", 10),
+            (BeamHistory, "best_hypotheses", from_here_on(True, BeamHistory.best_hypotheses)),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, value))
+        yield
+
+
 def generate(folder: Path) -> None:
     """Every way to translate, score and analyze, by the commands."""
     config = write_digits(folder, reverse=False, variant="rela-g")
     assert train_command.main(["--config", str(config), "--quiet", *TINY, "training.max_updates=1"]) == 0
     run, test = str(folder / "run"), [str(folder / f"test.{side}") for side in ("plain", "turned")]
     on_gpu = ["--model", run, "--device", "cuda", "--precision", "bf16"]
-    with fake_cuda() as device, ExitStack() as stack:
+    given = [*on_gpu, "--input", test[0], "--max-length-offset", "10", "--quiet"]
+    prefixes = folder / "prefixes"
+    prefixes.write_text("1 2\n" * len(Path(test[0]).read_text(encoding="utf-8").splitlines()), encoding="utf-8")
+    launched = set()
+    with fake_cuda(lambda function, *_: launched.add(function)) as device, ExitStack() as stack:
         # Without numbers no kernel agrees with the reference.
-        stack.enter_context(mock.patch("nmt_rela.generation.device.disable_untrusted"))
-        for method in ("step", "reorder"):
-            stack.enter_context(forbid_reading(IncrementalDecoder, method, device))
-        device.may_be_read = True
+        for module in ("generation.device", "generation.kernel_check"):
+            stack.enter_context(mock.patch(f"nmt_rela.{module}.check_kernels"))
         for options in (
             ["--n-best", "2", "--alignments"],
+            ["--prefixes", str(prefixes), "--early-stopping"],
+            ["--model", run],
             ["--beam-size", "1"],
             ["--sample", "--n-best", "2", "--top-k", "3"],
+            ["--sample", "--top-p", "0.5"],
         ):
-            assert translate.main([*on_gpu, "--input", test[0], *options, "--quiet"]) == 0
+            device.may_be_read = True
+            with searches_that_wait_for_nothing(device):
+                assert translate.main([*given, *options]) == 0
+        device.may_be_read = True
         assert score.main([*on_gpu, "--source", test[0], "--target", test[1], "--quiet"]) == 0
         few = ["--sentences", "20", "--no-plots", "--ablate-heads", "4"]
         assert analyze.main(["--model", run, "--device", "cuda", *few]) == 0
+    assert {topk._block_kernel, topk._sentence_kernel} <= launched
 
 
 def detect_faults(folder: Path) -> None:

@@ -80,7 +80,8 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     from nmt_rela.analysis import pipeline, plots
     from nmt_rela.analysis.writers import alignment_table, statistics_table, write_analysis, write_plots
     from nmt_rela.checkpoints.run_directory import RunDirectory
-    from nmt_rela.generation.device import check_kernels, resolve_device
+    from nmt_rela.generation.device import resolve_device
+    from nmt_rela.generation.kernel_check import check_kernels
 
     if formats:
         plots.require_matplotlib()

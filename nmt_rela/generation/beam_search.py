@@ -19,6 +19,7 @@ from nmt_rela.generation.decoding_step import (
     length_penalty_factor,
 )
 from nmt_rela.generation.sampling import greedy_search
+from nmt_rela.kernels.availability import triton_is_available_for
 from nmt_rela.kernels.cpu.topk import blockwise_shortlist, supports_blockwise_shortlist
 
 _NEVER = float("-inf")
@@ -66,8 +67,9 @@ def beam_search(
     within_beam = torch.arange(2 * beam_size, device=device) < beam_size
 
     for step in range(steps):
-        log_probs = next_log_probs(decoder.step(tokens), step, rows)  # [S, B, V]
-        totals, beam_indices, next_tokens, token_log_probs = top_candidates(scores, log_probs, 2 * beam_size)  # [S, 2B]
+        totals, beam_indices, next_tokens, token_log_probs = next_candidates(  # [S, 2B]
+            scores, decoder.step(tokens), next_log_probs, step, rows, 2 * beam_size
+        )
         at_max_length = max_lengths <= step + 1
         ended = (next_tokens == EOS) | at_max_length.unsqueeze(1)
 
@@ -110,6 +112,21 @@ def beam_search(
         decoder.reorder(beam_indices.gather(1, continuing))
     history.set_finished(rows, finished_scores, finished_indices)
     return history.best_hypotheses(n_best)
+
+
+def next_candidates(
+    scores: Tensor, logits: Tensor, next_log_probs: NextTokenLogProbs, step: int, rows: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`top_candidates` of the log-probabilities that the constraints leave of ``logits`` [S, B, V].
+
+    On a GPU, kernels find them without computing these log-probabilities, unless a prefix determines a token.
+    """
+    if triton_is_available_for(logits) and not next_log_probs.is_forced(step):
+        from nmt_rela.kernels.triton.topk import fused_candidates, supports_fused_candidates
+
+        if supports_fused_candidates(logits, count):
+            return fused_candidates(scores, logits, next_log_probs.suppressed(step), count)
+    return top_candidates(scores, next_log_probs(logits, step, rows), count)
 
 
 def top_candidates(scores: Tensor, log_probs: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

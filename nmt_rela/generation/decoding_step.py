@@ -41,7 +41,7 @@ class StepDecoder(Protocol):
     """A decoder that reads one token per step. ``IncrementalDecoder`` and ``EnsembleDecoder`` are such decoders."""
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append ``tokens`` [S, B] and return float32 logits [S, B, V], which the caller may overwrite.
+        """Append ``tokens`` [S, B] and return logits [S, B, V] of any float dtype, which the caller may overwrite.
 
         The first call appends BOS [S, 1].
         """
@@ -89,13 +89,21 @@ class NextTokenLogProbs:
     def __init__(self, constraints: SearchConstraints) -> None:
         device = constraints.max_lengths.device
         prefixes = constraints.prefixes or [()] * len(constraints.max_lengths)
-        assert all(EOS not in prefix and len(prefix) < constraints.max_steps for prefix in prefixes)
+        assert all(EOS not in prefix for prefix in prefixes)
         forced = torch.full((len(prefixes), max(map(len, prefixes))), -1, dtype=torch.long)
         for row, prefix in enumerate(prefixes):
             forced[row, : len(prefix)] = torch.tensor(prefix, dtype=torch.long)
         self._forced = forced.to(device)  # [sentences, longest prefix], -1 after a prefix
-        self._suppressed = torch.tensor(constraints.suppress_tokens, dtype=torch.long, device=device)
+        self._suppressed = torch.tensor([*constraints.suppress_tokens, EOS], dtype=torch.long, device=device)
         self._min_length = max(1, constraints.min_length)
+
+    def is_forced(self, step: int) -> bool:
+        """Whether the prefix of any sentence determines its next token."""
+        return step < self._forced.shape[1]
+
+    def suppressed(self, step: int) -> Tensor:
+        """The tokens that may not come at a step, prefixes aside."""
+        return self._suppressed if step < self._min_length else self._suppressed[:-1]
 
     def __call__(self, logits: Tensor, step: int, rows: Tensor) -> Tensor:
         """Log-probabilities [S, B, V], −∞ for tokens that may not come, from ``logits``, which are overwritten.
@@ -103,17 +111,15 @@ class NextTokenLogProbs:
         ``rows`` [S] are the positions of the active sentences in the whole batch; ``step`` counts from 0. A prefix
         leaves a sentence its next token only, suppressed or not.
         """
+        logits = logits.float()
         # In place on the CPU, where this is known to work: allocating a tensor of this size costs half as much again.
         log_probs = torch.log_softmax(logits, 2, out=logits if logits.device.type == "cpu" else None)
-        any_forced = step < self._forced.shape[1]
-        if any_forced:
+        if self.is_forced(step):
             forced = self._forced[rows, step].view(-1, 1, 1)
             is_forced, tokens = forced >= 0, forced.clamp(min=0).expand(-1, logits.shape[1], 1)
             forced_log_probs = log_probs.gather(2, tokens)
-        log_probs.index_fill_(2, self._suppressed, -torch.inf)
-        if step < self._min_length:
-            log_probs[:, :, EOS] = -torch.inf
-        if any_forced:
+        log_probs.index_fill_(2, self.suppressed(step), -torch.inf)
+        if self.is_forced(step):
             log_probs.masked_fill_(is_forced, -torch.inf)
             log_probs.scatter_(2, tokens, torch.where(is_forced, forced_log_probs, log_probs.gather(2, tokens)))
         return log_probs

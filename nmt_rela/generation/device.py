@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from nmt_rela.attention.self_check import disable_untrusted
+from nmt_rela.generation.kernel_check import check_kernels
 from nmt_rela.kernels.availability import supports_packed_linear, unusable_gpu
 from nmt_rela.kernels.cpu.packed_linear import pack_linear_layers, packed_linear_class
 from nmt_rela.models.transformer import Transformer
@@ -45,13 +45,6 @@ def worker_devices(name: str, workers: int | None) -> list[str]:
     if device.type == "cuda" and ":" not in str(device):
         names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return [names[worker % len(names)] for worker in range(workers or len(names))]
-
-
-def check_kernels(model: Transformer, dtype: torch.dtype, device: torch.device) -> None:
-    """Before inference on a GPU: use no kernel for a model that misses the reference on small tensors."""
-    attentions = model.attention_modules().values()
-    head_dim = next(iter(attentions)).head_dim
-    disable_untrusted({each.variant for each in attentions}, head_dim=head_dim, dtype=dtype, device=device)
 
 
 def prepare_for_inference(model: Transformer, precision: Precision, device: torch.device) -> Transformer:

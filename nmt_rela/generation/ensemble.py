@@ -19,7 +19,7 @@ class EnsembleDecoder:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Log-probabilities [S, B, V], which are logits too."""
-        return mean_log_probs([decoder.step(tokens).log_softmax(dim=2) for decoder in self._decoders])
+        return mean_log_probs([decoder.step(tokens).float().log_softmax(dim=2) for decoder in self._decoders])
 
     def reorder(self, beam_indices: Tensor) -> None:
         for decoder in self._decoders:

@@ -66,7 +66,7 @@ class IncrementalDecoder:
         return self._beam_visibility.shape[2]
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append one token to every hypothesis: [sentences, beams] → float32 logits [sentences, beams, vocabulary].
+        """Append one token to every hypothesis: [sentences, beams] → logits [sentences, beams, vocabulary].
 
         The first call takes the first token, of one beam per sentence or of all; from one, ``reorder`` makes more.
         """
@@ -86,7 +86,7 @@ class IncrementalDecoder:
         self._length += 1
         if self._active_rows is not None:
             x = x.index_select(0, self._active_rows)
-        return model.output_projection(model.decoder_norm(x)).float()
+        return model.output_projection(model.decoder_norm(x))
 
     def reorder(self, beam_indices: Tensor) -> None:
         """Let beam b of sentence s continue the hypothesis of beam ``beam_indices[s, b]``: [sentences, beams]."""

@@ -8,6 +8,7 @@ import torch
 
 from nmt_rela.attention.self_check import check_attention, compare
 from nmt_rela.config.schema import ModelConfig
+from nmt_rela.generation.kernel_check import check_candidates
 from nmt_rela.kernels.availability import GPUBackend, disable_backend
 from nmt_rela.training.cross_entropy import fused_linear_cross_entropy
 from nmt_rela.training.distributed import DistributedContext
@@ -33,8 +34,9 @@ def check_kernels(model: ModelConfig, dtype: torch.dtype, context: DistributedCo
                 backward=True,
             )
         )
-        if "triton" not in found and (problem := check_loss(dtype, context.device)):
-            found["triton"] = problem
+        for check in (check_loss, check_candidates):  # training and validation
+            if "triton" not in found and (problem := check(dtype, context.device)):
+                found["triton"] = problem
     problems: dict[GPUBackend, str] = {}
     for rank, of_rank in enumerate(context.all_gather_object(found)):
         for backend, reason in of_rank.items():
