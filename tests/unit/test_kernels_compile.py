@@ -15,8 +15,8 @@ SCRIPT = Path(__file__).parent.parent / "compile_kernels.py"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
-def test_every_kernel_compiles_and_fits(capability: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("capability", "shared_kib"), [(80, 99), (90, 99), (100, 227)])  # 99: an A10 or L4 has no more
+def test_every_kernel_compiles_and_fits(capability: int, shared_kib: int, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(SCRIPT.parent.parent)}
     done = subprocess.run(
@@ -26,5 +26,5 @@ def test_every_kernel_compiles_and_fits(capability: int, tmp_path: Path) -> None
     lines = [line.split() for line in done.stdout.splitlines()]
     assert len(lines) >= 6 * 3 + 3
     for name, tile, _registers, stack, shared in lines:
-        assert int(shared) <= 99 * 1024, (name, tile)
+        assert int(shared) <= shared_kib * 1024, (name, tile)
         assert int(stack) <= 192, (name, tile)  # a handful of registers a thread spilled
