@@ -191,8 +191,9 @@ class DecodingConfig:
     max_length_offset: int = field(default=50, metadata=bounds(low=0))
     #: A translation has at least this many sub-words; at most max_length_offset + 1 may be asked for.
     min_length: int = field(default=0, metadata=bounds(low=0))
-    #: Padded source tokens times beam_size per decoding batch.
-    batch_tokens: int = field(default=16_000, metadata=bounds(low=8))
+    #: Padded source tokens times beam_size per decoding batch, or auto: 16,000 on a CPU, and up to 128,000 on a GPU, by
+    #: its memory. It changes memory and speed only.
+    batch_tokens: Literal["auto"] | int = field(default="auto", metadata=bounds(low=8))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

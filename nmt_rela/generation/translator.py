@@ -20,7 +20,7 @@ from nmt_rela.generation.alignment import WordAligner
 from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
 from nmt_rela.generation.beam_search import beam_search
 from nmt_rela.generation.decoding_step import Hypothesis, SearchConstraints, StepDecoder
-from nmt_rela.generation.device import Precision, prepare_for_inference, resolve_device
+from nmt_rela.generation.device import Precision, prepare_for_inference, resolve_batch_tokens, resolve_device
 from nmt_rela.generation.ensemble import EnsembleDecoder
 from nmt_rela.generation.options import EMPTY, ScoringResult, Translation, TranslationHypothesis, TranslationOptions
 from nmt_rela.generation.sampling import sample
@@ -137,7 +137,8 @@ class Translator:
             progress(open_segments.count(0))
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
         lengths = [len(segment.ids) for segment in segments]
-        batches = list(batch_by_tokens(lengths, options.batch_tokens // options.num_sequences, threads=threads))
+        batch_tokens = resolve_batch_tokens(options.batch_tokens, self.device) // options.num_sequences
+        batches = list(batch_by_tokens(lengths, batch_tokens, threads=threads))
 
         def decode(batch: Sequence[int]) -> list[list[TranslationHypothesis]]:
             with torch.inference_mode():
@@ -194,7 +195,8 @@ class Translator:
         return score_lines(
             self.models, self.tokenizers,
             [self.normalize_source(line) for line in sources], [self.normalize_target(line) for line in targets],
-            batch_tokens=self.options.batch_tokens // self.options.beam_size, device=self.device,
+            batch_tokens=resolve_batch_tokens(self.options.batch_tokens, self.device) // self.options.beam_size,
+            device=self.device,
         )  # fmt: skip
 
     def _options(self, options: TranslationOptions | None, overrides: dict[str, Any]) -> TranslationOptions:

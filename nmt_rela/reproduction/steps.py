@@ -255,7 +255,9 @@ def _decoding_speed(experiment: Experiment) -> Step:
         words += ["--sentences", str(budget["sentences"]), "--rounds", str(budget["decoding_rounds"]), "--single", "0"]
         for run in runs:
             words += ["--run", str(run.path)]
-        words += ["--beams", str(decoding.beam_size), "--batch-tokens", str(decoding.batch_tokens)]
+        words += ["--beams", str(decoding.beam_size)]
+        if decoding.batch_tokens != "auto":
+            words += ["--batch-tokens", str(decoding.batch_tokens)]
         return [*words, "--json", str(output)]
 
     return Step(

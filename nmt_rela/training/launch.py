@@ -16,6 +16,7 @@ from nmt_rela.checkpoints.run_lock import RunLock
 from nmt_rela.config.schema import Config
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.export.model_card import write_model_card
+from nmt_rela.generation.device import resolve_batch_tokens
 from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
 from nmt_rela.training.device_settings import resolve_precision
 from nmt_rela.training.distributed import PeerLostError, RemoteRankError, init_distributed
@@ -75,8 +76,9 @@ def run(
     except RemoteRankError as failure:
         return EXIT_USER_ERROR if failure.is_user_error else EXIT_INTERNAL_ERROR
     except torch.OutOfMemoryError as error:
+        batch_tokens = resolve_batch_tokens(config.decoding.batch_tokens, context.device)
         raise ConfigError(
-            f"decoding.batch_tokens: found {config.decoding.batch_tokens}, too many for the memory of "
+            f"decoding.batch_tokens: found {batch_tokens}, too many for the memory of "
             f"{context.device} in validation; the same command with a smaller one continues the run "
             f"({first_line(error)})"
         ) from error

@@ -32,7 +32,7 @@ from memory_bandwidth import copy_rate
 
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.commands import cli
-from nmt_rela.generation.device import DTYPES, resolve_device
+from nmt_rela.generation.device import DTYPES, resolve_batch_tokens, resolve_device
 from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
 from nmt_rela.metrics.bleu import compute_scores
 from nmt_rela.utils.errors import UserError
@@ -181,7 +181,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--sentences", type=int, default=1000)
     parser.add_argument("--length", type=int, default=16, help="output tokens per sentence, where they are forced")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4], help="beam sizes")
-    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[16_000])
+    parser.add_argument("--batch-tokens", type=int, nargs="+", help="sizes of a batch (default: by the device)")
     parser.add_argument("--single", type=int, default=50, help="sentences for the latency (0: leave it out)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
     parser.add_argument("--device", default="auto")
@@ -215,7 +215,7 @@ def main() -> int:
     widths = (24, 5, 8, 10, 11, 8, 8, 8, 8)[: len(header)]
     print_row(header, widths)
     for beam_size in options.beams:
-        for batch_tokens in options.batch_tokens:
+        for batch_tokens in options.batch_tokens or [resolve_batch_tokens("auto", device)]:
             rows = throughput(
                 subjects, sentences, beam_size=beam_size, batch_tokens=batch_tokens, rounds=options.rounds,
                 references=references, bytes_per_second=rate,

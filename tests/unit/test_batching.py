@@ -1,15 +1,25 @@
-"""Batches in threads: in order, one PyTorch thread each, and the number of threads restored."""
+"""Batches: their size by the device, and threads: in order, one PyTorch thread each, their number restored."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 from toy_translator import sentences, toy_translator
 
 from nmt_rela.generation.batching import map_in_threads
+from nmt_rela.generation.device import resolve_batch_tokens
+
+
+@pytest.mark.parametrize(("memory", "tokens"), [(80 << 30, 128_000), (16 << 30, 32_768), (4 << 30, 8_192)])
+def test_the_automatic_size_follows_the_device(memory: int, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=memory))
+    assert resolve_batch_tokens("auto", torch.device("cuda")) == tokens
+    assert resolve_batch_tokens("auto", torch.device("cpu")) == 16_000
+    assert resolve_batch_tokens(500, torch.device("cuda")) == 500
 
 
 @pytest.fixture
