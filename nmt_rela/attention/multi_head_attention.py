@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional as F
 
 from nmt_rela.attention.backends import attend, attention_scores, attention_weights, weighted_values
@@ -124,6 +126,31 @@ class MultiHeadAttention(nn.Module):
 
     def _split_heads(self, projected: Tensor, num_parts: int) -> tuple[Tensor, ...]:
         batch, length, _ = projected.shape
-        # Unbind before transposing, so that autograd stacks the gradients in the memory layout of the projection.
-        parts = projected.view(batch, length, num_parts, self.num_heads, self.head_dim).unbind(2)
+        shape = (batch, length, num_parts, self.num_heads, self.head_dim)
+        parts = (projected.view(shape).squeeze(2),) if num_parts == 1 else _Unbind.apply(projected.view(shape))
         return tuple(part.transpose(1, 2) for part in parts)
+
+
+class _Unbind(Function):
+    """``packed.unbind(2)`` whose backward pass copies nothing where the gradients already lie packed.
+
+    The gradients are stacked otherwise, in the memory layout of the projection.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor) -> tuple[Tensor, ...]:
+        return packed.unbind(2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        packed = gradients[0]._base
+        if packed is not None and packed.dim() == 5 and packed.shape[2] == len(gradients):
+            parts = packed.unbind(2)
+            if all(x._base is packed and _same_memory(x, y) for x, y in zip(gradients, parts, strict=True)):
+                return packed
+        return torch.stack(gradients, dim=2)
+
+
+def _same_memory(x: Tensor, y: Tensor) -> bool:
+    """Whether two views of one tensor are the same view."""
+    return (x.shape, x.stride(), x.storage_offset()) == (y.shape, y.stride(), y.storage_offset())

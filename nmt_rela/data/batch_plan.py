@@ -4,20 +4,17 @@ The plan is a pure function of the lengths, ``update_tokens``, the seed and the 
 memory: ``cut_update`` cuts an update into the micro-batches of each rank. So the same updates are made on any number of
 devices, and the position in an epoch is the number of an update.
 
-How the plan is made: an update consists of one or more *buckets*, each with pairs of similar length. Pairs lie in a
-plane, source length by target length. It is cut into strips along one side (drawn anew per epoch, so that buckets mix),
-each wide enough for a few buckets. A strip is read along the other side, alternately forwards and backwards, so that
-neighbours in this order have similar lengths on both sides. Buckets are cut off greedily and shuffled. Only the raw
-64-bit stream of PCG64 is used, which NumPy promises never to change (its distributions, ``shuffle`` included, may), so
-a plan is the same on every machine and version.
+How the plan is made: the pairs of an update have similar lengths, so that one pass can hold them with little padding.
+Pairs lie in a plane, source length by target length. It is cut into strips along one side (drawn anew per epoch, so
+that updates mix), each wide enough for a few updates. A strip is read along the other side, alternately forwards and
+backwards, so that neighbours in this order have similar lengths on both sides. Updates are cut off greedily and
+shuffled. Only the raw 64-bit stream of PCG64 is used, which NumPy promises never to change (its distributions,
+``shuffle`` included, may), so a plan is the same on every machine and version.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +25,8 @@ Lengths = NDArray[np.integer]
 #: Positions of pairs in the corpus.
 Pairs = NDArray[np.integer]
 
-#: Padded tokens of the longer side in one bucket, at most. A larger update has several buckets, of different lengths.
-_BUCKET_TOKENS = 8_192
-#: Buckets that a strip holds at least; 3 pads least on corpora of ten thousand to a million pairs.
-_BUCKETS_PER_STRIP = 3
+#: Updates that a strip holds at least; 3 pads least on corpora of ten thousand to a million pairs.
+_UPDATES_PER_STRIP = 3
 #: Lengths above this count as equal when pairs are ordered, so that sort keys fit in 64 bits.
 _MAX_KEY_LENGTH = 65_535
 #: Pairs handled at a time where temporary arrays would otherwise be as long as the corpus.
@@ -40,46 +35,28 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchPlan:
-    """The updates of one epoch. Bucket i holds the pairs ``order[offsets[i]:offsets[i + 1]]``."""
+    """The updates of one epoch. Update i is made of the pairs ``order[offsets[i]:offsets[i + 1]]``."""
 
     #: Every pair's position in the corpus, once: int32 (int64 above 2**31 pairs).
     order: Pairs
-    #: Where buckets begin in ``order``, and its length at the end: buckets + 1 entries, int64.
+    #: Where updates begin in ``order``, and its length at the end: updates + 1 entries, int64.
     offsets: NDArray[np.int64]
-    #: Consecutive buckets that make up an update.
-    buckets_per_update: int
-
-    @property
-    def num_buckets(self) -> int:
-        """Buckets in the epoch, a multiple of ``buckets_per_update``."""
-        return len(self.offsets) - 1
 
     @property
     def num_updates(self) -> int:
         """Updates in the epoch."""
-        return self.num_buckets // self.buckets_per_update
-
-    def bucket(self, index: int) -> Pairs:
-        """The pairs of one bucket (a view)."""
-        return self.order[self.offsets[index] : self.offsets[index + 1]]
-
-    def buckets(self, update: int) -> list[Pairs]:
-        """The buckets of one update; some are empty where the corpus has fewer pairs than an update has buckets."""
-        first = update * self.buckets_per_update
-        return [self.bucket(index) for index in range(first, first + self.buckets_per_update)]
+        return len(self.offsets) - 1
 
     def pairs(self, update: int) -> Pairs:
         """All pairs of one update (a view)."""
-        first = update * self.buckets_per_update
-        return self.order[self.offsets[first] : self.offsets[first + self.buckets_per_update]]
+        return self.order[self.offsets[update] : self.offsets[update + 1]]
 
     def padding_fraction(self, source_lengths: Lengths, target_lengths: Lengths) -> float:
-        """Fraction of the tokens of all buckets, both sides, that are padding."""
+        """Fraction of the tokens of all updates, both sides, that are padding when each is one micro-batch."""
         sizes = np.diff(self.offsets)
-        filled = self.offsets[:-1][sizes > 0]
         padded = 0
         for lengths in (source_lengths, target_lengths):
-            padded += int(sizes[sizes > 0] @ np.maximum.reduceat(lengths[self.order], filled).astype(np.int64))
+            padded += int(sizes @ np.maximum.reduceat(lengths[self.order], self.offsets[:-1]).astype(np.int64))
         return 1.0 - (int(source_lengths.sum(dtype=np.int64)) + int(target_lengths.sum(dtype=np.int64))) / padded
 
 
@@ -92,34 +69,27 @@ class MicroBatch:
 
 
 def cut_update(
-    buckets: Sequence[Pairs],
+    pairs: Pairs,
     source_lengths: Lengths,
     target_lengths: Lengths,
     *,
     max_batch_tokens: int,
     world_size: int = 1,
 ) -> list[list[MicroBatch]]:
-    """The micro-batches of one update, per rank. They hold every pair of ``buckets`` once.
+    """The micro-batches of one update, per rank. They hold every one of ``pairs`` once.
 
-    The padded tokens of all buckets, in order, are divided into ``world_size`` equal spans, to the nearest pair. A rank
-    has the pairs of one span, which may be none. A micro-batch has at most ``max_batch_tokens`` padded tokens, both
-    sides counted, or one pair. Its pairs come from one bucket.
+    The pairs, in order, are divided into ``world_size`` spans of about as many tokens each; a rank has one, which may
+    be empty. A micro-batch has at most ``max_batch_tokens`` padded tokens, both sides counted, or one pair.
     """
-    filled = [bucket for bucket in buckets if len(bucket)]
-    widths = [int(source_lengths[bucket].max()) + int(target_lengths[bucket].max()) for bucket in filled]
-    total = sum(len(bucket) * width for bucket, width in zip(filled, widths, strict=True))
-    ranks: list[list[MicroBatch]] = [[] for _ in range(world_size)]
-    number = before = 0
-    for bucket, width in zip(filled, widths, strict=True):
-        # Where the span of each rank begins in this bucket, and its end.
-        begins = [(total * rank // world_size - before + width // 2) // width for rank in range(world_size + 1)]
-        spans = [bucket[max(begin, 0) : max(end, 0)] for begin, end in pairwise(begins)]
-        for rank, span in enumerate(spans):
-            if len(span):
-                for piece in np.array_split(span, -(-len(span) // max(1, max_batch_tokens // width))):
-                    ranks[rank].append(MicroBatch(number, piece))
-                    number += 1
-        before += len(bucket) * width
+    width = int(source_lengths[pairs].max()) + int(target_lengths[pairs].max())
+    ends = np.cumsum(source_lengths[pairs] + target_lengths[pairs], dtype=np.int64)
+    cuts = ends.searchsorted([ends[-1] * rank // world_size for rank in range(1, world_size)], side="right")
+    ranks: list[list[MicroBatch]] = []
+    number = 0
+    for span in np.split(pairs, cuts):
+        pieces = np.array_split(span, -(-len(span) // max(1, max_batch_tokens // width))) if len(span) else []
+        ranks.append([MicroBatch(number + i, piece) for i, piece in enumerate(pieces)])
+        number += len(pieces)
     return ranks
 
 
@@ -128,10 +98,8 @@ def plan_epoch(
 ) -> BatchPlan:
     """Plan one epoch.
 
-    Lengths are sub-words of each pair, end of sentence included, so at least 1. In every update, sentences × longest,
-    summed over its buckets, is at most ``update_tokens`` on either side, except where a single pair is longer than its
-    bucket. The number of buckets is a multiple of the buckets per update: the largest are halved until it is, and where
-    there are fewer pairs than that, some are empty.
+    Lengths are sub-words of each pair, end of sentence included, so at least 1. In every update, sentences × longest is
+    at most ``update_tokens`` on either side, except where a single pair is longer.
 
     Raises DataError when there are no pairs.
     """
@@ -140,17 +108,14 @@ def plan_epoch(
     if not pairs:
         raise DataError("the training corpus holds no pairs; at least one is needed")
     random = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
-    buckets_per_update = -(-update_tokens // _BUCKET_TOKENS)
-    bucket_tokens = update_tokens // buckets_per_update
-    order = _order(source_lengths, target_lengths, strip_tokens=_BUCKETS_PER_STRIP * bucket_tokens, random=random)
+    order = _order(source_lengths, target_lengths, strip_tokens=_UPDATES_PER_STRIP * update_tokens, random=random)
     longest = np.empty(pairs, dtype=np.int32)
     for start in range(0, pairs, _CHUNK):
         chunk = order[start : start + _CHUNK]
         np.maximum(source_lengths[chunk], target_lengths[chunk], out=longest[start : start + _CHUNK], casting="unsafe")
-    offsets = _cut_buckets(longest, bucket_tokens)
-    offsets = _pad_to_multiple(offsets, longest, buckets_per_update)
+    starts = _cut_updates(longest, update_tokens)
     del longest
-    return _shuffle(order, offsets, buckets_per_update, random)
+    return _shuffle(order, starts, random)
 
 
 def _order(source_lengths: Lengths, target_lengths: Lengths, *, strip_tokens: int, random: np.random.PCG64) -> Pairs:
@@ -199,45 +164,22 @@ def _length_strips(lengths: Lengths, strip_tokens: int, *, offset: int) -> NDArr
     return strips
 
 
-def _cut_buckets(longest: NDArray[np.int32], bucket_tokens: int) -> NDArray[np.int64]:
-    """Where buckets begin when each takes as many pairs, in order, as fit; the number of pairs at the end."""
-    counts = np.arange(1, bucket_tokens + 1, dtype=np.int64)
+def _cut_updates(longest: NDArray[np.int32], update_tokens: int) -> NDArray[np.int64]:
+    """Where updates begin when each takes as many pairs, in order, as fit; the number of pairs at the end."""
+    counts = np.arange(1, update_tokens + 1, dtype=np.int64)
     starts = [0]
     start = 0
     while start < len(longest):
-        # No bucket from here can hold more pairs than the length of its first pair allows.
-        window = np.maximum.accumulate(longest[start : start + bucket_tokens // int(longest[start])])
+        # No update from here can hold more pairs than the length of its first pair allows.
+        window = np.maximum.accumulate(longest[start : start + update_tokens // int(longest[start])])
         padded = window * counts[: len(window)]
-        start += max(1, int(padded.searchsorted(bucket_tokens, side="right")))
+        start += max(1, int(padded.searchsorted(update_tokens, side="right")))
         starts.append(start)
     return np.array(starts, dtype=np.int64)
 
 
-def _pad_to_multiple(starts: NDArray[np.int64], longest: NDArray[np.int32], multiple: int) -> NDArray[np.int64]:
-    """Halve the largest buckets (padded) until their number is a multiple of ``multiple``, or add empty ones."""
-    missing = -(len(starts) - 1) % multiple
-    if not missing:
-        return starts
-    sizes = np.diff(starts)
-    padded = np.where(sizes > 1, sizes * np.maximum.reduceat(longest, starts[:-1]), 0)
-    # No more than this many of the largest buckets can be halved.
-    largest = np.argsort(-padded, kind="stable")[:missing].tolist()
-    heap = [(-int(padded[index]), int(starts[index]), int(starts[index + 1])) for index in largest]
-    heapq.heapify(heap)
-    added: list[int] = []
-    while len(added) < missing and heap:
-        _, start, end = heapq.heappop(heap)
-        if end - start > 1:
-            middle = (start + end) // 2
-            added.append(middle)
-            for left, right in ((start, middle), (middle, end)):
-                heapq.heappush(heap, (-(right - left) * int(longest[left:right].max()), left, right))
-    empty = [len(longest)] * (missing - len(added))
-    return np.sort(np.concatenate((starts, np.array(added + empty, dtype=np.int64))))
-
-
-def _shuffle(order: Pairs, starts: NDArray[np.int64], buckets_per_update: int, random: np.random.PCG64) -> BatchPlan:
-    """The same buckets in random order."""
+def _shuffle(order: Pairs, starts: NDArray[np.int64], random: np.random.PCG64) -> BatchPlan:
+    """The same updates in random order."""
     shuffled = np.argsort(random.random_raw(len(starts) - 1), kind="stable")
     sizes = np.diff(starts)[shuffled]
     new_order = np.empty_like(order)
@@ -246,4 +188,4 @@ def _shuffle(order: Pairs, starts: NDArray[np.int64], buckets_per_update: int, r
         starts[shuffled].tolist(), new_starts[:-1].tolist(), new_starts[1:].tolist(), strict=True
     ):
         new_order[start:end] = order[old : old + end - start]
-    return BatchPlan(order=new_order, offsets=new_starts, buckets_per_update=buckets_per_update)
+    return BatchPlan(order=new_order, offsets=new_starts)

@@ -96,7 +96,7 @@ def iterate_updates(
             torch.cuda.set_device(device)
         for update in range(first_update, plan.num_updates):
             ranks = cut_update(
-                plan.buckets(update),
+                plan.pairs(update),
                 dataset.source_lengths,
                 dataset.target_lengths,
                 max_batch_tokens=max_batch_tokens,

@@ -124,7 +124,7 @@ def transformer_spec(model: Transformer, tokenizers: TokenizerPair) -> Transform
     spec = TransformerSpec.from_config(
         (len(model.encoder), len(model.decoder)),
         cross.num_heads,
-        pre_norm=isinstance(model.decoder_norm, nn.LayerNorm),
+        pre_norm=model.decoder_norm is not None,
         # The default of nmt-translate: the mean of all heads.
         alignment_layer=default_alignment_layer(len(model.decoder)),
         alignment_heads=cross.num_heads,
@@ -144,7 +144,7 @@ def transformer_spec(model: Transformer, tokenizers: TokenizerPair) -> Transform
         _set_attention(to.attention, [memory.q_proj, memory.kv_proj, memory.out_proj], layer.cross_attention_residual)
         _set_feed_forward(to.ffn, layer.feed_forward, layer.feed_forward_residual)
     for to, norm in ((spec.encoder, model.encoder_norm), (spec.decoder, model.decoder_norm)):
-        if isinstance(norm, nn.LayerNorm):
+        if norm is not None:
             _set_norm(to.layer_norm, norm)
     spec.decoder.projection.weight = _values(model.output_embedding)
     spec.register_source_vocabulary(_tokens(tokenizers.source))

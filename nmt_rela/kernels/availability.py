@@ -134,6 +134,12 @@ def triton_problem(device: torch.device) -> str | None:
     return None
 
 
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a tensor is multiplied with matrices: autocast's where that is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 def supports_packed_linear(dtype: torch.dtype) -> bool:
     """Whether this CPU has packed matrix multiplication in a dtype (int8 too)."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from nmt_rela.attention.mask import AttentionMask
 from nmt_rela.models.layer_cache import LayerCache
-from nmt_rela.models.transformer import EncoderOutput, Transformer
+from nmt_rela.models.layers import ResidualStream
+from nmt_rela.models.transformer import EncoderOutput, Transformer, final_states
 
 #: Positions that the caches have room for at first, and at least whenever they are compacted.
 _CACHE_GROWTH = 4
@@ -75,18 +76,20 @@ class IncrementalDecoder:
         if not first and self._cache_length + beams > self.cache_slots:
             self._compact_cache()
         tokens = self._scatter_active(tokens)
-        x = model.target_embedding(
+        embedded = model.target_embedding(
             tokens.reshape(-1, 1), offset=self._length, zero_first=first and model.starts_with_zeros
-        ).view(len(tokens), beams, -1)  # [sentences, beams, d_model]
+        )
+        x = ResidualStream.of(embedded.view(len(tokens), beams, -1))  # [sentences, beams, d_model]
         end = self._cache_length + beams
         self._beam_visibility[:, :beams, self._cache_length : end].diagonal(dim1=1, dim2=2).zero_()
         self_attention_mask = AttentionMask(self._beam_visibility[:, None, :beams], None)
         for layer, cache in zip(model.decoder, self._caches, strict=True):
             x = layer(x, None, self_attention_mask, self._cross_attention_mask, cache)
         self._length += 1
+        hidden_states = final_states(model.decoder_norm, x)
         if self._active_rows is not None:
-            x = x.index_select(0, self._active_rows)
-        return model.output_projection(model.decoder_norm(x))
+            hidden_states = hidden_states.index_select(0, self._active_rows)
+        return model.output_projection(hidden_states)
 
     def reorder(self, beam_indices: Tensor) -> None:
         """Let beam b of sentence s continue the hypothesis of beam ``beam_indices[s, b]``: [sentences, beams]."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nmt_rela.attention.mask import AttentionMask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
+from nmt_rela.kernels.availability import matmul_dtype, triton_is_available_for
 from nmt_rela.kernels.cpu.dropout import dropout
 from nmt_rela.models.layer_cache import LayerCache
 
@@ -39,6 +40,35 @@ class LayerConfig:
         )
 
 
+class ResidualStream(NamedTuple):
+    """What flows from sublayer to sublayer, [batch, length, d_model], and its copy for the matmuls that follow.
+
+    Under autocast the sums are float32, and a GPU kernel writes both at once. Elsewhere both are the same tensor.
+    """
+
+    sums: Tensor
+    matmul_input: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> ResidualStream:
+        """One tensor for both."""
+        return cls(x, x)
+
+
+def add_norm(norm: nn.LayerNorm, x: Tensor, update: Tensor | None = None, *, dropout_p: float = 0.0) -> ResidualStream:
+    """LayerNorm(x + dropout(update)), or LayerNorm(x) without an update."""
+    if triton_is_available_for(x):
+        from nmt_rela.kernels.triton.dropout_add_norm import dropout_add_norm_triton
+
+        return ResidualStream(
+            *dropout_add_norm_triton(
+                x, update, norm.weight, norm.bias, epsilon=norm.eps, dropout=dropout_p, dtype=matmul_dtype(x)
+            )
+        )
+    normed = norm(x if update is None else x + dropout(update, dropout_p, dropout_p > 0.0))
+    return ResidualStream.of(normed)
+
+
 class SublayerConnection(nn.Module):
     """Residual sum, dropout and layer norm around a sublayer f: norm(x + f(x)) (post), or x + f(norm(x)) (pre)."""
 
@@ -48,15 +78,17 @@ class SublayerConnection(nn.Module):
         self.is_pre_norm = config.norm_order == "pre"
         self.dropout = config.dropout
 
-    def input(self, x: Tensor) -> Tensor:
+    def input(self, x: ResidualStream) -> Tensor:
         """What the sublayer reads."""
-        normed: Tensor = self.layer_norm(x) if self.is_pre_norm else x
-        return normed
+        return add_norm(self.layer_norm, x.sums).matmul_input if self.is_pre_norm else x.matmul_input
 
-    def forward(self, x: Tensor, update: Tensor) -> Tensor:
+    def forward(self, x: ResidualStream, update: Tensor) -> ResidualStream:
         """The sum of ``x`` and what the sublayer made of its input."""
-        summed = x + dropout(update, self.dropout, self.training)
-        return summed if self.is_pre_norm else self.layer_norm(summed)
+        dropout_p = self.dropout if self.training else 0.0
+        if not self.is_pre_norm:
+            return add_norm(self.layer_norm, x.sums, update, dropout_p=dropout_p)
+        summed = x.sums + dropout(update, dropout_p, dropout_p > 0.0)
+        return ResidualStream.of(summed)
 
 
 class FeedForward(nn.Module):
@@ -73,6 +105,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.fc1(x)  # [batch, length, ffn_dim]
+        if self.training and self.dropout and triton_is_available_for(hidden):
+            from nmt_rela.kernels.triton.relu_dropout import relu_dropout_triton
+
+            dropped: Tensor = self.fc2(relu_dropout_triton(hidden, dropout=self.dropout))
+            return dropped
         # In place only without gradients: autograd would copy the view that nn.Linear returns.
         hidden = hidden.relu() if torch.is_grad_enabled() else hidden.relu_()
         output: Tensor = self.fc2(dropout(hidden, self.dropout, self.training))
@@ -89,11 +126,11 @@ class EncoderLayer(nn.Module):
         self.self_attention_residual = SublayerConnection(config)
         self.feed_forward_residual = SublayerConnection(config)
 
-    def forward(self, x: Tensor, mask: AttentionMask) -> Tensor:
+    def forward(self, x: ResidualStream, mask: AttentionMask) -> ResidualStream:
         """[batch, length, d_model] → the same."""
         update, _ = self.self_attention(self.self_attention_residual.input(x), mask)
         x = self.self_attention_residual(x, update)
-        output: Tensor = self.feed_forward_residual(x, self.feed_forward(self.feed_forward_residual.input(x)))
+        output: ResidualStream = self.feed_forward_residual(x, self.feed_forward(self.feed_forward_residual.input(x)))
         return output
 
 
@@ -111,12 +148,12 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: ResidualStream,
         encoder_hidden_states: Tensor | None,
         self_attention_mask: AttentionMask,
         cross_attention_mask: AttentionMask,
         cache: LayerCache | None = None,
-    ) -> Tensor:
+    ) -> ResidualStream:
         """[batch, queries, d_model] → the same.
 
         Without ``cache``, ``x`` is the whole target. With it, ``x`` is the newest position of every beam: keys and
@@ -137,5 +174,5 @@ class DecoderLayer(nn.Module):
             self.cross_attention_residual.input(x), cross_attention_mask, key_value=key_value
         )
         x = self.cross_attention_residual(x, update)
-        output: Tensor = self.feed_forward_residual(x, self.feed_forward(self.feed_forward_residual.input(x)))
+        output: ResidualStream = self.feed_forward_residual(x, self.feed_forward(self.feed_forward_residual.input(x)))
         return output

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask, key_padding_mask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 from nmt_rela.models.embedding import TokenEmbedding
-from nmt_rela.models.layers import NORM_EPSILON, DecoderLayer, EncoderLayer, LayerConfig
+from nmt_rela.models.layers import NORM_EPSILON, DecoderLayer, EncoderLayer, LayerConfig, ResidualStream, add_norm
 
 #: Where a model attends: encoder self-attention, decoder self-attention, decoder-to-encoder attention.
 ATTENTION_SITES = ("encoder", "decoder", "cross")
@@ -92,7 +92,7 @@ class Transformer(nn.Module):
         )
         # A pre-norm stack needs a final norm; a post-norm stack has just been normed.
         self.encoder_norm, self.decoder_norm = (
-            nn.LayerNorm(d_model, eps=NORM_EPSILON) if norm_order == "pre" else nn.Identity() for _ in range(2)
+            nn.LayerNorm(d_model, eps=NORM_EPSILON) if norm_order == "pre" else None for _ in range(2)
         )
 
     def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
@@ -101,19 +101,21 @@ class Transformer(nn.Module):
 
     def encode(self, source: Tensor) -> EncoderOutput:
         """The encoder's output for padded token ids [batch, source_length]."""
-        mask = key_padding_mask(source != self.pad_id, self.output_embedding.dtype)
-        x = self.source_embedding(source)  # [batch, source_length, d_model]
+        valid = source != self.pad_id
+        # On a CPU the mask looks whether a sentence is empty. A GPU would wait, and sentences end in EOS.
+        on_gpu = source.device.type != "cpu"
+        mask = key_padding_mask(valid, self.output_embedding.dtype, every_row_sees_a_key=on_gpu)
+        x = ResidualStream.of(self.source_embedding(source))  # [batch, source_length, d_model]
         for layer in self.encoder:
             x = layer(x, mask)
-        return EncoderOutput(self.encoder_norm(x), mask)
+        return EncoderOutput(final_states(self.encoder_norm, x), mask)
 
     def decode(self, target_input: Tensor, encoder_output: EncoderOutput) -> Tensor:
         """Hidden states [batch, target_length, d_model] of whole targets (teacher forcing)."""
-        x = self.target_embedding(target_input, zero_first=self.starts_with_zeros)
+        x = ResidualStream.of(self.target_embedding(target_input, zero_first=self.starts_with_zeros))
         for layer in self.decoder:
             x = layer(x, encoder_output.hidden_states, CAUSAL_MASK, encoder_output.attention_mask)
-        hidden_states: Tensor = self.decoder_norm(x)
-        return hidden_states
+        return final_states(self.decoder_norm, x)
 
     def output_projection(self, hidden_states: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden states [..., d_model]."""
@@ -131,6 +133,11 @@ class Transformer(nn.Module):
         modules |= {("decoder", i): layer.self_attention for i, layer in enumerate(self.decoder)}
         modules |= {("cross", i): layer.cross_attention for i, layer in enumerate(self.decoder)}
         return modules  # type: ignore[return-value]  # ModuleList forgets its element type
+
+
+def final_states(norm: nn.LayerNorm | None, x: ResidualStream) -> Tensor:
+    """What is read of the last layer: [batch, length, d_model], in the dtype of matmuls."""
+    return x.matmul_input if norm is None else add_norm(norm, x.sums).matmul_input
 
 
 def _embedding_weight(vocab_size: int, d_model: int) -> nn.Parameter:

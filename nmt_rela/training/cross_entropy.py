@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from nmt_rela.kernels.availability import triton_is_available_for
+from nmt_rela.kernels.availability import matmul_dtype, triton_is_available_for
 
 # Logits per slice: as many as fit a CPU's cache, and as many as keep a GPU busy.
 _CPU_SLICE_LOGITS = 1 << 22
@@ -57,7 +57,7 @@ class _SmoothedCrossEntropy(Function):
         slice_logits: int,
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        dtype = _matmul_dtype(states)
+        dtype = matmul_dtype(states)
         outputs = weight.shape[0]
         size = max(slice_logits // outputs, 1)
         entropy = _entropy(smoothing, outputs)
@@ -132,11 +132,6 @@ def _cross_entropy_slice(
         probabilities.div_(normalizers[:, None]).sub_(spread)
         probabilities.scatter_add_(1, reference, probabilities.new_full(reference.shape, spread + smoothing - 1.0))
     return losses, -reference_log_probs, probabilities
-
-
-def _matmul_dtype(states: Tensor) -> torch.dtype:
-    device = states.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
 def _entropy(smoothing: float, outputs: int) -> float:

@@ -9,7 +9,7 @@ import torch
 from nmt_rela.config.schema import ModelConfig
 from nmt_rela.utils.errors import ConfigError
 
-#: Padded tokens of a micro-batch on a CPU: a whole bucket of the plan. Larger ones are not faster.
+#: Padded tokens of a micro-batch on a CPU. Larger ones are not faster.
 _CPU_BATCH_TOKENS = 16_384
 #: Fraction of a GPU's memory for activations; parameters, gradients and Adam's state take the rest.
 _ACTIVATION_FRACTION = 0.5

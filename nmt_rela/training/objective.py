@@ -48,9 +48,9 @@ class TranslationObjective(nn.Module):
             rows = batch.target_positions // batch.target.shape[1]
             token_weights = lengths.float().reciprocal()[rows]
         return fused_linear_cross_entropy(
-            hidden_states.flatten(0, 1)[batch.target_positions],
+            hidden_states.flatten(0, 1).index_select(0, batch.target_positions),
             model.output_embedding,
-            batch.target.flatten()[batch.target_positions],
+            batch.target.flatten().index_select(0, batch.target_positions),
             label_smoothing=self.label_smoothing,
             token_weights=token_weights,
         )

@@ -137,15 +137,16 @@ class Trainer:
         normalizer = target_tokens if settings.loss_normalization == "tokens" else len(pairs)
         loss_sum = torch.zeros((), device=context.device)
         passes = batches or [self._no_pairs]
-        with context.communication_errors():
+        # One context for all micro-batches: weights are converted once.
+        with context.communication_errors(), self._autocast():
             for batch in passes:
                 # Dropout is keyed by seed, update and micro-batch, so an exact resume needs no random state.
                 torch.manual_seed(_derive_seed(settings.seed, state.update, batch.number))
                 # The backward pass of the last micro-batch sums the gradients over the ranks.
                 with self._memory_errors(batch), nullcontext() if batch is passes[-1] else self._no_sync():
-                    with self._autocast():
-                        loss, nll = self.objective(batch.to(context.device))
-                    self.scaler.scale(loss / normalizer).backward()
+                    loss, nll = self.objective(batch.to(context.device))
+                    with torch.autocast(context.device.type, enabled=False):
+                        self.scaler.scale(loss / normalizer).backward()
                 self.metrics.update(loss.detach(), nll, batch)
                 loss_sum += loss.detach()
         self.scaler.unscale_(self.optimizer)

@@ -112,15 +112,15 @@ class Validator:
         context = self._context
         objective = TranslationObjective(model, label_smoothing=self._config.training.label_smoothing).eval()
         sums = torch.zeros(3, dtype=torch.float64, device=context.device)
-        for bucket in range(context.rank, self._plan.num_buckets, context.world_size):
-            for pairs in self._micro_batches(bucket, max_batch_tokens):
+        for number in range(context.rank, self._plan.num_updates, context.world_size):
+            for pairs in self._micro_batches(number, max_batch_tokens):
                 batch = collate(self._dataset, pairs)
                 loss, nll = objective(batch.to(context.device))
                 sums += torch.stack([loss.double(), nll, torch.full_like(nll, batch.target_tokens)])
         loss_sum, nll_sum, tokens = map(sum, zip(*context.all_gather_object(sums.tolist()), strict=True))
         return loss_sum / tokens, nll_sum / tokens
 
-    def _micro_batches(self, bucket: int, max_batch_tokens: int) -> list[Pairs]:
+    def _micro_batches(self, number: int, max_batch_tokens: int) -> list[Pairs]:
         lengths = (self._dataset.source_lengths, self._dataset.target_lengths)
-        (parts,) = cut_update([self._plan.bucket(bucket)], *lengths, max_batch_tokens=max_batch_tokens)
+        (parts,) = cut_update(self._plan.pairs(number), *lengths, max_batch_tokens=max_batch_tokens)
         return [part.pairs for part in parts]

@@ -43,8 +43,8 @@ def write_corpus(directory: Path, *, pairs: int, mean_length: float, vocabulary:
 
 
 def walk(plan: BatchPlan) -> int:
-    """Visit every bucket of the plan; the number of pairs seen."""
-    return sum(len(plan.bucket(index)) for index in range(plan.num_buckets))
+    """Visit every update of the plan; the number of pairs seen."""
+    return sum(len(plan.pairs(update)) for update in range(plan.num_updates))
 
 
 def main() -> int:
@@ -90,9 +90,9 @@ def main() -> int:
                     epoch=0,
                 )
             )
-            return plans[0].num_buckets
+            return plans[0].num_updates
 
-        figures["buckets"] = timed("plan", make_plan)
+        figures["updates"] = timed("plan", make_plan)
         plan = plans[0]
         if timed("walk", lambda: walk(plan)) != pairs:
             raise RuntimeError("the plan lost pairs")
@@ -110,7 +110,7 @@ def main() -> int:
     peak = peak_resident_bytes() / 2**30
     kept = seconds <= SECONDS and peak <= GIBIBYTES
     figures |= {"plan_and_walk_seconds": round(seconds, 2), "peak_gib": round(peak, 2)}
-    print(f"{figures['buckets']:,} buckets, {figures['padding_fraction']:.2%} padding")
+    print(f"{figures['updates']:,} updates, {figures['padding_fraction']:.2%} padding")
     print(f"lengths + plan + walk {seconds:.1f} s (bar {SECONDS:.0f} s), peak {peak:.2f} GiB (bar {GIBIBYTES:.0f} GiB)")
     write_document(options.json, {**environment(), **figures})
     return 0 if kept else 1

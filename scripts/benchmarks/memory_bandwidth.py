@@ -32,7 +32,8 @@ class CountingDecoder:
 
 def weight_nbytes(model: Transformer) -> int:
     """Bytes of the weights that a decoder step uses. The encoder output is projected once, before the steps."""
-    parameters = [*model.decoder.named_parameters(), *model.decoder_norm.named_parameters()]
+    norm = () if model.decoder_norm is None else model.decoder_norm.named_parameters()
+    parameters = [*model.decoder.named_parameters(), *norm]
     used = [parameter for name, parameter in parameters if "cross_attention.kv_proj" not in name]
     return sum(tensor.nbytes for tensor in (*used, model.output_embedding))
 

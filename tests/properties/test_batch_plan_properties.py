@@ -55,7 +55,7 @@ def make(lengths: tuple[Lengths, Lengths], **settings: int) -> BatchPlan:
 
 
 def contents(plan: BatchPlan) -> list[list[int]]:
-    return [plan.bucket(index).tolist() for index in range(plan.num_buckets)]
+    return [plan.pairs(update).tolist() for update in range(plan.num_updates)]
 
 
 @given(**PLANS)
@@ -64,18 +64,10 @@ def test_every_pair_is_in_one_update_within_its_size(
     lengths: tuple[Lengths, Lengths], update_tokens: int, seed: int, epoch: int
 ) -> None:
     plan = make(lengths, update_tokens=update_tokens, seed=seed, epoch=epoch)
-    assert sorted(index for bucket in contents(plan) for index in bucket) == list(range(len(lengths[0])))
-    assert plan.num_buckets == plan.num_updates * plan.buckets_per_update
-    for update in range(plan.num_updates):
-        buckets = plan.buckets(update)
-        assert np.array_equal(np.concatenate(buckets), plan.pairs(update))
+    assert sorted(index for pairs in contents(plan) for index in pairs) == list(range(len(lengths[0])))
+    for pairs in contents(plan):
         for side in lengths:
-            padded = sum(len(bucket) * int(side[bucket].max()) for bucket in buckets if len(bucket) > 1)
-            assert padded <= update_tokens
-    # Buckets are empty only where there are fewer pairs than buckets, and fewer than one update has.
-    empty = sum(len(bucket) == 0 for bucket in contents(plan))
-    assert empty < plan.buckets_per_update
-    assert not empty or plan.num_buckets - empty == len(lengths[0])
+            assert len(pairs) == 1 or len(pairs) * int(side[pairs].max()) <= update_tokens
 
 
 @given(**PLANS)
@@ -96,7 +88,7 @@ def test_an_update_is_cut_into_micro_batches_within_their_size_for_any_number_of
 ) -> None:
     plan = make(lengths, update_tokens=update_tokens, seed=seed, epoch=epoch)
     for update in range(plan.num_updates):
-        cut = cut_update(plan.buckets(update), *lengths, max_batch_tokens=max_batch_tokens, world_size=world_size)
+        cut = cut_update(plan.pairs(update), *lengths, max_batch_tokens=max_batch_tokens, world_size=world_size)
         assert len(cut) == world_size
         parts = [part for rank in cut for part in rank]
         assert sorted(index for part in parts for index in part.pairs.tolist()) == sorted(plan.pairs(update).tolist())
@@ -111,25 +103,23 @@ def test_ranks_have_about_equal_work(world_size: int) -> None:
     lengths = correlated(20_000)
     plan = make(lengths, update_tokens=25_000, seed=1, epoch=0)
     for update in range(plan.num_updates - 1):
-        cut = cut_update(plan.buckets(update), *lengths, max_batch_tokens=1 << 20, world_size=world_size)
+        cut = cut_update(plan.pairs(update), *lengths, max_batch_tokens=1 << 20, world_size=world_size)
         work = [sum(len(p.pairs) * sum(int(side[p.pairs].max()) for side in lengths) for p in rank) for rank in cut]
-        assert max(work) <= 1.2 * sum(work) / world_size
-        # As few micro-batches as spans of ranks and buckets allow.
-        assert sum(map(len, cut)) < plan.buckets_per_update + world_size
+        assert max(work) <= 1.25 * sum(work) / world_size
+        assert [len(rank) for rank in cut] == [1] * world_size  # where memory is enough, one pass
 
 
-def test_one_rank_with_enough_memory_makes_one_pass_per_bucket() -> None:
-    lengths = correlated(5_000)
+def test_a_large_update_needs_little_padding_in_one_pass() -> None:
+    lengths = correlated(20_000)
     plan = make(lengths, update_tokens=25_000, seed=1, epoch=0)
-    assert plan.buckets_per_update == 4
-    (parts,) = cut_update(plan.buckets(0), *lengths, max_batch_tokens=16_384)
-    assert [part.pairs.tolist() for part in parts] == [bucket.tolist() for bucket in plan.buckets(0)]
+    assert plan.num_updates < 25
+    assert plan.padding_fraction(*lengths) < 0.2
 
 
 def test_a_rank_without_pairs_has_no_micro_batch() -> None:
     lengths = (np.array([5], dtype=np.int32),) * 2
     plan = make(lengths, update_tokens=100, seed=1, epoch=0)
-    cut = cut_update(plan.buckets(0), *lengths, max_batch_tokens=100, world_size=3)
+    cut = cut_update(plan.pairs(0), *lengths, max_batch_tokens=100, world_size=3)
     assert sorted(len(rank) for rank in cut) == [0, 0, 1]
 
 
@@ -139,7 +129,7 @@ def test_the_padding_fraction_equals_a_count_of_the_tokens(
     lengths: tuple[Lengths, Lengths], update_tokens: int, seed: int, epoch: int
 ) -> None:
     plan = make(lengths, update_tokens=update_tokens, seed=seed, epoch=epoch)
-    padded = sum(len(bucket) * max(side[bucket].tolist()) for bucket in contents(plan) if bucket for side in lengths)
+    padded = sum(len(pairs) * max(side[pairs].tolist()) for pairs in contents(plan) for side in lengths)
     tokens = sum(int(side.sum()) for side in lengths)
     assert plan.padding_fraction(*lengths) == pytest.approx(1 - tokens / padded)
 
@@ -155,7 +145,7 @@ def correlated(pairs: int, *, seed: int = 0) -> tuple[Lengths, Lengths]:
     first=st.tuples(st.integers(0, 50), st.integers(0, 50)), second=st.tuples(st.integers(0, 50), st.integers(0, 50))
 )
 @settings(deadline=None, max_examples=30)
-def test_another_seed_or_epoch_gives_other_buckets(first: tuple[int, int], second: tuple[int, int]) -> None:
+def test_another_seed_or_epoch_gives_other_updates(first: tuple[int, int], second: tuple[int, int]) -> None:
     lengths = correlated(3_000)
     one, two = (make(lengths, update_tokens=512, seed=seed, epoch=epoch) for seed, epoch in (first, second))
     if first == second:
@@ -163,13 +153,13 @@ def test_another_seed_or_epoch_gives_other_buckets(first: tuple[int, int], secon
     else:
         # Not only the order of the batches differs, but who is with whom.
         common = {frozenset(batch) for batch in contents(one)} & {frozenset(batch) for batch in contents(two)}
-        assert len(common) < 0.2 * one.num_buckets
+        assert len(common) < 0.2 * one.num_updates
 
 
 def test_batches_of_all_lengths_are_spread_over_the_epoch() -> None:
     source, target = correlated(20_000)
     plan = make((source, target), update_tokens=512, seed=3, epoch=0)
-    longest = np.array([target[plan.bucket(index)].max() for index in range(plan.num_buckets)])
+    longest = np.array([target[plan.pairs(update)].max() for update in range(plan.num_updates)])
     halves = np.array_split(longest, 2)
     assert abs(halves[0].mean() - halves[1].mean()) < 0.1 * longest.mean()
 
@@ -181,16 +171,7 @@ def test_plan_is_the_same_on_every_machine() -> None:
     assert digest == "22fe096744f760e5abfffa9ec8098b066e9abcb119c4daf36dd6346460c8b439"
 
 
-def test_few_pairs_and_many_buckets() -> None:
-    one = np.array([5], dtype=np.int32)
-    plan = make((one, one), update_tokens=32_768, seed=1, epoch=0)
-    assert sorted(map(len, contents(plan))) == [0, 0, 0, 1]
-    five = np.full(5, 5, dtype=np.int32)
-    plan = make((five, five), update_tokens=32_768, seed=1, epoch=0)
-    assert sorted(map(len, contents(plan))) == [1, 1, 1, 2]
-
-
-def test_a_pair_longer_than_a_bucket_is_alone() -> None:
+def test_a_pair_longer_than_an_update_is_alone() -> None:
     source = np.array([3, 3, 90, 3], dtype=np.int32)
     plan = make((source, source), update_tokens=12, seed=1, epoch=0)
     assert [2] in contents(plan)

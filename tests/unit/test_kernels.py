@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from nmt_rela.attention import backends
 from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 from nmt_rela.attention.rela_norm import EPSILON, ReLANorm
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
+from nmt_rela.models.transformer import Transformer
 from tests.attention_sites import (
     SITES,
     assert_zero_where_masked,
@@ -27,7 +30,9 @@ from tests.triton_interpreter import repair_bfloat16
 pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
 from nmt_rela.kernels.availability import Processor, assume_processor
 from nmt_rela.kernels.triton.cross_entropy import cross_entropy_forward_backward
+from nmt_rela.kernels.triton.dropout_add_norm import dropout_add_norm_triton
 from nmt_rela.kernels.triton.gated_rms_norm import gated_rms_norm_triton
+from nmt_rela.kernels.triton.relu_dropout import relu_dropout_triton
 from nmt_rela.kernels.triton.sparse_attention import sparse_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -209,6 +214,122 @@ def test_the_loss_agrees_with_the_plain_one(outputs: int, dtype: torch.dtype) ->
     torch.testing.assert_close(
         actual.cpu(), gradient.to(dtype), atol=1e-6, rtol=1e-5 if dtype == torch.float32 else 8e-3
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("width", "has_update", "upstream"), [(12, True, "both"), (64, False, "low"), (600, True, "sums")]
+)
+def test_the_layer_norm_of_a_sum_agrees_with_the_equation(
+    width: int, has_update: bool, upstream: str, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(width)
+    x, update, high, low = torch.randn(4, 3, 5, width, dtype=torch.float64)
+    weight, bias = torch.randn(2, width, dtype=torch.float64)
+    x, update, low = x.float().double(), update.to(dtype).double(), low.to(dtype).double()
+
+    def run(function: Any, types: tuple[torch.dtype, torch.dtype], device: str) -> list[Tensor]:
+        wide, narrow = types
+        given = [x.to(wide), update.to(narrow) if has_update else None, weight.to(wide), bias.to(wide)]
+        given = [None if each is None else each.to(device).requires_grad_() for each in given]
+        sums, matmul_input = function(*given)
+        total = 0.0
+        if upstream != "low":
+            total = total + (sums * high.to(device, sums.dtype)).sum()
+        if upstream != "sums":
+            total = total + (matmul_input * low.to(device, matmul_input.dtype)).sum()
+        gradients = torch.autograd.grad(total, [each for each in given if each is not None])
+        return [each.detach().cpu() for each in (sums, matmul_input, *gradients)]
+
+    def plain(x: Tensor, update: Tensor | None, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        sums = F.layer_norm(x if update is None else x + update, (width,), weight, bias, 1e-8)
+        return sums, sums if x.dtype == torch.float64 else sums.to(dtype)
+
+    def kernel(*given: Any) -> tuple[Tensor, Tensor]:
+        return dropout_add_norm_triton(*given, epsilon=1e-8, dropout=0.0, dtype=dtype)
+
+    exact = run(plain, (torch.float64, torch.float64), "cpu")
+    usual, actual = run(plain, (torch.float32, dtype), "cpu"), run(kernel, (torch.float32, dtype), DEVICE)
+    for found, ordinary, wanted in zip(actual, usual, exact, strict=True):
+        assert found.dtype == ordinary.dtype
+        error, allowed = (found.double() - wanted).norm(), (ordinary.double() - wanted).norm()
+        assert error <= 2 * allowed + 1e-6 * wanted.norm()
+
+
+def test_the_dropout_before_a_layer_norm_is_the_same_forward_and_backward() -> None:
+    torch.manual_seed(3)
+    x, update = torch.zeros(40, 100, device=DEVICE), torch.rand(40, 100, device=DEVICE) + 1.0
+    weight, bias = torch.ones(100, device=DEVICE), torch.zeros(100, device=DEVICE)
+    leaves = [x.requires_grad_(), update.requires_grad_()]
+    sums, again = dropout_add_norm_triton(*leaves, weight, bias, epsilon=1e-8, dropout=0.3, dtype=torch.float32)
+    assert sums is again
+    # Dropped elements of a row all have its lowest value, which no kept one has.
+    kept = sums > sums.amin(dim=1, keepdim=True) + 1e-4
+    assert kept.float().mean().item() == pytest.approx(0.7, abs=5 * math.sqrt(0.21 / kept.numel()))
+    upstream = torch.randn(40, 100, device=DEVICE)
+    found = torch.autograd.grad(sums, leaves, upstream)
+    exact = [each.detach().double().requires_grad_() for each in (x, update)]
+    wanted = F.layer_norm(exact[0] + exact[1] * kept / 0.7, (100,), eps=1e-8)
+    torch.testing.assert_close(sums.double(), wanted, atol=1e-5, rtol=1e-5)
+    for each, right in zip(found, torch.autograd.grad(wanted, exact, upstream.double()), strict=True):
+        torch.testing.assert_close(each.double(), right, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(3, 7, 12), (5, 2500), (0, 4)])
+def test_relu_and_dropout_in_one_pass(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(4)
+    x = torch.randn(shape, device=DEVICE).to(dtype).requires_grad_()
+    upstream = torch.randn(shape, device=DEVICE).to(dtype)
+    plain = relu_dropout_triton(x, dropout=0.0)
+    assert torch.equal(plain, x.relu())
+    assert torch.equal(torch.autograd.grad(plain, x, upstream)[0], upstream * (x > 0))
+    output = relu_dropout_triton(x, dropout=0.25)
+    (gradient,) = torch.autograd.grad(output, x, upstream)
+    kept = output > 0
+    scale = {"atol": 0.0, "rtol": 1e-5 if dtype == torch.float32 else 1e-2}
+    torch.testing.assert_close(output[kept], (x / 0.75)[kept], **scale)
+    torch.testing.assert_close(gradient[kept], (upstream / 0.75)[kept], **scale)
+    assert not gradient[~kept].any()
+    if x.numel() > 1000:
+        positive = int((x > 0).sum())
+        assert int(kept.sum()) / positive == pytest.approx(0.75, abs=5 * math.sqrt(0.1875 / positive))
+
+
+@pytest.mark.parametrize("norm_order", ["post", "pre"])
+@pytest.mark.parametrize("variant", ["rela-g", "softmax"])
+def test_a_model_is_the_same_with_kernels_and_without(variant: str, norm_order: Any) -> None:
+    torch.manual_seed(0)
+    sizes = {"encoder_layers": 2, "decoder_layers": 2, "d_model": 32, "ffn_dim": 48, "num_heads": 2}
+    off = dict.fromkeys(("dropout", "embedding_dropout", "attention_dropout", "ffn_dropout"), 0.0)
+    model = Transformer(20, 20, attention=variant, norm_order=norm_order, **sizes, **off).to(DEVICE)  # type: ignore[arg-type]
+    source, target = torch.randint(4, 20, (2, 3, 7), device=DEVICE)
+    source[1, 4:] = 0
+
+    def results(processor: Processor) -> list[Tensor]:
+        with assume_processor(processor):
+            output = model(source, model.shift_right(target))
+            return [output, *torch.autograd.grad(output.square().mean(), list(model.parameters()))]
+
+    for found, wanted in zip(results("gpu"), results("none"), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
+
+
+def test_the_gradient_of_a_projection_is_not_copied_where_a_kernel_packs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = MultiHeadAttention(32, 2, variant="rela-g", dropout=0.0, cross_attention=False).to(DEVICE)
+    states = torch.randn(3, 6, 32, device=DEVICE)
+
+    def gradient() -> Tensor:
+        with assume_processor("gpu"):
+            return torch.autograd.grad(attention(states, CAUSAL_MASK)[0].square().sum(), attention.qkv_proj.weight)[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "stack", None)
+        packed = gradient()
+    attention.hook_z.register_forward_hook(lambda _module, _inputs, z: z)  # changes nothing
+    torch.testing.assert_close(gradient(), packed)
+    with assume_processor("none"):
+        torch.testing.assert_close(gradient(), packed, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("variant", ATTENTION_VARIANTS)

@@ -21,6 +21,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd import Function
 
+from nmt_rela.kernels.triton.dropout import draw_seed, dropout_scale, dropped_levels
+
 _WEIGHT_FUNCTIONS = {"relu": 0, "sparsemax": 1, "entmax15": 2}
 RELU, SPARSEMAX, ENTMAX15 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
@@ -31,13 +33,10 @@ NO_BIAS, PADDING_BIAS, FULL_BIAS = tl.constexpr(0), tl.constexpr(1), tl.constexp
 _TOLERANCE = tl.constexpr(16 * 2.0**-23)
 _MAX_STEPS = tl.constexpr(100)
 
-# Dropout compares 24 random bits with a number of levels.
-_LEVELS = tl.constexpr(1 << 24)
-
 _FLOAT32_TILE = {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}
 
 # A value of 1 or a multiple of 16 among these compiles no new kernel.
-_DO_NOT_SPECIALIZE = ["bias_batch", "bias_row", "heads", "queries", "keys", "blocks", "dropped"]
+_DO_NOT_SPECIALIZE = ["seed", "bias_batch", "bias_row", "heads", "queries", "keys", "blocks", "dropped"]
 
 
 def sparse_attention(
@@ -48,7 +47,7 @@ def sparse_attention(
     ``weight_fn`` is relu, sparsemax or entmax15. ``query`` is [batch, heads, queries, head_dim], ``key`` and ``value``
     [batch, heads, keys, head_dim], of one dtype (float32, bfloat16, float16), with a head_dim of 16, 32, 64 or 128.
     ``bias`` [batch or 1, 1, queries or 1, keys] is negative where a key is masked and 0 elsewhere. With ``causal``,
-    query i sees keys 0 … i. Dropout takes one seed from the generator of the device. Sums are in float32.
+    query i sees keys 0 … i. Dropout takes one seed from the CPU's generator. Sums are in float32.
     """
     with torch.cuda.device_of(query):
         output: Tensor = _SparseAttention.apply(weight_fn, query, key, value, bias, causal, dropout)
@@ -114,24 +113,9 @@ def _newton_step(threshold, mass, slope, WEIGHT_FN: tl.constexpr):
     return tl.where(mass > 1.0, threshold + step, threshold)
 
 
-@triton.jit
-def _dropout_scale(Seed, head_index, rows, columns, queries, dropped):
-    """1 / (1 − p) at kept weights, 0 at dropped ones: a function of the seed and of the position of the weight only.
-
-    One Philox number per row is mixed with the column by the hash "lowbias32" (Wellons 2018). A Philox number for each
-    weight would take longer than the matmuls.
-    """
-    row_bits = tl.randint(tl.load(Seed), head_index.to(tl.int64) * queries + rows).to(tl.uint32, bitcast=True)
-    bits = row_bits ^ columns.to(tl.uint32)
-    bits = (bits ^ (bits >> 16)) * 0x7FEB352D
-    bits = (bits ^ (bits >> 15)) * 0x846CA68B
-    bits = bits ^ (bits >> 16)
-    return tl.where((bits >> 8).to(tl.int32) >= dropped, _LEVELS / (_LEVELS - dropped), 0.0)
-
-
 @triton.jit(do_not_specialize=_DO_NOT_SPECIALIZE)
 def _forward_kernel(
-    Q, K, V, Output, RowMax, Threshold, Bias, Seed,
+    Q, K, V, Output, RowMax, Threshold, Bias, seed,
     q_batch, q_head, q_row, k_batch, k_head, k_row, bias_batch, bias_row,
     heads, queries, keys, blocks, scale, dropped,
     WEIGHT_FN: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, ONE_TILE: tl.constexpr,
@@ -146,6 +130,7 @@ def _forward_kernel(
         Bias += batch * bias_batch
     rows, columns = block * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     q = _load_rows(Q + batch * q_batch + head * q_head, rows, q_row, queries, HEAD_DIM)
+    row_index = head_index.to(tl.int64) * queries + rows
     end = tl.minimum(keys, (block + 1) * BLOCK_M) if CAUSAL else keys
 
     row_max = tl.zeros([BLOCK_M], tl.float32)
@@ -179,7 +164,6 @@ def _forward_kernel(
             threshold = _newton_step(threshold, mass, slope, WEIGHT_FN)
             excess = tl.max(mass, axis=0) - 1.0
             steps += 1
-        row_index = head_index.to(tl.int64) * queries + rows
         tl.store(RowMax + row_index, row_max, mask=rows < queries)
         tl.store(Threshold + row_index, threshold, mask=rows < queries)
 
@@ -193,17 +177,17 @@ def _forward_kernel(
         )  # fmt: skip
         weights = _weights(_roots(x, row_max[:, None], threshold[:, None], WEIGHT_FN), WEIGHT_FN)
         if DROPOUT:
-            weights *= _dropout_scale(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
+            weights *= dropout_scale(seed, row_index[:, None], start + columns[None, :], dropped)
         output = tl.dot(weights.to(v.dtype), v, output, input_precision="ieee")
     _store_rows(Output + (batch * queries * heads + head) * HEAD_DIM, rows, heads * HEAD_DIM, queries, output, HEAD_DIM)
 
 
 @triton.jit(do_not_specialize=_DO_NOT_SPECIALIZE)
 def _query_gradient_kernel(
-    Q, K, V, DO, RowMax, Threshold, Mean, QueryGradient, Bias, Seed,
+    Q, K, V, DO, RowMax, Threshold, Mean, QueryGradient, Bias, seed,
     q_batch, q_head, q_row, k_batch, k_head, k_row, bias_batch, bias_row,
     heads, queries, keys, blocks, scale, dropped,
-    WEIGHT_FN: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    WEIGHT_FN: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PARTS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """The gradient of one tile of queries, and each row's Σ c dw / Σ c, which the next kernel needs too."""
@@ -217,13 +201,13 @@ def _query_gradient_kernel(
     own = (batch * queries * heads + head) * HEAD_DIM
     q = _load_rows(Q + batch * q_batch + head * q_head, rows, q_row, queries, HEAD_DIM)
     grad_output = _load_rows(DO + own, rows, heads * HEAD_DIM, queries, HEAD_DIM)
+    row_index = head_index.to(tl.int64) * queries + rows
     end = tl.minimum(keys, (block + 1) * BLOCK_M) if CAUSAL else keys
 
     row_max = tl.zeros([BLOCK_M], tl.float32)
     threshold = tl.zeros([BLOCK_M], tl.float32)
     mean = tl.zeros([BLOCK_M], tl.float32)
     if WEIGHT_FN != RELU:
-        row_index = head_index.to(tl.int64) * queries + rows
         row_max = tl.load(RowMax + row_index, mask=rows < queries, other=0.0)
         threshold = tl.load(Threshold + row_index, mask=rows < queries, other=0.0)
         total = tl.zeros([BLOCK_M], tl.float32)
@@ -235,7 +219,7 @@ def _query_gradient_kernel(
                 Bias, bias_row, queries, keys, scale, WEIGHT_FN, CAUSAL, BIAS,
             )  # fmt: skip
             if DROPOUT:
-                gradient *= _dropout_scale(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
+                gradient *= dropout_scale(seed, row_index[:, None], start + columns[None, :], dropped)
             slopes = _dweights(_roots(x, row_max[:, None], threshold[:, None], WEIGHT_FN), WEIGHT_FN)
             mean += tl.sum(slopes * gradient, axis=1)
             total += tl.sum(slopes, axis=1)
@@ -251,19 +235,20 @@ def _query_gradient_kernel(
             Bias, bias_row, queries, keys, scale, WEIGHT_FN, CAUSAL, BIAS,
         )  # fmt: skip
         if DROPOUT:
-            gradient *= _dropout_scale(Seed, head_index, rows[:, None], start + columns[None, :], queries, dropped)
+            gradient *= dropout_scale(seed, row_index[:, None], start + columns[None, :], dropped)
         slopes = _dweights(_roots(x, row_max[:, None], threshold[:, None], WEIGHT_FN), WEIGHT_FN)
         gradient = slopes * (gradient - mean[:, None])
         query_gradient = tl.dot(gradient.to(k.dtype), k, query_gradient, input_precision="ieee")
-    _store_rows(QueryGradient + own, rows, heads * HEAD_DIM, queries, query_gradient * scale, HEAD_DIM)
+    own = (batch * queries * PARTS * heads + head) * HEAD_DIM
+    _store_rows(QueryGradient + own, rows, PARTS * heads * HEAD_DIM, queries, query_gradient * scale, HEAD_DIM)
 
 
 @triton.jit(do_not_specialize=_DO_NOT_SPECIALIZE)
 def _key_value_gradient_kernel(
-    Q, K, V, DO, RowMax, Threshold, Mean, KeyGradient, ValueGradient, Bias, Seed,
+    Q, K, V, DO, RowMax, Threshold, Mean, KeyGradient, ValueGradient, Bias, seed,
     q_batch, q_head, q_row, k_batch, k_head, k_row, bias_batch, bias_row,
     heads, queries, keys, blocks, scale, dropped,
-    WEIGHT_FN: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    WEIGHT_FN: tl.constexpr, CAUSAL: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PARTS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one tile of keys and values. Tiles are transposed: keys along rows, queries along columns."""
@@ -298,15 +283,15 @@ def _key_value_gradient_kernel(
         weights = _weights(roots, WEIGHT_FN)
         gradient = _dot(v, grad_output)
         if DROPOUT:
-            kept = _dropout_scale(Seed, head_index, rows[None, :], columns[:, None], queries, dropped)
+            kept = dropout_scale(seed, row_index + rows[None, :], columns[:, None], dropped)
             weights *= kept
             gradient *= kept
         value_gradient = tl.dot(weights.to(grad_output.dtype), grad_output, value_gradient, input_precision="ieee")
         gradient = _dweights(roots, WEIGHT_FN) * (gradient - mean[None, :])
         key_gradient = tl.dot(gradient.to(q.dtype), q, key_gradient, input_precision="ieee")
-    own = (batch * keys * heads + head) * HEAD_DIM
-    _store_rows(KeyGradient + own, columns, heads * HEAD_DIM, keys, key_gradient * scale, HEAD_DIM)
-    _store_rows(ValueGradient + own, columns, heads * HEAD_DIM, keys, value_gradient, HEAD_DIM)
+    own = (batch * keys * PARTS * heads + head) * HEAD_DIM
+    _store_rows(KeyGradient + own, columns, PARTS * heads * HEAD_DIM, keys, key_gradient * scale, HEAD_DIM)
+    _store_rows(ValueGradient + own, columns, PARTS * heads * HEAD_DIM, keys, value_gradient, HEAD_DIM)
 
 
 class _SparseAttention(Function):
@@ -325,7 +310,7 @@ class _SparseAttention(Function):
         if bias is not None:
             bias = bias if bias.stride(3) == 1 else bias.contiguous()
             bias_strides = (bias.stride(0) if bias.shape[0] > 1 else 0, bias.stride(2))
-        dropped = round(dropout * _LEVELS.value)
+        dropped = dropped_levels(dropout)
         numbers = (*query.stride()[:3], *key.stride()[:3], *bias_strides, heads, queries, keys)
         constants = {
             "scale": head_dim**-0.5,
@@ -336,7 +321,7 @@ class _SparseAttention(Function):
             "DROPOUT": dropped > 0,
             "HEAD_DIM": head_dim,
         }
-        seed = torch.randint(2**62, (1,), device=query.device) if dropped else None
+        seed = draw_seed() if dropped else 0
         output = query.new_empty(batch, queries, heads, head_dim)
         rows = None if is_relu else query.new_empty(2, batch, heads, queries, dtype=torch.float32)
         row_max, threshold = (None, None) if rows is None else rows.unbind()
@@ -344,32 +329,38 @@ class _SparseAttention(Function):
         blocks = triton.cdiv(queries, tiles["BLOCK_M"])
         _forward_kernel[(batch * heads * blocks,)](
             query, key, value, output, row_max, threshold, bias, seed, *numbers, blocks,
-            ONE_TILE=keys <= tiles["BLOCK_N"], **constants, **tiles,
+            ONE_TILE=not is_relu and keys <= tiles["BLOCK_N"], **constants, **tiles,
         )  # fmt: skip
-        ctx.save_for_backward(query, key, value, rows, bias, seed)
-        ctx.numbers, ctx.constants = numbers, constants
+        ctx.save_for_backward(query, key, value, rows, bias)
+        ctx.numbers, ctx.constants, ctx.seed = numbers, constants, seed
         return output
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, rows, bias, seed = ctx.saved_tensors
+        query, key, value, rows, bias = ctx.saved_tensors
         (batch, heads, queries, head_dim), keys = query.shape, key.shape[2]
         grad_output = grad_output.contiguous()
         row_max, threshold = (None, None) if rows is None else rows.unbind()
         mean = None if rows is None else torch.empty_like(rows[0])
         inputs = (query, key, value, grad_output, row_max, threshold, mean)
-        query_gradient = torch.empty_like(grad_output)
-        key_gradient, value_gradient = query.new_empty(2, batch, keys, heads, head_dim).unbind()
+        # Gradients of parts of one projection lie as the parts did, so that its gradient is one tensor without copies.
+        is_self_attention = query.stride() == key.stride() and query.stride(2) == 3 * heads * head_dim
+        parts = 3 if is_self_attention and queries == keys else 2
+        packed = query.new_empty(batch, keys, parts, heads, head_dim).unbind(2)
+        query_parts = parts if parts == 3 else 1
+        query_gradient = packed[0] if parts == 3 else torch.empty_like(grad_output)
+        key_gradient, value_gradient = packed[-2:]
         tiles = _row_tiles(query, keys, whole_rows=False)
         blocks = triton.cdiv(queries, tiles["BLOCK_M"])
         _query_gradient_kernel[(batch * heads * blocks,)](
-            *inputs, query_gradient, bias, seed, *ctx.numbers, blocks, **ctx.constants, **tiles
+            *inputs, query_gradient, bias, ctx.seed, *ctx.numbers, blocks, PARTS=query_parts, **ctx.constants, **tiles
         )
         tiles = _column_tiles(query)
         blocks = triton.cdiv(keys, tiles["BLOCK_N"])
         _key_value_gradient_kernel[(batch * heads * blocks,)](
-            *inputs, key_gradient, value_gradient, bias, seed, *ctx.numbers, blocks, **ctx.constants, **tiles
-        )
+            *inputs, key_gradient, value_gradient, bias, ctx.seed, *ctx.numbers, blocks,
+            PARTS=parts, **ctx.constants, **tiles,
+        )  # fmt: skip
         gradients = (x.transpose(1, 2) for x in (query_gradient, key_gradient, value_gradient))
         return None, *gradients, None, None, None
 
