@@ -221,12 +221,13 @@ def plan(device: str, scratch: Path, *, tiny: bool, multi30k: bool) -> list[list
     decode += ["--length", "4", "--single", "1", "--attention", "rela-g"] if tiny else ["--length", "28"]
     decode += [] if tiny else ["--single", "10", "--precision", "bf16"]
     decode += ["--beams", "4", "--rounds", "2", "--batch-tokens", "16000", "128000", *on_device]
-    tests_of_kernels = ["tests/unit/test_kernels.py", *(["-k", "rows_sum_to_one"] if tiny else [])]
+    kernel_tests = sorted(f"tests/unit/{path.name}" for path in REPOSITORY.glob("tests/unit/test_*kernel*.py"))
+    kernel_tests += ["-k", "rows_sum_to_one"] if tiny else []
     return [
         [Stage("device", [f"{benchmarks}/bench_device.py", *on_device, *(["--small"] if tiny else [])], 60)],
         [
             Stage("kernels against reference", kernels, 120),
-            test("tests of kernels", 200, *tests_of_kernels),
+            test("tests of kernels", 200, *kernel_tests),
             test("tests of a GPU", 200, "tests/gpu"),
             *(train("demo", variant, 200) for variant in variants),
             *(

@@ -20,10 +20,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 from unittest import mock
 
+import bench_attention
+import bench_decode
+import bench_device
+import bench_train
+import memory_bandwidth
 import pytest
 import torch
+from decode_subjects import random_subject
 from triton.runtime.jit import JITFunction
 
 from nmt_rela.attention.self_check import check_attention
@@ -222,7 +229,42 @@ def train_without_triton(folder: Path) -> None:
         availability._disabled.clear()
 
 
+def measure(folder: Path) -> None:
+    """The benchmarks of a GPU; only their clock is not that of a device."""
+
+    def no_time(function: Any, *_: Any, **__: Any) -> float:
+        function()
+        return 1e-3
+
+    training = "--config configs/base.yaml --random-pairs 200 --updates 1 --rounds 2 --others training.device=cuda "
+    training += "data.task=demo data.source_language=en data.target_language=de run_dir=unused "
+    training += "data.vocabulary_size=50 training.update_tokens=256 model.encoder_layers=1 model.decoder_layers=1"
+    attention = "--device cuda --lengths 1024 --rounds 1"
+    decoding = "--device cuda --layers 1 --length 4 --sentences 4 --vocabulary 100"
+    runs = [(bench_device, "--device cuda"), (bench_attention, attention), (bench_train, training)]
+    runs += [(bench_attention, f"{attention} --causal --dropout 0.1")]
+    modules = [module for module, _ in runs]
+    clocks = [(module, "seconds_of", no_time) for module in (*modules, memory_bandwidth)]
+    memory = [(torch.cuda, name, lambda *_: 0) for name in ("synchronize", "reset_peak_memory_stats")]
+    memory += [(torch.cuda, name, lambda *_: 0) for name in ("memory_allocated", "max_memory_allocated")]
+    with fake_cuda() as device, ExitStack() as stack:
+        device.may_be_read = True
+        for patched in (*clocks, *memory):
+            stack.enter_context(mock.patch.object(*patched))
+        properties = SimpleNamespace(uuid="0", total_memory=80 << 30, major=9, minor=0)
+        stack.enter_context(mock.patch.object(torch.cuda, "get_device_properties", return_value=properties))
+        # Without numbers no kernel agrees with the reference.
+        stack.enter_context(mock.patch("nmt_rela.generation.device.check_kernels"))
+        for module, words in runs:
+            with mock.patch.object(sys, "argv", ["benchmark", *words.split()]):
+                assert module.main() == 0
+        with mock.patch.object(sys, "argv", ["benchmark", *decoding.split()]):
+            subject = random_subject("rela-g", "bf16", bench_decode.parse_options())
+        assert subject(range(4), 2, 200).bytes_read > 0
+
+
 PARTS = {
+    "measure": measure,
     "train_without_triton": train_without_triton,
     "train": train,
     "generate": generate,

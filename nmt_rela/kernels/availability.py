@@ -69,6 +69,7 @@ def disable_backend(backend: GPUBackend, device: torch.device, reason: str) -> N
     """Never use a backend on a GPU from now on, and warn. Raises ConfigError if the environment requires it."""
     if kernel_mode() == "require":
         raise ConfigError(f"{VARIABLE}: found 'require', but {backend} cannot be used on {device}: {reason}")
+    device = _with_index(device)
     if (backend, device) not in _disabled:
         LOG.warning("%s: the reference computes what %s would, only slower: %s", device, backend, reason)
     _disabled[backend, device] = reason
@@ -76,7 +77,12 @@ def disable_backend(backend: GPUBackend, device: torch.device, reason: str) -> N
 
 def disabled_reason(backend: GPUBackend, device: torch.device) -> str | None:
     """Why a backend is not used on a GPU; None if it is."""
-    return _disabled.get((backend, device))
+    return _disabled.get((backend, _with_index(device)))
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """The device as tensors on it name it."""
+    return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device
 
 
 def gpu_backend_states(device: torch.device) -> dict[str, str]:

@@ -81,10 +81,10 @@ def make_trainer(config: Config, data: PreparedData, attention: str, folder: Pat
 
 
 def our_subject(trainer: Trainer) -> Subject:
-    """The trainer's own updates."""
+    """The trainer's own updates, of the first epoch."""
+    plan = trainer.plan()
 
     def train(updates: list[list[Batch]], first: int) -> None:
-        plan = trainer.plan()
         trainer.state.next_update_in_epoch = first
         for batches in updates:
             trainer.train_step(batches, plan)
@@ -257,7 +257,7 @@ def main() -> int:
         random_pairs=options.random_pairs,
     )  # fmt: skip
     print(f"{describe(document)}, {document['precision']}; matmul rate {document['matmul_gflops']:.0f} GFLOP/s")
-    widths = (20, 10, 9, 9, 7, 16)
+    widths = (22, 11, 11, 11, 7, 16)
     print_row(["attention", "tokens/s", "lowest", "highest", "ratio", "of matmul rate"], widths)
     for row in document["rows"]:
         speeds = [f"{row[name]:,.0f}" for name in ("tokens_per_second", "lowest", "highest")]

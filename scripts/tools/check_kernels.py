@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare the GPU kernels of every attention variant and of the loss with the reference in float64.
+"""Compare the GPU kernels of every attention variant, of the loss and of the search with the reference.
 
 Every line is one variant in one dtype: three sites, norm, gradients, rate of dropout. The exit status is 1 if a kernel
 misses the reference. Training and translation do the same for the kernels that they will use. On a CPU
@@ -23,6 +23,7 @@ from nmt_rela.attention.self_check import check_attention
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.commands import cli
 from nmt_rela.generation.device import resolve_device
+from nmt_rela.generation.kernel_check import check_candidates
 from nmt_rela.kernels.availability import assume_processor
 from nmt_rela.training.kernel_check import check_loss
 
@@ -47,8 +48,9 @@ def main() -> int:
                 )
                 found[f"{variant}, {name}"] = "; ".join(problems.values()) or None
             found[f"loss, {name}"] = check_loss(dtype, device)
-            for what, problem in list(found.items())[-len(options.attention) - 1 :]:
-                print(f"{what:<24}{problem or 'agrees'}", flush=True)
+            found[f"candidates of a search, {name}"] = check_candidates(dtype, device)
+    for what, problem in found.items():
+        print(f"{what:<34}{problem or 'agrees'}")
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 1 if any(found.values()) else 0

@@ -20,7 +20,10 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("part", ["train", "generate", "detect_faults", "train_without_triton"])
+@pytest.mark.parametrize(
+    "part",
+    ["train", "generate", "detect_faults", "train_without_triton", pytest.param("measure", marks=pytest.mark.slow)],
+)
 def test_nothing_lies_on_the_wrong_device_and_no_step_waits(part: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "scripts/benchmarks"), *sys.path])

@@ -110,6 +110,13 @@ def test_a_backend_at_fault_leaves_the_other_in_use(monkeypatch: pytest.MonkeyPa
     assert disabled_reason("triton", DEVICE) is None
 
 
+def test_a_verdict_on_the_default_gpu_holds_for_the_tensors_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    disable_backend("sdpa", torch.device("cuda"), "it is wrong")
+    devices = [torch.device("cuda"), torch.device("cuda", 1), torch.device("cuda", 0)]
+    assert [disabled_reason("sdpa", device) for device in devices] == ["it is wrong", "it is wrong", None]
+
+
 def test_the_environment_can_require_the_kernels_or_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NMT_RELA_KERNELS", "require")
     with pytest.raises(ConfigError, match=r"found 'require', but triton cannot be used on .*: it is slow"):
