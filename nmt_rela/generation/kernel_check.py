@@ -8,6 +8,7 @@ from nmt_rela.attention.self_check import disable_untrusted
 from nmt_rela.generation.beam_search import next_candidates
 from nmt_rela.generation.decoding_step import NextTokenLogProbs, SearchConstraints
 from nmt_rela.kernels.availability import assume_processor, disable_backend, disabled_reason, triton_problem
+from nmt_rela.models.kernel_check import check_layers
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import first_line
 
@@ -21,7 +22,7 @@ def check_kernels(model: Transformer, dtype: torch.dtype, device: torch.device) 
     head_dim = next(iter(attentions)).head_dim
     disable_untrusted({each.variant for each in attentions}, head_dim=head_dim, dtype=dtype, device=device)
     if device.type == "cuda" and disabled_reason("triton", device) is None:
-        problem = triton_problem(device) or check_candidates(dtype, device)
+        problem = triton_problem(device) or check_layers(dtype, device) or check_candidates(dtype, device)
         if problem is not None:
             disable_backend("triton", device, problem)
 

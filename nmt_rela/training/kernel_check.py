@@ -10,6 +10,7 @@ from nmt_rela.attention.self_check import check_attention, compare
 from nmt_rela.config.schema import ModelConfig
 from nmt_rela.generation.kernel_check import check_candidates
 from nmt_rela.kernels.availability import GPUBackend, disable_backend
+from nmt_rela.models.kernel_check import check_layers
 from nmt_rela.training.cross_entropy import fused_linear_cross_entropy
 from nmt_rela.training.distributed import DistributedContext
 from nmt_rela.utils.errors import first_line
@@ -34,7 +35,7 @@ def check_kernels(model: ModelConfig, dtype: torch.dtype, context: DistributedCo
                 backward=True,
             )
         )
-        for check in (check_loss, check_candidates):  # training and validation
+        for check in (check_layers, check_loss, check_candidates):  # training and validation
             if "triton" not in found and (problem := check(dtype, context.device)):
                 found["triton"] = problem
     problems: dict[GPUBackend, str] = {}

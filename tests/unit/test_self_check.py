@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from nmt_rela.attention.self_check import check_attention
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.kernels import availability
 from nmt_rela.kernels.availability import assume_processor, disable_backend, disabled_reason, triton_problem
+from nmt_rela.models.kernel_check import check_layers
 from nmt_rela.training.kernel_check import check_loss
 from nmt_rela.utils.errors import ConfigError
 from tests.triton_interpreter import repair_bfloat16
@@ -54,6 +56,30 @@ def test_right_kernels_pass(variant: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_right_loss_passes(dtype: torch.dtype) -> None:
     assert check_loss(dtype, DEVICE) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_right_layers_pass(dtype: torch.dtype) -> None:
+    assert check_layers(dtype, DEVICE) is None
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "message"),
+    [
+        ("dropout_add_norm", "dropout_add_norm_triton", "layer norm in torch.float32: the output errs by 1.0e-02"),
+        ("relu_dropout", "relu_dropout_triton", "feed-forward in torch.float32: the output errs by 1.0e-02"),
+    ],
+)
+def test_a_fault_in_a_layer_is_found(module: str, function: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = importlib.import_module(f"nmt_rela.kernels.triton.{module}")
+    right = getattr(owner, function)
+
+    def wrong(*given: Any, **options: Any) -> Any:
+        result = right(*given, **options)
+        return 1.01 * result if isinstance(result, Tensor) else tuple(1.01 * each for each in result)
+
+    monkeypatch.setattr(owner, function, wrong)
+    assert str(check_layers(torch.float32, DEVICE)).startswith(message)
 
 
 def with_fault(backend: Any, fault: str) -> Any:
