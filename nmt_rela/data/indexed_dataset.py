@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from nmt_rela.data.tokenizer import EOS, PAD
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.files import atomic_directory
+from nmt_rela.utils.files import atomic_directory, sha256_of
 
 FORMAT, VERSION = "nmt_rela binary corpus", 1
 _SIDES = ("source", "target")
@@ -85,7 +85,7 @@ def _memory_map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
 class ParallelDataset:
     """Sentence pairs, memory-mapped: opening is fast, and only what is read occupies memory.
 
-    Opening checks the header and the sizes of the files, not their content.
+    Opening checks the header and the sizes of the files; ``verify`` reads them.
 
     Raises:
         DataError: a file is missing or has another size, or the version is another one.
@@ -114,6 +114,16 @@ class ParallelDataset:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    def verify(self) -> None:
+        """Read every file and compare its SHA-256 with the header's. Raises DataError, which names a damaged file."""
+        for name, entry in self._header["files"].items():
+            path = self.directory / name
+            if sha256_of(path) != entry["sha256"]:
+                raise DataError(
+                    f"{path}: damaged: its SHA-256 differs from the header's; remove {self.directory} and run "
+                    "nmt-prepare again"
+                )
 
     @property
     def source_lengths(self) -> NDArray[np.int32]:

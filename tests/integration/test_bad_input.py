@@ -56,6 +56,26 @@ def test_invalid_training_input_is_one_line(
     assert not (experiment.parent / "run").exists()
 
 
+@pytest.mark.parametrize("part", ["train", "dev"])
+def test_a_flipped_bit_in_prepared_data_is_found_before_it_is_trained_on(
+    experiment: Path, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare.main(["--config", str(experiment), "--quiet"]) == 0
+    (tokens,) = (experiment.parent / "prepared").glob(f"**/{part}-*/corpus/target.tokens")
+    content = bytearray(tokens.read_bytes())
+    content[len(content) // 2] ^= 1
+    tokens.write_bytes(content)
+    capsys.readouterr()
+    assert train.main(["--config", str(experiment), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert f"{tokens}: damaged: its SHA-256" in error
+    assert error.count("\n") == 1
+    assert not (experiment.parent / "run").exists()
+    shutil.rmtree(tokens.parent)  # as the message says
+    assert prepare.main(["--config", str(experiment), "--quiet"]) == 0
+    assert tokens.exists()
+
+
 def test_invalid_utf8_in_a_development_set_is_named_by_line(
     experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
