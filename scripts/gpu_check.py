@@ -199,7 +199,7 @@ def plan(device: str, scratch: Path, *, tiny: bool, multi30k: bool) -> list[list
         return Stage(f"{task} {variant}", [f"{benchmarks}/train_and_score.py", "--config", config, *run], limit)
 
     def test(name: str, limit: float, *arguments: str) -> Stage:
-        common = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0" if tiny else "4", "--durations=5"]
+        common = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0" if tiny else "6", "--durations=5"]
         return Stage(name, [*common, *arguments], limit, writes_json=False)
 
     def speed(name: str, limit: float, options: list[str], *settings: str) -> Stage:
@@ -227,9 +227,9 @@ def plan(device: str, scratch: Path, *, tiny: bool, multi30k: bool) -> list[list
         [Stage("device", [f"{benchmarks}/bench_device.py", *on_device, *(["--small"] if tiny else [])], 60)],
         [
             Stage("kernels against reference", kernels, 120),
-            test("tests of kernels", 200, *kernel_tests),
-            test("tests of a GPU", 200, "tests/gpu"),
-            *(train("demo", variant, 200) for variant in variants),
+            test("tests of kernels", 240, *kernel_tests),
+            test("tests of a GPU", 240, "tests/gpu"),
+            *(train("demo", variant, 240) for variant in variants),
             *(
                 train("multi30k", variant, 260, "training.max_updates=2800", "training.validate_every=700")
                 for variant in variants

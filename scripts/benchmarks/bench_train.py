@@ -181,9 +181,13 @@ def measure(
         subjects = {variant: our_subject(trainer) for variant, trainer in trainers.items()}
         subjects |= {other: other_subject(other, config, first_trainer) for other in others}
         flops = {}
-        for subject_name, subject in subjects.items():  # also the warm-up
-            if device.type == "cuda":
-                subject(batches, 0)
+        for subject_name, subject in list(subjects.items()):  # also the warm-up
+            try:
+                subject(batches if device.type == "cuda" else [], 0)
+            except torch.OutOfMemoryError:  # ours raises another error
+                print(f"{subject_name}: the memory of the GPU does not suffice: left out", file=sys.stderr)
+                del subjects[subject_name]
+                continue
             with FlopCounterMode(display=False) as counter:
                 subject(batches[:1], 0)
             flops[subject_name] = counter.get_total_flops() / sum(batch.target_tokens for batch in batches[0])
