@@ -55,6 +55,8 @@ def run(
     restart = restart and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) == 0
     if int(os.environ.get("RANK", 0)) > 0:
         logging.getLogger("nmt_rela").setLevel(logging.ERROR)
+    # Micro-batches of ever other shapes would fragment the memory of a GPU. It must be set before the first of them.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     disable_malloc_trimming()
     limit_onednn_cache(1)
     lock = RunLock()
