@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import logging
 import os
@@ -22,11 +21,9 @@ from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import Experiment, write_config
 from nmt_rela.reproduction.steps import Step, is_prepared, is_trained, read_records, write_record
 from nmt_rela.utils.errors import EXIT_DONE, EXIT_TERMINATED, DataError
+from nmt_rela.utils.processes import terminate_with_parent
 
 LOG = logging.getLogger(__name__)
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run_steps(experiment: Experiment, steps: Sequence[Step]) -> int:
@@ -119,7 +116,7 @@ def _execute(command: Sequence[str], lock: int) -> int:
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         # The command inherits the lock: if this process is killed, no other one starts before the command has ended.
-        child = subprocess.Popen(program, pass_fds=(lock,), preexec_fn=_terminate_with_parent)
+        child = subprocess.Popen(program, pass_fds=(lock,), preexec_fn=terminate_with_parent)
         if stopped:  # the signal came before the command
             child.terminate()
         status = child.wait()
@@ -127,12 +124,6 @@ def _execute(command: Sequence[str], lock: int) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return stopped or (EXIT_TERMINATED if status < 0 else status)
-
-
-def _terminate_with_parent() -> None:
-    """Make the kernel send SIGTERM to this process, so that it saves, when its parent is killed. Linux only."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager

@@ -172,7 +172,7 @@ class DistributedContext:
         except RuntimeError as error:
             if self.world_size > 1 and _is_communication_error(error):
                 # gloo: "[file:line] Read error [address]: Connection reset by peer. Advice", then lines of a trace
-                reason = str(error).partition("\n")[0].partition(". ")[0].rpartition(": ")[2]
+                reason = str(error).partition("\n")[0].partition(". ")[0].rpartition(": ")[2].rpartition("] ")[2]
                 raise PeerLostError(
                     f"rank {self.rank} of {self.world_size} lost contact to another rank ({reason}); "
                     "the same command continues the run"

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
@@ -34,8 +35,11 @@ from nmt_rela.utils.errors import (
     first_line,
 )
 from nmt_rela.utils.memory import disable_malloc_trimming
+from nmt_rela.utils.processes import terminate_with_parent
 
 LOG = logging.getLogger(__name__)
+
+_SAME_REQUEST = 5.0
 
 
 def run(
@@ -51,6 +55,8 @@ def run(
     """
     if "RANK" not in os.environ and (num_gpus := visible_gpus(config)) > 1:
         return _launch_ranks(num_gpus, arguments)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        terminate_with_parent()  # without their launcher, ranks would train on, and keep the run locked
     # Ranks that torchrun has restarted continue the run.
     restart = restart and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) == 0
     if int(os.environ.get("RANK", 0)) > 0:
@@ -97,17 +103,24 @@ def run(
 
 
 class GracefulStop:
-    """Signal handler: SIGTERM, SIGINT and SIGUSR1 request a stop after the current update; a second one interrupts."""
+    """Signal handler: SIGTERM, SIGINT and SIGUSR1 request a stop after the current update; a second one interrupts.
+
+    A second one within `_SAME_REQUEST` seconds is the first again, unless it is Ctrl-C: Slurm sends a signal to every
+    process of a job, and launchers pass on what they get.
+    """
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._time = 0.0
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
-            raise KeyboardInterrupt
-        self._signal = number
+            if number == signal.SIGINT or time.monotonic() - self._time > _SAME_REQUEST:
+                raise KeyboardInterrupt
+            return
+        self._signal, self._time = number, time.monotonic()
         LOG.warning("%s: saving and stopping after this update (a second one: at once)", signal.Signals(number).name)
 
     def is_requested(self) -> bool:

@@ -158,6 +158,7 @@ def test_a_signal_to_one_rank_stops_all_and_stopping_changes_no_bit(tmp_path: Pa
         def after_step(*_: Any) -> None:
             if next(steps, None) == step and rank == 1:
                 signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)  # as Slurm and a launcher do
 
         register_optimizer_step_post_hook(after_step)
 
@@ -291,6 +292,25 @@ def test_nmt_train_on_two_devices_passes_signals_on(tmp_path: Path, number: sign
     assert process.returncode == (130 if number == signal.SIGINT else 143)
     assert "stopped at update" in rest
     assert list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent was killed")
+def test_the_ranks_of_a_killed_launcher_save_and_stop(tmp_path: Path) -> None:
+    config = write_digits(tmp_path, reverse=True, pairs=200)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_TWO, *settings(config, "run", *ENDLESS)], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "update" in line and "loss" in line:
+            break
+    process.kill()
+    assert "stopped at update" in process.communicate(timeout=60)[1]  # the ranks, too, have closed stderr
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")
+    lock = RunLock()
+    lock.acquire(tmp_path / "run" / ".lock")
+    lock.release()
 
 
 @pytest.mark.slow

@@ -1,0 +1,16 @@
+"""The bond between a process and the one that started it."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def terminate_with_parent() -> None:
+    """Make the kernel send SIGTERM to this process, so that it saves, when its parent is killed. Linux only."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
