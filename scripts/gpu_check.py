@@ -76,15 +76,11 @@ class Process:
 class Report:
     """The report of all stages, on disk after every change."""
 
-    def __init__(self, folder: Path, stages: Sequence[Stage], left_out: dict[str, str]) -> None:
+    def __init__(self, folder: Path, stages: Sequence[Stage], head: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.file, self._log, self._start = folder / "gpu_check.json", folder / "gpu_check.log", time.monotonic()
         self.entries = {stage.name: {"status": "not run", "limit": stage.limit} for stage in stages}
-        self._head = {
-            "date": time.strftime("%Y-%m-%d"),
-            "command": shlex.join(["python3", *sys.argv]),
-            "left_out": left_out,
-        }
+        self._head = {"date": time.strftime("%Y-%m-%d"), **head}
         self._log.write_text("", encoding="utf-8")
         self._write()
 
@@ -273,7 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         groups = plan(options.device, Path(scratch), tiny=options.tiny, multi30k=has_multi30k)
         groups = [list(_chosen(group, options.only)) for group in groups]
-        report = Report(options.output, [stage for group in groups for stage in group], left_out)
+        head = {"device": options.device, "tiny": options.tiny, "only": options.only, "left_out": left_out}
+        report = Report(options.output, [stage for group in groups for stage in group], head)
         run_stages(groups, report, deadline=deadline)
     print(f"written: {report.file}")
     return 0 if report.passed() else 1

@@ -81,6 +81,10 @@ def _states(report: Mapping[str, Any], stages: Mapping[str, Entry]) -> Iterator[
     missed += [f"{name} (left out: {reason})" for name, reason in report["left_out"].items()]
     passed = sum(entry["status"] == "passed" for entry in stages.values())
     yield f"{passed} of {len(stages)} stages passed." + (f" The others: {'; '.join(missed)}." if missed else "")
+    device = (stages.get("device") or {}).get("result") or {}
+    for backend, state in device.get("kernels", {}).items():
+        if state != "used":
+            yield f"The reference computes what {backend} would: {state}."
 
 
 def _ceilings(device: Mapping[str, Any] | None) -> Iterator[str]:

@@ -95,6 +95,13 @@ def test_stages_that_have_not_passed_are_named() -> None:
     assert "### Ceilings" not in section
 
 
+def test_a_kernel_that_was_not_used_is_named() -> None:
+    kernels = {"sdpa": "used", "triton": "Triton is not installed"}
+    section = render(report(device={**DEVICE, "kernels": kernels}))
+    assert "The reference computes what triton would: Triton is not installed." in section
+    assert "what sdpa would" not in section
+
+
 def test_only_the_section_between_the_markers_changes() -> None:
     page = f"before\n{BEGIN}\n\nold\n\n{END}\nafter\n"
     new = replace_section(page, "new\n")
