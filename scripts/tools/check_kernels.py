@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare the GPU kernels of every attention variant, of the loss and of the search with the reference.
+"""Compare the GPU kernels of every attention variant, the layers, the loss and the search with the reference.
 
 Every line is one variant in one dtype: three sites, norm, gradients, rate of dropout. The exit status is 1 if a kernel
 misses the reference. Training and translation do the same for the kernels that they will use. On a CPU
@@ -25,6 +25,7 @@ from nmt_rela.commands import cli
 from nmt_rela.generation.device import resolve_device
 from nmt_rela.generation.kernel_check import check_candidates
 from nmt_rela.kernels.availability import assume_processor
+from nmt_rela.models.kernel_check import check_layers
 from nmt_rela.training.kernel_check import check_loss
 
 
@@ -47,6 +48,7 @@ def main() -> int:
                     frozenset({variant}), head_dim=options.head_dim, dtype=dtype, device=device, backward=True
                 )
                 found[f"{variant}, {name}"] = "; ".join(problems.values()) or None
+            found[f"layers, {name}"] = check_layers(dtype, device)
             found[f"loss, {name}"] = check_loss(dtype, device)
             found[f"candidates of a search, {name}"] = check_candidates(dtype, device)
     for what, problem in found.items():
