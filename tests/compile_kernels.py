@@ -1,7 +1,8 @@
 """Compile every kernel for a GPU that need not be there, as its launches ask, and print what the compiler made of it.
 
-Run as a script, without TRITON_INTERPRET: ``python compile_kernels.py 90`` for compute capability 9.0. One line a
-kernel: name, tile, registers, bytes of stack (numbers that did not fit the registers), bytes of shared memory.
+Run as a script, without TRITON_INTERPRET: ``python compile_kernels.py 90`` for compute capability 9.0. It prints the
+version of Triton, then one line per kernel: name, tile, registers, bytes of stack (numbers that did not fit the
+registers), bytes of shared memory.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class NoDevice:
 
 
 def main() -> None:
+    print(triton.__version__, flush=True)
     driver.set_active(NoDevice(int(sys.argv[1])))
     run = JITFunction.run
 
