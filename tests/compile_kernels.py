@@ -21,7 +21,9 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from nmt_rela.kernels.triton.cross_entropy import cross_entropy_forward_backward
+from nmt_rela.kernels.triton.dropout_add_norm import dropout_add_norm_triton
 from nmt_rela.kernels.triton.gated_rms_norm import gated_rms_norm_triton
+from nmt_rela.kernels.triton.relu_dropout import relu_dropout_triton
 from nmt_rela.kernels.triton.sparse_attention import sparse_attention
 from nmt_rela.kernels.triton.topk import fused_candidates
 
@@ -68,6 +70,16 @@ def main() -> None:
     heads = torch.randn(4, 512, dtype=torch.bfloat16, requires_grad=True)
     gate = torch.ones(512, requires_grad=True)
     gated_rms_norm_triton(heads, gate, epsilon=1e-8).sum().backward()
+    weight, bias = (torch.ones(512, requires_grad=True) for _ in range(2))
+    sums = torch.randn(4, 512, requires_grad=True)
+    for x, update, dropout in (
+        (sums, heads, 0.1),
+        (sums, None, 0.0),
+        (heads, heads, 0.0),
+    ):  # training, pre-norm, inference
+        outputs = dropout_add_norm_triton(x, update, weight, bias, epsilon=1e-5, dropout=dropout, dtype=torch.bfloat16)
+        torch.autograd.backward([output.sum() for output in outputs])
+    relu_dropout_triton(torch.randn(4, 2048, dtype=torch.bfloat16, requires_grad=True), dropout=0.1).sum().backward()
     cross_entropy_forward_backward(
         torch.randn(4, 32_000).bfloat16(), torch.arange(4), smoothing=0.1, with_gradient=True
     )

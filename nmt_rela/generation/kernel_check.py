@@ -37,11 +37,8 @@ def check_candidates(dtype: torch.dtype, device: torch.device) -> str | None:
     def candidates() -> list[torch.Tensor]:
         log_probs = NextTokenLogProbs(constraints)
         totals, beams, tokens, of_tokens = next_candidates(scores, logits.clone(), log_probs, 0, sentences, 8)
-        return [
-            totals,
-            of_tokens,
-            logits[sentences[:, None], beams, tokens].float(),
-        ]  # tokens of equal logits are equal
+        # Which of several tokens with equal logits is found does not matter.
+        return [totals, of_tokens, logits[sentences[:, None], beams, tokens].float()]
 
     try:
         found = candidates()

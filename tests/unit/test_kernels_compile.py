@@ -27,10 +27,10 @@ def assert_compiles(capability: int, shared_kib: int, folder: Path, version: str
     assert done.returncode == 0, done.stderr
     (found, *lines) = done.stdout.splitlines()
     assert found == version
-    assert len(lines) >= 6 * 3 + 9
+    assert len(lines) >= 6 * 3 + 17
     for name, tile, _registers, stack, shared in map(str.split, lines):
         assert int(shared) <= shared_kib * 1024, (name, tile)
-        assert int(stack) <= 192, (name, tile)  # a handful of registers a thread spilled
+        assert int(stack) <= 256, (name, tile)  # a handful of registers a thread spilled
 
 
 @pytest.mark.parametrize(("capability", "shared_kib"), [(80, 99), (90, 99), (100, 227)])  # 99: an A10 or L4 has no more
