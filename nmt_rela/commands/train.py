@@ -37,14 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from nmt_rela.training import launch
 
         with name_file_of_setting(options.config, options.overrides):
-            return launch.run(
+            code = launch.run(
                 config,
                 lambda: prepare(config.data),
                 restart=options.restart,
                 arguments=list(sys.argv[1:] if arguments is None else arguments),
             )
     except BaseException as error:
-        return cli.report("nmt-train", error)
+        code = cli.report("nmt-train", error)
+    if "RANK" in os.environ:
+        # At once: in a regular exit, threads of gloo whose peers are gone may abort the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 @contextmanager
