@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         with _first_rank_reports():
             options = cli.parse(parser, arguments)
+            if int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1:
+                _check_launcher(restart=options.restart)
             config = cli.read_config(options)
 
         from nmt_rela.preparation.pipeline import prepare
@@ -51,6 +53,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _check_launcher(*, restart: bool) -> None:
+    """Refuse options with which the ranks of several machines would hang, or lose the run, when torchrun restarts them.
+
+    They are refused before the ranks join: torchrun repeats the attempt.
+    """
+    if restart:
+        raise UserError(
+            "--restart: not accepted on several machines, where a node that comes back would start over again; "
+            "move the run aside, or choose another run_dir=…"
+        )
+    is_store_kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if is_store_kept and os.environ.get("TORCHELASTIC_MAX_RESTARTS") != "0":
+        raise UserError(
+            "torchrun: found --max-restarts on several machines, with a store that keeps addresses of dead ranks; "
+            "accepted: --rdzv-backend=c10d and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment"
+        )
 
 
 @contextmanager

@@ -154,11 +154,6 @@ class DistributedContext:
         """Raise an error that every rank has detected: the main rank raises it, the others RemoteRankError."""
         raise error if self.is_main_process else RemoteRankError(is_user_error=isinstance(error, UserError))
 
-    def shutdown(self) -> None:
-        """Leave the process group at the end of the run."""
-        if self.world_size > 1:
-            dist.destroy_process_group()
-
     def _maximum(self, tensor: Tensor) -> Tensor:
         with self.communication_errors():
             dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.control_group)
@@ -227,6 +222,12 @@ def init_distributed(device: Literal["auto", "cpu", "cuda"]) -> DistributedConte
             ConfigError(f"training.device: {len(gpus)} ranks on {len(set(gpus))} GPUs; accepted: one rank per GPU")
         )
     return context
+
+
+def leave_process_groups() -> None:
+    """Leave them after a run, or after an error that all ranks know: open groups may abort the exit of a process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _restart_safe_store() -> dict[str, Any]:

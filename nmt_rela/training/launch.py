@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from nmt_rela.export.model_card import write_model_card
 from nmt_rela.generation.device import resolve_batch_tokens
 from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
 from nmt_rela.training.device_settings import resolve_precision
-from nmt_rela.training.distributed import PeerLostError, RemoteRankError, init_distributed
+from nmt_rela.training.distributed import PeerLostError, RemoteRankError, init_distributed, leave_process_groups
 from nmt_rela.training.kernel_check import check_kernels
 from nmt_rela.training.run_setup import check_run_directory, prepare_run_directory
 from nmt_rela.training.trainer import Trainer
@@ -32,6 +33,7 @@ from nmt_rela.utils.errors import (
     EXIT_TERMINATED,
     EXIT_USER_ERROR,
     ConfigError,
+    UserError,
     first_line,
 )
 from nmt_rela.utils.memory import disable_malloc_trimming
@@ -71,6 +73,7 @@ def run(
         directory = RunDirectory(config.run_dir)
         context.run_on_main(lambda: check_run_directory(config, restart=restart))
         data = context.run_on_main(prepare)
+        context.run_on_all_ranks(lambda: _check_is_shared(data))
         for dataset in (data.train, data.dev_binary):  # a flipped bit would train on other words, unseen
             context.run_on_main(ParallelDataset(dataset).verify)
         precision = context.run_on_all_ranks(lambda: resolve_precision(config.training.precision, context.device))
@@ -83,9 +86,13 @@ def run(
         is_finished = trainer.run(stop_requested=stop.is_requested)
         context.run_on_main(lambda: write_model_card(directory))
         LOG.info("%s at update %d: %s", "finished" if is_finished else "stopped", trainer.state.update, directory.path)
-        context.shutdown()
+        leave_process_groups()
     except RemoteRankError as failure:
+        leave_process_groups()
         return EXIT_USER_ERROR if failure.is_user_error else EXIT_INTERNAL_ERROR
+    except UserError:
+        leave_process_groups()
+        raise
     except torch.OutOfMemoryError as error:
         batch_tokens = resolve_batch_tokens(config.decoding.batch_tokens, context.device)
         raise ConfigError(
@@ -135,6 +142,14 @@ class GracefulStop:
         return EXIT_INTERRUPTED if self._signal == signal.SIGINT else EXIT_TERMINATED
 
 
+def _check_is_shared(data: PreparedData) -> None:
+    if not data.train.exists():
+        raise ConfigError(
+            f"data.data_dir: {data.train} does not exist on {socket.gethostname()}; "
+            "accepted on several machines: a directory on shared storage, and the same for run_dir"
+        )
+
+
 def visible_gpus(config: Config) -> int:
     """The number of GPUs to use, 0 for the CPU."""
     return 0 if config.training.device == "cpu" else torch.cuda.device_count()
@@ -146,12 +161,15 @@ def _launch_ranks(count: int, arguments: Sequence[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import get_args_parser
     from torch.distributed.run import main as torchrun
 
     # The launcher forwards SIGTERM to the ranks, which save and stop, but not SIGUSR1.
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    # Validation and saving may take longer than the launcher's 30 seconds. Older releases of torch lack the option.
+    grace = ["--shutdown-timeout=600"] if "--shutdown-timeout" in get_args_parser().format_help() else []
     try:
-        torchrun(["--standalone", f"--nproc-per-node={count}", "-m", "nmt_rela.commands.train", *arguments])
+        torchrun(["--standalone", *grace, f"--nproc-per-node={count}", "-m", "nmt_rela.commands.train", *arguments])
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
         for rank, failure in error.failures.items():

@@ -92,13 +92,14 @@ def blocks_of(page: Path) -> list[Block]:
 def commands_in(block: Block) -> Iterator[list[str]]:
     """The words of every command of ours in a block of shell lines."""
     text = block.text.replace("\\\n", " ")
+    text = re.sub(r"\b(srun )?torchrun\b.* -m nmt_rela\.commands\.", "nmt-", text)
     for line in text.split("\n"):
         for part in re.split(r"[|;]|&&", line.split(" #")[0].split("# ")[0]):
             try:
                 words = shlex.split(re.split(r"\s[<>]", part)[0])
             except ValueError:  # prose, not a command
                 continue
-            while words and re.fullmatch(r"[A-Z_]+=.*|python|nice|time|\$", words[0]):
+            while words and re.fullmatch(r"[A-Z_]+=.*|exec|python|nice|time|\$", words[0]):
                 words.pop(0)
             if words and re.fullmatch(r"(\.venv/bin/)?nmt-\w+|make|scripts/(\w+/)?\w+\.py", words[0]):
                 yield [words[0].removeprefix(".venv/bin/"), *words[1:]]

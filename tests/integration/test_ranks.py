@@ -259,6 +259,24 @@ def test_an_error_is_reported_once(tmp_path: Path) -> None:
     assert ranks.stderr(1) == ""
 
 
+@pytest.mark.parametrize(
+    ("more", "restarts", "message"),
+    [
+        (["--restart"], 0, "--restart: not accepted on several machines"),
+        ([], 3, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"),
+    ],
+)
+def test_what_would_lose_a_run_when_one_of_several_machines_restarts_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    more: list[str], restarts: int, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", str(restarts))
+    assert train.main([*settings(tmp_path / "no.yaml", "run"), *more]) == 2
+    assert message in capsys.readouterr().err
+
+
 #: ``nmt-train`` on a machine that seems to have two devices.
 ON_TWO = (
     "from nmt_rela.commands import train; from nmt_rela.training import launch; "
