@@ -10,8 +10,8 @@ from torch import Tensor
 
 from nmt_rela.checkpoints.checkpoint import (
     list_checkpoints,
+    load_parameters,
     load_state,
-    load_tensors,
     validation_score,
     verify_checkpoint,
     write_checkpoint,
@@ -33,11 +33,12 @@ def average_run(run: RunDirectory, count: int, *, by_score: bool = False) -> lis
     chosen = ranked[-count:]
     for path in chosen:
         verify_checkpoint(path)
-    vocabularies = {load_state(path)["vocabulary"] for path in chosen}
+    vocabularies = {load_state(path).get("vocabulary") for path in chosen}
     if len(vocabularies) > 1:
         raise CheckpointError(f"{run.checkpoints}: checkpoints of {len(vocabularies)} different vocabularies")
     names = [path.name for path in chosen]
     state = {"vocabulary": vocabularies.pop(), "averaged": names, "newest": steps[-1].name}
+    state |= {"config": load_state(chosen[-1]).get("config")}
     # The link changes to a new directory in one step, so that there is a complete average at every moment.
     earlier = sorted(run.checkpoints.glob(f"{AVERAGE}_*"))
     numbers = [int(number) for path in earlier if (number := path.name.removeprefix(f"{AVERAGE}_")).isdecimal()]
@@ -60,10 +61,10 @@ def average_checkpoints(directories: Sequence[Path]) -> dict[str, Tensor]:
 
     Raises CheckpointError if their parameters or shapes differ.
     """
-    first = load_tensors(directories[0], "model")
+    first = load_parameters(directories[0])
     sums = {name: tensor.double() for name, tensor in first.items()}
     for directory in directories[1:]:
-        model = load_tensors(directory, "model")
+        model = load_parameters(directory)
         if model.keys() != first.keys():
             odd = sorted(model.keys() ^ first.keys())[0]
             raise CheckpointError(f"{directory}: parameter {odd} is not in both this model and {directories[0].name}")

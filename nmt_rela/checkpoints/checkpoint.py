@@ -7,15 +7,17 @@ SHA-256 of each, which is written last.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nmt_rela.utils.errors import CheckpointError
-from nmt_rela.utils.files import PARTIAL, REPLACED, atomic_directory, restore_replaced, sha256_of
+from nmt_rela.utils.files import PARTIAL, REPLACED, atomic_directory, read_json, restore_replaced, sha256_of
 
 FORMAT_VERSION = 1
 _MANIFEST, _STATE = "manifest.json", "state.json"
@@ -45,14 +47,16 @@ def verify_checkpoint(directory: Path) -> None:
     """Compare every file with the manifest. Raises CheckpointError with the file and its fault."""
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such checkpoint")
+    manifest = read_json(directory / _MANIFEST)
     try:
-        manifest = json.loads((directory / _MANIFEST).read_bytes())
         version = manifest["format_version"]
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{directory / _MANIFEST}: missing or unreadable; the checkpoint is unusable") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{directory / _MANIFEST}: format {version}; accepted: format {FORMAT_VERSION}")
+    if missing := sorted({"model.pt", _STATE} - files.keys()):
+        raise CheckpointError(f"{directory / _MANIFEST}: does not list {missing[0]}; the checkpoint is unusable")
     for name, (size, digest) in files.items():
         path = directory / name
         if not path.is_file():
@@ -75,12 +79,29 @@ def load_tensors(directory: Path, stem: str, *, device: str | torch.device = "cp
         raise CheckpointError(f"{path}: cannot be loaded as tensors and plain values: {reason}") from error
 
 
+def load_parameters(directory: Path) -> dict[str, Tensor]:
+    """The parameters of the model by name. Raises CheckpointError, also for any other content."""
+    content = load_tensors(directory, "model")
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
+        raise CheckpointError(f"{directory / 'model.pt'}: does not hold parameters by name")
+    return content
+
+
+def describe_tensor(tensor: Any) -> str:
+    """Shape and data type, by which a stored tensor is compared with the one that it is to replace."""
+    if not isinstance(tensor, Tensor):
+        return f"a {type(tensor).__name__}"
+    dense = tensor.layout is torch.strided and not tensor.is_meta and tensor.is_contiguous()
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" + " (not dense)" * (not dense)
+
+
 def load_state(directory: Path) -> dict[str, Any]:
     """The content of ``state.json``. Raises CheckpointError."""
-    try:
-        state: dict[str, Any] = json.loads((directory / _STATE).read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{directory / _STATE}: missing or unreadable") from error
+    state = read_json(directory / _STATE)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{directory / _STATE}: missing or unreadable")
     return state
 
 
@@ -90,14 +111,14 @@ def validation_score(directory: Path) -> float | None:
         score = load_state(directory).get("score")
     except CheckpointError:
         return None
-    return None if score is None else float(score)
+    return float(score) if isinstance(score, (int, float)) and math.isfinite(score) else None
 
 
 def weights_checksum(checkpoint: Path) -> str:
     """The SHA-256 of the weights by the manifest; the name of a file of exported weights, which never change."""
     try:
-        return str(json.loads((checkpoint / _MANIFEST).read_bytes())["files"]["model.pt"]["sha256"])
-    except (OSError, ValueError, LookupError):
+        return str(read_json(checkpoint / _MANIFEST)["files"]["model.pt"]["sha256"])
+    except (LookupError, TypeError):
         return checkpoint.name
 
 

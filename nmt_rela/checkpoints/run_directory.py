@@ -20,13 +20,20 @@ from typing import Any
 
 import torch
 
-from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state, load_tensors, verify_checkpoint
+from nmt_rela.checkpoints.checkpoint import (
+    describe_tensor,
+    list_checkpoints,
+    load_parameters,
+    load_state,
+    verify_checkpoint,
+)
 from nmt_rela.checkpoints.safetensors_io import read_weights
 from nmt_rela.config.loader import config_from_yaml
 from nmt_rela.config.schema import Config, ModelConfig
 from nmt_rela.data.tokenizer import BOS, PAD, TokenizerPair
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import CheckpointError, did_you_mean
+from nmt_rela.utils.files import CHECKSUMS, first_damaged_file, read_regular
 
 LOG = logging.getLogger(__name__)
 
@@ -55,23 +62,37 @@ class RunDirectory:
         """The run's resolved configuration. Raises CheckpointError if this is no run directory."""
         if not self.config_file.is_file():
             raise CheckpointError(f"{self.path}: not a run directory, it has no config.yaml")
-        return config_from_yaml(self.config_file.read_text(encoding="utf-8"), str(self.config_file))
+        try:
+            text = read_regular(self.config_file).decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{self.config_file}: damaged, it cannot be read as text: {error}") from None
+        return config_from_yaml(text, str(self.config_file))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, without lines that a kill or a full disk has cut short."""
         found = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []:
-            with suppress(ValueError):
+        for line in read_regular(self.metrics).split(b"\n") if self.metrics.exists() else []:
+            with suppress(ValueError, RecursionError):
                 found.append(json.loads(line))
-        return found
+        return [record for record in found if isinstance(record, dict)]
+
+    def directory_of_results(self, *names: str) -> Path:
+        """A directory that a command writes by default. Raises CheckpointError if a link leads out of the run."""
+        path = self.path.joinpath(*names)
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise CheckpointError(f"{path}: a link leads out of the run, results are not written through it; remove it")
+        return path
 
     def load_tokenizers(self) -> TokenizerPair:
         """The run's sub-word models."""
         return TokenizerPair.load(self.tokenizer)
 
     def available_checkpoints(self) -> list[str]:
-        """The names that `checkpoint` accepts, the default first; an average older than the newest checkpoint last."""
-        steps = [path.name for path in list_checkpoints(self.checkpoints)]
+        """The names that `checkpoint` accepts, the default first; an average older than the newest checkpoint last.
+
+        Without ``average``, ``best`` and ``last`` (links are lost by some ways of copying) the newest one is first.
+        """
+        steps = [path.name for path in reversed(list_checkpoints(self.checkpoints))]
         names = [name for name in ("best", "last", EXPORTED) if (self.path / name).exists()] + steps
         if (self.path / AVERAGE).exists():
             names.insert(len(names) if self._is_average_stale(steps) else 0, AVERAGE)
@@ -79,7 +100,7 @@ class RunDirectory:
 
     def _is_average_stale(self, steps: list[str]) -> bool:
         try:
-            return bool(steps) and steps[-1] > load_state(self.path / AVERAGE).get("newest", "")
+            return bool(steps) and steps[0] > load_state(self.path / AVERAGE).get("newest", "")
         except CheckpointError:  # loading it will report the fault
             return False
 
@@ -96,11 +117,22 @@ class RunDirectory:
             name = names[0]
             if AVERAGE in names and name != AVERAGE:
                 LOG.warning("%s is older than the newest checkpoint; using %s", self.path / AVERAGE, name)
+            if name.startswith("step_"):
+                name = next((step for step in names if self._is_intact(step)), name)
+                LOG.warning("%s has none of the links average, best and last; using checkpoint %s", self.path, name)
         if number := re.fullmatch(r"step_0*(\d+)", name):  # with any number of zeros
             name = next((step for step in names if re.fullmatch(rf"step_0*{number[1]}", step)), name)
         if name not in names:
             raise CheckpointError(f"{self.path}: no checkpoint '{name}'; {did_you_mean(name, names)}")
         return (self.checkpoints if name.startswith("step_") else self.path) / name
+
+    def _is_intact(self, step: str) -> bool:
+        try:
+            verify_checkpoint(self.checkpoints / step)
+        except CheckpointError as error:
+            LOG.warning("%s; using the checkpoint before it", error)
+            return False
+        return True
 
     def link_checkpoint(self, name: str, checkpoint: str | None) -> None:
         """Point the link ``average``, ``best`` or ``last`` at one of ``checkpoints``, atomically; None removes it."""
@@ -130,13 +162,44 @@ class RunDirectory:
         """
         checkpoint, vocabulary = self.checkpoint(name), self.load_tokenizers().fingerprint
         if checkpoint.name == EXPORTED:
+            if damaged := first_damaged_file(self.path):
+                raise CheckpointError(
+                    f"{damaged}: damaged, its checksum is not that of {CHECKSUMS}; export again "
+                    f"(after a change of your own, delete {CHECKSUMS})"
+                )
             read_weights(checkpoint, model, vocabulary=vocabulary)
             return checkpoint
-        verify_checkpoint(checkpoint)
-        if load_state(checkpoint).get("vocabulary") != vocabulary:
-            raise CheckpointError(f"{checkpoint}: made with another vocabulary than {self.tokenizer}")
-        load_weights(model, checkpoint)
+        present = checkpoint.resolve()
+        try:
+            self._load_verified(model, checkpoint, vocabulary)
+        except CheckpointError:
+            if checkpoint.resolve() == present:
+                raise
+            self._load_verified(model, checkpoint, vocabulary)  # training has moved the link meanwhile
         return checkpoint
+
+    def _load_verified(self, model: Transformer, checkpoint: Path, vocabulary: str) -> None:
+        verify_checkpoint(checkpoint)
+        state = load_state(checkpoint)
+        if state.get("vocabulary") != vocabulary:
+            raise CheckpointError(f"{checkpoint}: made with another vocabulary than {self.tokenizer}")
+        config, recorded = settings_of_weights(self.config()), state.get("config")
+        for path, value in recorded.items() if isinstance(recorded, dict) else ():
+            if config.get(path, value) != value:
+                raise CheckpointError(
+                    f"{self.config_file}: {path}: found {config[path]}, but {checkpoint} was made with {value}; "
+                    "set it back"
+                )
+        load_weights(model, checkpoint)
+
+
+def settings_of_weights(config: Config) -> dict[str, Any]:
+    """The settings without which weights mean something else, by their paths, as JSON values for a checkpoint."""
+    sections = {"model": asdict(config.model), "data": asdict(config.data)}
+    paths = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    del paths["data.task"], paths["data.data_dir"]  # where the text lies
+    values: dict[str, Any] = json.loads(json.dumps(paths))
+    return values
 
 
 def build_model(config: ModelConfig, tokenizers: TokenizerPair) -> Transformer:
@@ -147,11 +210,11 @@ def build_model(config: ModelConfig, tokenizers: TokenizerPair) -> Transformer:
 
 def load_weights(model: Transformer, directory: Path) -> None:
     """Load a checkpoint's weights. Raises CheckpointError with the first parameter that does not fit."""
-    weights = load_tensors(directory, "model")
+    weights = load_parameters(directory)
     expected = model.state_dict()
     for name in sorted(weights.keys() | expected.keys()):
-        found = list(weights[name].shape) if name in weights else "missing"
-        wanted = list(expected[name].shape) if name in expected else "not part of this model"
+        found = describe_tensor(weights[name]) if name in weights else "missing"
+        wanted = describe_tensor(expected[name]) if name in expected else "not part of this model"
         if found != wanted:
             raise CheckpointError(f"{directory}: parameter {name} is {found} in the checkpoint, {wanted} by the config")
     model.load_state_dict(weights)

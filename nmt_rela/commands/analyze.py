@@ -94,6 +94,7 @@ def _analyze(arguments: Sequence[str] | None) -> None:
             raise ConfigError(
                 f"--layer: found {options.layer}; accepted for {run.path}: 0 to {config.model.decoder_layers - 1}"
             )
+    output = options.output or runs[0].directory_of_results("analysis")
     data = _read_data(options, configs[0].data)
     heatmap_sentence = data.heatmap_sentence() if options.sentence is None else options.sentence - 1
     if heatmap_sentence >= len(data.lines):
@@ -120,7 +121,6 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     print(statistics_table(analyses))
     if data.gold is not None:
         print("\n" + alignment_table(analyses))
-    output = options.output or runs[0].path / "analysis"
     written = write_analysis(output, data, analyses)
     if formats:
         written += write_plots(output / "plots", analyses, layer=options.layer, formats=formats)

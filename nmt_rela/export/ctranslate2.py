@@ -17,7 +17,7 @@ from nmt_rela.models.embedding import TokenEmbedding, sinusoidal_positions
 from nmt_rela.models.layers import NORM_EPSILON, FeedForward, SublayerConnection
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError, UserError
-from nmt_rela.utils.files import atomic_directory
+from nmt_rela.utils.files import atomic_directory, write_checksums
 
 if TYPE_CHECKING:
     from ctranslate2.specs import TransformerSpec
@@ -64,6 +64,7 @@ for result in results:
   long sentences the same way, short ones not; with a = 0 neither has an effect.
 * The model was trained with sentences of up to $max_length sub-words: split longer lines first. Its position table has
   $positions rows.
+* `sha256sum -c SHA256SUMS` verifies the files of this folder.
 """
 
 
@@ -92,6 +93,7 @@ def export_ctranslate2(
         tokenizers.target.save(partial / "target.model")
         readme = export_readme(_README, config, positions=f"{POSITIONS:,}")
         (partial / "README.md").write_text(readme, encoding="utf-8")
+        write_checksums(partial)
 
 
 def unsupported_reasons(config: ModelConfig) -> list[str]:

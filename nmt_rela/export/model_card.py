@@ -18,7 +18,7 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import AttentionBySite, Config
 from nmt_rela.generation.evaluation import stored_scores
 from nmt_rela.utils.errors import UserError
-from nmt_rela.utils.files import atomic_write
+from nmt_rela.utils.files import atomic_write, read_json
 
 LOG = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def export_readme(page: str, config: Config, **values: str) -> str:
 def _card_lines(run: RunDirectory) -> Iterator[str]:
     config = run.config()
     data, model, training = config.data, config.model, config.training
-    environment = _read(run.environment) or {}
+    environment = read_json(run.environment) or {}
     corpus = environment.get("data", {})  # what prepare_run_directory knew of the data
     title = corpus.get("title") or Path(data.task).stem
     yield from ("---", f"language: [{json.dumps(data.source_language)}, {json.dumps(data.target_language)}]")
@@ -149,10 +149,3 @@ def _scores(run: RunDirectory) -> Iterator[str]:
         yield f"| {name} | {weights} | {sentences} | {score['bleu']:.2f} | {score['chrf']:.2f} |"
     signatures = dict.fromkeys(score[key] for _, score in rows for key in ("bleu_signature", "chrf_signature"))
     yield "\n" + ", ".join(f"`{signature}`" for signature in signatures)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None

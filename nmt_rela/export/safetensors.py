@@ -10,7 +10,7 @@ from nmt_rela.checkpoints.run_directory import EXPORTED, RunDirectory
 from nmt_rela.checkpoints.safetensors_io import require_safetensors, write_weights
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.export.model_card import export_readme
-from nmt_rela.utils.files import atomic_directory
+from nmt_rela.utils.files import atomic_directory, write_checksums
 
 #: Storage types of the weights, the default first.
 QUANTIZATIONS = ("float32", "float16", "bfloat16")
@@ -31,6 +31,7 @@ for translation in translator.translate(["One sentence in the source language."]
 ```
 
 * Attention: $attention.
+* `sha256sum -c SHA256SUMS` verifies the files of this folder; commands that load it do too.
 * Lines of more than $max_length sub-words are translated in segments.
 """
 
@@ -46,3 +47,4 @@ def export_safetensors(
         (partial / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
         tokenizers.save(partial / "tokenizer")
         (partial / "README.md").write_text(export_readme(_README, config), encoding="utf-8")
+        write_checksums(partial)

@@ -23,6 +23,7 @@ from nmt_rela.data.prepared_data import EvaluationSet
 from nmt_rela.generation.formatting import strip_newlines
 from nmt_rela.generation.translator import Translator
 from nmt_rela.metrics.bleu import TranslationScores, compute_scores
+from nmt_rela.utils.files import read_json
 from nmt_rela.utils.progress import ProgressBar
 from nmt_rela.utils.text import read_parallel, write_lines
 
@@ -80,7 +81,7 @@ def describe_evaluation(
         "weights": "+".join(map(weights_checksum, checkpoints)),
         "settings": settings,
     }
-    return runs[0].path / "evaluation" / name / label, entry
+    return runs[0].directory_of_results("evaluation", name, label), entry
 
 
 def store_evaluation(directory: Path, hypotheses: Sequence[str], entry: Entry) -> None:
@@ -110,7 +111,5 @@ def stored_scores(run: RunDirectory) -> Iterator[tuple[str, Entry]]:
 
 
 def _read_entries(file: Path) -> list[Entry]:
-    try:
-        return list(json.loads(file.read_bytes()))
-    except (OSError, ValueError):
-        return []
+    entries = read_json(file)
+    return [entry for entry in entries if "name" in entry] if isinstance(entries, list) else []

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import statistics
-from pathlib import Path
 from typing import Any
 
-from nmt_rela.checkpoints.checkpoint import load_tensors
+from nmt_rela.checkpoints.checkpoint import load_parameters
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import diff_configs
 from nmt_rela.config.schema import Config
@@ -28,6 +26,7 @@ from nmt_rela.reproduction.steps import (
     updates_done,
 )
 from nmt_rela.utils.errors import UserError
+from nmt_rela.utils.files import read_json
 from nmt_rela.utils.text import read_lines
 
 LOG = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ def collect_results(experiment: Experiment) -> Tree:
     ``curves``: validations by run. ``attention``: by run, sparsity, null rate and diversity by site, and AER by layer.
     ``speed``: the documents of the benchmarks.
     """
-    speed = {what: _read(speed_file(experiment, what)) for what in ("training", "decoding")}
+    speed = {what: read_json(speed_file(experiment, what)) for what in ("training", "decoding")}
     return {
         "task": _task(experiment),
         "runs": [_run(run) for run in experiment.runs],
@@ -58,13 +57,6 @@ def actual_config(run: Run) -> Config:
     """The configuration that a run was trained with; before it starts, the one that it will have."""
     directory = RunDirectory(run.path)
     return directory.config() if directory.config_file.is_file() else run.config
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def _task(experiment: Experiment) -> Tree:
@@ -96,7 +88,7 @@ def _run(run: Run) -> Tree:
         "parameters": _parameters(run),
         "scores": {test: {name: entry[name] for name in names} for test, entry in _scores(run).items()},
         "tokens_per_second": statistics.median(speeds) if speeds else None,
-        "environment": _read(RunDirectory(run.path).environment),
+        "environment": read_json(RunDirectory(run.path).environment),
     }
 
 
@@ -109,7 +101,7 @@ def _scores(run: Run) -> dict[str, Tree]:
 def _parameters(run: Run) -> int | None:
     """Parameters of the average; a tied matrix counts once."""
     try:
-        tensors = load_tensors(run.path / "average", "model")
+        tensors = load_parameters(run.path / "average")
     except UserError:
         return None
     return sum({tensor.data_ptr(): tensor.numel() for tensor in tensors.values()}.values())
@@ -151,7 +143,7 @@ def _significance(experiment: Experiment) -> dict[str, dict[str, Tree]]:
 def _attention(experiment: Experiment) -> dict[str, Tree]:
     found = {}
     for seed in experiment.seeds:
-        tree = _read(analysis_directory(experiment, seed) / "analysis.json")
+        tree = read_json(analysis_directory(experiment, seed) / "analysis.json")
         if tree is None:
             continue
         wanted = {run.name for run in experiment.of_seed(seed)}

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import Experiment, Run
 from nmt_rela.training.trainer_state import TrainerState
 from nmt_rela.utils.errors import DataError, UserError
-from nmt_rela.utils.files import atomic_write, sha256_of
+from nmt_rela.utils.files import atomic_write, read_json, sha256_of
 from nmt_rela.utils.shipped import CHECKOUT
 
 #: A finished step: ``name``, ``command``, ``fingerprint``, ``seconds`` (of the attempt that finished) and ``finished``
@@ -95,10 +94,8 @@ def steps_of(experiment: Experiment) -> Iterator[Step]:
 
 def read_records(directory: Path) -> dict[str, Record]:
     """The intact records in a directory by the name of their step, oldest first."""
-    records = []
-    for path in directory.glob("*.json"):
-        with suppress(ValueError):  # damaged: the step runs again
-            records.append(json.loads(path.read_bytes()))
+    # A damaged record is left out: its step runs again.
+    records = [record for path in directory.glob("*.json") if (record := read_json(path)) is not None]
     return {record["name"]: record for record in sorted(records, key=lambda record: str(record["finished"]))}
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nmt_rela.checkpoints.checkpoint import describe_tensor
 from nmt_rela.config.schema import TrainingConfig
 
 LR_SCHEDULES: dict[str, Callable[[TrainingConfig, int, int], float]] = {
@@ -32,6 +34,21 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) 
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the moments of a checkpoint; the settings stay those of the configuration.
+
+    Raises ValueError, because the fused kernel would write beyond tensors of another shape.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, moments in state["state"].items():
+        like = {"step": torch.zeros(()), "exp_avg": parameters[index], "exp_avg_sq": parameters[index]}
+        for name in like.keys() | moments.keys():
+            found, expected = describe_tensor(moments.get(name)), describe_tensor(like.get(name))
+            if found != expected:
+                raise ValueError(f"{name} of parameter {index} is {found}, expected {expected}")
+    optimizer.load_state_dict({"state": state["state"], "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def step_unless_nonfinite(

@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from nmt_rela.checkpoints.checkpoint import load_state, load_tensors
 from nmt_rela.checkpoints.manager import CheckpointManager
-from nmt_rela.checkpoints.run_directory import RunDirectory, build_model, load_weights
+from nmt_rela.checkpoints.run_directory import RunDirectory, build_model, load_weights, settings_of_weights
 from nmt_rela.config.schema import Config
 from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
 from nmt_rela.data.data_loader import Batch, collate, iterate_updates
@@ -28,7 +28,12 @@ from nmt_rela.training.device_settings import resolve_max_batch_tokens, resolve_
 from nmt_rela.training.distributed import DistributedContext
 from nmt_rela.training.metric_logger import MetricLogger, finite_or_none
 from nmt_rela.training.objective import TranslationObjective
-from nmt_rela.training.optimizer import build_optimizer, learning_rate, step_unless_nonfinite
+from nmt_rela.training.optimizer import (
+    build_optimizer,
+    learning_rate,
+    load_optimizer_state,
+    step_unless_nonfinite,
+)
 from nmt_rela.training.profiling import profile_steps
 from nmt_rela.training.step_metrics import StepMetrics
 from nmt_rela.training.trainer_state import TrainerState
@@ -107,6 +112,11 @@ class Trainer:
             with profile_steps(self.run_directory, settings.profile_updates, state.update, context) as end_of_step:
                 while not stopping and not self._is_finished():
                     plan = self.plan()
+                    if state.next_update_in_epoch >= plan.num_updates:
+                        raise CheckpointError(
+                            f"{self.run_directory.path}: the newest checkpoint is at update "
+                            f"{state.next_update_in_epoch} of an epoch of {plan.num_updates}; delete it to continue"
+                        )
                     updates = self.updates(plan)
                     self.metrics.reset_timer()
                     for batches in self.metrics.time_data_loading(updates):
@@ -333,6 +343,7 @@ class Trainer:
                     "progress": asdict(self.state),
                     "vocabulary": self.tokenizers.fingerprint,
                     "corpus": self.dataset.fingerprint,
+                    "config": settings_of_weights(self.config),
                 },
             )
         )
@@ -341,18 +352,21 @@ class Trainer:
         """Continue from a checkpoint. Raises CheckpointError when it belongs to other data."""
         state = load_state(checkpoint)
         for name, present in (("vocabulary", self.tokenizers.fingerprint), ("corpus", self.dataset.fingerprint)):
-            if state[name] != present:
+            if state.get(name) != present:
                 raise CheckpointError(
                     f"{checkpoint}: was trained on another {name} than is prepared now; "
                     "prepare the data as it was, or choose another run directory"
                 )
         load_weights(self.model, checkpoint)
         training = load_tensors(checkpoint, "training", device=self.context.device)
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.scaler.load_state_dict(training["scaler"])
-        self._consecutive_nonfinite = training["consecutive_nonfinite"]
-        self.metrics.load_state_dict(training["metrics"].cpu(), self.context)
-        self.state = TrainerState(**state["progress"])
+        try:
+            load_optimizer_state(self.optimizer, training["optimizer"])
+            self.scaler.load_state_dict(training["scaler"])
+            self._consecutive_nonfinite = training["consecutive_nonfinite"].reshape(()).float()
+            self.metrics.load_state_dict(training["metrics"].cpu(), self.context)
+            self.state = TrainerState.from_checkpoint(state["progress"])
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(f"{checkpoint}: no state of training that fits: {first_line(error)}") from error
         LOG.info("continuing %s from update %d", self.run_directory.path, self.state.update)
 
     def _initialize_from(self, other: RunDirectory) -> None:

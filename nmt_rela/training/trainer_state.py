@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from nmt_rela.config.schema import TrainingConfig
 
@@ -25,6 +26,19 @@ class TrainerState:
     validations_since_best: int = 0
     #: The update of the latest validation.
     last_validated_update: int = 0
+
+    @classmethod
+    def from_checkpoint(cls, progress: dict[str, Any]) -> TrainerState:
+        """The state that `dataclasses.asdict` has made. Raises TypeError or ValueError for any other content."""
+        state = cls(**progress)
+        for name, value in progress.items():
+            if name == "best_score":
+                accepted = value is None or isinstance(value, (int, float))
+            else:
+                accepted = type(value) is int and 0 <= value < 2**63
+            if not accepted:
+                raise ValueError(f"progress.{name} is {value!r}")
+        return state
 
     def is_finished(self, settings: TrainingConfig) -> bool:
         """Whether the run has reached the end that its settings define."""

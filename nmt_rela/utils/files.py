@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock
 
@@ -16,6 +18,7 @@ from filelock import FileLock
 PARTIAL = ".partial"
 #: Suffix of the directory that `atomic_directory` sets aside while its replacement is renamed.
 REPLACED = ".replaced"
+CHECKSUMS = "SHA256SUMS"
 _BLOCK = 1 << 22
 
 
@@ -80,9 +83,41 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file. Raises OSError for anything else: a device or a pipe may have no end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path.read_bytes()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None where it is missing or unreadable."""
+    try:
+        return json.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     return checksum_of(path, "sha256")
+
+
+def write_checksums(directory: Path) -> None:
+    """Write the checksums of all files below a directory, as ``sha256sum -c SHA256SUMS`` reads them."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    lines = [f"{sha256_of(path)}  {path.relative_to(directory)}\n" for path in files]
+    (directory / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def first_damaged_file(directory: Path) -> Path | None:
+    """The first file that is not as `write_checksums` found it; None if all are, or without checksums."""
+    sums = directory / CHECKSUMS
+    for line in read_regular(sums).decode("utf-8", "replace").splitlines() if sums.exists() else []:
+        digest, _, name = line.partition("  ")
+        if not (directory / name).is_file() or sha256_of(directory / name) != digest:
+            return directory / name
+    return None
 
 
 def checksum_of(path: Path, algorithm: str) -> str:

@@ -73,4 +73,5 @@ def write_run(path: Path, *, attention: str = "rela-g", seed: int = 1) -> RunDir
         tensors={"model": model.state_dict()},
         state={"vocabulary": tokenizers.fingerprint},
     )
+    run.link_checkpoint("last", "step_1")
     return run

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nmt_rela.checkpoints.checkpoint import load_tensors
+from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state, load_tensors, write_checkpoint
 from nmt_rela.commands import average, evaluate, prepare, train, translate
 from nmt_rela.export.safetensors import export_safetensors
-from tests.digits import write_digits
+from tests.digits import TINY, write_digits
 from tests.integration.small_run import write_run
 
 
@@ -176,6 +176,29 @@ def test_averaging_more_checkpoints_than_there_are(tmp_path: Path, capsys: pytes
     assert not (run.path / "average").exists()
 
 
+def test_a_checkpoint_at_an_impossible_position_or_with_other_moments_is_one_line(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--config", str(experiment), "--quiet", *TINY, "training.max_updates=9"]
+    assert train.main([*command[:-1], "training.max_updates=2"]) == 0
+    (path,) = list_checkpoints(experiment.parent / "run" / "checkpoints")
+    state = load_state(path)
+    tensors = {stem: load_tensors(path, stem) for stem in ("model", "training")}
+    broken = tensors | {"training": tensors["training"] | {"optimizer": {"state": {0: {"step": None}}}}}
+    progress = state["progress"] | {"next_update_in_epoch": 10**9}
+    for content, changed, reason in (
+        (tensors, state | {"progress": progress}, "at update 1000000000 of an epoch of"),
+        (broken, state, "no state of training that fits: "),
+        (tensors, state | {"progress": None}, "no state of training that fits: "),
+    ):
+        write_checkpoint(path, tensors=content, state=changed)
+        capsys.readouterr()
+        assert train.main(command) == 2
+        error = capsys.readouterr().err
+        assert reason in error
+        assert error.count("\n") == 1
+
+
 def test_fine_tuning_takes_weights_only_of_the_same_vocabulary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,7 +214,7 @@ def test_fine_tuning_takes_weights_only_of_the_same_vocabulary(
     capsys.readouterr()
     wider = ["--quiet", f"run_dir={tmp_path / 'wider'}", "model.ffn_dim=96", start]
     assert train.main(["--config", str(config), *wider]) == 2
-    assert re.search(r"run/best: parameter \S+ is \[128.*\] in the checkpoint, \[96", capsys.readouterr().err)
+    assert re.search(r"run/best: parameter \S+ is \[128\] float32 in the checkpoint, \[96", capsys.readouterr().err)
     assert (
         train.main(["--config", str(config), "--quiet", tuned[0], f"{start}-nowhere", f"run_dir={tmp_path / 'no'}"])
         == 2

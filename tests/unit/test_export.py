@@ -197,6 +197,7 @@ def test_training_may_start_from_safetensors(tmp_path: Path, safetensors: Any) -
 def test_a_safetensors_folder_that_does_not_fit(tmp_path: Path, safetensors: Any) -> None:
     run = RunDirectory(toy_run(tmp_path / "run"))
     folder = RunDirectory(exported(run, tmp_path / "out", "safetensors", "--quantization", "bfloat16"))
+    (folder.path / "SHA256SUMS").unlink()
     weights = folder.path / "model.safetensors"
     config, whole = folder.config_file.read_text(encoding="utf-8"), weights.read_bytes()
     folder.config_file.write_text(config.replace("ffn_dim: 64", "ffn_dim: 48"), encoding="utf-8")
