@@ -33,7 +33,7 @@ import torch
 from decode_subjects import random_subject
 from triton.runtime.jit import JITFunction
 
-from nmt_rela.attention.self_check import check_attention
+from nmt_rela.attention.kernel_check import check_attention
 from nmt_rela.checkpoints.manager import CheckpointManager
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import analyze, score, translate

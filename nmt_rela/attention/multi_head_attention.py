@@ -38,7 +38,7 @@ class MultiHeadAttention(nn.Module):
         self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
         self.variant = variant
         self.dropout = dropout
-        # What is projected from the same states is one matrix multiplication.
+        # q, k and v of the same states are one fused projection.
         if cross_attention:
             self.q_proj = nn.Linear(embed_dim, embed_dim)
             self.kv_proj = nn.Linear(embed_dim, 2 * embed_dim)

@@ -29,6 +29,7 @@ class ReLANorm(nn.Module):
 
     def __init__(self, width: int, *, gated: bool) -> None:
         super().__init__()
+        #: The gain; None once it is multiplied into the output projection (`fold_norm_gain`, inference only).
         self.weight: nn.Parameter | None = nn.Parameter(torch.empty(width))
         self.gate = nn.Parameter(torch.empty(width)) if gated else None
         self.reset_parameters()

@@ -125,7 +125,7 @@ def _order(source_lengths: Lengths, target_lengths: Lengths, *, strip_tokens: in
     corpus. Keys are distinct, so any sorting algorithm gives the same order, and only the keys are sorted.
     """
     pairs = len(source_lengths)
-    across, along = source_lengths, target_lengths
+    across, along = source_lengths, target_lengths  # the side that is cut into strips, and the other
     if random.random_raw() & 1:
         across, along = along, across
     strips = _length_strips(across, strip_tokens, offset=int(random.random_raw()) % strip_tokens)

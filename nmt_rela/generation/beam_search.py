@@ -38,8 +38,8 @@ def beam_search(
     The rules are the paper's. Each step has 2·B candidates. Candidates that end join the pool of finished hypotheses;
     a hypothesis of maximum length counts as finished. A sentence ends when its n_best-th finished score is at least
     the best unfinished log-probability over the penalty at maximum length: log-probabilities only sink and penalties
-    only grow, so nothing found later could enter the n_best. (The paper waits for the whole pool; the n_best are the
-    same.) A beam of one is greedy search and ends with its first EOS.
+    only grow, so nothing found later could enter the n_best. (The paper ends a sentence when
+    all of its pool is final; the n_best are the same.) A beam of one is greedy search and ends with its first EOS.
 
     With ``early_stopping``, a sentence ends at the latest when its pool holds B hypotheses, and only the best B
     candidates of a step may join the pool: the rule of fairseq and CTranslate2. It is faster. Under penalties that

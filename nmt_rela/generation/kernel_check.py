@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nmt_rela.attention.self_check import disable_untrusted
+from nmt_rela.attention.kernel_check import disable_untrusted
 from nmt_rela.generation.beam_search import next_candidates
 from nmt_rela.generation.decoding_step import NextTokenLogProbs, SearchConstraints
 from nmt_rela.kernels.availability import assume_processor, disable_backend, disabled_reason, triton_problem

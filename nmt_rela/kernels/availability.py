@@ -71,7 +71,7 @@ def disable_backend(backend: GPUBackend, device: torch.device, reason: str) -> N
         raise ConfigError(f"{VARIABLE}: found 'require', but {backend} cannot be used on {device}: {reason}")
     device = _with_index(device)
     if (backend, device) not in _disabled:
-        LOG.warning("%s: the reference computes what %s would, only slower: %s", device, backend, reason)
+        LOG.warning("%s: %s is not used; the slower reference is: %s", device, backend, reason)
     _disabled[backend, device] = reason
 
 

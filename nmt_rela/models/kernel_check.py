@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nmt_rela.attention.self_check import compare
+from nmt_rela.attention.kernel_check import compare
 from nmt_rela.kernels.availability import triton_is_available_for
 from nmt_rela.models.layers import NORM_EPSILON
 from nmt_rela.utils.errors import first_line

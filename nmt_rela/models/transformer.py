@@ -102,7 +102,8 @@ class Transformer(nn.Module):
     def encode(self, source: Tensor) -> EncoderOutput:
         """The encoder's output for padded token ids [batch, source_length]."""
         valid = source != self.pad_id
-        # On a CPU the mask looks whether a sentence is empty. A GPU would wait, and sentences end in EOS.
+        # On a CPU the mask checks for sentences without a token. On a GPU that check would synchronize, and it can
+        # be left out: every sentence has its EOS.
         on_gpu = source.device.type != "cpu"
         mask = key_padding_mask(valid, self.output_embedding.dtype, every_row_sees_a_key=on_gpu)
         x = ResidualStream.of(self.source_embedding(source))  # [batch, source_length, d_model]
@@ -136,7 +137,7 @@ class Transformer(nn.Module):
 
 
 def final_states(norm: nn.LayerNorm | None, x: ResidualStream) -> Tensor:
-    """What is read of the last layer: [batch, length, d_model], in the dtype of matmuls."""
+    """The hidden states after the last layer and, in a pre-norm stack, the final norm: [batch, length, d_model]."""
     return x.matmul_input if norm is None else add_norm(norm, x.sums).matmul_input
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import torch
 
-from nmt_rela.attention.self_check import check_attention, compare
+from nmt_rela.attention.kernel_check import check_attention, compare
 from nmt_rela.config.schema import ModelConfig
 from nmt_rela.generation.kernel_check import check_candidates
 from nmt_rela.kernels.availability import GPUBackend, disable_backend

@@ -1,4 +1,4 @@
-"""The training loop: plan → micro-batches → update, with validation and checkpoints when they are due."""
+"""The training loop: plan and micro-batches (data/batch_plan.py) → update; validation and checkpoints when due."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Trainer:
         self.metrics = StepMetrics(context.device, loss_normalization=settings.loss_normalization)
         self._consecutive_nonfinite = torch.zeros((), device=context.device)
         #: The micro-batch of a rank without pairs, because all ranks must take part in the reduction.
-        self._no_pairs = collate(self.dataset, np.empty(0, dtype=np.int64))
+        self._empty_batch = collate(self.dataset, np.empty(0, dtype=np.int64))
         self._no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
         # This rank's micro-batches of the latest update, and their loss.
         self._last_batches: tuple[list[Batch], Tensor] = ([], torch.zeros(()))
@@ -146,7 +146,7 @@ class Trainer:
         target_tokens = int(self.dataset.target_lengths[pairs].sum())
         normalizer = target_tokens if settings.loss_normalization == "tokens" else len(pairs)
         loss_sum = torch.zeros((), device=context.device)
-        passes = batches or [self._no_pairs]
+        passes = batches or [self._empty_batch]
         # One context for all micro-batches: weights are converted once.
         with context.communication_errors(), self._autocast():
             for batch in passes:
@@ -194,7 +194,7 @@ class Trainer:
             # torch orders its buckets anew after the first backward pass. A pass without pairs fixes their order, so
             # that a continued run adds numbers in the same order as one that never stopped.
             with context.communication_errors():
-                self.objective(self._no_pairs.to(context.device))[0].backward()
+                self.objective(self._empty_batch.to(context.device))[0].backward()
             self.optimizer.zero_grad(set_to_none=True)
 
     @contextmanager

@@ -19,7 +19,7 @@ if "cpu" in sys.argv:
 
 import torch
 
-from nmt_rela.attention.self_check import check_attention
+from nmt_rela.attention.kernel_check import check_attention
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.commands import cli
 from nmt_rela.generation.device import resolve_device

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nmt_rela.attention import backends
-from nmt_rela.attention.self_check import check_attention
+from nmt_rela.attention.kernel_check import check_attention
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.kernels import availability
 from nmt_rela.kernels.availability import assume_processor, disable_backend, disabled_reason, triton_problem
@@ -129,7 +129,7 @@ def test_a_backend_at_fault_leaves_the_other_in_use(monkeypatch: pytest.MonkeyPa
     assert list(found) == ["sdpa"]
     disable_backend("sdpa", DEVICE, found["sdpa"])
     disable_backend("sdpa", DEVICE, found["sdpa"])
-    assert caplog.messages == [f"{DEVICE}: the reference computes what sdpa would, only slower: {found['sdpa']}"]
+    assert caplog.messages == [f"{DEVICE}: sdpa is not used; the slower reference is: {found['sdpa']}"]
     query = torch.randn(1, 1, 3, 16, device=DEVICE)
     assert backends.choose_backend(ATTENTION_VARIANTS["softmax"], query, query) == "reference"
     assert backends.choose_backend(ATTENTION_VARIANTS["rela-g"], query, query) == "triton"
