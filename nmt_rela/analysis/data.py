@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nmt_rela.data.prepared_data import EvaluationSet
-from nmt_rela.metrics.word_alignment import GoldAlignment, read_pharaoh
+from nmt_rela.metrics.word_alignment import GoldAlignment, read_pharaoh, split_words
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.text import read_parallel
 
@@ -43,7 +43,8 @@ def read_analysis_data(
     ``gold_reversed``: the file of gold alignments has the target word first. Raises DataError when the text is empty or
     the numbers of lines differ.
     """
-    lines = [(normalize[0](left), normalize[1](right)) for left, right in read_parallel(files.source, files.target)]
+    given = list(read_parallel(files.source, files.target))
+    lines = [(normalize[0](left), normalize[1](right)) for left, right in given]
     if not lines:
         raise DataError(f"{files.source}: no sentence pair to analyse")
     count = sentences or len(lines)
@@ -57,8 +58,8 @@ def read_analysis_data(
                 f"{files.gold_alignments}: {len(links)} lines of gold links for {len(lines)} sentence pairs"
             )
         links = [alignment.reversed() if gold_reversed else alignment for alignment in links[:count]]
-        for number, (pair, alignment) in enumerate(zip(lines, links, strict=False), start=1):
-            words = [len(side.split()) for side in pair]
+        for number, (pair, alignment) in enumerate(zip(given, links, strict=False), start=1):
+            words = [len(split_words(side)) for side in pair]
             for i, j in sorted(alignment.possible):
                 if i >= words[0] or j >= words[1]:
                     raise DataError(

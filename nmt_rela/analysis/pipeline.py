@@ -28,7 +28,7 @@ from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.generation.options import TranslationOptions
 from nmt_rela.generation.translator import Translator
 from nmt_rela.metrics.bleu import compute_scores
-from nmt_rela.metrics.word_alignment import NO_WORD, word_ids
+from nmt_rela.metrics.word_alignment import NO_WORD, split_words, word_ids
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.progress import ProgressBar
@@ -206,4 +206,4 @@ def _word_ids(data: AnalysisData, tokenizers: TokenizerPair, pair: EncodedPair) 
     """The word of each sub-word, or None where the words are not those of the line."""
     source, target = (word_ids(subwords) for subwords in _subwords(tokenizers, pair))
     counts = [max(words, default=NO_WORD) + 1 for words in (source, target)]
-    return (source, target) if counts == [len(line.split()) for line in data.lines[pair.index]] else None
+    return (source, target) if counts == [len(split_words(line)) for line in data.lines[pair.index]] else None

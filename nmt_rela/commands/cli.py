@@ -209,11 +209,15 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse options and overrides in any order, and configure the log (``--quiet``).
 
-    Raises UserError where stdout is closed.
+    An option may be given more than once only where its values are collected. Raises UserError where stdout is closed.
     """
     if sys.stdout is None:
         raise UserError("stdout is closed; accepted: a file, a pipe or /dev/null")
     options = parser.parse_intermixed_args(arguments)
+    given = [argument.partition("=")[0] for argument in (sys.argv[1:] if arguments is None else arguments)]
+    for action in parser._actions:
+        if isinstance(action, argparse._StoreAction) and sum(map(given.count, action.option_strings)) > 1:
+            parser.error(f"{action.option_strings[0]}: given more than once; accepted: once")
     log_to_stderr(quiet=options.quiet)
     return options
 

@@ -44,7 +44,9 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
         "--test-set", action="append", metavar="NAME", help="a test set of the task, or dev (default: all test sets)"
     )
     parser.add_argument("--source", type=Path, metavar="FILE", help="translate this text instead")
-    parser.add_argument("--reference", type=Path, metavar="FILE", help="its reference translation")
+    parser.add_argument(
+        "--reference", type=Path, action="append", metavar="FILE", help="its reference translation; may be repeated"
+    )
     parser.add_argument(
         "--tokenizer", choices=TOKENIZERS, help="tokenizer of BLEU (default: the task's; 13a with --source)"
     )
@@ -64,7 +66,7 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     )
     report = []
     for test_set in test_sets:
-        hypotheses, seconds, scores = evaluate(translator, test_set)
+        hypotheses, seconds, scores = evaluate(translator, test_set, more_references=(options.reference or [])[1:])
         entry = {"name": test_set.name, "source": str(test_set.source), "seconds": round(seconds, 3)}
         entry |= described | asdict(scores)
         report.append(entry)
@@ -89,7 +91,7 @@ def _test_sets(run: RunDirectory, options: argparse.Namespace) -> list[Evaluatio
     from nmt_rela.preparation.pipeline import load_prepared
 
     if options.source is not None:
-        given = {"source": options.source, "target": options.reference, "gold_alignments": None}
+        given = {"source": options.source, "target": options.reference[0], "gold_alignments": None}
         return [EvaluationSet(name=options.source.name, bleu_tokenizer=options.tokenizer or "13a", **given)]
     data = load_prepared(run.config().data)
     chosen = [data.evaluation_set(name) for name in options.test_set] if options.test_set else data.tests

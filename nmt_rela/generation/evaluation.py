@@ -35,12 +35,18 @@ _SETTINGS = ("beam_size", "length_penalty", "early_stopping", "max_length_offset
 Entry = dict[str, Any]
 
 
-def evaluate(translator: Translator, test_set: EvaluationSet) -> tuple[list[str], float, TranslationScores]:
-    """Translate a set: the translations, the seconds that they took, and their scores.
+def evaluate(
+    translator: Translator, test_set: EvaluationSet, *, more_references: Sequence[Path] = ()
+) -> tuple[list[str], float, TranslationScores]:
+    """Translate a set: the translations, the seconds that they took, and their scores against all references.
 
     Raises DataError for files of different line counts.
     """
     pairs = list(read_parallel(test_set.source, test_set.target))
+    others = [
+        [translator.normalize_target(line) for _, line in read_parallel(test_set.source, path)]
+        for path in more_references
+    ]
     start = time.perf_counter()
     with ProgressBar(f"translating {test_set.name}", unit="lines", total=len(pairs)) as bar:
         translations = translator.translate([line for line, _ in pairs], progress=bar.advance)
@@ -49,7 +55,8 @@ def evaluate(translator: Translator, test_set: EvaluationSet) -> tuple[list[str]
     hypotheses = [strip_newlines(translation.text) for translation in translations]
     # Normalizing changes nothing in prepared test sets; other references are scored like them.
     references = [translator.normalize_target(line) for _, line in pairs]
-    return hypotheses, seconds, compute_scores(hypotheses, references, tokenizer=test_set.bleu_tokenizer)
+    scores = compute_scores(hypotheses, references, more_references=others, tokenizer=test_set.bleu_tokenizer)
+    return hypotheses, seconds, scores
 
 
 def describe_evaluation(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 from nmt_rela.data.tokenizer import EOS, WORD_START, SentencePieceTokenizer
 from nmt_rela.generation.decoding_step import length_penalty_factor
 from nmt_rela.generation.options import TranslationHypothesis
-from nmt_rela.metrics.word_alignment import Link, word_ids
+from nmt_rela.metrics.word_alignment import NO_WORD, Link, split_words, word_ids
 
 LOG = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Segment:
     line: int  # index in the chunk
     seed: int  # for sampling; it depends on the line number in the file, not on the batch
     ids: list[int]  # with EOS
-    words: tuple[int, ...]  # the source word of each id, counted over the whole line; () if not asked for
+    words: tuple[int, ...]  # the source word of each id, over the whole line as it was given; () if not asked for
     prefix: list[int]
 
 
@@ -38,26 +38,31 @@ def segment_lines(
     tokenizer: SentencePieceTokenizer,
     *,
     max_length: int,
-    with_words: bool,
+    given_words: Sequence[Sequence[int]] | None = None,
     first_line: int,
 ) -> Iterator[Segment]:
     """The segments of lines, each of at most ``max_length`` sub-words (EOS counted); a blank line has none.
 
     ``prefixes`` are the forced target ids of each line. ``first_line`` is the number of the first line in its file,
-    from 0. ``with_words`` fills ``Segment.words``. A warning names each line that is split.
+    from 0. ``given_words``, of `count_given_words`, fill ``Segment.words``. A warning names each line that is split.
     """
     for index, ids in enumerate(tokenizer.encode(lines)):
         if not ids:
             continue
         slices = [slice(0, len(ids))]
-        pieces = tokenizer.convert_ids_to_pieces(ids) if len(ids) >= max_length or with_words else []
+        pieces = tokenizer.convert_ids_to_pieces(ids) if len(ids) >= max_length or given_words is not None else []
         if len(ids) >= max_length:
             slices = split_tokens(pieces, max_length - 1)
             LOG.warning(
                 "line %d: %d sub-words, more than the model's %d; translated in %d parts",
                 first_line + index + 1, len(ids), max_length - 1, len(slices),
             )  # fmt: skip
-        words = word_ids(pieces) if with_words else ()
+        words: tuple[int, ...] = ()
+        if given_words is not None:
+            last = len(given_words[index]) - 1
+            words = tuple(
+                NO_WORD if word == NO_WORD else given_words[index][min(word, last)] for word in word_ids(pieces)
+            )
         for number, part in enumerate(slices):
             yield Segment(
                 line=index,
@@ -66,6 +71,16 @@ def segment_lines(
                 words=(*words[part], -1) if words else (),
                 prefix=list(prefixes[index]) if prefixes is not None and number == 0 else [],
             )
+
+
+def count_given_words(line: str, tokenizer: SentencePieceTokenizer, normalize: Callable[[str], str]) -> list[int]:
+    """For each word that the model reads, the number of the word of ``line`` that it comes from.
+
+    Normalization may make several words of one, or none: unusual spaces and ``▁`` separate words for the model only.
+    """
+    words = tokenizer.encode([normalize(word) for word in split_words(line)])
+    counts = [1 + max(word_ids(tokenizer.convert_ids_to_pieces(ids)), default=NO_WORD) for ids in words]
+    return [number for number, count in enumerate(counts) for _ in range(count)] or [0]
 
 
 def split_tokens(pieces: Sequence[str], limit: int) -> list[slice]:

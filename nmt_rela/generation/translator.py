@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import fields, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.normalization import normalization_for
-from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.data.tokenizer import UNK, TokenizerPair
 from nmt_rela.generation.alignment import WordAligner
 from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
 from nmt_rela.generation.beam_search import beam_search
@@ -25,7 +26,7 @@ from nmt_rela.generation.ensemble import EnsembleDecoder
 from nmt_rela.generation.options import EMPTY, ScoringResult, Translation, TranslationHypothesis, TranslationOptions
 from nmt_rela.generation.sampling import sample
 from nmt_rela.generation.scoring import score_lines
-from nmt_rela.generation.segmentation import Segment, join_segments, segment_lines
+from nmt_rela.generation.segmentation import Segment, count_given_words, join_segments, segment_lines
 from nmt_rela.generation.streaming import MAX_CHUNK, read_chunks, zip_prefixes
 from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.models.transformer import Transformer
@@ -158,11 +159,12 @@ class Translator:
             Translation(
                 source=line,
                 hypotheses=tuple(
-                    join_segments(ranked, options.length_penalty) for ranked in zip(*of_segments, strict=False)
+                    self._restore_prefix(join_segments(ranked, options.length_penalty), prefix)
+                    for ranked in zip(*of_segments, strict=False)
                 )
                 or (empty,),
             )
-            for line, of_segments in zip(lines, of_line, strict=True)
+            for line, of_segments, prefix in zip(lines, of_line, prefixes or repeat(""), strict=False)
         ]
 
     def translate_stream(
@@ -219,10 +221,23 @@ class Translator:
             None if normalized is None else self.tokenizers.target.encode(normalized),
             self.tokenizers.source,
             max_length=self.max_source_length,
-            with_words=options.alignment is not None,
+            given_words=None
+            if options.alignment is None
+            else [count_given_words(line, self.tokenizers.source, self.normalize_source) for line in lines],
             first_line=first_line,
         )
         return list(segments)
+
+    def _restore_prefix(self, hypothesis: TranslationHypothesis, prefix: str) -> TranslationHypothesis:
+        """The hypothesis with its given beginning where the vocabulary lacks some of the prefix's characters."""
+        if not prefix:
+            return hypothesis
+        given = " ".join(self.normalize_target(prefix).split())
+        (ids,) = self.tokenizers.target.encode([given])
+        (shown,) = self.tokenizers.target.decode([ids])
+        if UNK not in ids or not hypothesis.text.startswith(shown):
+            return hypothesis
+        return replace(hypothesis, text=given + hypothesis.text.removeprefix(shown))
 
     def _decode(self, segments: Sequence[Segment], options: TranslationOptions) -> list[list[TranslationHypothesis]]:
         """The hypotheses of one batch. The batch is halved for as long as the device runs out of memory."""

@@ -37,9 +37,13 @@ class TranslationScores:
 
 
 def compute_scores(
-    hypotheses: Sequence[str], references: Sequence[str], *, tokenizer: str = "13a"
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    *,
+    more_references: Sequence[Sequence[str]] = (),
+    tokenizer: str = "13a",
 ) -> TranslationScores:
-    """Cased corpus BLEU (Post 2018) and chrF2 (Popović 2015) of plain, detokenized text against one reference.
+    """Cased corpus BLEU (Post 2018) and chrF2 (Popović 2015) of plain, detokenized text against references.
 
     ``tokenizer`` is the word tokenizer of BLEU; chrF needs none. Raises DataError when the texts differ in length or
     are empty, ConfigError for an unknown tokenizer.
@@ -54,9 +58,9 @@ def compute_scores(
     from sacrebleu.metrics.chrf import CHRF
 
     bleu = BLEU(tokenize=tokenizer)
-    bleu_score = bleu.corpus_score(hypotheses, [references])
+    bleu_score = bleu.corpus_score(hypotheses, [references, *more_references])
     chrf = CHRF()
-    chrf_score = chrf.corpus_score(hypotheses, [references])
+    chrf_score = chrf.corpus_score(hypotheses, [references, *more_references])
     return TranslationScores(
         bleu=bleu_score.score,
         bleu_precisions=tuple(bleu_score.precisions),

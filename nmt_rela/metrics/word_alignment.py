@@ -6,6 +6,7 @@ A link is ``(source word, target word)``, both counted from 0. This module needs
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -99,6 +100,11 @@ def word_ids(subwords: Sequence[str]) -> tuple[int, ...]:
     if not has_text:
         words = [NO_WORD if found == word else found for found in words]
     return tuple(words)
+
+
+def split_words(line: str) -> list[str]:
+    """The words that Pharaoh links count: what ASCII blanks separate. A no-break space is part of a word."""
+    return [word for word in re.split("[ \t-\r]+", line) if word]
 
 
 def merge_subwords(

@@ -87,6 +87,18 @@ def test_a_text_that_replaces_another_of_its_name_is_named(
     assert f"replace those of {run.path.parent / 'first'}" in capsys.readouterr().err
 
 
+def test_several_references_are_scored_as_in_sacrebleu(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluated(run, "first", f"--reference={run.path.parent / 'second'}", "--json")
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert "nrefs:2" in entry["bleu_signature"]
+    (run.path.parent / "short").write_text("Hund\n")
+    given = ["--source", "--reference", "--reference"]
+    files = [str(run.path.parent / name) for name in ("first", "first", "short")]
+    pairs = [text for pair in zip(given, files, strict=True) for text in pair]
+    assert evaluate.main(["--model", str(run.path), *pairs, "--device=cpu"]) == 2
+    assert f"{run.path.parent / 'short'}: 1 lines" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

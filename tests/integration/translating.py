@@ -28,6 +28,7 @@ class Translate:
         self.input.write_bytes(given)
         with open(self.input, "rb") as stream:
             self.monkeypatch.setattr(sys, "stdin", stream)
-            assert translate.main(["--model", str(self.run), "--device", "cpu", *arguments]) == status
+            device = [] if "--device" in arguments else ["--device", "cpu"]
+            assert translate.main(["--model", str(self.run), *device, *arguments]) == status
         output, self.log = self.capture.readouterr()
         return output

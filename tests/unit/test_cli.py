@@ -151,6 +151,7 @@ def test_overrides_and_options_mix() -> None:
         ([], "the following arguments are required: --config"),
         (["--config"], "--config: expected one argument"),
         (["--confg", "x", "--config", "c"], "--confg: unknown argument; did you mean '--config'?"),
+        (["--config", "c", "--config=d"], "--config: given more than once; accepted: once"),
         (["--conf", "c"], "required: --config"),
     ],
 )

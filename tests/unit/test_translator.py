@@ -26,9 +26,10 @@ from nmt_rela.generation.options import (
     TranslationHypothesis,
     TranslationOptions,
 )
-from nmt_rela.generation.segmentation import split_tokens
+from nmt_rela.generation.segmentation import count_given_words, split_tokens
 from nmt_rela.generation.streaming import read_chunks
 from nmt_rela.generation.translator import Translator
+from nmt_rela.metrics.word_alignment import word_ids
 from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError
 
 ATTENTION_VARIANTS = ("softmax", "sparsemax", "entmax15", "rela-i", "rela-g")
@@ -186,6 +187,29 @@ def test_a_translation_begins_with_its_prefix() -> None:
     assert forced[1].text.startswith("die Katze")
     assert forced[2].text.startswith("heute")
     assert forced[3].text.startswith("ein Haus mit Frau ein Haus")
+
+
+@pytest.mark.parametrize("prefix", ["☃", "die ☃☃ Katze", "  ☃  die"])
+def test_a_prefix_keeps_characters_that_the_vocabulary_lacks(prefix: str) -> None:
+    (translation,) = toy_translator().translate(LINES[:1], prefixes=[prefix], alignment=AlignmentOptions())
+    assert translation.text.startswith(" ".join(prefix.split()))
+    assert "⁇" not in translation.text
+    words = len(translation.text.split())
+    assert max(target for _, target in translation.hypotheses[0].alignment or ()) < words
+
+
+@pytest.mark.parametrize("odd", ["der\u00a0Hund", "der\u200bHund", "▁", "der▁Hund", "\u200b", "der\u2003\u2003Hund"])
+def test_word_alignments_count_the_words_that_blanks_separate(odd: str) -> None:
+    tokenizer = toy_tokenizers().source
+    line = f"{odd}  sieht {odd}\tdas Haus"
+    numbers = count_given_words(line, tokenizer, str)
+    (ids,) = tokenizer.encode([line])
+    assert len(numbers) == 1 + max(word_ids(tokenizer.convert_ids_to_pieces(ids)))
+    assert [numbers.count(word) for word in (1, 3, 4)] == [1, 1, 1]
+    assert numbers == sorted(numbers)
+    links = toy_translator().translate([line] * 2, alignment=AlignmentOptions())[1].hypotheses[0].alignment
+    assert links
+    assert all(source < len(line.encode().split()) for source, _ in links)
 
 
 def test_samples_do_not_depend_on_the_batch() -> None:
