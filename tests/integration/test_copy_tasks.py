@@ -42,4 +42,4 @@ def test_copying(variant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
 def test_reversing(variant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fraction_correct(tmp_path, reverse=True, variant=variant, updates=2_000, capsys=capsys) > 0.99
+    assert fraction_correct(tmp_path, reverse=True, variant=variant, updates=1_500, capsys=capsys) > 0.98
