@@ -102,11 +102,14 @@ def test_an_update_is_cut_into_micro_batches_within_their_size_for_any_number_of
 def test_ranks_have_about_equal_work(world_size: int) -> None:
     lengths = correlated(20_000)
     plan = make(lengths, update_tokens=25_000, seed=1, epoch=0)
-    for update in range(plan.num_updates - 1):
+    imbalances = []
+    for update in range(plan.num_updates):
         cut = cut_update(plan.pairs(update), *lengths, max_batch_tokens=1 << 20, world_size=world_size)
-        work = [sum(len(p.pairs) * sum(int(side[p.pairs].max()) for side in lengths) for p in rank) for rank in cut]
-        assert max(work) <= 1.25 * sum(work) / world_size
         assert [len(rank) for rank in cut] == [1] * world_size  # where memory is enough, one pass
+        work = [sum(len(p.pairs) * sum(int(side[p.pairs].max()) for side in lengths) for p in rank) for rank in cut]
+        imbalances.append(max(work) * world_size / sum(work))
+    assert np.mean(imbalances) < 1.1
+    assert max(imbalances) < 1.35  # the update of the longest pairs, whose lengths differ most
 
 
 def test_a_large_update_needs_little_padding_in_one_pass() -> None:
