@@ -50,6 +50,9 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     parser.add_argument(
         "--tokenizer", choices=TOKENIZERS, help="tokenizer of BLEU (default: the task's; 13a with --source)"
     )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="write translations and scores there, and nothing into the run"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = cli.parse(parser, arguments)
     cli.refuse_pairs(parser, options, _PAIRS)
@@ -64,6 +67,7 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     directory, described = describe_evaluation(
         runs, translator, checkpoint=options.checkpoint, precision=options.precision, tokenizer=options.tokenizer
     )
+    directory = options.output or directory
     report = []
     for test_set in test_sets:
         hypotheses, seconds, scores = evaluate(translator, test_set, more_references=(options.reference or [])[1:])
@@ -81,7 +85,7 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
             LOG.info("translations and scores: %s", directory)
     if options.json:
         print(json.dumps(report, indent=1))
-    if len(options.model) == 1:
+    if len(options.model) == 1 and options.output is None:
         write_model_card(runs[0])
 
 

@@ -94,7 +94,7 @@ def describe_evaluation(
 def store_evaluation(directory: Path, hypotheses: Sequence[str], entry: Entry) -> None:
     """Write translations and scores. They replace those of the same test set, and all of other weights."""
     kept = []
-    for old in _read_entries(directory / "scores.json"):
+    for old in read_entries(directory / "scores.json"):
         if old.get("weights") == entry["weights"] and old["name"] != entry["name"]:
             kept.append(old)
         elif old["name"] == entry["name"] and old.get("source") != entry["source"]:
@@ -112,11 +112,12 @@ def stored_scores(run: RunDirectory) -> Iterator[tuple[str, Entry]]:
     present = {name: weights_checksum(run.checkpoint(name)) for name in run.available_checkpoints()}
     for file in sorted(root.glob("**/scores.json")):
         directory = file.parent.relative_to(root)
-        for entry in _read_entries(file):
+        for entry in read_entries(file):
             if entry.get("weights") == present.get(directory.parts[0], ""):
                 yield str(directory), entry
 
 
-def _read_entries(file: Path) -> list[Entry]:
+def read_entries(file: Path) -> list[Entry]:
+    """The entries of a scores.json; none where it is missing or damaged."""
     entries = read_json(file)
     return [entry for entry in entries if "name" in entry] if isinstance(entries, list) else []

@@ -81,6 +81,11 @@ class Run:
         return self.path.name
 
     @property
+    def checkpoint(self) -> Path:
+        """What is scored: the average that the steps make, or the default checkpoint of a run that existed."""
+        return self.path / "average" if self.arguments else RunDirectory(self.path).checkpoint()
+
+    @property
     def seed(self) -> int:
         """The seed of training."""
         return self.config.training.seed

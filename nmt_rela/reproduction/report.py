@@ -114,18 +114,23 @@ def _scores(experiment: Experiment, results: Tree) -> Iterator[str]:
         "Intervals and p are sacreBLEU's bootstrap over 1,000 resampled test sets. p is the probability that "
         "resampling alone gives a difference to the softmax run of the same seed as large as the observed one. It does "
         "not cover the variation between seeds. Length is words of the translation per word of the reference. The "
-        "scored models are averages of the last checkpoints, decoded as the configuration says."
+        'scored models are named below under "checkpoint" and decoded as the configuration says.'
     )
 
 
 def _over_seeds(test: str, results: Tree) -> str:
+    """Means over runs that differ in the seed only; runs of other settings have a row of their own."""
+    groups: dict[tuple[str, str], list[Tree]] = {}
+    for run in results["runs"]:
+        if test in run["scores"]:
+            groups.setdefault((run["attention"], run["other_settings"]), []).append(run)
+    variants = [variant for variant, _ in groups]
     rows = []
-    for variant in dict.fromkeys(run["attention"] for run in results["runs"]):
-        runs = [run for run in results["runs"] if run["attention"] == variant and test in run["scores"]]
+    for (variant, _), runs in groups.items():
         values = [run["scores"][test]["bleu"] for run in runs]
-        if values:
-            deviation = statistics.stdev(values) if len(values) > 1 else None
-            rows.append([variant, str(len(values)), f"{statistics.mean(values):.2f}", _number(deviation, 2)])
+        name = variant if variants.count(variant) == 1 else f"{variant} ({', '.join(run['name'] for run in runs)})"
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        rows.append([name, str(len(values)), f"{statistics.mean(values):.2f}", _number(deviation, 2)])
     return table(["attention", "seeds", "mean BLEU", "standard deviation"], rows)
 
 
@@ -133,11 +138,17 @@ def _speed(experiment: Experiment, results: Tree) -> Iterator[str]:
     first = results["runs"][0]["attention"]
     yield f"## Speed relative to {first}"
     speed = results["speed"]
-    training = {row["attention"]: row["tokens_per_second"] for row in speed.get("training", {}).get("rows", [])}
-    decoding: dict[str, float] = {}
+    training = {
+        row["attention"]: (row["tokens_per_second"], row["lowest"], row["highest"])
+        for row in speed.get("training", {}).get("rows", [])
+    }
+    decoding: dict[str, tuple[float, float, float]] = {}
     for row in speed.get("decoding", {}).get("throughput", []):
         path = row["subject"].rpartition(" ")[0]  # the precision follows
-        decoding |= {run["attention"]: row["tokens_per_second"] for run in results["runs"] if run["path"] == path}
+        median, seconds = row["tokens_per_second"], row["rounds"]
+        middle = statistics.median(seconds)
+        spread = (median, median * middle / max(seconds), median * middle / min(seconds))
+        decoding |= {run["attention"]: spread for run in results["runs"] if run["path"] == path}
     if not training and not decoding:
         reason = ": the benchmarks are part of a checkout (scripts/benchmarks), not of an installed package"
         yield f"Not measured{'' if BENCHMARKS.is_dir() else reason}."
@@ -169,11 +180,21 @@ def _speed(experiment: Experiment, results: Tree) -> Iterator[str]:
     yield " ".join(notes)
 
 
-def _with_ratio(speeds: dict[str, float], variant: str) -> list[str]:
-    """The speed of a variant, and its ratio to the first one."""
+def _with_ratio(speeds: dict[str, tuple[float, float, float]], variant: str) -> list[str]:
+    """The speed of a variant, and its ratio to the first one with the spread over the rounds.
+
+    Where each of the two was faster in some round, and the rounds differ by more than a tenth, there is no ratio.
+    """
     if variant not in speeds:
         return ["–", "–"]
-    return [_number(speeds[variant], 0), _number(speeds[variant] / next(iter(speeds.values())), 2)]
+    first = next(iter(speeds))
+    (median, low, high), (base, base_low, base_high) = speeds[variant], speeds[first]
+    ratio = f"{median / base:.2f}"
+    if variant != first:
+        lowest, highest = low / base_high, high / base_low
+        unclear = lowest < 1 < highest and highest - lowest > max(abs(median / base - 1), 0.1)
+        ratio = "not measurable" if unclear else f"{ratio} ({lowest:.2f}–{highest:.2f})"
+    return [_number(median, 0), ratio]
 
 
 def _curves(experiment: Experiment, results: Tree) -> Iterator[str]:
@@ -306,7 +327,7 @@ def _provenance(results: Tree, records: dict[str, Record]) -> Iterator[str]:
         record = records.get(f"train {run['name']}")
         rows.append(
             [
-                run["name"], run["path"], _number(run["parameters"], 0), f"{run['updates']:,}", str(run["averaged"]),
+                run["name"], run["path"], _number(run["parameters"], 0), f"{run['updates']:,}", run["checkpoint"],
                 _number(run["tokens_per_second"], 0), format_duration(record["seconds"]) if record else "–",
             ]
         )  # fmt: skip
@@ -315,7 +336,7 @@ def _provenance(results: Tree, records: dict[str, Record]) -> Iterator[str]:
                 f"{environment.get('ranks')} x {environment.get('device')}, {environment.get('threads')} threads, "
                 f"torch {environment.get('torch')}, Python {environment.get('python')}"
             )
-    header = ["run", "directory", "parameters", "updates", "averaged", "tokens/s", "trained in"]
+    header = ["run", "directory", "parameters", "updates", "checkpoint", "tokens/s", "trained in"]
     yield table(header, rows, text_columns=2)
     yield (
         f"Trained on: {'; '.join(dict.fromkeys(machines)) or 'not recorded'}. Tokens/s is the median of the run's own "

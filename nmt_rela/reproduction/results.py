@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import statistics
 from typing import Any
 
-from nmt_rela.checkpoints.checkpoint import load_parameters
+from nmt_rela.checkpoints.checkpoint import load_parameters, weights_checksum
 from nmt_rela.checkpoints.run_directory import RunDirectory
-from nmt_rela.config.loader import diff_configs
+from nmt_rela.config.loader import config_to_yaml, diff_configs, override_config
 from nmt_rela.config.schema import Config
-from nmt_rela.generation.evaluation import stored_scores
+from nmt_rela.generation.evaluation import read_entries
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import BASELINE, Experiment, Run
 from nmt_rela.reproduction.significance import paired_bootstrap
 from nmt_rela.reproduction.steps import (
     analysis_directory,
-    averaged_names,
     evaluation_directory,
     is_prepared,
     is_trained,
     prepared_data,
+    scored_checkpoint,
     speed_file,
     test_names,
     updates_done,
@@ -44,7 +45,7 @@ def collect_results(experiment: Experiment) -> Tree:
     speed = {what: read_json(speed_file(experiment, what)) for what in ("training", "decoding")}
     return {
         "task": _task(experiment),
-        "runs": [_run(run) for run in experiment.runs],
+        "runs": [_run(experiment, run) for run in experiment.runs],
         "significance": {} if "significance" in experiment.skip else _significance(experiment),
         "curves": {run.name: _validations(run) for run in experiment.runs},
         "attention": _attention(experiment),
@@ -74,34 +75,36 @@ def _task(experiment: Experiment) -> Tree:
     }
 
 
-def _run(run: Run) -> Tree:
+def _run(experiment: Experiment, run: Run) -> Tree:
     names = ("bleu", "bleu_precisions", "bleu_signature", "chrf", "chrf_signature", "sentences", "length_ratio")
     speeds = [record["target_tokens_per_second"] for record in _records(run, "train")]
     return {
         "name": run.name,
         "attention": run.attention,
         "seed": run.seed,
+        "other_settings": _other_settings(run),
         "path": str(run.path),
         "updates": updates_done(run),
         "finished": is_trained(run),
-        "averaged": len(averaged_names(run)),
+        "checkpoint": scored_checkpoint(run),
         "parameters": _parameters(run),
-        "scores": {test: {name: entry[name] for name in names} for test, entry in _scores(run).items()},
+        "scores": {test: {name: entry[name] for name in names} for test, entry in _scores(experiment, run).items()},
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "environment": read_json(RunDirectory(run.path).environment),
     }
 
 
-def _scores(run: Run) -> dict[str, Tree]:
-    """The scores of the present average, with the run's own settings, by test set."""
-    own = evaluation_directory(run).name
-    return {entry["name"]: entry for name, entry in stored_scores(RunDirectory(run.path)) if name == own}
+def _scores(experiment: Experiment, run: Run) -> dict[str, Tree]:
+    """The scores of the present weights, with the run's own settings, by test set."""
+    entries = read_entries(evaluation_directory(experiment, run) / "scores.json")
+    weights = weights_checksum(run.checkpoint) if entries else None
+    return {entry["name"]: entry for entry in entries if entry.get("weights") == weights}
 
 
 def _parameters(run: Run) -> int | None:
-    """Parameters of the average; a tied matrix counts once."""
+    """Parameters of the scored model; a tied matrix counts once."""
     try:
-        tensors = load_parameters(run.path / "average")
+        tensors = load_parameters(run.checkpoint)
     except UserError:
         return None
     return sum({tensor.data_ptr(): tensor.numel() for tensor in tensors.values()}.values())
@@ -125,9 +128,9 @@ def _significance(experiment: Experiment) -> dict[str, dict[str, Tree]]:
         found[test.name] = {}
         for seed in experiment.seeds:
             systems = [
-                (run.name, list(read_lines(evaluation_directory(run) / f"{test.name}.txt")))
+                (run.name, list(read_lines(evaluation_directory(experiment, run) / f"{test.name}.txt")))
                 for run in experiment.of_seed(seed)
-                if test.name in _scores(run)
+                if test.name in _scores(experiment, run)
             ]
             if not systems:
                 continue
@@ -166,6 +169,13 @@ def _error_rates(layers: list[Tree]) -> Tree:
         }
         for mode in ("normal", "shifted")
     }
+
+
+def _other_settings(run: Run) -> str:
+    """A fingerprint of the settings that are neither the attention nor the seed: runs are pooled where it is equal."""
+    config = actual_config(run)
+    plain = override_config(config, ["run_dir=r", "data.data_dir=d", "model.attention=softmax", "training.seed=0"])
+    return hashlib.sha256(config_to_yaml(plain).encode("utf-8")).hexdigest()[:12]
 
 
 def _differing(experiment: Experiment) -> list[str]:

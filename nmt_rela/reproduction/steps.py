@@ -81,9 +81,8 @@ def steps_of(experiment: Experiment) -> Iterator[Step]:
     for run in experiment.runs:
         if run.arguments:
             yield _training(experiment, run)
-        if run.arguments or averaged_names(run)[-1:] != [path.name for path in _last_checkpoints(run)[-1:]]:
             yield _averaging(run)
-        yield _evaluation(run)
+        yield _evaluation(experiment, run)
     if "analysis" not in experiment.skip:
         for seed in experiment.seeds:
             yield _analysis(experiment, seed)
@@ -106,12 +105,13 @@ def write_record(directory: Path, record: Record) -> None:
         stream.write((json.dumps(record, indent=1) + "\n").encode("utf-8"))
 
 
-def averaged_names(run: Run) -> list[str]:
-    """The checkpoints that the run's average was made of; none without an average."""
+def scored_checkpoint(run: Run) -> str:
+    """What is scored, in words: the name of a checkpoint, or of how many the average is."""
     try:
-        return list(load_state(run.path / "average").get("averaged", []))
+        count = len(load_state(run.checkpoint).get("averaged", []))
     except UserError:
-        return []
+        return "–"
+    return f"average of {count}" if count else run.checkpoint.resolve().name
 
 
 def updates_done(run: Run) -> int:
@@ -149,9 +149,9 @@ def test_names(experiment: Experiment) -> list[str]:
     return [test.name for test in load_task(data.task).between(data.languages).tests]
 
 
-def evaluation_directory(run: Run) -> Path:
-    """Where nmt-evaluate writes translations and scores of the average."""
-    return run.path / "evaluation" / "average"
+def evaluation_directory(experiment: Experiment, run: Run) -> Path:
+    """Where nmt-evaluate writes translations and scores; nothing is written into a run that existed."""
+    return run.path / "evaluation" / "average" if run.arguments else experiment.output / "evaluation" / run.name
 
 
 def analysis_directory(experiment: Experiment, seed: int) -> Path:
@@ -199,19 +199,22 @@ def _averaging(run: Run) -> Step:
     )  # fmt: skip
 
 
-def _evaluation(run: Run) -> Step:
+def _evaluation(experiment: Experiment, run: Run) -> Step:
+    output = evaluation_directory(experiment, run)
+    more = ["--checkpoint", "average"] if run.arguments else ["--output", str(output)]
     return Step(
         name=f"translate {run.name}",
-        command=lambda: ["nmt-evaluate", "--model", str(run.path), "--checkpoint", "average"],
-        inputs=lambda: [run.path / "average" / "manifest.json", run.path / "config.yaml", _data_version(run)],
-        outputs=(evaluation_directory(run) / "scores.json",),
+        command=lambda: ["nmt-evaluate", "--model", str(run.path), *more],
+        inputs=lambda: [run.checkpoint / "manifest.json", run.path / "config.yaml", _data_version(run)],
+        outputs=(output / "scores.json",),
     )
 
 
 def _analysis(experiment: Experiment, seed: int) -> Step:
     budget, runs, gold = _budget(experiment), experiment.of_seed(seed), experiment.gold or ()
     output = analysis_directory(experiment, seed)
-    words = ["nmt-analyze", "--checkpoint", "average", "--output", str(output), "--plots", "png"]
+    words = ["nmt-analyze", "--output", str(output), "--plots", "png"]
+    words += ["--checkpoint", "average"] if runs[0].arguments else []
     words += ["--sentences", str(budget["analysed"]), "--page-sentences", str(budget["page"])]
     for run in runs:
         words += ["--model", str(run.path)]
@@ -221,7 +224,7 @@ def _analysis(experiment: Experiment, seed: int) -> Step:
     return Step(
         name=f"analyse seed{seed}",
         command=lambda: words,
-        inputs=lambda: [*(run.path / "average" / "manifest.json" for run in runs), *gold],
+        inputs=lambda: [*(run.checkpoint / "manifest.json" for run in runs), *gold],
         outputs=(output / "analysis.json", output / "plots"),
     )
 
@@ -260,7 +263,7 @@ def _decoding_speed(experiment: Experiment) -> Step:
     return Step(
         name="decoding speed",
         command=command,
-        inputs=lambda: [run.path / "average" / "manifest.json" for run in runs],
+        inputs=lambda: [run.checkpoint / "manifest.json" for run in runs],
         outputs=(output,),
     )
 

@@ -12,9 +12,11 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
 from nmt_rela.attention.variants import ATTENTION_VARIANTS as ALL_VARIANTS
-from nmt_rela.checkpoints.checkpoint import load_tensors, weights_checksum, write_checkpoint
+from nmt_rela.checkpoints.checkpoint import weights_checksum, write_checkpoint
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import reproduce
 from nmt_rela.config.loader import config_to_yaml
+from nmt_rela.generation.evaluation import read_entries
 from nmt_rela.reproduction import experiment as experiments
 from nmt_rela.reproduction import paper_results, report, steps
 from nmt_rela.reproduction.experiment import (
@@ -110,13 +112,14 @@ def test_skipped_parts_have_no_step() -> None:
 def test_a_step_runs_again_when_its_inputs_change(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs" / "one")
     found = existing(tmp_path / "runs", output=tmp_path / "report")
-    step = next(step for step in steps_of(found) if step.name.startswith("average"))
+    step = next(step for step in steps_of(found) if step.name.startswith("analyse"))
     recorded = {step.name: {"fingerprint": step.fingerprint()}}
     assert not step.is_up_to_date(recorded), "its output does not exist"
-    write_checkpoint(run.path / "average", tensors={}, state={})
+    for path in step.outputs:
+        path.mkdir(parents=True)
     assert step.is_up_to_date(recorded)
     assert not step.is_up_to_date({})
-    (run.checkpoints / "step_1" / "manifest.json").write_text("{}")
+    write_checkpoint(run.checkpoints / "step_1", tensors={}, state={"other": 1})
     assert not step.is_up_to_date(recorded)
 
 
@@ -164,24 +167,63 @@ def test_a_report_names_what_is_missing(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report" / "results.json").read_text("utf-8"))["runs"][0]["scores"] == {}
 
 
-def test_a_report_reads_the_scores_of_the_present_average_with_the_runs_own_settings(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "one")
-    weights = load_tensors(run.checkpoints / "step_1", "model")
-    write_checkpoint(run.path / "average", tensors={"model": weights}, state={"averaged": ["step_1"]})
-    present = weights_checksum(run.path / "average")
+def write_scores(report: Path, run: RunDirectory, bleu: float, **more: object) -> None:
     scores = {"bleu_precisions": [], "bleu_signature": "", "chrf": 1.0, "chrf_signature": "", "sentences": 3}
-    for place, name, checksum, bleu in (
-        ("average", "test", present, 30.0), ("average", "old", "another", 20.0),
-        ("average/beam_size=1", "test", present, 10.0),
-    ):  # fmt: skip
-        file = run.path / "evaluation" / place / "scores.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        entries = json.loads(file.read_text("utf-8")) if file.exists() else []
-        entry = {"name": name, "weights": checksum, "bleu": bleu, "length_ratio": 1.0, **scores}
-        file.write_text(json.dumps([*entries, entry]), "utf-8")
-    write_report(existing(tmp_path, output=tmp_path / "report"))
-    found = json.loads((tmp_path / "report" / "results.json").read_text("utf-8"))["runs"][0]["scores"]
+    weights = weights_checksum(run.checkpoint())
+    entry = {"name": "test", "weights": weights, "bleu": bleu, "length_ratio": 1.0, **scores, **more}
+    file = report / "evaluation" / run.path.name / "scores.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps([*read_entries(file), entry]), "utf-8")
+
+
+def test_a_report_reads_the_scores_of_the_present_weights(tmp_path: Path) -> None:
+    run, report = write_run(tmp_path / "one"), tmp_path / "report"
+    write_scores(report, run, 30.0)
+    write_scores(report, run, 20.0, name="old", weights="another")
+    write_report(existing(tmp_path, output=report))
+    found = json.loads((report / "results.json").read_text("utf-8"))["runs"][0]["scores"]
     assert {name: entry["bleu"] for name, entry in found.items()} == {"test": 30.0}
+
+
+def test_a_report_writes_nothing_into_runs_that_it_is_shown(tmp_path: Path) -> None:
+    write_run(tmp_path / "one")
+    for step in steps_of(existing(tmp_path, output=tmp_path / "report")):
+        assert not step.name.startswith(("train ", "average "))
+        assert not any(path.is_relative_to(tmp_path / "one") for path in step.outputs)
+        if step.name.startswith(("translate ", "analyse ")):
+            assert "--output" in step.command()
+
+
+def test_runs_of_other_settings_are_not_pooled(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    for name, seed, width in (("a", 1, 32), ("b", 2, 32), ("c", 3, 64)):
+        run = write_run(tmp_path / name)
+        text = run.config_file.read_text("utf-8").replace("ffn_dim: 48", f"ffn_dim: {width}")
+        run.config_file.write_text(text.replace("seed: 1\n", f"seed: {seed}\n"), "utf-8")
+        write_scores(report, run, 10.0 * seed)
+    write_report(existing(tmp_path, output=report))
+    text = (report / "report.md").read_text("utf-8")
+    assert "| rela-g (a, b) | 2 | 15.00 | 7.07 |" in text
+    assert "| rela-g (c) | 1 | 30.00 | – |" in text
+
+
+def test_a_ratio_of_speeds_has_its_spread_or_is_none(tmp_path: Path) -> None:
+    for name, attention in (("a", "softmax"), ("b", "rela-g")):
+        write_run(tmp_path / name, attention=attention)
+    found, file = existing(tmp_path, output=tmp_path / "report"), tmp_path / "report" / "speed" / "training.json"
+    file.parent.mkdir(parents=True)
+    document = {"device": "cpu", "threads": 2, "torch": "2", "precision": "float32"}
+    for speed, cell in (
+        ((5222.0, 736.0, 9718.0), "| rela-g | 5,222 | not measurable |"),
+        ((900.0, 890.0, 910.0), "| rela-g | 900 | 0.90 (0.88–0.92) |"),
+    ):
+        rows = [
+            {"attention": attention, "tokens_per_second": median, "lowest": lowest, "highest": highest}
+            for attention, (median, lowest, highest) in (("softmax", (1000.0, 990.0, 1010.0)), ("rela-g", speed))
+        ]
+        file.write_text(json.dumps(document | {"rows": rows}), "utf-8")
+        write_report(found)
+        assert cell in (tmp_path / "report" / "report.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -219,16 +261,6 @@ def test_finished_runs_are_not_taken_for_runs_of_other_settings(
         assert reproduce.main([*command, setting]) == 2
         assert message in capsys.readouterr().err
     assert reproduce.main([*command, "training.max_updates=4000", "decoding.beam_size=2"]) == 0
-
-
-def test_an_existing_average_of_the_newest_checkpoints_is_used(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "one")
-    found = existing(tmp_path)
-    assert "average one" in [step.name for step in steps_of(found)]
-    write_checkpoint(run.path / "average", tensors={}, state={"averaged": ["step_0", "step_1"]})
-    assert "average one" not in [step.name for step in steps_of(found)]
-    write_checkpoint(run.path / "average", tensors={}, state={"averaged": ["step_0"]})
-    assert "average one" in [step.name for step in steps_of(found)]
 
 
 def test_the_plan_lists_commands_and_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
