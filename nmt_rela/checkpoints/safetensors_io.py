@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nmt_rela.models.transformer import Transformer
-from nmt_rela.utils.errors import CheckpointError, UserError
+from nmt_rela.utils.errors import CheckpointError, UserError, first_line
 
 _FORMAT = "nmt_rela 1"
 
@@ -20,9 +20,13 @@ def require_safetensors() -> None:
 
 def write_weights(path: Path, model: Transformer, *, vocabulary: str) -> None:
     """Write the weights, tied ones once. ``vocabulary``: fingerprint of the run's tokenizers."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_model
 
-    save_model(model, str(path), metadata={"format": _FORMAT, "vocabulary": vocabulary})
+    try:
+        save_model(model, str(path), metadata={"format": _FORMAT, "vocabulary": vocabulary})
+    except SafetensorError as error:
+        raise CheckpointError(f"{path.name}: cannot be written: {first_line(error)}") from error
 
 
 def read_weights(path: Path, model: Transformer, *, vocabulary: str) -> None:

@@ -36,14 +36,13 @@ from nmt_rela.utils.errors import (
     UserError,
     did_you_mean,
 )
-from nmt_rela.utils.files import PARTIAL
+from nmt_rela.utils.files import FULL_DISK, PARTIAL
 
 Item = TypeVar("Item")
 
 #: The exit status that a shell reports for a process ended by SIGPIPE: the reader of stdout is gone.
 EXIT_BROKEN_PIPE = 141
 
-_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 _USER_PATH = frozenset(
     {
         errno.ENOENT,
@@ -94,7 +93,7 @@ def report(program: str, error: BaseException) -> int:
     if message is None:
         traceback.print_exception(error)
         return EXIT_INTERNAL_ERROR
-    if isinstance(error, OSError) and error.errno in _FULL_DISK:
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
         _silence_stdout()
     return _refuse(program, message)
 
@@ -115,7 +114,7 @@ def _silence_stdout() -> None:
 def _os_message(error: OSError) -> str | None:
     """One line for a path or disk that the user can repair; None for an internal error."""
     reason = (error.strerror or "").lower()
-    if error.errno in _FULL_DISK:
+    if error.errno in FULL_DISK:
         return f"{error.filename or 'output'}: {reason}"
     if error.errno in _USER_PATH and error.filename is not None:
         # The path that the user gave, not the temporary one beside it.

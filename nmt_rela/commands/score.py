@@ -41,6 +41,9 @@ def _score(arguments: Sequence[str] | None) -> None:
     from nmt_rela.generation.formatting import format_score_jsonl
     from nmt_rela.utils.text import read_parallel
 
+    for option, path in (("--source", options.source), ("--target", options.target)):
+        if path.is_fifo():
+            parser.error(f"{option} {path}: is a pipe; accepted: a file, because it is read twice")
     for _ in read_parallel(options.source, options.target):
         pass  # files of different line counts are refused before anything is printed
     pairs = read_parallel(options.source, options.target)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +21,8 @@ from nmt_rela.commands.model_arguments import (
     translator_factories,
 )
 from nmt_rela.utils.errors import UserError
+from nmt_rela.utils.files import name_file_in_errors
+from nmt_rela.utils.text import decode_lines, open_text, read_lines
 
 _PAIRS = (
     "--alignment-layer needs --alignments", "--alignment-head needs --alignments",
@@ -45,7 +47,6 @@ def _translate(arguments: Sequence[str] | None) -> None:
     from nmt_rela.generation.multiprocess import translate_multiprocess
     from nmt_rela.generation.options import AlignmentOptions, SamplingOptions
     from nmt_rela.utils.progress import ProgressBar
-    from nmt_rela.utils.text import decode_lines, read_lines
 
     overrides: dict[str, Any] = {"n_best": options.n_best or 1}
     if options.sample:
@@ -59,24 +60,30 @@ def _translate(arguments: Sequence[str] | None) -> None:
     formatter = format_jsonl if options.format == "jsonl" else format_text if options.n_best is None else format_moses
     devices = worker_devices(options.device, options.workers)
     prefixes = None if options.prefixes is None else read_lines(options.prefixes)
-    with _open_input(options) as stream:
+    if options.output and options.input and options.output.exists() and options.output.samefile(options.input):
+        parser.error(f"--output {options.output}: is the input; accepted: another file")
+    with _open_input(options) as stream, ExitStack() as stack:
         lines = decode_lines(stream, "stdin" if options.input is None else str(options.input), replace=True)
         if len(devices) == 1:
             translations = load_translator(options).translate_stream(lines, prefixes=prefixes, **overrides)
         else:
             factories = translator_factories(options, devices)
             translations = translate_multiprocess(factories, lines, prefixes=prefixes, **overrides)
+        output: BinaryIO = sys.stdout.buffer
+        if options.output is not None:
+            output = stack.enter_context(open(options.output, "wb"))
         # No progress bar where translations and log share a terminal.
-        show_progress = not sys.stdout.isatty()
+        show_progress = options.output is not None or not sys.stdout.isatty()
         total = _count_lines(options.input)
         with (
             closing(translations),
             ProgressBar("translating", unit="lines", total=total) if show_progress else nullcontext() as bar,
         ):
             for number, translation in enumerate(translations):
-                for line in formatter(translation, number, options.scores):
-                    sys.stdout.buffer.write(line.encode("utf-8") + b"\n")
-                sys.stdout.buffer.flush()
+                with name_file_in_errors(options.output):
+                    for line in formatter(translation, number, options.scores):
+                        output.write(line.encode("utf-8") + b"\n")
+                    output.flush()
                 if bar is not None:
                     bar.advance(1)
 
@@ -89,7 +96,10 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=cli.number_from(1), metavar="N",
         help="processes that divide the lines and the cores among them (default: 1 on the CPU, one per visible GPU)",
     )  # fmt: skip
-    parser.add_argument("--input", type=Path, metavar="FILE", help="read from a file instead of stdin")
+    parser.add_argument(
+        "--input", type=Path, metavar="FILE", help="read from a file instead of stdin; it may be compressed"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write to a file instead of stdout")
     parser.add_argument(
         "--prefixes", type=Path, metavar="FILE",
         help="what translations must begin with: whole words, one line per input line, blank for no prefix",
@@ -131,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _open_input(options: argparse.Namespace) -> AbstractContextManager[BinaryIO]:
     if options.input is not None:
-        return open(options.input, "rb")
+        return open_text(options.input)
     if sys.stdin is None:
         raise UserError("stdin is closed; accepted: lines on stdin, or --input FILE")
     # Not sys.stdin, which the interpreter closes at exit, and never closed here: closing would wait for the reading
@@ -143,7 +153,7 @@ def _count_lines(path: Path | None) -> int:
     """Lines of a file, for the total of the progress bar; 0 (unknown) for input that can be read only once."""
     if path is None or not path.is_file():
         return 0
-    with open(path, "rb") as stream:
+    with open_text(path) as stream:
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
 
 

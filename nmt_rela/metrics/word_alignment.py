@@ -5,20 +5,17 @@ A link is ``(source word, target word)``, both counted from 0. This module needs
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nmt_rela.data.tokenizer import WORD_START
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.text import decode_lines
+from nmt_rela.utils.text import read_lines
 
 Link = tuple[int, int]
 
@@ -184,19 +181,11 @@ def _is_index(text: str) -> bool:
 
 
 def read_pharaoh(path: str | Path) -> list[GoldAlignment]:
-    """The links of a Pharaoh file, one sentence pair per line; a name that ends in ``.gz`` is decompressed.
+    """The links of a Pharaoh file, one sentence pair per line; it may be compressed.
 
     Raises DataError, which names the file and the line.
     """
-    path = Path(path)
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as stream:
-            lines = enumerate(decode_lines(stream, str(path)), start=1)
-            return [parse_pharaoh(line, where=f"{path}:{number}") for number, line in lines]
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read as an alignment file: {reason}") from error
+    return [parse_pharaoh(line, where=f"{path}:{number}") for number, line in enumerate(read_lines(path), start=1)]
 
 
 def format_pharaoh(links: Iterable[Link]) -> str:

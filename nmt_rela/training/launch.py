@@ -83,9 +83,11 @@ def run(
         trainer = context.run_on_all_ranks(
             lambda: Trainer(config, data=data, run=directory, context=context, resume=resume)
         )
-        is_finished = trainer.run(stop_requested=stop.is_requested)
+        trainer.run(stop_requested=stop.is_requested)
         context.run_on_main(lambda: write_model_card(directory))
-        LOG.info("%s at update %d: %s", "finished" if is_finished else "stopped", trainer.state.update, directory.path)
+        reason = trainer.state.end_reason(config.training)
+        how = "stopped" if reason is None else f"finished ({reason})"
+        LOG.info("%s at update %d: %s", how, trainer.state.update, directory.path)
         leave_process_groups()
     except RemoteRankError as failure:
         leave_process_groups()

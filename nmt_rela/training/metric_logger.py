@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,14 @@ from nmt_rela.utils.text import write_lines
 LOG = logging.getLogger(__name__)
 #: train.log receives the messages of all modules.
 _PACKAGE_LOG = logging.getLogger("nmt_rela")
+
+
+class _LogFile(logging.FileHandler):
+    """train.log. After the first error, such as a full disk, nothing more is written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        _PACKAGE_LOG.removeHandler(self)
+        LOG.warning("%s cannot be written (%s); training continues without it", self.baseFilename, sys.exc_info()[1])
 
 
 class MetricLogger:
@@ -79,7 +88,7 @@ class MetricLogger:
             write_lines(self._run.metrics, map(json.dumps, kept))
 
     def _open_log(self) -> None:
-        handler = logging.FileHandler(self._run.log, encoding="utf-8")
+        handler = _LogFile(self._run.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         _PACKAGE_LOG.addHandler(handler)
 

@@ -42,8 +42,14 @@ class TrainerState:
 
     def is_finished(self, settings: TrainingConfig) -> bool:
         """Whether the run has reached the end that its settings define."""
-        return (
-            self.update >= settings.max_updates
-            or 0 < settings.max_epochs <= self.epoch
-            or 0 < settings.patience <= self.validations_since_best
-        )
+        return self.end_reason(settings) is not None
+
+    def end_reason(self, settings: TrainingConfig) -> str | None:
+        """The setting that ends the run; None while it goes on."""
+        if self.update >= settings.max_updates:
+            return "training.max_updates is reached"
+        if 0 < settings.max_epochs <= self.epoch:
+            return "training.max_epochs is reached"
+        if 0 < settings.patience <= self.validations_since_best:
+            return f"early stop, {self.validations_since_best} validations without a better score (training.patience)"
+        return None

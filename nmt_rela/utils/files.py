@@ -19,7 +19,20 @@ PARTIAL = ".partial"
 #: Suffix of the directory that `atomic_directory` sets aside while its replacement is renamed.
 REPLACED = ".replaced"
 CHECKSUMS = "SHA256SUMS"
+#: Error numbers of a full disk or quota.
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BLOCK = 1 << 22
+
+
+@contextlib.contextmanager
+def name_file_in_errors(path: Path | None) -> Iterator[None]:
+    """Name the file in the error of a full disk, which has no name where an open file is written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK and error.filename is None and path is not None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -31,7 +44,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}{PARTIAL}")
     try:
-        with open(temporary, "wb") as stream:
+        with name_file_in_errors(path), open(temporary, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -51,8 +64,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     partial, replaced = path.with_name(path.name + PARTIAL), path.with_name(path.name + REPLACED)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        yield partial
+        with name_file_in_errors(path):
+            partial.mkdir(parents=True)
+            yield partial
         for file in sorted(partial.rglob("*")):
             sync(file)
         sync(partial)

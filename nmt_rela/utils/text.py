@@ -7,11 +7,15 @@ parallel corpus would lose its alignment.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import logging
+import lzma
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.files import atomic_write
@@ -20,6 +24,8 @@ LOG = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
+_COMPRESSIONS: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+_ZSTD = b"\x28\xb5\x2f\xfd"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -30,15 +36,34 @@ def raw_lines(stream: BinaryIO) -> Iterator[bytes]:
         yield line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line
 
 
+def open_text(path: Path | str) -> BinaryIO:
+    """A file as a binary stream. gzip, bzip2 and xz are decompressed, by the content and not by the name.
+
+    Raises:
+        DataError: the file cannot be opened, or is compressed in another way.
+    """
+    try:
+        stream = open(path, "rb")  # noqa: SIM115
+        head = stream.peek(6)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if head.startswith(_ZSTD):
+        raise DataError(f"{path}: compressed with zstd; accepted: plain text, gzip, bzip2, xz (try: zstd -d {path})")
+    for magic, decompressed in _COMPRESSIONS.items():
+        if head.startswith(magic):
+            return cast(BinaryIO, decompressed(stream))
+    return stream
+
+
 def decode_lines(stream: BinaryIO, name: str, *, replace: bool = False) -> Iterator[str]:
     """The lines of a binary stream as text; ``name`` identifies the stream in messages.
 
     Raises:
-        DataError: a line is not UTF-8. With ``replace``, U+FFFD replaces the invalid bytes instead, and one warning
-            per stream names the first such line.
+        DataError: the stream cannot be read, or a line is not UTF-8. With ``replace``, U+FFFD replaces invalid bytes
+            instead, and one warning per stream names the first such line.
     """
     warned = False
-    for number, line in enumerate(raw_lines(stream), start=1):
+    for number, line in enumerate(_readable(raw_lines(stream), name), start=1):
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -52,17 +77,21 @@ def decode_lines(stream: BinaryIO, name: str, *, replace: bool = False) -> Itera
         yield text
 
 
+def _readable(lines: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """Lines whose errors of reading and of decompression are DataErrors."""
+    try:
+        yield from lines
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
 def read_lines(path: Path | str) -> Iterator[str]:
-    """The lines of a file.
+    """The lines of a file, which may be compressed.
 
     Raises:
-        DataError: the file cannot be opened, or a line is not UTF-8.
+        DataError: the file cannot be read, or a line is not UTF-8.
     """
-    try:
-        stream = open(path, "rb")  # noqa: SIM115
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    with stream:
+    with open_text(path) as stream:
         yield from decode_lines(stream, str(path))
 
 

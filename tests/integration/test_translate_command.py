@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -161,7 +162,7 @@ def test_processes_translate_as_one_does(translated: Translate) -> None:
         (["--device", "cuda:77"], "CUDA devices are visible"),
         (["--alignments", "--alignment-layer", "9"], "accepted: 0 to 1"),
         (["--sample", "--top-p", "2"], "top-p: found 2.0"),
-        (["--input", "/no/such/file"], "no such file"),
+        (["--input", "/no/such/file"], "No such file"),
         (["--model", "/no/such/run"], "not a run directory"),
     ],
 )
@@ -179,6 +180,18 @@ def test_ensembles_need_one_vocabulary(translated: Translate, run: Path, tmp_pat
         model.write(b"\x1a\x05\x0a\x03abc")  # another name of the normalizer: the same pieces, another model
     translated("--model", str(other), status=2)
     assert "another vocabulary" in translated.log.decode()
+
+
+def test_input_may_be_compressed_and_output_a_file(translated: Translate, tmp_path: Path) -> None:
+    expected = translated()
+    text, output = tmp_path / "text", tmp_path / "output"
+    text.write_bytes(gzip.compress("\n".join([*LINES, ""]).encode()))
+    assert translated("--input", str(text), "--output", str(output)) == b""
+    assert output.read_bytes() == expected
+    translated("--input", str(text), "--output", str(text), status=2)
+    assert "is the input; accepted: another file" in translated.log.decode()
+    translated("--input", str(text), "--output", "/dev/full", status=2)
+    assert translated.log.decode().strip().endswith("nmt-translate: error: /dev/full: no space left on device")
 
 
 def test_scores_of_given_translations(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

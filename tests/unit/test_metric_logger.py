@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.config.schema import TrainingConfig
 from nmt_rela.training.metric_logger import MetricLogger
+from nmt_rela.training.trainer_state import TrainerState
 
 
 def test_a_continued_run_drops_later_and_truncated_records(tmp_path: Path) -> None:
@@ -54,3 +58,31 @@ def test_a_full_disk_costs_records_and_one_warning_each(tmp_path: Path, caplog: 
     logger.close()
     assert caplog.text.count("metrics.jsonl cannot be written") == 1
     assert caplog.text.count("samples cannot be written") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_the_log_is_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory(tmp_path)
+    run.log.symlink_to("/dev/full")
+    logger = MetricLogger(run, update=0, validated=0)
+    for _ in range(9):
+        logging.getLogger("nmt_rela.training").warning("a message")
+    logger.close()
+    assert caplog.text.count("train.log cannot be written ([Errno 28] No space left on device)") == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_reason_of_an_end_is_named() -> None:
+    settings = replace(TrainingConfig(), max_updates=100, max_epochs=3, patience=2)
+    for state, reason in (
+        (TrainerState(update=100), "training.max_updates is reached"),
+        (TrainerState(update=9, epoch=3), "training.max_epochs is reached"),
+        (
+            TrainerState(validations_since_best=2),
+            "early stop, 2 validations without a better score (training.patience)",
+        ),
+        (TrainerState(update=9), None),
+    ):
+        assert state.end_reason(settings) == reason

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import logging
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,3 +87,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_lines(path, failing())  # type: ignore[arg-type]
     assert path.read_bytes() == b"old\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_text_is_read_whatever_its_name(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "text"
+    content = "".join(f"Zeile {i * i}\n" for i in range(50)).encode()
+    path.write_bytes(compress(content))
+    assert list(read_lines(path)) == content.decode().splitlines()
+    path.write_bytes(compress(content)[:-9])
+    with pytest.raises(DataError, match="text: cannot be read"):
+        list(read_lines(path))
+
+
+def test_a_directory_and_zstd_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        list(read_lines(tmp_path))
+    (tmp_path / "text.zst").write_bytes(b"\x28\xb5\x2f\xfd rest")
+    with pytest.raises(DataError, match="compressed with zstd; accepted: plain text, gzip, bzip2, xz"):
+        list(read_lines(tmp_path / "text.zst"))
