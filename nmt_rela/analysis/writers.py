@@ -61,7 +61,7 @@ def write_analysis(directory: Path, data: AnalysisData, runs: Sequence[RunAnalys
     for run in runs:
         for (layer, head, mode), lines in run.pharaoh.items():
             label = "average" if head == AVERAGE else f"head{head}"
-            write_lines(alignments / _file_name(run.name) / f"layer{layer}.{label}.{mode}.txt", lines)
+            write_lines(alignments / file_name(run.name) / f"layer{layer}.{label}.{mode}.txt", lines)
     shown = max((len(run.page) for run in runs), default=0)
     if shown:
         first = f", the first {shown} here" if shown < len(data.lines) else ""
@@ -86,8 +86,9 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+def file_name(name: str) -> str:
+    """The name with other characters as %XX, so that different runs have different files."""
+    return re.sub(r"[^\w.-]", lambda found: f"%{ord(found[0]):02X}", name)
 
 
 def _page_run(run: RunAnalysis) -> PageRun:
@@ -304,7 +305,7 @@ def write_plots(
     for run in runs:
         if run.head_ablation is not None:
             changes = loss_changes(run)
-            figures[f"head_ablation.{_file_name(run.name)}"] = plots.head_grid(
+            figures[f"head_ablation.{file_name(run.name)}"] = plots.head_grid(
                 {
                     title: np.array(_head_matrix(run, changes, site), dtype=float)
                     for site, title in plots.SITE_TITLES.items()
@@ -312,7 +313,7 @@ def write_plots(
                 label=f"{run.name}: rise of the loss without a head (nats per sub-word)",
             )
         if run.heatmap:
-            figures[f"heatmap.{_file_name(run.name)}"] = _heatmap_figure(run, layer)
+            figures[f"heatmap.{file_name(run.name)}"] = _heatmap_figure(run, layer)
     return [path for name, figure in figures.items() for path in plots.save(figure, directory / name, formats)]
 
 

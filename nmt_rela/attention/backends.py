@@ -172,6 +172,8 @@ def _scale_and_mask(scores: Tensor, head_dim: int, mask: AttentionMask | None) -
     scale = head_dim**-0.5
     if mask is None:
         return scores * scale
+    if scores.dtype in (torch.bfloat16, torch.float16):  # on a CPU, add rounds alpha to the dtype of its tensors
+        scores, scale = scores * scale, 1.0
     # One pass for both. Scaling the queries instead would pay only beyond about 256 keys.
     return torch.add(mask.as_bias(scores.shape[2], scores.shape[3], scores.dtype, scores.device), scores, alpha=scale)
 

@@ -71,6 +71,7 @@ def _translate(arguments: Sequence[str] | None) -> None:
             translations = translate_multiprocess(factories, lines, prefixes=prefixes, **overrides)
         output: BinaryIO = sys.stdout.buffer
         if options.output is not None:
+            stack.enter_context(name_file_in_errors(options.output))
             output = stack.enter_context(open(options.output, "wb"))
         # No progress bar where translations and log share a terminal.
         show_progress = options.output is not None or not sys.stdout.isatty()
@@ -80,10 +81,9 @@ def _translate(arguments: Sequence[str] | None) -> None:
             ProgressBar("translating", unit="lines", total=total) if show_progress else nullcontext() as bar,
         ):
             for number, translation in enumerate(translations):
-                with name_file_in_errors(options.output):
-                    for line in formatter(translation, number, options.scores):
-                        output.write(line.encode("utf-8") + b"\n")
-                    output.flush()
+                for line in formatter(translation, number, options.scores):
+                    output.write(line.encode("utf-8") + b"\n")
+                output.flush()
                 if bar is not None:
                     bar.advance(1)
 

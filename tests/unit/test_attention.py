@@ -180,3 +180,10 @@ def test_dropout_has_the_right_rate_scale_and_seed(probability: float) -> None:
     torch.manual_seed(3)
     assert torch.equal(dropout(ones, probability, True), dropped)
     assert dropout(ones, probability, False) is ones
+
+
+def test_half_precision_scores_are_scaled_in_float32() -> None:
+    values = torch.randn(17, generator=torch.Generator().manual_seed(1)).bfloat16()
+    query, key = torch.eye(17).bfloat16().view(1, 1, 17, 17), values.diag().view(1, 1, 17, 17)
+    scores = attention_scores(query, key, CAUSAL_MASK)
+    assert torch.equal(scores[0, 0].diagonal(), (values.double() * 17**-0.5).bfloat16())

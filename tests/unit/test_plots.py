@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nmt_rela.analysis import plots
+from nmt_rela.analysis import plots, writers
 from nmt_rela.utils.errors import UserError
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra 'analysis')")
@@ -31,7 +31,20 @@ def test_heatmap_has_one_panel_per_head_with_its_maximum_and_leaves_zeros_blank(
     assert shown is not None
     assert np.ma.getmaskarray(shown).tolist() == (weights()[0] == 0).tolist()
     assert [label.get_text() for label in axes[0].get_yticklabels()] == QUERIES
-    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["the", r"\$house\$", "‹end›", "."]
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["the", "$house$", "‹end›", "."]
+
+
+def test_dollar_signs_in_names_are_no_formulas(tmp_path: Path) -> None:
+    figure = plots.heatmap(QUERIES, KEYS, weights(), panels=["a", "b", "c"], title=r"cost$\bad$: cross-attention")
+    curves = plots.curves({"BLEU": {r"cost$\bad$": [(1, 2.0), (2, 3.0)]}}, xlabel="updates")
+    for number, drawn in enumerate((figure, curves)):
+        assert plots.save(drawn, tmp_path / str(number))[0].stat().st_size > 0
+
+
+def test_names_of_runs_have_different_files() -> None:
+    names = ["a b", "a_b", "a%20b", "a/b", "Übung-1.2"]
+    assert len({writers.file_name(name) for name in names}) == len(names)
+    assert writers.file_name("Übung-1.2") == "Übung-1.2"
 
 
 def test_heatmap_strikes_null_rows_through() -> None:
