@@ -132,23 +132,20 @@ def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:
     from nmt_rela.analysis.data import read_analysis_data
     from nmt_rela.data.normalization import normalization_for
     from nmt_rela.data.prepared_data import EvaluationSet
-    from nmt_rela.preparation.pipeline import load_prepared
+    from nmt_rela.preparation.pipeline import bleu_tokenizer_of, load_prepared
 
     if options.source is not None:
         files = EvaluationSet(
             name=options.source.name,
             source=options.source,
             target=options.target,
-            bleu_tokenizer="13a",
+            bleu_tokenizer=bleu_tokenizer_of(config),
             gold_alignments=options.gold,
         )
     else:
         files = load_prepared(config).evaluation_set(options.test_set or "test")
         files = replace(files, gold_alignments=options.gold or files.gold_alignments)
-    source, target = (
-        normalization_for(language, romanian_diacritics=config.romanian_diacritics)
-        for language in (config.source_language, config.target_language)
-    )
+    source, target = (normalization_for(language, config) for language in config.languages)
     return read_analysis_data(
         files, normalize=(source, target), gold_reversed=options.gold_reversed, sentences=options.sentences
     )

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: Sequence[str] | None) -> None:
-    from nmt_rela.metrics.bleu import TOKENIZERS
+    from nmt_rela.metrics.bleu import TOKENIZERS, check_tokenizer
 
     parser = cli.make_parser("nmt-evaluate", __doc__)
     add_model_arguments(parser)
@@ -48,7 +48,7 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
         "--reference", type=Path, action="append", metavar="FILE", help="its reference translation; may be repeated"
     )
     parser.add_argument(
-        "--tokenizer", choices=TOKENIZERS, help="tokenizer of BLEU (default: the task's; 13a with --source)"
+        "--tokenizer", choices=TOKENIZERS, help="tokenizer of BLEU (default: the task's, for the target language)"
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="write translations and scores there, and nothing into the run"
@@ -56,6 +56,8 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = cli.parse(parser, arguments)
     cli.refuse_pairs(parser, options, _PAIRS)
+    if options.tokenizer:
+        check_tokenizer(options.tokenizer)
 
     from nmt_rela.checkpoints.run_directory import RunDirectory
     from nmt_rela.export.model_card import write_model_card
@@ -92,11 +94,12 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
 def _test_sets(run: RunDirectory, options: argparse.Namespace) -> list[EvaluationSet]:
     """The given text, or the chosen test sets of the run's task."""
     from nmt_rela.data.prepared_data import EvaluationSet
-    from nmt_rela.preparation.pipeline import load_prepared
+    from nmt_rela.preparation.pipeline import bleu_tokenizer_of, load_prepared
 
     if options.source is not None:
         given = {"source": options.source, "target": options.reference[0], "gold_alignments": None}
-        return [EvaluationSet(name=options.source.name, bleu_tokenizer=options.tokenizer or "13a", **given)]
+        tokenizer = options.tokenizer or bleu_tokenizer_of(run.config().data)
+        return [EvaluationSet(name=options.source.name, bleu_tokenizer=tokenizer, **given)]
     data = load_prepared(run.config().data)
     chosen = [data.evaluation_set(name) for name in options.test_set] if options.test_set else data.tests
     return [replace(found, bleu_tokenizer=options.tokenizer or found.bleu_tokenizer) for found in chosen]

@@ -64,6 +64,9 @@ class DataConfig:
     drop_duplicates: bool = True
     #: Drop pairs whose target is a copy of the source (three words or more).
     drop_untranslated: bool = True
+    #: SentencePiece's normalization: "nmt_nfkc", "nfkc" (keeps zero-width joiners), "identity" (keeps every character),
+    #: or auto: by the scripts of the languages that a vocabulary holds.
+    normalization: Literal["auto", "nmt_nfkc", "nfkc", "identity"] = "auto"
     #: Romanian text: "none" leaves it; "cedilla" writes ş ţ with a comma below; "remove" strips all diacritics.
     romanian_diacritics: Literal["none", "cedilla", "remove"] = "none"
     #: Use only the first pairs of every training source (0: all), for trials.

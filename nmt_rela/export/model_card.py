@@ -16,6 +16,7 @@ from nmt_rela import __version__
 from nmt_rela.checkpoints.checkpoint import load_state
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import AttentionBySite, Config
+from nmt_rela.data.languages import primary_language
 from nmt_rela.generation.evaluation import stored_scores
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.files import atomic_write, read_json
@@ -47,7 +48,7 @@ def export_readme(page: str, config: Config, **values: str) -> str:
         max_length=data.max_length,
         **values,
     )
-    if data.romanian_diacritics != "none" and "ro" in (data.source_language, data.target_language):
+    if data.romanian_diacritics != "none" and "ro" in map(primary_language, data.languages):
         mode = data.romanian_diacritics
         text += f"* Romanian text was normalized with `data.romanian_diacritics: {mode}`; translations are too.\n"
     return text
@@ -59,7 +60,7 @@ def _card_lines(run: RunDirectory) -> Iterator[str]:
     environment = read_json(run.environment) or {}
     corpus = environment.get("data", {})  # what prepare_run_directory knew of the data
     title = corpus.get("title") or Path(data.task).stem
-    yield from ("---", f"language: [{json.dumps(data.source_language)}, {json.dumps(data.target_language)}]")
+    yield from ("---", f"language: {json.dumps([primary_language(language) for language in data.languages])}")
     yield from ("pipeline_tag: translation", "library_name: nmt_rela", "metrics: [bleu, chrf]", "---", "")
     yield from (f"# {title}, {data.source_language} to {data.target_language}, {_attention(config)}", "")
     yield (

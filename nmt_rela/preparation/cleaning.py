@@ -1,14 +1,13 @@
 """Cleaning of training text: pairs are kept, repaired or dropped, and counted.
 
 A pair is dropped as a whole, never one side of it, and counted under the first reason that applies. Development and
-test sets are not cleaned. Sub-word lengths are limited later (`binarize`).
+test sets are repaired, and none of their pairs is dropped. Sub-word lengths are limited later (`binarize`).
 
 When a rule changes, raise ``_VERSIONS["text"]`` in pipeline.py. Otherwise text that was prepared before is used again.
 """
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
@@ -17,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmt_rela.config.schema import DataConfig
-from nmt_rela.data.normalization import normalization_for, primary_language
+from nmt_rela.data.languages import writing_system
+from nmt_rela.data.normalization import normalization_for, repair_text
 from nmt_rela.preparation.cleaning_stats import CleaningStats
 
 #: Longer sides are dropped in any writing system.
@@ -28,13 +28,8 @@ COPY_WORDS = 3
 
 #: Pairs in a chunk.
 _CHUNK = 1 << 16
-_SUSPECT = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029&]")
-_SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
-_CONTROLS = re.compile("[\x00-\x08\x0a\x0d-\x1b\x1f\x7f-\x84\x86-\x9f]+")
-_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 
-#: Languages written without spaces: each of these characters counts as a word.
-_UNSPACED = {"zh", "ja", "th", "lo", "km", "my", "bo"}
+#: Characters of scripts that are written without spaces between words.
 _UNSPACED_CHARACTERS = (
     "\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
@@ -43,26 +38,9 @@ _UNSPACED_WORD = re.compile(f"[{_UNSPACED_CHARACTERS}]|[^\\s{_UNSPACED_CHARACTER
 
 def word_counter(language: str) -> Callable[[str], int]:
     """A function that counts words: between spaces, or single characters in a language written without spaces."""
-    if primary_language(language) in _UNSPACED:
-        return lambda text: len(_UNSPACED_WORD.findall(text))
-    return lambda text: len(text.split())
-
-
-def repair_text(text: str) -> tuple[str, str]:
-    """Text with entities resolved and control characters and separators as spaces, and the repair made, or ""."""
-    if not _SUSPECT.search(text):
-        return text, ""
-    reason = ""
-    resolved = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
-    if resolved != text:
-        reason = "entities"
-    spaced = _SEPARATORS.sub(" ", resolved)
-    if spaced != resolved:
-        reason = "separators"
-    plain = _CONTROLS.sub(" ", spaced)
-    if plain != spaced:
-        reason = "control characters"
-    return plain, reason
+    if writing_system(language).spaced:
+        return lambda text: len(text.split())
+    return lambda text: len(_UNSPACED_WORD.findall(text))
 
 
 #: Both sides of a pair, and what was repaired in it.
@@ -102,9 +80,7 @@ class Cleaner:
 
     def __init__(self, data: DataConfig) -> None:
         self._data = data
-        self._normalize = [
-            normalization_for(language, romanian_diacritics=data.romanian_diacritics) for language in data.languages
-        ]
+        self._normalize = [normalization_for(language, data) for language in data.languages]
         self._count_words = [word_counter(language) for language in data.languages]
         self._seen = HashSet64()
 

@@ -22,13 +22,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
 from nmt_rela.config.schema import DataConfig
-from nmt_rela.data.normalization import primary_language
+from nmt_rela.data.languages import is_known_language, primary_language
+from nmt_rela.data.normalization import normalization_rule
 from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.metrics.bleu import check_tokenizer, default_tokenizer
 from nmt_rela.preparation.binarize import available_cores
 from nmt_rela.preparation.cleaning_stats import CleaningStats, read_stats
 from nmt_rela.preparation.sources.archive_cache import ArchiveCache
@@ -51,7 +54,7 @@ from nmt_rela.utils.files import atomic_write, sha256_of
 LOG = logging.getLogger(__name__)
 
 #: Increased when the code of a stage gives another result for the same inputs.
-_VERSIONS = {"sets": 1, "text": 2, "tokenizers": 1, "train": 1, "dev": 1}
+_VERSIONS = {"sets": 2, "text": 3, "tokenizers": 2, "train": 1, "dev": 2}
 #: The same for the modes of one option; data of other modes stays valid.
 _ROMANIAN_VERSIONS = {"none": "none", "cedilla": "cedilla 2", "remove": "remove 2"}
 
@@ -84,6 +87,10 @@ def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) ->
         remove_partial_stages(preparation.directory)
         task, languages = preparation.task, " to ".join(data.languages)
         LOG.info("preparing %s (licence: %s): %s", task.title, task.licence, languages)
+        for language in filterfalse(is_known_language, data.languages):
+            LOG.warning(
+                "'%s' is no code of ISO 639, such as en or eng; it is taken for a language with spaces", language
+            )
         try:
             archives, digests = _resolve_archives(preparation, cache)
             stages = _list_stages(preparation, archives, digests, workers=workers or available_cores())
@@ -120,6 +127,14 @@ def load_prepared(data: DataConfig) -> PreparedData:
     return preparation.prepared_data(summary)
 
 
+def bleu_tokenizer_of(data: DataConfig) -> str:
+    """BLEU's tokenizer for translations into the target language: the task's, also for text of one's own."""
+    try:
+        return load_task(data.task).bleu_tokenizer(data.target_language)
+    except ConfigError:  # the run has outlived its task file
+        return default_tokenizer(data.target_language)
+
+
 @dataclass(frozen=True, slots=True)
 class _Preparation:
     """What one configuration prepares, and where. The task has only what is between its two languages."""
@@ -144,6 +159,7 @@ class _Preparation:
                 "data.romanian_diacritics: 'remove' would train translations without diacritics; "
                 "accepted for the target 'ro': none, cedilla"
             )
+        check_tokenizer(task.bleu_tokenizer(data.target_language))
         usable = task.between(data.languages)
         for key in ("train", "dev", "tests"):
             if not getattr(usable, key):
@@ -278,6 +294,7 @@ def _list_stages(
         ]
 
     common = {"languages": data.languages, "romanian": _ROMANIAN_VERSIONS[data.romanian_diacritics]}
+    common |= {"normalization": [normalization_rule(language, data=data) for language in data.languages]}
     sets = add(
         "sets",
         partial(make_sets, data=data, dev=task.dev, tests=task.tests, archives=archives),

@@ -8,7 +8,7 @@ from itertools import accumulate, chain, islice
 from pathlib import Path
 
 from nmt_rela.config.schema import DataConfig
-from nmt_rela.data.normalization import normalization_for
+from nmt_rela.data.normalization import normalization_for, normalization_rule
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.metrics.word_alignment import format_gold, read_pharaoh
 from nmt_rela.preparation.binarize import binarize
@@ -17,7 +17,7 @@ from nmt_rela.preparation.cleaning_stats import CleaningStats, format_stats, rea
 from nmt_rela.preparation.sources.archives import LocalArchive
 from nmt_rela.preparation.sources.readers import MAX_LINE, read_pairs
 from nmt_rela.preparation.sources.task import ParallelSource
-from nmt_rela.preparation.tokenizer_training import normalization_rule, sample_evenly, train_sentencepiece
+from nmt_rela.preparation.tokenizer_training import sample_evenly, train_sentencepiece
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.progress import ProgressBar
 from nmt_rela.utils.text import write_lines
@@ -32,7 +32,8 @@ def make_sets(
 ) -> None:
     """Write the joined development set and the test sets as text: ``dev.<language>``, ``test-<name>.<language>``.
 
-    No pair is dropped. Gold alignments become ``<set>.align``, source word first. ``archives`` are those by name.
+    Text is repaired, and no pair is dropped. Gold alignments become ``<set>.align``, source word first. ``archives``
+    are those by name.
     """
     lines: dict[str, int] = {}
     for name, group in (("dev", dev), *((f"test-{test.name}", [test]) for test in tests)):
@@ -45,7 +46,7 @@ def make_sets(
         if not pairs:
             raise DataError(f"source '{group[0].name}': has no lines; accepted: a set with at least one pair")
         for side, language in enumerate(data.languages):
-            normalize = normalization_for(language, romanian_diacritics=data.romanian_diacritics)
+            normalize = normalization_for(language, data)
             write_lines(directory / f"{name}.{language}", (normalize(pair[side]) for pair in pairs))
         if len(group) == 1 and (path := group[0].alignments):
             gold = read_pharaoh(path)
@@ -130,7 +131,7 @@ def make_tokenizers(directory: Path, data: DataConfig, text: Path) -> None:
                 algorithm=data.subword_model,
                 size=data.vocabulary_size,
                 character_coverage=data.character_coverage,
-                normalization=normalization_rule(*group),
+                normalization=normalization_rule(*group, data=data),
             )
         )
     TokenizerPair(models[0], models[-1]).save(directory)

@@ -6,31 +6,23 @@ import io
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import sentencepiece
 
-from nmt_rela.data.normalization import primary_language
 from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer
 from nmt_rela.utils.errors import ConfigError
 from nmt_rela.utils.text import raw_lines
 
 LOG = logging.getLogger(__name__)
 
-#: Languages whose characters are not normalized: full-width and half-width characters differ in them.
-_VERBATIM = {"zh", "ja"}
+#: Longer lines are cut, because SentencePiece skips lines over 4,192 bytes.
+_MAX_CHARACTERS = 1_000
+_PART = re.compile(rf".{{1,{_MAX_CHARACTERS}}}(?: |\Z)|.{{1,{_MAX_CHARACTERS}}}", re.DOTALL)
 #: Fixed, because the sums of unigram training depend on it; models must be the same on every machine.
 _THREADS = 16
-
-
-def normalization_rule(*languages: str) -> str:
-    """SentencePiece's normalization rule for a model of these languages.
-
-    ``nmt_nfkc`` composes accents, collapses whitespace and removes invisible characters. It would also turn full-width
-    into half-width characters, so Chinese and Japanese have the rule ``identity``.
-    """
-    return "identity" if _VERBATIM & set(map(primary_language, languages)) else "nmt_nfkc"
 
 
 def sample_evenly(path: Path, *, lines: int, sample: int) -> Iterator[str]:
@@ -60,7 +52,7 @@ def train_sentencepiece(
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=chain.from_iterable(map(_parts, lines)),
             model_writer=model,
             model_type=algorithm,
             vocab_size=size,
@@ -88,3 +80,8 @@ def train_sentencepiece(
     if tokenizer.size < size:
         LOG.warning("the corpus supports %d sub-words, not data.vocabulary_size=%d", tokenizer.size, size)
     return tokenizer
+
+
+def _parts(line: str) -> list[str]:
+    """A line, or the parts of an over-long one, cut at spaces where there are any."""
+    return [line] if len(line) <= _MAX_CHARACTERS else _PART.findall(line)

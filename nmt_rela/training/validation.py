@@ -13,6 +13,7 @@ from nmt_rela.config.schema import Config
 from nmt_rela.data.batch_plan import Pairs, cut_update, plan_epoch
 from nmt_rela.data.data_loader import collate
 from nmt_rela.data.indexed_dataset import ParallelDataset
+from nmt_rela.data.languages import writing_system
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.generation.options import TranslationOptions
@@ -93,6 +94,7 @@ class Validator:
             options=TranslationOptions.from_config(self._config.decoding),
             device=context.device,
             max_source_length=self._config.data.max_length,
+            sentence_joiner=writing_system(self._config.data.target_language).sentence_joiner,
         )
         outputs: list[str] | None
         try:

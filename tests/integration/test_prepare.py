@@ -81,6 +81,7 @@ CHANGES: list[tuple[dict[str, object], set[str]]] = [
     ({"drop_duplicates": False}, TEXT),
     ({"drop_untranslated": False}, TEXT),
     ({"romanian_diacritics": "cedilla"}, {"sets", *TEXT}),
+    ({"normalization": "identity"}, {"sets", *TEXT}),
 ]
 
 
@@ -226,6 +227,30 @@ def test_bad_settings_are_one_line(tmp_path: Path) -> None:
         prepare(
             settings("wmt16-ro-en", tmp_path, source_language="en", target_language="ro", romanian_diacritics="remove")
         )
+
+
+@pytest.mark.parametrize("chinese", ["zh", "zho_Hans", "cmn", "yue-Hant"])
+def test_every_code_of_a_language_leads_to_the_same_data(tmp_path: Path, chinese: str) -> None:
+    task = own_task(tmp_path)
+    task.write_text(task.read_text("utf-8").replace("de: text", f"{chinese}: text").replace("[de,", f"[{chinese},"))
+    write(tmp_path / "text/train.de.gz", [f"我们去了巴黎和柏林看朋友{number}" for number in range(300)])
+    prepared = prepare(
+        settings(task, tmp_path / "out", source_language="en", target_language=chinese, max_length_ratio=3.0)
+    )
+    assert (prepared.counts["total"]["dropped"], prepared.tests[0].bleu_tokenizer) == ({}, "zh")
+
+
+def test_a_tokenizer_of_bleu_is_checked_when_the_task_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = own_task(tmp_path, extra="bleu_tokenizers: {en: 13b}\n")
+    with pytest.raises(
+        ConfigError, match=r"mine\.yaml:\d+: bleu_tokenizers\.en: unknown tokenizer '13b'; did you mean"
+    ):
+        prepare(settings(task, tmp_path / "out"))
+    task = own_task(tmp_path, extra="bleu_tokenizers: {en: ja-mecab}\n")
+    monkeypatch.setattr("nmt_rela.metrics.bleu.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"'ja-mecab' is not installed \(pip install 'sacrebleu\[ja\]'\); accepted"):
+        prepare(settings(task, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_demo_corpus(tmp_path: Path) -> None:
@@ -417,11 +442,11 @@ def test_an_empty_set_is_refused(tmp_path: Path) -> None:
         prepare(settings(task, tmp_path / "out"))
 
 
-def test_sets_keep_control_characters_and_separators(tmp_path: Path) -> None:
+def test_sets_are_repaired_like_training_text(tmp_path: Path) -> None:
     task = own_task(tmp_path)
-    odd = "a\u2028b\u0085c\x00d\x0be \u3000"
+    odd = "a\u2028b\u0085c\x00d&apos;\x0be\xa0f"
     for language in ("de", "en"):
         write(tmp_path / f"text/dev.{language}", [odd, "", "x"])
     prepared = prepare(settings(task, tmp_path / "out"))
-    assert list(read_lines(prepared.dev.source)) == [odd, "", "x"]
+    assert list(read_lines(prepared.dev.source)) == ["a b c d' e f", "", "x"]
     assert len(ParallelDataset(prepared.dev_binary)) == 3

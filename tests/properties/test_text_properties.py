@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from packing import archive, packed, tar_bytes
 
 from nmt_rela.config.schema import DataConfig
-from nmt_rela.preparation.cleaning import Cleaner, repair_text
+from nmt_rela.data.normalization import repair_text
+from nmt_rela.preparation.cleaning import Cleaner
 from nmt_rela.preparation.cleaning_stats import DROP_REASONS, CleaningStats
 from nmt_rela.preparation.sources.archives import natural_order, open_member
 from nmt_rela.preparation.sources.readers import read_pairs

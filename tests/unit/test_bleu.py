@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 import pytest
 
-from nmt_rela.metrics.bleu import TOKENIZERS, compute_scores
+from nmt_rela.metrics import bleu
+from nmt_rela.metrics.bleu import TOKENIZERS, compute_scores, default_tokenizer
 from nmt_rela.utils.errors import ConfigError, DataError
 
 
@@ -30,7 +31,7 @@ def test_the_length_ratio_shows_translations_that_are_too_long() -> None:
     assert compute_scores(["the cat sat"], ["the cat sat on the mat"]).length_ratio == 0.5
 
 
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("tokenizer", [name for name in TOKENIZERS if "mecab" not in name])
 def test_a_perfect_translation_scores_100(tokenizer: str) -> None:
     scores = compute_scores(
         ["ein Hund läuft über die grüne Wiese ."], ["ein Hund läuft über die grüne Wiese ."], tokenizer=tokenizer
@@ -45,6 +46,27 @@ def test_chinese_is_split_into_characters() -> None:
     assert (
         compute_scores(hypothesis, reference, tokenizer="zh").bleu > 30.0 > compute_scores(hypothesis, reference).bleu
     )
+
+
+@pytest.mark.parametrize(
+    ("language", "tokenizer"),
+    [("de", "13a"), ("zho_Hans", "zh"), ("cmn", "zh"), ("yue-Hant", "zh"), ("tha", "char"), ("zh-Latn", "13a")],
+)
+def test_the_language_decides_the_tokenizer(language: str, tokenizer: str) -> None:
+    assert default_tokenizer(language) == tokenizer
+
+
+@pytest.mark.parametrize(
+    ("language", "tokenizer"), [("ja", "ja-mecab"), ("jpn_Jpan", "ja-mecab"), ("kor_Hang", "ko-mecab")]
+)
+def test_a_tokenizer_that_is_not_installed_is_replaced_by_characters(
+    language: str, tokenizer: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bleu, "find_spec", lambda name: None)
+    assert default_tokenizer.__wrapped__(language) == "char"
+    assert "pip install 'sacrebleu[" in caplog.text
+    monkeypatch.setattr(bleu, "find_spec", lambda name: True)
+    assert default_tokenizer.__wrapped__(language) == tokenizer
 
 
 def test_bleu_is_case_sensitive() -> None:

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from nmt_rela.config.schema import DataConfig
-from nmt_rela.data.normalization import normalize_romanian
+from nmt_rela.data.normalization import normalization_for, normalization_rule, normalize_romanian, repair_text
 from nmt_rela.preparation.cleaning import (
     MAX_CHARACTERS,
     Cleaner,
     HashSet64,
-    repair_text,
     word_counter,
 )
 from nmt_rela.preparation.cleaning_stats import CleaningStats, format_stats, read_stats, write_stats
@@ -94,7 +93,11 @@ def test_the_pair_boundary_is_part_of_a_duplicate() -> None:
     ("text", "repaired", "reason"),
     [
         ("plain text, R&D and AT&T; a < b", "plain text, R&D and AT&T; a < b", ""),
-        ("a\tb", "a\tb", ""),
+        ("a\tb\xa0c\u2009d\u3000e", "a b c d\u3000e", ""),
+        ("l&amp;apos;&#38;amp;eau", "l'&eau", "entities"),
+        ("\ufeffa\u200bb\xadc&shy;", "abc", "invisible characters"),
+        ("a\u200eb", "ab", "invisible characters"),
+        ("e\u0301 \u1112\u1161\u11ab", "é 한", "decomposed letters"),
         ("a&amp;b &quot;c&quot; &#233; &#x1F600;", 'a&b "c" é 😀', "entities"),
         ("&nosuch; &ampx", "&nosuch; &ampx", ""),
         ("a\u2028b\u0085c\u2029", "a b c ", "separators"),
@@ -105,6 +108,33 @@ def test_the_pair_boundary_is_part_of_a_duplicate() -> None:
 )
 def test_repair(text: str, repaired: str, reason: str) -> None:
     assert repair_text(text) == (repaired, reason)
+
+
+def configured(source: str, target: str, **options: str) -> DataConfig:
+    return DataConfig(task="none", source_language=source, target_language=target, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "rule"),
+    [
+        ("en", "de", "nmt_nfkc"),
+        ("en", "fa", "nfkc"),
+        ("hin_Deva", "ben", "nfkc"),
+        ("en", "zho_Hans", "identity"),
+        ("fa", "tha", "identity"),
+        ("zh-Latn", "en", "nmt_nfkc"),
+    ],
+)
+def test_a_vocabulary_is_normalized_as_gently_as_its_languages_need(source: str, target: str, rule: str) -> None:
+    assert normalization_rule(source, target, data=configured(source, target)) == rule
+    assert normalization_rule(source, target, data=configured(source, target, normalization="nfkc")) == "nfkc"
+
+
+def test_zero_width_joiners_stay_only_where_they_spell_words() -> None:
+    data = configured("en", "fa")
+    persian = "می\u200cخواهم"
+    assert normalization_for("fa", data)(persian) == persian
+    assert normalization_for("en", data)("shelf\u200cful") == "shelfful"
 
 
 def test_repaired_pairs_are_counted_once_and_only_if_kept() -> None:

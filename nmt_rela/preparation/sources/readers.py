@@ -16,7 +16,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import BinaryIO
 
-from nmt_rela.data.normalization import primary_language
+from nmt_rela.data.languages import primary_language
 from nmt_rela.preparation.sources.archives import LocalArchive, is_pattern, list_members, open_member
 from nmt_rela.preparation.sources.task import ParallelSource, TextLocation
 from nmt_rela.utils.errors import DataError

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
-from nmt_rela.data.normalization import primary_language
+from nmt_rela.metrics.bleu import default_tokenizer
 from nmt_rela.utils.errors import ConfigError, did_you_mean
 from nmt_rela.utils.shipped import shipped_directories
 
@@ -34,9 +34,6 @@ TEXT_FORMATS: dict[str, bool] = {"text": True, "sgm": True, "tsv": False, "pipes
 
 #: Marks a field in ``columns`` that holds no text of the task.
 SKIPPED_COLUMN = "-"
-
-#: sacreBLEU's tokenizer by target language; 13a for all others.
-BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +111,7 @@ class Task:
 
     def bleu_tokenizer(self, language: str) -> str:
         """sacreBLEU's tokenizer for translations into this language."""
-        return self.bleu_tokenizers.get(language) or BLEU_TOKENIZERS.get(primary_language(language), "13a")
+        return self.bleu_tokenizers.get(language) or default_tokenizer(language)
 
     def between(self, languages: tuple[str, str]) -> Task:
         """The task with nothing but the parallel sources and the gold alignments that have both languages."""

@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 
 from nmt_rela.config import yaml_nodes
 from nmt_rela.config.builder import build
+from nmt_rela.metrics.bleu import TOKENIZERS
 from nmt_rela.preparation.sources.task import (
     ARCHIVE_FORMATS,
     SKIPPED_COLUMN,
@@ -136,6 +137,8 @@ class _TaskReader:
         self.languages = entry.languages
         self.check_different("languages", self.languages)
         self.check_languages("bleu_tokenizers", entry.bleu_tokenizers)
+        for language, name in entry.bleu_tokenizers.items():
+            self.choice(f"bleu_tokenizers.{language}", name, TOKENIZERS, "tokenizer")
         for name, locations in entry.archives.items():
             read = (self.location(f"archives.{name}[{index}]", item) for index, item in enumerate(locations))
             self.archives[name] = Archive(name=name, locations=tuple(read))
