@@ -217,3 +217,14 @@ def test_a_page_instead_of_an_archive_is_corrupt(tmp_path: Path) -> None:
                 archive(tmp_path / "page", archive_format, page),
                 "" if ARCHIVE_FORMATS[archive_format][0] == "file" else "text",
             )
+
+
+def test_a_member_that_claims_too_many_bytes_and_endless_headers_are_refused(tmp_path: Path) -> None:
+    huge, link = tarfile.TarInfo("huge"), tarfile.TarInfo("././@LongLink")
+    huge.size, link.size, link.type = 10**16, 5, b"L"
+    chain = (link.tobuf(tarfile.GNU_FORMAT) + b"abcd".ljust(512, b"\0")) * 5000
+    for data in (huge.tobuf(tarfile.GNU_FORMAT) + bytes(2048), chain):
+        path = tmp_path / "a.tar"
+        path.write_bytes(data)
+        with pytest.raises(CorruptArchiveError):
+            content(LocalArchive(name="a", format="tar", paths=(path,), digest=""), "text")

@@ -36,7 +36,7 @@ MAX_XZ_MEMORY = 512 << 20
 
 _BLOCK = 1 << 20
 _LIBRARY_ERRORS = (
-    *(EOFError, OSError, ValueError, OverflowError, NotImplementedError),
+    *(EOFError, OSError, ValueError, OverflowError, NotImplementedError, RecursionError),
     *(zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, tarfile.TarError),
 )
 #: Compression methods of zip members. Others may ask for any amount of memory.
@@ -145,6 +145,10 @@ def _members(archive: LocalArchive, stack: contextlib.ExitStack) -> Iterator[_Me
     tar = tarfile.open(fileobj=_container(archive, stack), mode="r|", bufsize=_BLOCK)  # noqa: SIM115
     stack.enter_context(tar)
     for info in tar:
+        if info.size > FREE_EXPANSION + MAX_EXPANSION * archive.size:  # skipping it would take for ever
+            raise CorruptArchiveError(
+                f"{archive}: member '{info.name}' claims {info.size:,} bytes, more than {MAX_EXPANSION} times its size; refused"
+            )
         tar.members = []  # type: ignore[attr-defined]  # a stream cannot go back, so the list of members is not needed
         is_file = info.isreg() and not info.issparse()
         extract = cast(Callable[[], BinaryIO], partial(tar.extractfile, info))
