@@ -107,5 +107,5 @@ def test_the_report_has_the_speed_of_its_runs(tmp_path: Path) -> None:
         if line.startswith("|") and (cells := [cell.strip() for cell in line.split("|")])
     }
     assert rows["softmax"][6] == "1.00"
-    assert float(rows["rela-g"][6]) > 0
+    assert float(rows["rela-g"][6].split()[0]) > 0  # its spread follows
     assert float(rows["rela-g"][5].replace(",", "")) > 0

@@ -147,7 +147,8 @@ def _members(archive: LocalArchive, stack: contextlib.ExitStack) -> Iterator[_Me
     for info in tar:
         if info.size > FREE_EXPANSION + MAX_EXPANSION * archive.size:  # skipping it would take for ever
             raise CorruptArchiveError(
-                f"{archive}: member '{info.name}' claims {info.size:,} bytes, more than {MAX_EXPANSION} times its size; refused"
+                f"{archive}: member '{info.name}' claims {info.size:,} bytes, "
+                f"more than {MAX_EXPANSION} times its size; refused"
             )
         tar.members = []  # type: ignore[attr-defined]  # a stream cannot go back, so the list of members is not needed
         is_file = info.isreg() and not info.issparse()
