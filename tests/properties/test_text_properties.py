@@ -233,7 +233,8 @@ def test_every_pair_is_kept_or_counted_once(pairs: list[tuple[str | None, str | 
 @given(line_text)
 def test_repairing_twice_changes_only_entities(text: str) -> None:
     repaired, reason = repair_text(text)
-    assert (repaired == text) == (reason == "")
+    assert reason == "" or repaired != text
+    assert reason != "" or repaired.split() == text.split()  # without a name at most spaces change
     if "&" not in text:
         assert repair_text(repaired) == (repaired, "")
 
