@@ -88,9 +88,7 @@ def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) ->
         task, languages = preparation.task, " to ".join(data.languages)
         LOG.info("preparing %s (licence: %s): %s", task.title, task.licence, languages)
         for language in filterfalse(is_known_language, data.languages):
-            LOG.warning(
-                "'%s' is no code of ISO 639, such as en or eng; it is taken for a language with spaces", language
-            )
+            LOG.info("'%s' is no code of ISO 639, such as en or eng; it is taken for a language with spaces", language)
         try:
             archives, digests = _resolve_archives(preparation, cache)
             stages = _list_stages(preparation, archives, digests, workers=workers or available_cores())

@@ -114,15 +114,18 @@ def by_hand(sides: list[list[bytes]], seen: set[tuple[str, str]]) -> Counter[str
     outcomes: Counter[str] = Counter()
     for pair in zip(*sides, strict=True):
         try:
-            raw = [line.decode("utf-8") for line in pair]
+            raw = [re.sub("[\t\xa0\u2000-\u200a\u202f]", " ", line.decode("utf-8")) for line in pair]  # not counted
         except UnicodeDecodeError:
             outcomes["undecodable"] += 1
             continue
         resolved = [re.sub(r"&#?\w+;", lambda found: html.unescape(found[0]), text) for text in raw]
-        plain = [
-            "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") and c != "\t" else c for c in text)
+        visible = [
+            "".join(
+                c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c) != "Cf" or c in "\u200c\u200d"
+            )
             for text in resolved
         ]
+        plain = ["".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text) for text in visible]
         left, right = (text.strip() for text in plain)
         words = sorted([len(left.split()), len(right.split())])
         if not left or not right:
