@@ -126,8 +126,10 @@ class MultiHeadAttention(nn.Module):
 
     def _split_heads(self, projected: Tensor, num_parts: int) -> tuple[Tensor, ...]:
         batch, length, _ = projected.shape
-        shape = (batch, length, num_parts, self.num_heads, self.head_dim)
-        parts = (projected.view(shape).squeeze(2),) if num_parts == 1 else _Unbind.apply(projected.view(shape))
+        packed = projected.view(batch, length, num_parts, self.num_heads, self.head_dim)
+        if num_parts == 1:
+            return (packed.squeeze(2).transpose(1, 2),)
+        parts = _Unbind.apply(packed) if torch.is_grad_enabled() else packed.unbind(2)
         return tuple(part.transpose(1, 2) for part in parts)
 
 

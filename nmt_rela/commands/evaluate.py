@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import add_model_arguments, add_search_arguments, load_translator
+from nmt_rela.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from nmt_rela.checkpoints.run_directory import RunDirectory
@@ -94,9 +95,14 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
 def _test_sets(run: RunDirectory, options: argparse.Namespace) -> list[EvaluationSet]:
     """The given text, or the chosen test sets of the run's task."""
     from nmt_rela.data.prepared_data import EvaluationSet
-    from nmt_rela.preparation.pipeline import bleu_tokenizer_of, load_prepared
+    from nmt_rela.preparation.pipeline import bleu_tokenizer_of, load_prepared, names_of_sets
 
     if options.source is not None:
+        if options.output is None and options.source.name in names_of_sets(run.config().data):
+            raise ConfigError(
+                f"--source: found {options.source}, which has the name of a set of the run's task; its scores would "
+                f"replace that set's: rename the file, or give --output (--test-set {options.source.name} is the set)"
+            )
         given = {"source": options.source, "target": options.reference[0], "gold_alignments": None}
         tokenizer = options.tokenizer or bleu_tokenizer_of(run.config().data)
         return [EvaluationSet(name=options.source.name, bleu_tokenizer=tokenizer, **given)]

@@ -93,14 +93,17 @@ def describe_evaluation(
 
 def store_evaluation(directory: Path, hypotheses: Sequence[str], entry: Entry) -> None:
     """Write translations and scores. They replace those of the same test set, and all of other weights."""
-    kept = []
-    for old in read_entries(directory / "scores.json"):
+    kept, file = [], directory / "scores.json"
+    if file.exists() and not isinstance(read_json(file), list):
+        LOG.warning("%s: damaged; it is kept as %s.damaged", file, file.name)
+        file.replace(file.with_name(f"{file.name}.damaged"))
+    for old in read_entries(file):
         if old.get("weights") == entry["weights"] and old["name"] != entry["name"]:
             kept.append(old)
         elif old["name"] == entry["name"] and old.get("source") != entry["source"]:
             LOG.warning("%s: the scores of %s replace those of %s", directory, entry["source"], old.get("source"))
     write_lines(directory / f"{entry['name']}.txt", hypotheses)
-    write_lines(directory / "scores.json", json.dumps([*kept, entry], indent=1).split("\n"))
+    write_lines(file, json.dumps([*kept, entry], indent=1).split("\n"))
 
 
 def stored_scores(run: RunDirectory) -> Iterator[tuple[str, Entry]]:
@@ -120,4 +123,6 @@ def stored_scores(run: RunDirectory) -> Iterator[tuple[str, Entry]]:
 def read_entries(file: Path) -> list[Entry]:
     """The entries of a scores.json; none where it is missing or damaged."""
     entries = read_json(file)
-    return [entry for entry in entries if "name" in entry] if isinstance(entries, list) else []
+    return (
+        [entry for entry in entries if isinstance(entry, dict) and "name" in entry] if isinstance(entries, list) else []
+    )

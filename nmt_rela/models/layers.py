@@ -108,11 +108,12 @@ class FeedForward(nn.Module):
         if self.training and self.dropout and triton_is_available_for(hidden):
             from nmt_rela.kernels.triton.relu_dropout import relu_dropout_triton
 
-            dropped: Tensor = self.fc2(relu_dropout_triton(hidden, dropout=self.dropout))
-            return dropped
-        # In place only without gradients: autograd would copy the view that nn.Linear returns.
-        hidden = hidden.relu() if torch.is_grad_enabled() else hidden.relu_()
-        output: Tensor = self.fc2(dropout(hidden, self.dropout, self.training))
+            hidden = relu_dropout_triton(hidden, dropout=self.dropout)
+        else:
+            # In place only without gradients: autograd would copy the view that nn.Linear returns.
+            hidden = hidden.relu() if torch.is_grad_enabled() else hidden.relu_()
+            hidden = dropout(hidden, self.dropout, self.training)
+        output: Tensor = self.fc2(hidden)
         return output
 
 

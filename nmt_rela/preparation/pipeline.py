@@ -133,6 +133,14 @@ def bleu_tokenizer_of(data: DataConfig) -> str:
         return default_tokenizer(data.target_language)
 
 
+def names_of_sets(data: DataConfig) -> set[str]:
+    """The names of the development set and of the test sets of a task."""
+    try:
+        return {"dev", *(test.name for test in load_task(data.task).tests)}
+    except ConfigError:  # the run has outlived its task file
+        return {"dev"}
+
+
 @dataclass(frozen=True, slots=True)
 class _Preparation:
     """What one configuration prepares, and where. The task has only what is between its two languages."""

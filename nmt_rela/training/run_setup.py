@@ -18,7 +18,7 @@ from nmt_rela.checkpoints.checkpoint import list_checkpoints, update_of
 from nmt_rela.checkpoints.manager import CheckpointManager
 from nmt_rela.checkpoints.run_directory import EXPORTED, RunDirectory
 from nmt_rela.checkpoints.run_lock import RunLock
-from nmt_rela.config.loader import config_to_yaml, diff_configs
+from nmt_rela.config.loader import config_from_yaml, config_to_yaml, diff_configs
 from nmt_rela.config.schema import Config
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
@@ -76,9 +76,9 @@ def check_run_directory(config: Config, *, restart: bool = False) -> None:
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
-        unknown = (
-            path.is_dir() and not RunDirectory(path).config_file.exists() and any(map(_is_unknown_file, path.iterdir()))
-        )
+        run = RunDirectory(path)
+        is_run = run.checkpoints.is_dir() and run.tokenizer.exists() and run.config_file.exists()
+        unknown = path.is_dir() and not is_run and any(map(_is_unknown_file, path.iterdir()))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         where = "" if existing == path else f"{existing}: "
@@ -121,7 +121,13 @@ def prepare_run_directory(
 
 def _is_unknown_file(path: Path) -> bool:
     """Whether a file cannot come from a run that was killed while its directory was created."""
-    return not path.name.startswith(".lock") and not path.name.startswith(".config.yaml")
+    if path.name == "config.yaml":  # a user's own has comments, or another order
+        text = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            return text != config_to_yaml(config_from_yaml(text, str(path)))
+        except ConfigError:
+            return True
+    return not path.name.startswith((".lock", ".config.yaml", "checkpoints", "tokenizer", ".tokenizer"))
 
 
 def _check_settings(run: RunDirectory, config: Config) -> None:

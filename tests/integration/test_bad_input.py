@@ -87,6 +87,24 @@ def test_invalid_utf8_in_a_development_set_is_named_by_line(
     assert "UTF-8" in error
 
 
+def test_a_project_folder_with_a_configuration_of_its_own_is_not_taken_for_a_run(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = experiment.parent / "config.yaml"
+    own.write_text(experiment.read_text(encoding="utf-8") + "# notes\n", encoding="utf-8")
+    (experiment.parent / "README.md").write_text("my project", encoding="utf-8")
+    before = own.read_bytes()
+    assert train.main(["--config", str(own), "--quiet", f"run_dir={experiment.parent}"]) == 2
+    assert "holds files that are not a run; choose another directory" in capsys.readouterr().err
+    assert own.read_bytes() == before
+    assert (experiment.parent / "README.md").read_text(encoding="utf-8") == "my project"
+    alone = experiment.parent / "alone"
+    alone.mkdir()
+    (alone / "config.yaml").write_bytes(before)
+    assert train.main(["--config", str(own), "--quiet", f"run_dir={alone}"]) == 2
+    assert (alone / "config.yaml").read_bytes() == before
+
+
 def test_a_directory_that_is_no_run_is_neither_used_nor_overwritten(
     experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

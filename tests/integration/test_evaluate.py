@@ -47,6 +47,29 @@ def test_scores_of_other_test_sets_and_settings_stay(run: RunDirectory) -> None:
     assert own["last", "first"]["checkpoint"] == [str(run.checkpoint("last").resolve())]
 
 
+def test_text_with_the_name_of_a_set_of_the_task_is_refused(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = run.path.parent / "dev"
+    own.write_text("a\n", encoding="utf-8")
+    given = ["--model", str(run.path), f"--source={own}", f"--reference={own}", "--device=cpu", "--quiet"]
+    assert evaluate.main(given) == 2
+    assert f"--source: found {own}, which has the name of a set of the run's task" in capsys.readouterr().err
+    assert evaluate.main([*given, f"--output={run.path.parent / 'elsewhere'}"]) == 0
+    assert stored(run) == {}
+
+
+@pytest.mark.parametrize("content", ['[{"name": "first"', '[1, {"name": "first"}]'])
+def test_a_damaged_record_of_scores_is_kept_aside_or_read_as_far_as_it_goes(run: RunDirectory, content: str) -> None:
+    file = run.path / "evaluation/last/scores.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content, encoding="utf-8")
+    evaluated(run, "second")
+    assert set(stored(run)) == {("last", "second")}
+    if not content.endswith("]"):
+        assert file.with_name("scores.json.damaged").read_text(encoding="utf-8") == content
+
+
 def test_scores_of_an_earlier_average_are_not_those_of_the_average(run: RunDirectory) -> None:
     assert average.main(["--model", str(run.path), "--last", "2", "--quiet"]) == 0
     evaluated(run, "first")
