@@ -96,19 +96,29 @@ class ModelConfig:
     num_heads: int = field(default=8, metadata=bounds(low=1))
     #: Layer norm after the residual sum (the paper) or before each block.
     norm_order: Literal["post", "pre"] = "post"
+    #: Added to the variance in every layer norm.
+    layer_norm_epsilon: float = field(default=1e-8, metadata=bounds(low=0.0, high=1.0))
+    #: Function inside the feed-forward blocks. The Triton kernel of that place is for relu.
+    activation: Literal["relu", "swish", "gelu"] = "relu"
     #: Dropout on each block's output before the residual sum.
     dropout: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
     #: Dropout on embeddings plus positions.
     embedding_dropout: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
     #: Dropout on attention weights, without re-normalizing.
     attention_dropout: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
-    #: Dropout inside the feed-forward block, after its ReLU.
+    #: Dropout inside the feed-forward block, after its activation.
     ffn_dropout: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
     #: Which embeddings share one matrix: target input with the output layer, all three (joint vocabulary only), or
     #: none.
     tied_embeddings: Literal["target", "all", "none"] = "target"
+    #: Multiply embeddings by √d_model before positions are added.
+    scale_embeddings: bool = True
     #: A learned vector added to every embedding, shared by both sides (the released code has it).
     embedding_bias: bool = False
+    #: A learned number added to the logit of every sub-word.
+    output_bias: bool = False
+    #: Wavelengths of the sinusoidal positions: up to 10,000 · 2π, or ending one step before it (Marian, transformers).
+    positions: Literal["tensor2tensor", "marian"] = "tensor2tensor"
     #: First decoder input: a learned begin-of-sentence embedding, or a zero vector (the released code).
     decoder_start: Literal["bos", "zero"] = "bos"
 

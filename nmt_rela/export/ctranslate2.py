@@ -13,8 +13,8 @@ from nmt_rela.config.schema import ModelConfig
 from nmt_rela.data.tokenizer import BOS, EOS, UNK, SentencePieceTokenizer, TokenizerPair
 from nmt_rela.export.model_card import export_readme
 from nmt_rela.generation.alignment import default_alignment_layer
-from nmt_rela.models.embedding import TokenEmbedding, sinusoidal_positions
-from nmt_rela.models.layers import NORM_EPSILON, FeedForward, SublayerConnection
+from nmt_rela.models.embedding import TokenEmbedding
+from nmt_rela.models.layers import FeedForward, SublayerConnection
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError, UserError
 from nmt_rela.utils.files import atomic_directory, write_checksums
@@ -121,12 +121,18 @@ def transformer_spec(model: Transformer, tokenizers: TokenizerPair) -> Transform
     ``model`` must have no `unsupported_reasons`. Raises ImportError if ctranslate2 is missing.
     """
     from ctranslate2.specs import TransformerSpec
+    from ctranslate2.specs.common_spec import Activation
 
+    encoder: Any = model.encoder  # ModuleList forgets its element type
+    decoder: Any = model.decoder
     cross = model.attention_modules()["cross", 0]
     spec = TransformerSpec.from_config(
         (len(model.encoder), len(model.decoder)),
         cross.num_heads,
         pre_norm=model.decoder_norm is not None,
+        activation={"relu": Activation.RELU, "swish": Activation.SWISH, "gelu": Activation.GELU}[
+            encoder[0].feed_forward.activation
+        ],
         # The default of nmt-translate: the mean of all heads.
         alignment_layer=default_alignment_layer(len(model.decoder)),
         alignment_heads=cross.num_heads,
@@ -134,12 +140,10 @@ def transformer_spec(model: Transformer, tokenizers: TokenizerPair) -> Transform
     _set_embedding(spec.encoder, spec.encoder.embeddings[0], model.source_embedding, zero_start=False)
     _set_embedding(spec.decoder, spec.decoder.embeddings, model.target_embedding, zero_start=model.starts_with_zeros)
     spec.decoder.start_from_zero_embedding = model.starts_with_zeros
-    encoder: Any = model.encoder  # ModuleList forgets its element type
     for to, layer in zip(spec.encoder.layer, encoder, strict=True):
         own = layer.self_attention
         _set_attention(to.self_attention, [own.qkv_proj, own.out_proj], layer.self_attention_residual)
         _set_feed_forward(to.ffn, layer.feed_forward, layer.feed_forward_residual)
-    decoder: Any = model.decoder
     for to, layer in zip(spec.decoder.layer, decoder, strict=True):
         own, memory = layer.self_attention, layer.cross_attention
         _set_attention(to.self_attention, [own.qkv_proj, own.out_proj], layer.self_attention_residual)
@@ -149,13 +153,15 @@ def transformer_spec(model: Transformer, tokenizers: TokenizerPair) -> Transform
         if norm is not None:
             _set_norm(to.layer_norm, norm)
     spec.decoder.projection.weight = _values(model.output_embedding)
+    if model.output_bias is not None:
+        spec.decoder.projection.bias = _values(model.output_bias)
     spec.register_source_vocabulary(_tokens(tokenizers.source))
     target = _tokens(tokenizers.target)
     spec.register_target_vocabulary(target)
     spec.config.unk_token, spec.config.eos_token, spec.config.bos_token = target[UNK], target[EOS], target[BOS]
     spec.config.decoder_start_token = target[BOS]
     spec.config.add_source_eos = True
-    spec.config.layer_norm_epsilon = NORM_EPSILON
+    spec.config.layer_norm_epsilon = encoder[0].feed_forward_residual.layer_norm.eps
     spec.validate()
     return spec
 
@@ -163,8 +169,8 @@ def transformer_spec(model: Transformer, tokenizers: TokenizerPair) -> Transform
 def _set_embedding(stack: Any, spec: Any, embedding: TokenEmbedding, *, zero_start: bool) -> None:
     """Embeddings scaled by √d, and the table of vectors that are added at each position."""
     spec.weight = _values(embedding.weight)
-    spec.multiply_by_sqrt_depth = True
-    table = sinusoidal_positions(POSITIONS, embedding.weight.shape[1])
+    stack.scale_embeddings = embedding.scale != 1.0
+    table = embedding.signals(POSITIONS)
     if embedding.bias is not None:
         bias = embedding.bias.detach().float().cpu()
         table[int(zero_start) :] += bias  # a zero start has no bias either

@@ -81,5 +81,5 @@ def prepare_for_inference(model: Transformer, precision: Precision, device: torc
         attention.fold_norm_gain()
     if device.type == "cpu" and supports_packed_linear(dtype):
         pack_linear_layers(model, dtype)
-        model.packed_output_projection = packed_linear_class(dtype)(model.output_embedding, None)
+        model.packed_output_projection = packed_linear_class(dtype)(model.output_embedding, model.output_bias)
     return model

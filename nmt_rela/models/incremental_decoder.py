@@ -71,14 +71,13 @@ class IncrementalDecoder:
 
         The first call takes the first token, of one beam per sentence or of all; from one, ``reorder`` makes more.
         """
-        model, beams, first = self.model, tokens.shape[1], self._length == 0
+        model, beams = self.model, tokens.shape[1]
         assert self._length < self._max_length
-        if not first and self._cache_length + beams > self.cache_slots:
+        if self._length and self._cache_length + beams > self.cache_slots:
             self._compact_cache()
         tokens = self._scatter_active(tokens)
-        embedded = model.target_embedding(
-            tokens.reshape(-1, 1), offset=self._length, zero_first=first and model.starts_with_zeros
-        )
+        embedded = model.embed_target(tokens.reshape(-1, 1), offset=self._length)
+        embedded = model.target_embedding.add_positions(embedded, offset=self._length)
         x = ResidualStream.of(embedded.view(len(tokens), beams, -1))  # [sentences, beams, d_model]
         end = self._cache_length + beams
         self._beam_visibility[:, :beams, self._cache_length : end].diagonal(dim1=1, dim2=2).zero_()

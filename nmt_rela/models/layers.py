@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nmt_rela.attention.mask import AttentionMask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
@@ -15,6 +17,8 @@ from nmt_rela.kernels.cpu.dropout import dropout
 from nmt_rela.models.layer_cache import LayerCache
 
 NORM_EPSILON = 1e-8
+#: The function between the two linear layers of a feed-forward block, by its name in ``model.activation``.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "swish": F.silu, "gelu": F.gelu}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +29,8 @@ class LayerConfig:
     num_heads: int
     ffn_dim: int
     norm_order: Literal["post", "pre"]
+    layer_norm_epsilon: float
+    activation: str
     dropout: float
     attention_dropout: float
     ffn_dropout: float
@@ -74,7 +80,7 @@ class SublayerConnection(nn.Module):
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()
-        self.layer_norm = nn.LayerNorm(config.d_model, eps=NORM_EPSILON)
+        self.layer_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
         self.is_pre_norm = config.norm_order == "pre"
         self.dropout = config.dropout
 
@@ -92,12 +98,13 @@ class SublayerConnection(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear, ReLU, dropout, linear."""
+    """Linear, activation, dropout, linear."""
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.d_model, config.ffn_dim)
         self.fc2 = nn.Linear(config.ffn_dim, config.d_model)
+        self.activation = config.activation
         self.dropout = config.ffn_dropout
         for linear in (self.fc1, self.fc2):
             nn.init.xavier_uniform_(linear.weight)
@@ -105,7 +112,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.fc1(x)  # [batch, length, ffn_dim]
-        if self.training and self.dropout and triton_is_available_for(hidden):
+        if self.activation != "relu":
+            hidden = dropout(ACTIVATIONS[self.activation](hidden), self.dropout, self.training)
+        elif self.training and self.dropout and triton_is_available_for(hidden):
             from nmt_rela.kernels.triton.relu_dropout import relu_dropout_triton
 
             hidden = relu_dropout_triton(hidden, dropout=self.dropout)

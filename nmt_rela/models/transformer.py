@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask, key_padding_mask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
-from nmt_rela.models.embedding import TokenEmbedding
+from nmt_rela.models.embedding import PositionLayout, TokenEmbedding
 from nmt_rela.models.layers import NORM_EPSILON, DecoderLayer, EncoderLayer, LayerConfig, ResidualStream, add_norm
 
 #: Where a model attends: encoder self-attention, decoder self-attention, decoder-to-encoder attention.
@@ -47,12 +47,17 @@ class Transformer(nn.Module):
         ffn_dim: int = 2048,
         num_heads: int = 8,
         norm_order: Literal["post", "pre"] = "post",
+        layer_norm_epsilon: float = NORM_EPSILON,
+        activation: Literal["relu", "swish", "gelu"] = "relu",
         dropout: float = 0.1,
         embedding_dropout: float = 0.1,
         attention_dropout: float = 0.1,
         ffn_dropout: float = 0.1,
         tied_embeddings: Literal["target", "all", "none"] = "target",
+        scale_embeddings: bool = True,
         embedding_bias: bool = False,
+        output_bias: bool = False,
+        positions: PositionLayout = "tensor2tensor",
         decoder_start: Literal["bos", "zero"] = "bos",
         pad_id: int = 0,
         bos_id: int = 3,
@@ -73,16 +78,20 @@ class Transformer(nn.Module):
         if embedding_bias:
             bound = (3.0 / d_model) ** 0.5
             bias = nn.Parameter(torch.empty(d_model).uniform_(-bound, bound))
-        self.source_embedding = TokenEmbedding(source_weight, bias=bias, dropout=embedding_dropout)
-        self.target_embedding = TokenEmbedding(target_weight, bias=bias, dropout=embedding_dropout)
+        self.source_embedding, self.target_embedding = (
+            TokenEmbedding(weight, bias=bias, dropout=embedding_dropout, scaled=scale_embeddings, layout=positions)
+            for weight in (source_weight, target_weight)
+        )
         #: Weight of the output layer, [target vocabulary, d_model].
         self.output_embedding = (
             _embedding_weight(target_vocab_size, d_model) if tied_embeddings == "none" else target_weight
         )
+        self.output_bias = nn.Parameter(torch.zeros(target_vocab_size)) if output_bias else None
         #: Replaces the output layer at inference (packed weights): hidden states → logits.
         self.packed_output_projection: Callable[[Tensor], Tensor] | None = None
         config = LayerConfig(
-            d_model=d_model, num_heads=num_heads, ffn_dim=ffn_dim, norm_order=norm_order, dropout=dropout,
+            d_model=d_model, num_heads=num_heads, ffn_dim=ffn_dim, norm_order=norm_order,
+            layer_norm_epsilon=layer_norm_epsilon, activation=activation, dropout=dropout,
             attention_dropout=attention_dropout, ffn_dropout=ffn_dropout,
         )  # fmt: skip
         self.encoder = nn.ModuleList(EncoderLayer(config, attention=variants["encoder"]) for _ in range(encoder_layers))
@@ -92,7 +101,7 @@ class Transformer(nn.Module):
         )
         # A pre-norm stack needs a final norm; a post-norm stack has just been normed.
         self.encoder_norm, self.decoder_norm = (
-            nn.LayerNorm(d_model, eps=NORM_EPSILON) if norm_order == "pre" else None for _ in range(2)
+            nn.LayerNorm(d_model, eps=layer_norm_epsilon) if norm_order == "pre" else None for _ in range(2)
         )
 
     def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
@@ -101,28 +110,38 @@ class Transformer(nn.Module):
 
     def encode(self, source: Tensor) -> EncoderOutput:
         """The encoder's output for padded token ids [batch, source_length]."""
-        valid = source != self.pad_id
+        return self.encode_embedded(self.source_embedding(source), source != self.pad_id)
+
+    def encode_embedded(self, embedded: Tensor, valid: Tensor) -> EncoderOutput:
+        """`encode` for vectors [batch, source_length, d_model]; ``valid`` [batch, length] is false at padding."""
         # On a CPU the mask checks for sentences without a token. On a GPU that check would synchronize, and it can
         # be left out: every sentence has its EOS.
-        on_gpu = source.device.type != "cpu"
+        on_gpu = valid.device.type != "cpu"
         mask = key_padding_mask(valid, self.output_embedding.dtype, every_row_sees_a_key=on_gpu)
-        x = ResidualStream.of(self.source_embedding(source))  # [batch, source_length, d_model]
+        x = ResidualStream.of(self.source_embedding.add_positions(embedded))
         for layer in self.encoder:
             x = layer(x, mask)
         return EncoderOutput(final_states(self.encoder_norm, x), mask)
 
     def decode(self, target_input: Tensor, encoder_output: EncoderOutput) -> Tensor:
         """Hidden states [batch, target_length, d_model] of whole targets (teacher forcing)."""
-        x = ResidualStream.of(self.target_embedding(target_input, zero_first=self.starts_with_zeros))
+        x = ResidualStream.of(self.target_embedding.add_positions(self.embed_target(target_input)))
         for layer in self.decoder:
             x = layer(x, encoder_output.hidden_states, CAUSAL_MASK, encoder_output.attention_mask)
         return final_states(self.decoder_norm, x)
+
+    def embed_target(self, tokens: Tensor, *, offset: int = 0) -> Tensor:
+        """Vectors [batch, length, d_model] of decoder inputs [batch, length], the first at position ``offset``."""
+        embedded: Tensor = self.target_embedding(tokens)
+        if self.starts_with_zeros and offset == 0:
+            embedded = F.pad(embedded[:, 1:], (0, 0, 1, 0))
+        return embedded
 
     def output_projection(self, hidden_states: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden states [..., d_model]."""
         if self.packed_output_projection is not None:
             return self.packed_output_projection(hidden_states)
-        return F.linear(hidden_states, self.output_embedding)
+        return F.linear(hidden_states, self.output_embedding, self.output_bias)
 
     def shift_right(self, target: Tensor) -> Tensor:
         """The decoder input of a padded target that ends in EOS: BOS first, the last column dropped."""

@@ -22,6 +22,7 @@ def fused_linear_cross_entropy(
     targets: Tensor,
     *,
     label_smoothing: float,
+    bias: Tensor | None = None,
     token_weights: Tensor | None = None,
     slice_logits: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -31,8 +32,8 @@ def fused_linear_cross_entropy(
     the cross-entropy to it minus its entropy, so that a perfect model reaches 0 (as in the released code of ReLA). The
     second result is the plain −Σ log p(reference), for perplexity; it has no gradient.
 
-    ``hidden_states`` is [tokens, d_model], ``weight`` [V, d_model], ``targets`` [tokens] without padding,
-    ``token_weights`` [tokens] weights the tokens in the loss (default: all 1). Both gradients are computed in the
+    ``hidden_states`` is [tokens, d_model], ``weight`` [V, d_model], ``bias`` [V], ``targets`` [tokens] without padding,
+    ``token_weights`` [tokens] weights the tokens in the loss (default: all 1). All gradients are computed in the
     forward pass, in slices of about ``slice_logits`` logits (default: by device), unless gradients are disabled. Matrix
     multiplication uses the autocast dtype.
     """
@@ -40,7 +41,7 @@ def fused_linear_cross_entropy(
     if slice_logits is None:
         slice_logits = _CPU_SLICE_LOGITS if hidden_states.device.type == "cpu" else _GPU_SLICE_LOGITS
     loss, nll = _SmoothedCrossEntropy.apply(
-        hidden_states, weight, targets, label_smoothing, token_weights, slice_logits, with_gradient
+        hidden_states, weight, bias, targets, label_smoothing, token_weights, slice_logits, with_gradient
     )
     return loss, nll
 
@@ -51,6 +52,7 @@ class _SmoothedCrossEntropy(Function):
         ctx: Any,
         states: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         targets: Tensor,
         smoothing: float,
         token_weights: Tensor | None,
@@ -61,10 +63,11 @@ class _SmoothedCrossEntropy(Function):
         outputs = weight.shape[0]
         size = max(slice_logits // outputs, 1)
         entropy = _entropy(smoothing, outputs)
-        needs_gradient = with_gradient and any(ctx.needs_input_grad[:2])
+        needs_gradient = with_gradient and any(ctx.needs_input_grad[:3])
         low_states, low_weight = states.to(dtype), weight.to(dtype)
         states_gradient = torch.empty_like(states) if needs_gradient else None
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if needs_gradient else None
+        bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if needs_gradient and bias is not None else None
         # float64 sums on the device: millions of tokens add up without loss, and nothing is synchronized.
         loss = states.new_zeros((), dtype=torch.float64)
         nll = states.new_zeros((), dtype=torch.float64)
@@ -72,6 +75,8 @@ class _SmoothedCrossEntropy(Function):
             for start in range(0, len(states), size):
                 rows = slice(start, start + size)
                 logits = low_states[rows] @ low_weight.t()  # [slice, outputs]
+                if bias is not None:
+                    logits += bias.to(dtype)
                 losses, nlls, gradient = _cross_entropy_slice(
                     logits, targets[rows], smoothing=smoothing, with_gradient=needs_gradient
                 )
@@ -82,20 +87,23 @@ class _SmoothedCrossEntropy(Function):
                 if states_gradient is not None and weight_gradient is not None:
                     if scale is not None:
                         gradient.mul_(scale[:, None])
+                    if bias_gradient is not None:
+                        bias_gradient += gradient.sum(dim=0, dtype=torch.float32)
                     low_gradient = gradient.to(dtype)
                     states_gradient[rows] = low_gradient @ low_weight
                     weight_gradient += low_gradient.t() @ low_states[rows]
-        ctx.save_for_backward(states_gradient, weight_gradient)
+        ctx.save_for_backward(states_gradient, weight_gradient, bias_gradient)
         ctx.weight_dtype = weight.dtype
         ctx.mark_non_differentiable(nll)
         return loss.float(), nll
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        states_gradient, weight_gradient = ctx.saved_tensors
+        states_gradient, weight_gradient, bias_gradient = ctx.saved_tensors
         return (
             states_gradient * gradient.to(states_gradient.dtype),
             (weight_gradient * gradient).to(ctx.weight_dtype),
+            None if bias_gradient is None else (bias_gradient * gradient).to(ctx.weight_dtype),
             *(None,) * 5,
         )
 

@@ -52,5 +52,6 @@ class TranslationObjective(nn.Module):
             model.output_embedding,
             batch.target.flatten().index_select(0, batch.target_positions),
             label_smoothing=self.label_smoothing,
+            bias=model.output_bias,
             token_weights=token_weights,
         )

@@ -92,7 +92,11 @@ class _TorchTransformer(nn.Module):
         length = target.shape[1]
         future = torch.ones(length, length, dtype=torch.bool, device=target.device).triu(1)
         states = self.layers(
-            self.source_embedding(source), self.target_embedding(target), tgt_mask=future, tgt_is_causal=True,
+            *(
+                embedding.add_positions(embedding(tokens))
+                for embedding, tokens in ((self.source_embedding, source), (self.target_embedding, target))
+            ),
+            tgt_mask=future, tgt_is_causal=True,
             src_key_padding_mask=padding, memory_key_padding_mask=padding,
         )  # fmt: skip
         return F.linear(states, self.output)

@@ -11,9 +11,11 @@ from torch import Tensor
 from nmt_rela.training.cross_entropy import fused_linear_cross_entropy
 
 
-def written_out(states: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+def written_out(
+    states: Tensor, weight: Tensor, targets: Tensor, smoothing: float, bias: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Per-token Kullback-Leibler divergence from the smoothed target, and −log p(gold)."""
-    log_p = torch.log_softmax(states @ weight.t(), dim=-1)
+    log_p = torch.log_softmax(states @ weight.t() + bias, dim=-1)
     outputs = weight.shape[0]
     wanted = torch.full_like(log_p, smoothing / (outputs - 1)).scatter(1, targets[:, None], 1 - smoothing)
     divergence = (torch.special.xlogy(wanted, wanted) - wanted * log_p).sum(dim=1)
@@ -25,28 +27,32 @@ def written_out(states: Tensor, weight: Tensor, targets: Tensor, smoothing: floa
     outputs=st.integers(2, 60),
     smoothing=st.sampled_from([0.0, 0.1, 0.5]),
     weighted=st.booleans(),
+    biased=st.booleans(),
     slice_logits=st.integers(1, 300),
     seed=st.integers(0, 999),
 )
 @settings(max_examples=50, deadline=None)
 def test_loss_and_gradients_are_the_definitions_whatever_the_slices(
-    tokens: int, outputs: int, smoothing: float, weighted: bool, slice_logits: int, seed: int
+    tokens: int, outputs: int, smoothing: float, weighted: bool, biased: bool, slice_logits: int, seed: int
 ) -> None:
     random = torch.Generator().manual_seed(seed)
     states = torch.randn(tokens, 8, generator=random, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(outputs, 8, generator=random, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(0, outputs, (tokens,), generator=random)
     token_weights = torch.rand(tokens, generator=random) if weighted else None
-    losses, negative = written_out(states, weight, targets, smoothing)
+    inputs = [states, weight]
+    if biased:
+        inputs.append(torch.randn(outputs, generator=random, dtype=torch.float64, requires_grad=True))
+    losses, negative = written_out(states, weight, targets, smoothing, *inputs[2:])
     expected = (losses * (1.0 if token_weights is None else token_weights)).sum()
-    wanted_gradients = torch.autograd.grad(expected * 3, [states, weight])
+    wanted_gradients = torch.autograd.grad(expected * 3, inputs)
 
-    low_states, low_weight = (t.detach().float().requires_grad_() for t in (states, weight))
+    low = [tensor.detach().float().requires_grad_() for tensor in inputs]
     actual, nll = fused_linear_cross_entropy(
-        low_states, low_weight, targets, label_smoothing=smoothing, token_weights=token_weights,
-        slice_logits=slice_logits,
+        low[0], low[1], targets, label_smoothing=smoothing, bias=low[2] if biased else None,
+        token_weights=token_weights, slice_logits=slice_logits,
     )  # fmt: skip
-    gradients = torch.autograd.grad(actual * 3, [low_states, low_weight])
+    gradients = torch.autograd.grad(actual * 3, low)
     torch.testing.assert_close(actual.double(), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(nll, negative.sum(), atol=1e-4, rtol=1e-4)
     for gradient, wanted in zip(gradients, wanted_gradients, strict=True):

@@ -84,8 +84,15 @@ def pieces(lines: list[str]) -> list[list[str]]:
         {"norm_order": "post", "tied_embeddings": "none"},
         {"norm_order": "pre", "tied_embeddings": "all"},
         {"norm_order": "post", "tied_embeddings": "target", "embedding_bias": True, "decoder_start": "zero"},
+        {
+            "activation": "swish",
+            "output_bias": True,
+            "positions": "marian",
+            "layer_norm_epsilon": 1e-2,
+            "scale_embeddings": False,
+        },
     ],
-    ids=["post-norm", "pre-norm, tied", "embedding bias, zero start"],
+    ids=["post-norm", "pre-norm, tied", "embedding bias, zero start", "as Marian"],
 )
 def test_ctranslate2_gives_the_same_scores_and_tokens(
     tmp_path: Path, ctranslate2: Any, changes: dict[str, object]

@@ -132,9 +132,13 @@ def test_embedding_is_scaled_positioned_and_grows() -> None:
     embedding = TokenEmbedding(weight, bias=None, dropout=0.0)
     tokens = torch.tensor([[4, 5, 6]])
     expected = weight[4:7] * math.sqrt(8) + sinusoidal_positions(1003, 8)[1000:]
-    torch.testing.assert_close(embedding(tokens, offset=1000)[0], expected)
-    zeroed = embedding(tokens, zero_first=True)[0]
-    torch.testing.assert_close(zeroed[0], sinusoidal_positions(1, 8)[0])
+    torch.testing.assert_close(embedding.add_positions(embedding(tokens), offset=1000)[0], expected)
+    unscaled = TokenEmbedding(weight, bias=None, dropout=0.0, scaled=False)
+    torch.testing.assert_close(unscaled(tokens)[0], weight[4:7])
+    model = Transformer(10, 10, d_model=8, num_heads=2, decoder_start="zero")
+    assert not model.embed_target(tokens)[0, 0].any()
+    torch.testing.assert_close(model.embed_target(tokens)[:, 1:], model.target_embedding(tokens)[:, 1:])
+    torch.testing.assert_close(model.embed_target(tokens, offset=1), model.target_embedding(tokens))
 
 
 def test_sinusoids_are_half_sine_half_cosine_from_wavelength_2pi_to_10000_times_that() -> None:
@@ -144,3 +148,25 @@ def test_sinusoids_are_half_sine_half_cosine_from_wavelength_2pi_to_10000_times_
         expected = [math.sin(position * r) for r in rates] + [math.cos(position * r) for r in rates]
         torch.testing.assert_close(signal[position], torch.tensor(expected))
     assert sinusoidal_positions(3, 5).shape == (3, 5)
+
+
+@pytest.mark.parametrize("width", [5, 6])
+def test_positions_of_marian_are_those_of_the_paper_sines_first(width: int) -> None:
+    angle = [[position * 10_000 ** (-2 * (i // 2) / width) for i in range(width)] for position in range(40)]
+    expected = [[math.sin(a) for a in row[0::2]] + [math.cos(a) for a in row[1::2]] for row in angle]
+    torch.testing.assert_close(sinusoidal_positions(40, width, "marian"), torch.tensor(expected))
+
+
+def test_output_bias_activation_and_epsilon_are_where_they_belong() -> None:
+    sizes: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 1, "d_model": 8, "num_heads": 2, "ffn_dim": 4}
+    model = Transformer(10, 10, **sizes, output_bias=True, activation="swish", layer_norm_epsilon=0.5).eval()
+    source, target = torch.tensor([[4, 5, 2]]), torch.tensor([[3, 6]])
+    before = model(source, target)
+    with torch.no_grad():
+        model.output_bias.copy_(torch.arange(10.0))
+    torch.testing.assert_close(model(source, target), before + torch.arange(10.0))
+    block = model.encoder[0].feed_forward
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(block(x), block.fc2(torch.nn.functional.silu(block.fc1(x))))
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {0.5}
