@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from nmt_rela.utils.errors import ConfigError, did_you_mean
+from nmt_rela.utils.text import check_head
 
 _NUMBER = re.compile(r"[-+]?((\d[\d_]*)?(\.\d*)?([eE][-+]?\d+)?|0[xob][\da-fA-F_]+)", re.ASCII)
 _WHOLE = re.compile(r"[-+]?(0|[1-9]\d*(_\d+)*)", re.ASCII)
@@ -90,7 +91,9 @@ def looks_like_number(text: str) -> bool:
 def read_file(path: Path) -> Tree:
     """The tree of a YAML file. Raises ConfigError where the file cannot be read."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        data = path.read_bytes()
+        check_head(data[:4096], str(path), ConfigError)
+        text = data.decode("utf-8")
     except FileNotFoundError:
         siblings = [str(path.with_name(other.name)) for other in sorted(path.parent.glob("*.yaml"))]
         hint = f"; {did_you_mean(str(path), siblings)}" if siblings else ""

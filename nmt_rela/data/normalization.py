@@ -26,6 +26,8 @@ _JOINERS = re.compile("[\u200c\u200d]+")
 #: An ampersand that was escaped any number of times.
 _AMPERSAND = re.compile(r"&(?:(?:amp|#0{0,5}38|#x0{0,4}26);)+", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+#: Entities inside entities inside …: more than anyone writes, and a bound on the time.
+_MAX_PASSES = 16
 _SPACES = re.compile("[\t\xa0\u1680\u2000-\u200a\u202f\u205f]")
 _SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 _CONTROLS = re.compile("[\x00-\x08\x0a\x0d-\x1b\x1f\x7f-\x84\x86-\x9f]+")
@@ -59,14 +61,15 @@ def repair_text(text: str) -> tuple[str, str]:
     reason = ""
     if not _SUSPECT.search(text):
         return text, reason
-    while True:  # a repair may complete an entity
+    for _ in range(_MAX_PASSES):  # a repair may complete an entity
         before = text
         for name, repair in _REPAIRS:
             repaired = repair(text)
             if repaired != text:
                 text, reason = repaired, name or reason
         if text == before:
-            return text, reason
+            break
+    return text, reason
 
 
 def _resolve_entities(text: str) -> str:

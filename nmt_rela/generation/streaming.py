@@ -11,8 +11,11 @@ from nmt_rela.utils.prefetch import prefetch
 
 #: Lines in the first chunk. Chunks double in size: the first translations appear early, later work is batched well.
 INITIAL_CHUNK = 64
-#: Lines per chunk at most. This bounds the memory.
+#: Lines and characters per chunk at most (the last line may exceed the characters). They bound the memory.
 MAX_CHUNK = 4096
+_MAX_CHARACTERS = 1 << 22
+#: Lines that are read ahead at most.
+_AHEAD = 256
 #: Seconds without a new line after which an unfinished chunk is given out.
 FLUSH_AFTER = 0.05
 
@@ -20,22 +23,23 @@ FLUSH_AFTER = 0.05
 def read_chunks(
     lines: Iterable[str], *, initial: int = INITIAL_CHUNK, maximum: int = MAX_CHUNK
 ) -> Generator[list[str], None, None]:
-    """The lines in order, in lists that are never empty. A thread reads at most ``maximum`` lines ahead.
+    """The lines in order, in lists that are never empty. A thread reads a few lines ahead.
 
     An exception of ``lines`` is raised after the lines before it.
     """
-    size = initial
+    size, characters = initial, 0
     chunk: list[str] = []
     error: Exception | None = None
-    with closing(prefetch(lines, maximum, idle_after=FLUSH_AFTER)) as reader:
+    with closing(prefetch(lines, min(maximum, _AHEAD), idle_after=FLUSH_AFTER)) as reader:
         try:
             for line in reader:
                 if line is not None:
                     chunk.append(line)
-                if chunk and (line is None or len(chunk) == size):
+                    characters += len(line)
+                if chunk and (line is None or len(chunk) == size or characters > _MAX_CHARACTERS):
                     yield chunk
                     size = min(2 * size, maximum) if len(chunk) == size else size
-                    chunk = []
+                    chunk, characters = [], 0
         except Exception as raised:
             error = raised
         if chunk:

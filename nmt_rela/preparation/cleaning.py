@@ -86,7 +86,7 @@ class Cleaner:
 
     def clean(
         self,
-        pairs: Iterable[tuple[str | None, str | None]],
+        pairs: Iterable[tuple[str | None, str | None] | None],
         stats: CleaningStats,
         *,
         chunk_characters: int = 1 << 24,
@@ -99,7 +99,7 @@ class Cleaner:
         characters = 0
         for pair in pairs:
             stats.read += 1
-            cleaned = self._clean_pair(*pair)
+            cleaned = "fields" if pair is None else self._clean_pair(*pair)
             if isinstance(cleaned, str):
                 stats.drop(cleaned)
             else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 #: Reasons for dropping a pair, in the order of the checks. Sub-word lengths are checked after all others.
-DROP_REASONS = ("undecodable", "empty", "overlength", "copy", "ratio", "duplicate")
+DROP_REASONS = ("fields", "undecodable", "empty", "overlength", "copy", "ratio", "duplicate")
 #: Repairs of kept pairs. A pair is counted under one of them.
 REPAIRS = ("control characters", "separators", "entities", "invisible characters", "decomposed letters")
 

@@ -53,8 +53,10 @@ from nmt_rela.utils.files import atomic_write, sha256_of
 
 LOG = logging.getLogger(__name__)
 
+#: A source that loses a larger fraction of its pairs in cleaning, duplicates aside, is warned of.
+_MUCH_LOST = 0.1
 #: Increased when the code of a stage gives another result for the same inputs.
-_VERSIONS = {"sets": 2, "text": 3, "tokenizers": 2, "train": 1, "dev": 2}
+_VERSIONS = {"sets": 3, "text": 4, "tokenizers": 2, "train": 1, "dev": 2}
 #: The same for the modes of one option; data of other modes stays valid.
 _ROMANIAN_VERSIONS = {"none": "none", "cedilla": "cedilla 2", "remove": "remove 2"}
 
@@ -107,8 +109,23 @@ def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) ->
         }
         with atomic_write(preparation.summary_file) as stream:
             stream.write(json.dumps(summary, indent=1).encode("utf-8") + b"\n")
+    _log_losses(summary["counts"])
     LOG.info("prepared in %s", preparation.directory)
     return preparation.prepared_data(summary)
+
+
+def _log_losses(counts: Mapping[str, Any]) -> None:
+    """Log what cleaning has kept, with a warning for each source that has lost many pairs other than duplicates."""
+    LOG.info("training text: %s pairs read, %s kept", *(f"{counts['total'][key]:,}" for key in ("read", "kept")))
+    for name, source in counts["sources"].items():
+        lost = {reason: pairs for reason, pairs in source["dropped"].items() if reason != "duplicate"}
+        if sum(lost.values()) > _MUCH_LOST * source["read"]:
+            hint = "; text in ISO-8859-1? try: iconv -f ISO-8859-1 -t UTF-8" if "undecodable" in lost else ""
+            LOG.warning(
+                "source '%s': %.0f %% of %s pairs are dropped: %s (docs/tasks.md explains the reasons)%s",
+                name, 100 * sum(lost.values()) / source["read"], f"{source['read']:,}",
+                ", ".join(f"{reason} {pairs:,}" for reason, pairs in lost.items()), hint,
+            )  # fmt: skip
 
 
 def load_prepared(data: DataConfig) -> PreparedData:

@@ -15,12 +15,12 @@ from nmt_rela.preparation.binarize import binarize
 from nmt_rela.preparation.cleaning import Cleaner
 from nmt_rela.preparation.cleaning_stats import CleaningStats, format_stats, read_stats, write_stats
 from nmt_rela.preparation.sources.archives import LocalArchive
-from nmt_rela.preparation.sources.readers import MAX_LINE, read_pairs
+from nmt_rela.preparation.sources.readers import read_pairs
 from nmt_rela.preparation.sources.task import ParallelSource
 from nmt_rela.preparation.tokenizer_training import sample_evenly, train_sentencepiece
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.progress import ProgressBar
-from nmt_rela.utils.text import write_lines
+from nmt_rela.utils.text import MAX_LINE, write_lines
 
 
 def make_sets(
@@ -64,9 +64,12 @@ def make_sets(
 def _evaluation_pairs(
     parallel_source: ParallelSource, archives: Mapping[str, LocalArchive], languages: tuple[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """All pairs. Raises DataError where one is not UTF-8 or was truncated, or their number is not the known one."""
+    """All pairs. Raises DataError where one is incomplete, not UTF-8 or truncated, or their number is wrong."""
     name, count = parallel_source.name, 0
     for count, pair in enumerate(read_pairs(parallel_source, archives, languages), start=1):
+        if pair is None:
+            wanted = f"the {len(parallel_source.columns)} that 'columns' names"
+            raise DataError(f"source '{name}': line {count} has too few or too many fields; accepted: {wanted}")
         for language, text in zip(languages, pair, strict=True):
             if text is None:
                 raise DataError(f"source '{name}': line {count} of {language} is invalid UTF-8; accepted: UTF-8 text")

@@ -29,7 +29,7 @@ def sample_evenly(path: Path, *, lines: int, sample: int) -> Iterator[str]:
     """At most ``sample`` of the ``lines`` lines of a file, evenly spaced."""
     sample = min(sample, lines)
     with open(path, "rb") as file:
-        for index, line in enumerate(raw_lines(file)):
+        for index, line in enumerate(raw_lines(file, str(path))):
             if (index + 1) * sample // lines > index * sample // lines:
                 yield line.decode("utf-8")
 

@@ -8,62 +8,120 @@ parallel corpus would lose its alignment.
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
+import io
 import logging
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.errors import DataError, UserError
 from nmt_rela.utils.files import atomic_write
 
 LOG = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-_COMPRESSIONS: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-_ZSTD = b"\x28\xb5\x2f\xfd"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+#: A longer line is no sentence. It is cut, so that it neither fills the memory nor shifts the lines after it.
+MAX_LINE = 1 << 20
+
+_HEAD = 4096
+_COMPRESSED = re.compile(
+    rb"(?P<gzip>\x1f\x8b\x08)|(?P<bzip2>BZh[1-9](?:1AY&SY|\x17rE8P\x90))|(?P<xz>\xfd7zXZ\0)"
+    rb"|(?P<zstd>\x28\xb5\x2f\xfd)|(?P<lzma>\x5d\0\0)|(?P<lz4>\x04\x22\x4d\x18)|(?P<zip>PK\x03\x04)"
+)
+_OPENERS: dict[str | None, Callable[[Any], Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 
 
-def raw_lines(stream: BinaryIO) -> Iterator[bytes]:
-    """The lines of a binary stream, without line ends and without a byte-order mark."""
-    for number, line in enumerate(stream):
-        line = line.removesuffix(b"\n").removesuffix(b"\r")
-        yield line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line
+def check_head(head: bytes, name: str, error: type[UserError] = DataError) -> None:
+    """Raise ``error`` where the first bytes of a text are those of UTF-16, UTF-32 or compressed data."""
+    if found := _COMPRESSED.match(head):
+        raise error(f"{name}: compressed with {found.lastgroup}; accepted: plain text, .gz, .bz2 and .xz")
+    if encoding := wide_encoding(head):
+        raise error(f"{name}: the text is {encoding}; accepted: UTF-8 (try: iconv -f {encoding} -t UTF-8)")
+
+
+def wide_encoding(head: bytes) -> str:
+    """UTF-16 or UTF-32, by the byte-order mark or by where zero bytes stand in the first bytes of a text; else ""."""
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "UTF-32"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    if len(head) < 4 or 0 not in head:
+        return ""
+    for order, upper, plane in (("LE", 3, 2), ("BE", 0, 1)):
+        if len(head) >= 8 and any(head) and not any(head[upper::4]) and max(head[plane::4]) <= 0x10:
+            return f"UTF-32{order}"
+    for order, high, low in (("LE", head[1::2], head[::2]), ("BE", head[::2], head[1::2])):
+        latin = high.count(0) > 4 * low.count(0) and 2 * high.count(0) > len(high)
+        # Spaces and line ends have a zero byte in any script. Most scripts have few different upper bytes.
+        blanks = sum(1 for upper, lower in zip(high, low, strict=False) if upper == 0 and lower in b" \n")
+        alphabet = blanks and 3 * len(set(high)) <= len(set(low))
+        # Chinese and Korean have as many upper as lower bytes, but are not UTF-8.
+        others = head.count(b" ") + head.count(b"\n") - blanks
+        ideographs = blanks and 2 * blanks >= others and "\ufffd" in head.decode("utf-8", "replace")[:-1]
+        if latin or alphabet or ideographs:
+            return f"UTF-16{order}"
+    return ""
+
+
+def raw_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """The lines of a binary stream, without line ends and without a byte-order mark, cut at MAX_LINE bytes.
+
+    Raises DataError, which begins with ``name``, for text in UTF-16 or UTF-32 and for compressed data.
+    """
+    buffered = stream if hasattr(stream, "peek") else io.BufferedReader(cast(io.RawIOBase, stream))
+    check_head(buffered.peek(_HEAD)[:_HEAD], name)
+    mark = codecs.BOM_UTF8  # at the start of the first line
+    while line := buffered.readline(MAX_LINE):
+        if not line.endswith(b"\n") and len(line) == MAX_LINE:
+            while (rest := buffered.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                pass
+            line = line[: codecs.utf_8_decode(line, "replace", False)[1]]  # no partial character
+        yield line.removesuffix(b"\n").removesuffix(b"\r").removeprefix(mark)
+        mark = b""
+
+
+def is_cut(line: bytes) -> bool:
+    """Whether a line of `raw_lines` may have been longer."""
+    return len(line) > MAX_LINE - 4
 
 
 def open_text(path: Path | str) -> BinaryIO:
     """A file as a binary stream. gzip, bzip2 and xz are decompressed, by the content and not by the name.
 
     Raises:
-        DataError: the file cannot be opened, or is compressed in another way.
+        DataError: the file cannot be opened.
     """
     try:
         stream = open(path, "rb")  # noqa: SIM115
-        head = stream.peek(6)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if head.startswith(_ZSTD):
-        raise DataError(f"{path}: compressed with zstd; accepted: plain text, gzip, bzip2, xz (try: zstd -d {path})")
-    for magic, decompressed in _COMPRESSIONS.items():
-        if head.startswith(magic):
-            return cast(BinaryIO, decompressed(stream))
-    return stream
+        head = stream.peek(16)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    found = _COMPRESSED.match(head)
+    opener = _OPENERS.get(found.lastgroup) if found else None
+    return cast(BinaryIO, opener(stream)) if opener else stream
 
 
 def decode_lines(stream: BinaryIO, name: str, *, replace: bool = False) -> Iterator[str]:
     """The lines of a binary stream as text; ``name`` identifies the stream in messages.
 
     Raises:
-        DataError: the stream cannot be read, or a line is not UTF-8. With ``replace``, U+FFFD replaces invalid bytes
-            instead, and one warning per stream names the first such line.
+        DataError: the stream cannot be read or has another encoding, or a line is not UTF-8 or over MAX_LINE. With
+            ``replace``, U+FFFD replaces invalid bytes instead, and one warning per stream names the first such line;
+            a long line is cut, with a warning.
     """
     warned = False
-    for number, line in enumerate(_readable(raw_lines(stream), name), start=1):
+    for number, line in enumerate(_readable(raw_lines(stream, name), name), start=1):
+        if is_cut(line):
+            if not replace:
+                raise DataError(f"{name}:{number}: over {MAX_LINE - 4:,} bytes; accepted: shorter lines")
+            LOG.warning("%s:%d: over %s bytes; the rest of the line is left out", name, number, f"{MAX_LINE - 4:,}")
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:

@@ -253,6 +253,37 @@ def test_a_tokenizer_of_bleu_is_checked_when_the_task_is_read(tmp_path: Path, mo
     assert not (tmp_path / "out").exists()
 
 
+def test_rows_with_other_fields_are_dropped_from_training_text_and_an_error_elsewhere(tmp_path: Path) -> None:
+    task = own_task(tmp_path)
+    for name, files in (
+        ("train", "de: text/train.de.gz, en: text/train.en"),
+        ("dev", "de: text/dev.de, en: text/dev.en"),
+    ):
+        write(tmp_path / f"{name}.tsv", [*(f"{line}\t{line.upper()}" for line in sentences(99)), "a\tb\tc", "d"])
+        columns = f"format: tsv\n    file: {name}.tsv\n    columns: [de, en]"
+        task.write_text(task.read_text("utf-8").replace(f"files: {{{files}}}", columns), "utf-8")
+    with pytest.raises(DataError, match="source 'dev': line 100 has too few or too many fields; accepted: the 2 that"):
+        prepare(settings(task, tmp_path / "out"))
+    write(tmp_path / "dev.tsv", ["a\tb"])
+    assert prepare(settings(task, tmp_path / "out")).counts["total"]["dropped"] == {"fields": 2}
+
+
+def test_a_source_that_loses_many_pairs_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    task = own_task(tmp_path)
+    (tmp_path / "text/train.en").write_bytes(
+        "".join(f"{'é' if n % 2 else 'e'} {line}\n" for n, line in enumerate(sentences(300)))
+        .replace("ä", "a")
+        .encode("latin-1")
+    )
+    prepare(settings(task, tmp_path / "out"))
+    assert "source 'train': 50 % of 300 pairs are dropped: undecodable 150 (docs/tasks.md" in caplog.text
+    assert "iconv -f ISO-8859-1 -t UTF-8" in caplog.text
+    caplog.clear()
+    own_task(tmp_path)
+    prepare(settings(task, tmp_path / "other"))
+    assert not [record for record in caplog.records if "are dropped" in record.message]
+
+
 def test_the_demo_corpus(tmp_path: Path) -> None:
     data = settings("demo", tmp_path, source_language="en", target_language="de", vocabulary_size=600)
     prepared = prepare(data)
@@ -405,7 +436,7 @@ def test_two_files_and_nothing_else(
     for change, message in {
         ("file: dev.tsv", "file: dve.tsv"): "dve.tsv: no such file; paths start from the task file",
         ("file: dev.tsv, columns: [en, sv]", "file: dev.tsv, columns: [en, '-', sv]"): (
-            "source 'dev': 'columns' wants 3 fields, but line 1 has 2, and no line after it enough; "
+            "source 'dev': 'columns' names 3 fields, but line 1 has 2, and no line after it 3; "
             "accepted: fields with tabs between them"
         ),
         ("columns: [en, sv]", "columns: [en, se]"): "split.yaml:3: train[0].columns[1]: unknown language 'se'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import html
 import io
@@ -41,9 +42,10 @@ some_bytes = st.binary(max_size=200) | st.lists(
 
 @given(some_bytes)
 def test_as_many_lines_as_line_ends(data: bytes) -> None:
-    lines = list(raw_lines(io.BytesIO(data)))
-    assert len(lines) == data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
-    assert len(list(decode_lines(io.BytesIO(data), "x", replace=True))) == len(lines)
+    with contextlib.suppress(DataError):  # UTF-16
+        lines = list(raw_lines(io.BytesIO(data), "x"))
+        assert len(lines) == data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
+        assert len(list(decode_lines(io.BytesIO(data), "x", replace=True))) == len(lines)
 
 
 @given(some_bytes)
@@ -53,6 +55,9 @@ def test_strict_reading_agrees_with_python_or_names_the_line(data: bytes) -> Non
     try:
         lines = list(decode_lines(io.BytesIO(data), "name"))
     except DataError as error:
+        if "accepted: UTF-8 (try: iconv" in str(error):
+            assert b"\0" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff")
+            return
         number = int(str(error).split(":")[1])
         assert "\ufffd" in expected[number - 1].decode("utf-8", "replace")
     else:
@@ -115,14 +120,14 @@ def test_random_text_gives_pairs_or_one_line(format_: str, data: bytes, same: bo
             one_line(error)
             assert not (same and format_ == "text"), "the same file twice is aligned"
             return
-    for pair in pairs:
+    for pair in filter(None, pairs):
         for side in pair:
             assert side is None or ("\n" not in side and side.encode("utf-8") is not None)
     if format_ == "text":
-        assert len(pairs) == len(list(raw_lines(io.BytesIO(data))))
+        assert len(pairs) == len(list(raw_lines(io.BytesIO(data), "x")))
         assert all(left == right for left, right in pairs)
     if format_ in ("tsv", "pipes"):
-        assert len(pairs) == len(list(raw_lines(io.BytesIO(data))))
+        assert len(pairs) == len(list(raw_lines(io.BytesIO(data), "x")))
 
 
 def spaced(text: str) -> str:

@@ -33,6 +33,7 @@ def clean(
 @pytest.mark.parametrize(
     ("pair", "reason"),
     [
+        (None, "fields"),
         ((None, "x"), "undecodable"),
         (("x", None), "undecodable"),
         (("", "x"), "empty"),

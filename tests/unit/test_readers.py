@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import time
 from pathlib import Path
 
 import pytest
 from packing import archive, packed, tar_bytes
 
-from nmt_rela.preparation.sources.readers import MAX_LINE, Pair, read_pairs
+from nmt_rela.preparation.sources.readers import Pair, read_pairs
 from nmt_rela.preparation.sources.task import Archive, Location, ParallelSource, TextLocation
 from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.text import MAX_LINE
 
 LANGUAGES = ("en", "de")
 
 
-def pairs_of_files(directory: Path, format_: str, left: bytes, right: bytes) -> list[Pair]:
+def pairs_of_files(directory: Path, format_: str, left: bytes, right: bytes) -> list[Pair | None]:
     """A format with a file for each language."""
     data = tar_bytes({"x.en": left, "x.de": right})
     location = Archive(name="a", locations=(Location(format="tar", path=directory),))
@@ -24,11 +27,18 @@ def pairs_of_files(directory: Path, format_: str, left: bytes, right: bytes) -> 
     return list(read_pairs(source, {"a": archive(directory / "a", "tar", data)}, LANGUAGES))
 
 
-def pairs_of_file(directory: Path, format_: str, data: bytes, *, columns: tuple[str, ...] = ()) -> list[Pair]:
+def pairs_of_file(
+    directory: Path,
+    format_: str,
+    data: bytes,
+    *,
+    columns: tuple[str, ...] = (),
+    languages: tuple[str, str] = LANGUAGES,
+) -> list[Pair | None]:
     """A format with one file for all languages."""
     side = TextLocation(archive=Archive(name="a", locations=(Location(format="gz", path=directory),)))
-    source = ParallelSource(name="mine", format=format_, sides=dict.fromkeys(LANGUAGES, side), columns=columns)
-    return list(read_pairs(source, {"a": archive(directory / "a", "gz", gzip.compress(data))}, LANGUAGES))
+    source = ParallelSource(name="mine", format=format_, sides=dict.fromkeys(languages, side), columns=columns)
+    return list(read_pairs(source, {"a": archive(directory / "a", "gz", gzip.compress(data))}, languages))
 
 
 def test_text_stays_aligned_whatever_is_inside_a_line(tmp_path: Path) -> None:
@@ -87,11 +97,9 @@ def test_numbered_files_are_paired_in_natural_order(tmp_path: Path) -> None:
 
 
 def test_fields_are_taken_by_the_order_of_columns(tmp_path: Path) -> None:
-    data = "0.9\t eins \tone\textra\n0.1\tzwei\n\n0.2\t\xff\tthree\n".encode("latin-1")
+    data = "0.9\t eins \tone\n0.2\t\xff\tthree\n".encode("latin-1")
     assert pairs_of_file(tmp_path, "tsv", data, columns=("-", "de", "en")) == [
         ("one", "eins"),
-        ("", "zwei"),
-        ("", ""),
         ("three", None),
     ]
     assert pairs_of_file(tmp_path, "pipes", b"eins ||| one\nzwei|||two", columns=("de", "en")) == [
@@ -103,10 +111,33 @@ def test_fields_are_taken_by_the_order_of_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("format_", "mark"), [("tsv", "tabs"), ("pipes", r"\|\|\|")])
 def test_a_file_without_the_fields_that_columns_name(tmp_path: Path, format_: str, mark: str) -> None:
     data = b"one;eins\n" * 150
-    expected = rf"source 'mine': 'columns' wants 2 fields, but line 1 has 1, .*; accepted: fields with {mark} between"
+    expected = rf"source 'mine': 'columns' names 2 fields, but line 1 has 1, .*; accepted: fields with {mark} between"
     with pytest.raises(DataError, match=expected):
         pairs_of_file(tmp_path, format_, data, columns=("en", "de"))
     assert pairs_of_file(tmp_path, format_, b"", columns=("en", "de")) == []
+
+
+@pytest.mark.parametrize(("format_", "mark"), [("tsv", "\t"), ("pipes", "|||")])
+def test_a_row_with_too_few_or_too_many_fields_is_no_pair(tmp_path: Path, format_: str, mark: str) -> None:
+    data = f"one{mark}eins\nfour\n\ntwo{mark}more{mark}zwei\nthree{mark}drei\n".encode()
+    assert pairs_of_file(tmp_path, format_, data, columns=("en", "de")) == [
+        ("one", "eins"), None, None, None, ("three", "drei"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("format_", ["text", "tsv", "sgm"])
+def test_text_in_utf_16_is_an_error_that_names_it(tmp_path: Path, format_: str, encoding: str) -> None:
+    data = "<seg>eine Zeile\tmit Wörtern</seg>\nund eine\n".encode(encoding)
+    if encoding == "utf-32" or format_ != "sgm":
+        data = "eine Zeile\tmit Wörtern\nund eine\n".encode(encoding)
+    with pytest.raises(
+        DataError, match=r"source 'mine': .*: the text is UTF-(16|32)[LB]?E?; accepted: UTF-8 \(try: iconv"
+    ):
+        if format_ == "tsv":
+            pairs_of_file(tmp_path, format_, data, columns=("en", "de"))
+        else:
+            pairs_of_files(tmp_path, format_, data, data)
 
 
 SGM = """<?xml version="1.0"?><!DOCTYPE x>
@@ -173,7 +204,83 @@ TMX = """<?xml version="1.0" encoding="{encoding}"?>
 UNITS = [("one <b> & bold high", "eins zwei"), ("", "a < b &amp; c"), ("three", "")]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def unit(*variants: tuple[str, str]) -> str:
+    return "<tu>" + "".join(f"<tuv xml:lang='{tag}'><seg>{text}</seg></tuv>" for tag, text in variants) + "</tu>"
+
+
+@pytest.mark.parametrize(
+    ("tags", "languages", "pair"),
+    [
+        (("pt-PT", "pt-BR"), ("pt-BR", "pt-PT"), ("b", "a")),
+        (("PT", "pt-br"), ("por_BR", "pt-PT"), ("b", "a")),
+        (("eng", "deu"), ("en", "de"), ("a", "b")),
+        (("en-US", "de-AT"), ("eng", "deu"), ("a", "b")),
+        (("en-GB", "en"), ("en", "en-GB"), ("b", "a")),
+        (("cmn", "zh-Hant"), ("zho_Hant", "zh"), ("b", "a")),
+    ],
+)
+def test_full_language_tags_come_first_and_then_languages(
+    tmp_path: Path, tags: tuple[str, str], languages: tuple[str, str], pair: Pair
+) -> None:
+    data = unit((tags[0], "a"), (tags[1], "b")).encode()
+    assert pairs_of_file(tmp_path, "tmx", data, languages=languages) == [pair]
+
+
+def test_a_tmx_without_both_languages_names_those_that_it_has(tmp_path: Path) -> None:
+    data = (unit(("pt-BR", "a"), ("fr", "b")) + unit(("fr", "c"))).encode()
+    message = r"source 'mine': no unit has both pt-BR and pt-PT; found: fr \(2\), pt-br \(1\)"
+    with pytest.raises(DataError, match=message):
+        pairs_of_file(tmp_path, "tmx", data, languages=("pt-BR", "pt-PT"))
+
+
+def test_the_encoding_that_a_tmx_declares_is_read(tmp_path: Path) -> None:
+    text = "<?xml version='1.0' encoding='ISO-8859-1'?>" + unit(("en", "é"), ("de", "ß"))
+    assert pairs_of_file(tmp_path, "tmx", text.encode("latin-1")) == [("é", "ß")]
+    for bad in ("zlib", "nosuch"):
+        with pytest.raises(DataError, match=f"declares the encoding '{bad}', which is not known; accepted: UTF-8"):
+            pairs_of_file(tmp_path, "tmx", text.replace("ISO-8859-1", bad).encode())
+
+
+HOSTILE = (
+    "<seg ",
+    "<seg>",
+    "<doc ",
+    "<tuv ",
+    "<tu ",
+    "<![CDATA[",
+    "<ph>",
+    "<",
+    "</seg ",
+    "&#",
+    "&#1",
+    "<tu><tuv lang='en'><",
+)
+
+
+@pytest.mark.parametrize("format_", ["sgm", "tmx"])
+@pytest.mark.parametrize("part", HOSTILE)
+def test_time_is_linear_in_hostile_markup(tmp_path: Path, format_: str, part: str) -> None:
+    """A quadratic reader takes 100 times as long for 10 times the text."""
+
+    def seconds(count: int) -> float:
+        data = unit(("de", "x"), ("en", part * count)).encode()
+        start = time.process_time()
+        with contextlib.suppress(DataError):
+            if format_ == "sgm":
+                pairs_of_files(tmp_path, format_, data, data)
+            else:
+                pairs_of_file(tmp_path, format_, data)
+        return time.process_time() - start
+
+    assert seconds(40_000) < 35 * seconds(4_000) + 0.2
+
+
+def test_a_reference_to_a_character_with_thousands_of_digits_is_undecodable(tmp_path: Path) -> None:
+    data = f"<seg>&#{'1' * 5000};</seg>".encode()
+    assert pairs_of_files(tmp_path, "sgm", data, data) == [(None, None)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
 def test_tmx_gives_the_variants_of_both_languages(tmp_path: Path, encoding: str) -> None:
     assert pairs_of_file(tmp_path, "tmx", TMX.format(encoding=encoding).encode(encoding)) == UNITS
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.text import decode_lines, read_lines, read_parallel, write_lines
+from nmt_rela.utils.text import MAX_LINE, decode_lines, read_lines, read_parallel, write_lines
 
 
 def lines_of(data: bytes, *, replace: bool = False) -> list[str]:
@@ -100,9 +100,59 @@ def test_compressed_text_is_read_whatever_its_name(tmp_path: Path, compress: Cal
         list(read_lines(path))
 
 
-def test_a_directory_and_zstd_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read: Is a directory"):
-        list(read_lines(tmp_path))
-    (tmp_path / "text.zst").write_bytes(b"\x28\xb5\x2f\xfd rest")
-    with pytest.raises(DataError, match="compressed with zstd; accepted: plain text, gzip, bzip2, xz"):
-        list(read_lines(tmp_path / "text.zst"))
+SCRIPTS = {
+    "Latin": "Ein Satz.\nNoch einer, mit Wörtern.\n",
+    "Cyrillic": "Привет, мир.\nКак дела сегодня?\n",
+    "Greek": "Καλημέρα κόσμε.\nΤι κάνεις σήμερα;\n",
+    "Arabic": "مرحبا بالعالم.\nكيف حالك اليوم؟\n",
+    "Hebrew": "שלום עולם.\nמה שלומך היום?\n",
+    "Devanagari": "नमस्ते दुनिया।\nआज आप कैसे हैं?\n",
+    "Thai": "สวัสดีชาวโลก\nวันนี้คุณเป็นอย่างไรบ้าง\n",
+    "Burmese": "မင်္ဂလာပါကမ္ဘာ\nဒီနေ့နေကောင်းလား\n",
+    "Georgian": "გამარჯობა მსოფლიო.\nროგორ ხარ დღეს?\n",
+    "Ethiopic": "ሰላም ለዓለም።\nዛሬ እንዴት ነህ?\n",
+    "Korean": "안녕하세요 세계.\n오늘 기분이 어때요?\n",
+    "Chinese": "你好，世界。\n上海一早上天气很好。\n",
+    "Japanese": "こんにちは、世界。\n今日はお元気ですか。\n",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_text_in_utf_16_and_utf_32_is_an_error_that_names_it(script: str, encoding: str) -> None:
+    data = SCRIPTS[script].encode(encoding)
+    name = encoding.upper().replace("-LE", "LE").replace("-BE", "BE")
+    for replace in (False, True):
+        message = rf"^stream: the text is {name}; accepted: UTF-8 \(try: iconv -f {name} -t UTF-8\)"
+        with pytest.raises(DataError, match=message):
+            lines_of(data, replace=replace)
+    assert lines_of(SCRIPTS[script].encode()) == SCRIPTS[script].splitlines()
+
+
+@pytest.mark.parametrize("line", [b"\0", b"a\0b", b"\0\0\0\0", b"one\0two\0three", b"caf\xe9 one\0two three four"])
+def test_single_nuls_are_not_taken_for_utf_16(line: bytes) -> None:
+    assert lines_of(line, replace=True) == [line.decode("utf-8", "replace")]
+
+
+@pytest.mark.parametrize(
+    ("magic", "name"),
+    [
+        (b"\x28\xb5\x2f\xfd rest", "zstd"),
+        (b"\x5d\0\0\x80\0 rest", "lzma"),
+        (b"PK\x03\x04 rest", "zip"),
+        (gzip.compress(gzip.compress(b"text")), "gzip"),
+    ],
+)
+def test_other_compressions_are_refused_by_name(tmp_path: Path, magic: bytes, name: str) -> None:
+    (tmp_path / "text").write_bytes(magic)
+    with pytest.raises(DataError, match=f"text: compressed with {name}; accepted: plain text, .gz, .bz2 and .xz"):
+        list(read_lines(tmp_path / "text"))
+
+
+def test_a_line_over_the_limit_is_refused_or_cut_with_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    data = b"a\n" + "é".encode() * MAX_LINE + b"\nb\n"
+    with pytest.raises(DataError, match=r"^stream:2: over 1,048,572 bytes; accepted: shorter lines"):
+        lines_of(data)
+    first, cut, last = lines_of(data, replace=True)
+    assert (first, len(cut), last) == ("a", MAX_LINE // 2, "b")
+    assert "stream:2: over 1,048,572 bytes; the rest of the line is left out" in caplog.text
