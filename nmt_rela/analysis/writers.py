@@ -70,11 +70,16 @@ def write_analysis(directory: Path, data: AnalysisData, runs: Sequence[RunAnalys
                 directory / "attention.html",
                 [_page_run(run) for run in runs],
                 data.lines[:shown],
-                title="Attention",
-                subtitle=f"{data.name}, {len(data.lines):,} sentence pairs{first}",
+                title=f"Attention of {_enumeration([run.name for run in runs])} on {data.name}",
+                subtitle=f"{len(data.lines):,} sentence pairs{first}; the target is the reference translation",
             )
         )
     return written
+
+
+def _enumeration(names: Sequence[str]) -> str:
+    """a, b and c"""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

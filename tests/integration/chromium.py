@@ -139,9 +139,11 @@ class Chromium:
 
     def press(self, key: str) -> None:
         """Press and release one key."""
-        text = {"text": key} if len(key) == 1 else {}
-        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
-        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+        code = {"Tab": 9, "Enter": 13}.get(key, 0)
+        # What a key does by itself, as Enter on a button, needs the text that it types.
+        text = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
 
     def hover(self, selector: str, *, click: bool = False) -> None:
         """Move the mouse to the middle of an element, and click there on request."""

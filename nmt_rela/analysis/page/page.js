@@ -60,8 +60,11 @@ function hold(focus) {
   writeAddress();
 }
 
+/** A group of buttons, one of them pressed. Tab reaches the pressed one; the focus stays in the group when it is drawn again. */
 function choice(id, options, current, pick) {
-  byId(id).replaceChildren(...options.map(([value, text]) => make("button", {type: "button", "aria-pressed": String(value === current), onclick: () => pick(value)}, text)));
+  const group = byId(id), focused = group.contains(document.activeElement);
+  group.replaceChildren(...options.map(([value, text]) => make("button", {type: "button", "aria-pressed": String(value === current), onclick: () => pick(value)}, text)));
+  if (focused) group.querySelector("[aria-pressed=true]").focus();
 }
 
 function drawControls() {
@@ -75,7 +78,17 @@ function drawControls() {
     box.checked = state.runs.includes(+box.value);
     box.disabled = (box.checked && state.runs.length === 1) || (!box.checked && state.runs.length >= page.max_runs);
   }
-  document.querySelectorAll("#sentence-list button").forEach((button) => button.setAttribute("aria-current", String(+button.value === state.sentence)));
+  document.querySelectorAll("#sentence-list button").forEach((button) => {
+    button.setAttribute("aria-current", String(+button.value === state.sentence));
+  });
+  setListStop();
+}
+
+/** One button of the sentence list is a stop of the Tab key: the current one, or the first that the search leaves. */
+function setListStop() {
+  const listed = [...document.querySelectorAll("#sentence-list li:not([hidden]) button")];
+  const stop = listed.find((button) => +button.value === state.sentence) ?? listed[0];
+  for (const button of listed) button.tabIndex = button === stop ? 0 : -1;
 }
 
 async function draw() {
@@ -99,8 +112,8 @@ function layOut() {
   const room = paper ? 960 : byId("views").clientWidth, narrow = room < 46 * rem, aside = alone && !narrow;
   const columns = narrow ? 1 : Math.min(shown.length, Math.max(1, Math.floor(room / (paper ? 170 : 200))));
   const width = aside ? room - 29 * rem : (room - 1.8 * rem * (columns - 1)) / columns;
-  const sizes = {width, alone, height: paper ? 430 : 0, side: aside ? 26 * rem : width, short: !aside && width < 22 * rem};
-  byId("views").className = width < 300 ? "narrow" : "";
+  const sizes = {width, alone, height: paper ? 430 : 0, side: aside ? 26 * rem : width, short: !aside && width < 27 * rem};
+  byId("views").className = `${width < 300 ? "narrow" : ""} ${columns === 1 && !aside ? "single" : ""}`;
   byId("views").style.setProperty("--columns", columns);
   views = [];
   const elements = shown.map((run, i) => {
@@ -115,13 +128,18 @@ function layOut() {
 function step(by) {
   const listed = [...document.querySelectorAll("#sentence-list li:not([hidden]) button")];
   const at = listed.findIndex((button) => +button.value === state.sentence), next = listed[at + by];
-  if (next) { change({sentence: +next.value}); next.scrollIntoView({block: "nearest"}); }
+  if (!next) return;
+  const focused = byId("sentence-list").contains(document.activeElement);
+  change({sentence: +next.value});
+  next.scrollIntoView({block: "nearest"});
+  if (focused) next.focus();
 }
 
-function stepToken(by) {
+/** Hold the next or previous token of an axis: "query" (rows) or "key" (columns). */
+function stepToken(axis, by) {
   if (!views.length) return;
-  const last = views[0].queries - 1, at = state.hold?.query;
-  hold({query: at == null ? (by > 0 ? 0 : last) : Math.max(0, Math.min(last, at + by)), key: null});
+  const last = views[0][axis === "query" ? "queries" : "keys"] - 1, at = state.hold?.[axis];
+  hold({query: null, key: null, [axis]: at == null ? (by > 0 ? 0 : last) : Math.max(0, Math.min(last, at + by))});
 }
 
 function stepHead(by) {
@@ -133,9 +151,17 @@ const KEYS = {
   ArrowLeft: () => stepHead(-1), ArrowRight: () => stepHead(1),
   ArrowUp: () => change({layer: Math.max(0, state.layer - 1)}), ArrowDown: () => change({layer: Math.min(layersShown() - 1, state.layer + 1)}),
   1: () => change({site: "encoder"}), 2: () => change({site: "decoder"}), 3: () => change({site: "cross"}),
-  j: () => step(1), k: () => step(-1), ",": () => stepToken(-1), ".": () => stepToken(1),
+  j: () => step(1), k: () => step(-1), ",": () => stepToken("query", -1), ".": () => stepToken("query", 1), "<": () => stepToken("key", -1), ">": () => stepToken("key", 1),
   m: () => change({shade: state.shade === "head" ? "row" : "head"}), Escape: () => hold(null),
 };
+
+/** Open at the best-aligned head of the first run, where gold alignments are known. */
+function startAtBestHead() {
+  const measures = page.runs[0].sites.cross.head_measures;
+  const found = ["AER normal", "AER shifted"].flatMap((name) => (measures[name] ?? []).flatMap((row, layer) => row.map((rate, head) => ({rate, layer, head}))));
+  const best = found.filter(({rate}) => rate != null).sort((a, b) => a.rate - b.rate)[0];
+  if (best) Object.assign(state, {layer: best.layer, head: best.head});
+}
 
 function start() {
   byId("title").textContent = page.title;
@@ -146,11 +172,14 @@ function start() {
   byId("filter").addEventListener("input", (event) => {
     const wanted = event.target.value.toLowerCase();
     document.querySelectorAll("#sentence-list li").forEach((item, i) => { item.hidden = !`${page.sentences[i].source} ${page.sentences[i].target}`.toLowerCase().includes(wanted); });
+    setListStop();
   });
   byId("map").addEventListener("change", (event) => change({map: event.target.value}));
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=search], select")) return;
-    const action = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    const inList = byId("sentence-list").contains(event.target) && {ArrowUp: KEYS.k, ArrowDown: KEYS.j}[key];
+    const action = inList || KEYS[key];
     if (action) { event.preventDefault(); action(); }
   });
   window.addEventListener("hashchange", () => { readAddress(); draw(); });
@@ -161,6 +190,9 @@ function start() {
   window.addEventListener("afterprint", () => paper(false));
   let waiting = 0;
   window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(layOut, 120); });
+  const known = new Set(page.runs.flatMap((run) => Object.values(run.sites).flatMap((site) => [...Object.keys(site.head_measures), ...Object.keys(site.layer_measures)])));
+  byId("terms").querySelector("dl").append(...Object.entries(TERMS).filter(([name]) => known.has(name) || ["reference", "layer", "null row"].includes(name)).flatMap(([name, text]) => [make("dt", {}, label(name)), make("dd", {}, text)]));
+  startAtBestHead();
   if (!("DecompressionStream" in window)) { byId("views").append(make("p", {class: "absent"}, "This browser cannot decompress the weights (no DecompressionStream); use a version from 2023 or later.")); return; }
   readAddress();
   draw();

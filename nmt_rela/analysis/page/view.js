@@ -130,7 +130,7 @@ function buildView(run, block, {width, height, alone, side, short}) {
     const at = tokenAt(event) ?? (svg.contains(event.target) ? cellAt(event) : null);
     if (at) hold(state.hold && state.hold.query === at.query && state.hold.key === at.key ? null : at);
   });
-  return {run, element, show, says, same: JSON.stringify([axes.queries, axes.keys]), queries: matrix.queries};
+  return {run, element, show, says, same: JSON.stringify([axes.queries, axes.keys]), queries: matrix.queries, keys: matrix.keys};
 }
 
 /** Layers by heads: a miniature of every head, or one of its numbers. */
@@ -177,5 +177,5 @@ function buildNumbers(site, layer, short) {
   const rates = short ? ["sparsity", "null_rate"] : ["sparsity", "null_rate", "entropy", "mass"];
   const columns = [...rates.map((name) => [name, site.head_measures[name].map(mean)]), ...Object.entries(site.layer_measures)];
   const rows = Array.from({length: site.layers}, (_, l) => make("tr", {"aria-current": String(l === layer), onclick: () => change({layer: l})}, make("td", {}, String(l)), ...columns.map(([, values]) => make("td", {}, number(values[l])))));
-  return make("div", {}, make("h3", {}, "By layer, all sentences"), make("div", {class: "scroll"}, make("table", {class: "numbers"}, make("thead", {}, make("tr", {}, make("th", {}, short ? "" : "Layer"), ...columns.map(([name]) => make("th", {title: label(name)}, (short && SHORT[name]) || label(name))))), make("tbody", {}, ...rows))));
+  return make("div", {}, make("h3", {}, "By layer, all sentences"), make("div", {class: "scroll"}, make("table", {class: "numbers"}, make("thead", {}, make("tr", {}, make("th", {}, short ? "" : "Layer"), ...columns.map(([name]) => make("th", {title: `${label(name)}: ${TERMS[name] ?? ""}`, "aria-label": label(name)}, (short && SHORT[name]) || label(name))))), make("tbody", {}, ...rows))));
 }

@@ -7,6 +7,19 @@ const SHADES = [["head", "Head"], ["row", "Row"]];
 const LABELS = {sparsity: "Sparsity", null_rate: "Null rate", entropy: "Entropy", mass: "Mass", diversity: "Diversity"};
 const SHORT = {sparsity: "Zeros", null_rate: "Null", diversity: "Div.", "AER normal": "AER", "AER shifted": "Shift."};
 const label = (name) => LABELS[name] ?? name;
+const TERMS = {
+  reference: "The target is the given reference translation: the model reads it word by word (teacher forcing) and did not write it.",
+  layer: "Layers and heads count from 0. A row of the matrix is a query, a column is a key.",
+  "null row": "A query whose weights are all 0: the head attends to nothing. Only ReLA has such rows.",
+  sparsity: "Fraction of the weights that are exactly 0, among the positions that a query may attend to.",
+  null_rate: "Fraction of the queries whose row is null.",
+  entropy: "Mean entropy of the rows, in nats, each row divided by its sum: 0 when a row has one weight, larger when it is spread.",
+  mass: "Mean sum of a row: 1 for softmax, sparsemax and 1.5-entmax; free for ReLA.",
+  diversity: "How different the heads of a layer are (generalized Jensen–Shannon divergence, in nats): 0 when all are equal, at most ln(heads).",
+  "AER normal": "Alignment error rate against the gold alignment, lower is better: each target word is linked to the source word of largest weight in the step that predicts it. By layer: its best head.",
+  "AER shifted": "The same, with the weights of the next step, which reads the word.",
+  "Loss without": "Rise of the loss, in nats per sub-word, when the head is switched off.",
+};
 
 // ---------------------------------------------------------------- weights, decompressed when shown
 const unpacked = new Map();
@@ -85,8 +98,8 @@ function axesOf(site, sentence) {
   const source = tokensOf(sentence.source), target = tokensOf(sentence.target);
   const read = tokensOf(["<s>", ...sentence.target.slice(0, -1)]);
   if (site === "encoder") return {queries: source, keys: source, names: ["From", "To"], read: null};
-  if (site === "decoder") return {queries: target, keys: read, names: ["Predicting", "Attending to the prefix"], read};
-  return {queries: target, keys: source, names: ["Predicting", "Attending to the source"], read};
+  if (site === "decoder") return {queries: target, keys: read, names: ["Predicting the reference", "Attending to the reference so far"], read};
+  return {queries: target, keys: source, names: ["Predicting the reference", "Attending to the source"], read};
 }
 
 // ---------------------------------------------------------------- helpers
