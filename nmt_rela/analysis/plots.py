@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from nmt_rela.data.tokenizer import WORD_START
 from nmt_rela.utils.errors import UserError
+from nmt_rela.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +52,8 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png",)) -> list[
     for text in figure.findobj(Text):  # the name of a run may hold dollar signs
         text.set_parse_math(False)
     for path in paths:
-        figure.savefig(path, dpi=160, facecolor="white")
+        with atomic_write(path) as stream:
+            figure.savefig(stream, format=path.suffix[1:], dpi=160, facecolor="white")
     return paths
 
 
@@ -131,10 +133,11 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *,
 
     The first quarter of a long curve does not set the scale, because early losses would flatten the rest.
     """
-    figure, axes, runs = _panels(panels, xlabel, "", width=4.2, height=3.0)
+    columns = len(panels) if len(panels) <= 3 else -(-len(panels) // 2)
+    figure, axes, runs = _panels(panels, xlabel, "", width=4.2, height=3.0, columns=columns)
     for axis, series in zip(axes, panels.values(), strict=True):
         for run, points in series.items():
-            style = _run_style(runs.index(run)) | {"markersize": 3, "clip_on": True}
+            style = _run_style(runs.index(run)) | {"markersize": 3 if len(points) <= 40 else 0, "clip_on": True}
             axis.plot([x for x, _ in points], [y for _, y in points], **style)
         late = [y for points in series.values() for _, y in points[len(points) // 8 * 2 :]]
         if late:
@@ -201,10 +204,15 @@ def _panels(
     width: float,
     height: float,
     sharey: bool = False,
+    columns: int | None = None,
 ) -> tuple[Figure, list[Any], list[str]]:
-    """A figure with one titled axis per panel, and the names of all runs."""
-    figure, axes = _grid(1, len(panels), width=width, height=height, margin=0.9, sharey=sharey)
-    for axis, title in zip(axes.flat, panels, strict=True):
+    """A figure with one titled axis per panel, in rows of ``columns`` (None: one row), and the names of all runs."""
+    columns = columns or len(panels)
+    rows = -(-len(panels) // columns)
+    figure, axes = _grid(rows, columns, width=width, height=height, margin=0.9, sharey=sharey)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, title in zip(axes.flat, panels, strict=False):
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(RULE)
         axis.tick_params(labelsize=7, colors=MUTED, length=2, width=0.6)
@@ -213,7 +221,11 @@ def _panels(
         axis.set_title(title, fontsize=9, color=INK, loc="left")
         axis.set_xlabel(xlabel, fontsize=8, color=MUTED)
     axes.flat[0].set_ylabel(ylabel, fontsize=8, color=MUTED)
-    return figure, list(axes.flat), list(dict.fromkeys(run for series in panels.values() for run in series))
+    return (
+        figure,
+        list(axes.flat[: len(panels)]),
+        list(dict.fromkeys(run for series in panels.values() for run in series)),
+    )
 
 
 def _grid(

@@ -1,7 +1,7 @@
 """The run directory: its files, and models loaded from it.
 
     config.yaml (resolved) · environment.json · tokenizer/ · checkpoints/step_*/ · average · best · last
-    metrics.jsonl · tensorboard/ · samples/ · train.log
+    metrics.jsonl · learning_curve.png · tensorboard/ · samples/ · train.log
 
 It needs nothing outside itself and can be copied to another machine.
 """
@@ -51,6 +51,7 @@ class RunDirectory:
         self.tokenizer = self.path / "tokenizer"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
+        self.learning_curve = self.path / "learning_curve.png"
         self.log = self.path / "train.log"
         self.samples = self.path / "samples"
         self.tensorboard = self.path / "tensorboard"

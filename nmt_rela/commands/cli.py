@@ -235,6 +235,8 @@ class _StderrHandler(logging.Handler):
     """Plain lines on the current ``sys.stderr``; a progress bar is redrawn below them."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "is_in_bar", False):  # the bar shows the same; the line is for train.log
+            return
         try:
             line = self.format(record)
             tqdm = sys.modules.get("tqdm")
@@ -265,3 +267,5 @@ def log_to_stderr(*, quiet: bool = False) -> None:
         handler = _StderrHandler()
         handler.setFormatter(_Formatter())
         logger.addHandler(handler)
+        logging.captureWarnings(True)  # those of libraries, too, must not tear a progress bar
+        logging.getLogger("py.warnings").addHandler(handler)

@@ -21,6 +21,7 @@ from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.export.model_card import write_model_card
 from nmt_rela.generation.device import resolve_batch_tokens
 from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
+from nmt_rela.training.closing_summary import closing_summary
 from nmt_rela.training.device_settings import resolve_precision
 from nmt_rela.training.distributed import PeerLostError, RemoteRankError, init_distributed, leave_process_groups
 from nmt_rela.training.kernel_check import check_kernels
@@ -85,9 +86,8 @@ def run(
         )
         trainer.run(stop_requested=stop.is_requested)
         context.run_on_main(lambda: write_model_card(directory))
-        reason = trainer.state.end_reason(config.training)
-        how = "stopped" if reason is None else f"finished ({reason})"
-        LOG.info("%s at update %d: %s", how, trainer.state.update, directory.path)
+        for line in closing_summary(directory, config, trainer.state, stopped_by=stop.name):
+            LOG.info("%s", line)
         leave_process_groups()
     except RemoteRankError as failure:
         leave_process_groups()
@@ -135,6 +135,11 @@ class GracefulStop:
     def is_requested(self) -> bool:
         """Whether a signal has arrived."""
         return self._signal is not None
+
+    @property
+    def name(self) -> str | None:
+        """The name of the signal, if one has arrived."""
+        return None if self._signal is None else signal.Signals(self._signal).name
 
     @property
     def exit_code(self) -> int:

@@ -1,4 +1,4 @@
-"""The records of a run: train.log, metrics.jsonl, TensorBoard and samples. A failure here never ends the run."""
+"""The records of a run: log, metrics, TensorBoard, samples, learning curve. A failure here never ends the run."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import json
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
+from nmt_rela.analysis.learning_curve import draw_learning_curve
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.utils.text import write_lines
 
 LOG = logging.getLogger(__name__)
+#: Learning curves may be drawn for this fraction of the time.
+_DRAWING_TIME = 0.01
 #: train.log receives the messages of all modules.
 _PACKAGE_LOG = logging.getLogger("nmt_rela")
 
@@ -35,6 +40,7 @@ class MetricLogger:
         self._run = run
         self._warned: set[str] = set()
         self._board: Any = None
+        self._drawn, self._drawing_seconds, self._is_curve_stale = time.monotonic(), 1.0, False
         self._best_effort("the log file", self._open_log)
         self._best_effort("metrics.jsonl", lambda: self._drop_records({"train": update, "validation": validated}))
         self._best_effort("TensorBoard", lambda: self._open_board(update))
@@ -43,7 +49,8 @@ class MetricLogger:
         """Append one line to metrics.jsonl, with null for non-finite numbers, and scalars under ``event/`` to
         TensorBoard.
         """
-        line = json.dumps({"event": event, "update": update, **{name: finite_or_none(v) for name, v in values.items()}})
+        record = {"event": event, "update": update, "time": round(time.time(), 3)}  # as TensorBoard's wall_time
+        line = json.dumps(record | {name: finite_or_none(value) for name, value in values.items()})
 
         def write_metrics() -> None:
             with open(self._run.metrics, "a", encoding="utf-8") as file:
@@ -54,6 +61,7 @@ class MetricLogger:
                 if self._board is not None:
                     self._board.add_scalar(f"{event}/{name}", value, update)
 
+        self._is_curve_stale = self._drawing_seconds < math.inf
         self._best_effort("metrics.jsonl", write_metrics)
         self._best_effort("TensorBoard", write_board)
 
@@ -74,8 +82,24 @@ class MetricLogger:
 
         self._best_effort("samples", write)
 
+    def draw_curve(self, *, is_last: bool = False) -> None:
+        """Draw the learning curve anew if that takes little of the time since the last drawing, and at the end."""
+        start = time.monotonic()
+        is_due = is_last or start - self._drawn > self._drawing_seconds / _DRAWING_TIME
+        if not is_due or not self._is_curve_stale:
+            return
+        self._is_curve_stale = False
+        if find_spec("matplotlib") is None:
+            LOG.info("no learning_curve.png: it needs matplotlib; run: pip install 'nmt_rela[analysis]'")
+            self._drawing_seconds = math.inf
+            return
+        self._best_effort("learning_curve.png", lambda: draw_learning_curve(self._run))
+        self._drawn = time.monotonic()
+        self._drawing_seconds = self._drawn - start
+
     def close(self) -> None:
         """Flush and close the files."""
+        self.draw_curve(is_last=True)
         if self._board is not None:
             self._best_effort("TensorBoard", self._board.close)
         for handler in [h for h in _PACKAGE_LOG.handlers if isinstance(h, logging.FileHandler)]:

@@ -15,14 +15,15 @@ from nmt_rela.training.distributed import DistributedContext
 
 
 class StepMetrics:
-    """Losses, token counts, gradient norm and time of the updates since the last ``compute_and_reset``."""
+    """Losses, token counts, gradient norm and time of the updates since the last ``reset``."""
 
     def __init__(self, device: torch.device, *, loss_normalization: Literal["tokens", "sentences"] = "tokens") -> None:
         self._device, self._loss_normalization = device, loss_normalization
-        self._reset()
+        self.reset()
         self.reset_timer()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Forget the updates so far."""
         # Summed loss, summed nll and skipped updates stay on the device, because reading them would synchronize.
         self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         self._norm = self._skipped = torch.zeros((), device=self._device)
@@ -60,12 +61,12 @@ class StepMetrics:
         self._mark = now
         self.updates += 1
 
-    def compute_and_reset(self, context: DistributedContext) -> dict[str, Any]:
+    def compute(self, context: DistributedContext) -> dict[str, Any]:
         """The metrics over all ranks, in nats, tokens and seconds. Synchronizes with the device."""
         rows = context.all_gather_object(self._row())
         loss, nll, target, source, padded, sentences = (sum(row[i] for row in rows) for i in range(6))
         skipped, _, seconds, waited = rows[0][6:]
-        values = {
+        return {
             "loss": loss / max(target if self._loss_normalization == "tokens" else sentences, 1.0),
             "perplexity": math.exp(min(nll / max(target, 1.0), 100.0)),
             "gradient_norm": float(self._norm),
@@ -76,8 +77,6 @@ class StepMetrics:
             "padding_fraction": 1.0 - (source + target) / max(padded, 1.0),
             "data_wait_fraction": waited / max(seconds, 1e-9),
         }
-        self._reset()
-        return values
 
     def state_dict(self, context: DistributedContext) -> Tensor:
         """Everything needed to continue: float64, one row per rank. All ranks must call it."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -37,6 +35,7 @@ from nmt_rela.training.optimizer import (
 from nmt_rela.training.profiling import profile_steps
 from nmt_rela.training.step_metrics import StepMetrics
 from nmt_rela.training.trainer_state import TrainerState
+from nmt_rela.training.training_progress import TrainingProgress
 from nmt_rela.training.validation import Validator
 from nmt_rela.utils.errors import CheckpointError, ConfigError, UserError, first_line
 from nmt_rela.utils.memory import trim_malloc
@@ -95,6 +94,7 @@ class Trainer:
             self._initialize_from(RunDirectory(settings.initialize_from))
         self.validator = Validator(config, data, self.tokenizers, context)
         self.logger: MetricLogger | None = None
+        self.progress = TrainingProgress(config.training, self.state)
 
     def run(self, *, stop_requested: Callable[[], bool]) -> bool:
         """Train to the end, or until a stop is requested; whether the end is reached. The last update is saved.
@@ -102,14 +102,16 @@ class Trainer:
         Raises TrainingDivergedError; CheckpointError when the last update cannot be saved.
         """
         settings, state, context = self.config.training, self.state, self.context
-        deadline = time.monotonic() + settings.max_hours * 3600 if settings.max_hours else math.inf
         if context.is_main_process:
             self.logger = MetricLogger(self.run_directory, update=state.update, validated=state.last_validated_update)
         try:
             self._start_communication()
             self._run_missed_validation()
             stopping = False
-            with profile_steps(self.run_directory, settings.profile_updates, state.update, context) as end_of_step:
+            with (
+                profile_steps(self.run_directory, settings.profile_updates, state.update, context) as end_of_step,
+                self.progress,
+            ):
                 while not stopping and not self._is_finished():
                     plan = self.plan()
                     if state.next_update_in_epoch >= plan.num_updates:
@@ -117,11 +119,12 @@ class Trainer:
                             f"{self.run_directory.path}: the newest checkpoint is at update "
                             f"{state.next_update_in_epoch} of an epoch of {plan.num_updates}; delete it to continue"
                         )
+                    self.progress.begin_epoch(plan.num_updates)
                     updates = self.updates(plan)
                     self.metrics.reset_timer()
                     for batches in self.metrics.time_data_loading(updates):
                         self.train_step(batches, plan)
-                        stopping = context.any_rank(stop_requested() or time.monotonic() > deadline)
+                        stopping = context.any_rank(stop_requested() or self.progress.is_out_of_time)
                         self._post_step(stopping=stopping)
                         end_of_step()
                         if stopping or self._is_finished():
@@ -250,6 +253,9 @@ class Trainer:
         validate = self._is_validation_due()
         if update % settings.log_every == 0 or save or validate:
             self._log()
+        elif self.progress.is_early_line_due:
+            self.progress.show(self.metrics.compute(self.context))
+        self.progress.advance()
         if stopping:  # at once: ``run`` saves, and a missed validation is run when the run continues
             return
         is_best = self._validate() if validate else False
@@ -272,7 +278,8 @@ class Trainer:
     def _log(self) -> None:
         if self.metrics.updates == 0:
             return
-        values = self.metrics.compute_and_reset(self.context)
+        values = self.metrics.compute(self.context)
+        self.metrics.reset()
         update = self.state.update
         values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         values["epoch"] = self.state.epoch
@@ -283,12 +290,8 @@ class Trainer:
                 RuntimeError(f"update {update}: the ranks have diverged: gradients or weights differ")
             )
         if self.logger:
-            self.logger.log("train", update, values)
-            LOG.info(
-                "update %6d  loss %.4f  perplexity %.2f  gradient norm %.3f  rate %.2e  %s target tokens/s",
-                update, values["loss"], values["perplexity"], values["gradient_norm"], values["learning_rate"],
-                f"{values['target_tokens_per_second']:,.0f}",
-            )  # fmt: skip
+            self.logger.log("train", update, {"elapsed": round(self.progress.elapsed, 3), **values})
+            self.progress.show(values)
         self._stop_if_nonfinite()
 
     def _stop_if_nonfinite(self) -> None:
@@ -321,9 +324,10 @@ class Trainer:
         state.validations_since_best = 0 if is_best else state.validations_since_best + 1
         state.last_validated_update = state.update
         if self.logger:
-            self.logger.log("validation", state.update, metrics)
+            self.logger.log("validation", state.update, {"elapsed": round(self.progress.elapsed, 3), **metrics})
             self.logger.log_samples(state.update, *result.samples)
-            LOG.info("update %6d  %s%s", state.update, result.summary(), "  (best so far)" if is_best else "")
+            self.logger.draw_curve()
+            LOG.info("update %s  %s%s", f"{state.update:,}", result.summary(), "  (best so far)" if is_best else "")
         return is_best and settings.keep_best_checkpoints > 0
 
     def _save(self) -> None:
@@ -334,6 +338,7 @@ class Trainer:
             "consecutive_nonfinite": self._consecutive_nonfinite,
             "metrics": self.metrics.state_dict(self.context),
         }
+        self.state.elapsed = round(self.progress.elapsed, 3)
         self._has_unsaved_update = not self.context.run_on_main(
             lambda: self.checkpoints.save(
                 update=self.state.update,

@@ -26,14 +26,16 @@ class TrainerState:
     validations_since_best: int = 0
     #: The update of the latest validation.
     last_validated_update: int = 0
+    #: Seconds of training over all starts of the run, with validations.
+    elapsed: float = 0.0
 
     @classmethod
     def from_checkpoint(cls, progress: dict[str, Any]) -> TrainerState:
         """The state that `dataclasses.asdict` has made. Raises TypeError or ValueError for any other content."""
         state = cls(**progress)
         for name, value in progress.items():
-            if name == "best_score":
-                accepted = value is None or isinstance(value, (int, float))
+            if name in ("best_score", "elapsed"):
+                accepted = isinstance(value, (int, float)) or (value is None and name == "best_score")
             else:
                 accepted = type(value) is int and 0 <= value < 2**63
             if not accepted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 LOG = logging.getLogger(__name__)
 
 _LOG_INTERVAL = 15.0
+_FORMAT_WITH_NOTE = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
 class ProgressBar:
@@ -21,21 +23,27 @@ class ProgressBar:
         title: what is done, such as ``fetching``.
         unit: what is counted; ``B`` is shown in kB, MB, GB.
         total: the amount of work, or 0 where it is not known. ``add_total`` may increase it.
+        done: work that was done before.
+        has_notes: every ``advance`` brings a note, which stands behind the bar; the caller logs its own lines.
     """
 
-    def __init__(self, title: str, *, unit: str, total: int = 0) -> None:
+    def __init__(self, title: str, *, unit: str, total: int = 0, done: int = 0, has_notes: bool = False) -> None:
         self._title, self._unit, self._total = title, unit, total
-        self._done = 0
+        self._done, self._has_notes = done, has_notes
         self._bar: Any = None
         self._lock = threading.Lock()
         self._start = self._last = time.monotonic()
 
     def __enter__(self) -> ProgressBar:
-        if sys.stderr is not None and sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty() and LOG.isEnabledFor(logging.INFO):
             from tqdm import tqdm
 
-            total = self._total or None
-            self._bar = tqdm(total=total, desc=self._title, unit=self._unit, unit_scale=True, leave=False)
+            style: dict[str, Any] = {"total": self._total or None, "initial": self._done, "desc": self._title}
+            style |= {"bar_format": _FORMAT_WITH_NOTE} if self._has_notes else {"unit": self._unit, "unit_scale": True}
+            width = os.get_terminal_size(
+                sys.stderr.fileno()
+            ).columns  # some terminals have none: tqdm would draw nothing
+            self._bar = tqdm(leave=False, ncols=None if width else 80, dynamic_ncols=width > 0, **style)
         return self
 
     def __exit__(
@@ -52,12 +60,20 @@ class ProgressBar:
                 self._bar.total = self._total
                 self._bar.refresh()
 
-    def advance(self, amount: int) -> None:
+    @property
+    def is_visible(self) -> bool:
+        """Whether there is a bar."""
+        return self._bar is not None
+
+    def advance(self, amount: int, note: str = "") -> None:
         """Count work as done (or as not done, for a negative amount)."""
         with self._lock:
             self._done += amount
             if self._bar is not None:
+                self._bar.postfix = note
                 self._bar.update(amount)
+                return
+            if self._has_notes:
                 return
             now = time.monotonic()
             if now - self._last >= _LOG_INTERVAL:

@@ -154,7 +154,7 @@ def test_a_run_whose_node_is_killed_and_started_again_ends_like_an_uninterrupted
     options: dict[str, Any] = {"max_restarts": max_restarts, "own_store": "1" if max_restarts else "0"}
     for node, log in zip(nodes, logs, strict=True):
         torchrun(node, arguments, log, **options)
-    wait_for(logs[0], "update     20")
+    wait_for(logs[0], "update 20/")
     nodes[victim].kill()
     again = [victim]
     if max_restarts == 0:
@@ -175,7 +175,7 @@ def test_a_run_of_two_machines_names_its_machine_and_saves_when_all_processes_ge
     logs = [tmp_path / "log0", tmp_path / "log1"]
     for rank in (0, 1):
         start_rank(nodes, rank, settings(config, "run", *ENDLESS), logs[rank])
-    wait_for(logs[0], "update      1")
+    wait_for(logs[0], "update 1/")
     second = ForkedRanks(settings(config, "run", *ENDLESS), tmp_path, size=1)
     assert second.statuses() == [2]
     assert f"on {nodes[0].namespace}; wait for it" in second.stderr(0)

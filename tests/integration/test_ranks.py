@@ -56,7 +56,7 @@ def newest(run: Path, stem: str) -> dict[str, Any]:
 
 def records(run: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in RunDirectory(run).metrics.read_text().splitlines()]
-    timed = ("per_second", "data_wait_fraction")
+    timed = ("per_second", "data_wait_fraction", "time", "elapsed")
     return [{name: value for name, value in record.items() if not name.endswith(timed)} for record in found]
 
 
@@ -339,7 +339,7 @@ def test_under_max_restarts_a_killed_run_ends_like_an_uninterrupted_one(tmp_path
     process = launched(settings(config, "killed", *common), "--max-restarts=3")
     assert process.stderr is not None
     for line in process.stderr:
-        if "update     10" in line:
+        if "update 10/" in line:
             children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
             os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
             break

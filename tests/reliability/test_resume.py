@@ -37,7 +37,7 @@ SETTINGS = [
     "training.keep_last_checkpoints=3",
 ]
 #: What time does to a record is not part of the promise.
-TIMED = ("per_second", "data_wait_fraction")
+TIMED = ("per_second", "data_wait_fraction", "time", "elapsed")
 
 
 def run_to(config: Path, update: int, *more: str, status: int = 0) -> RunDirectory:

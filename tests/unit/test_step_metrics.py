@@ -23,7 +23,7 @@ def test_the_loss_is_per_token_or_per_sentence(average: Literal["tokens", "sente
         )  # fmt: skip
         metrics.update(torch.tensor(3.0), torch.tensor(5.0, dtype=torch.float64), batch)
     metrics.end_step(torch.tensor(1.0), torch.tensor(0.0))
-    values = metrics.compute_and_reset(DistributedContext(0, 1, torch.device("cpu")))
+    values = metrics.compute(DistributedContext(0, 1, torch.device("cpu")))
     assert values["loss"] == loss
     assert values["perplexity"] == pytest.approx(np.e)
     assert values["sentences"] == 4

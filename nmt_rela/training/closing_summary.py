@@ -1,0 +1,42 @@
+"""The last lines of nmt-train: why training ended, the best validation, and the commands that come next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from nmt_rela.checkpoints.checkpoint import list_checkpoints, update_of
+from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.config.schema import Config
+from nmt_rela.training.trainer_state import TrainerState
+from nmt_rela.utils.progress import format_duration
+
+#: Checkpoints per average, as in the paper.
+_AVERAGED = 5
+
+
+def closing_summary(run: RunDirectory, config: Config, state: TrainerState, *, stopped_by: str | None) -> Iterator[str]:
+    """Lines for the log. ``stopped_by`` is the signal that has stopped this process before the end of the run."""
+    settings, data, path = config.training, config.data, shlex.quote(str(run.path))
+    if (reason := state.end_reason(settings)) is None:
+        other = "training.max_hours is over" if settings.max_hours else "a signal to another rank"
+        reason = f"{stopped_by or other}; the same command continues the run"
+    how = "finished" if state.is_finished(settings) else "stopped"
+    yield f"{how} at update {state.update:,} after {format_duration(state.elapsed)}: {reason}"
+    if (run.path / "best").exists():
+        best = run.checkpoint("best").resolve()
+        metric = settings.checkpoint_metric
+        values = [
+            record.get(metric)
+            for record in run.read_metrics()
+            if (record["event"], record["update"]) == ("validation", update_of(best))
+        ]
+        score = "" if not values or values[-1] is None else f"{metric} {values[-1]:.2f} "
+        yield f"best validation: {score}at update {update_of(best):,}, checkpoint {run.path / 'best'}"
+    if run.learning_curve.exists():
+        yield f"learning curve: {run.learning_curve}"
+    count = min(_AVERAGED, len(list_checkpoints(run.checkpoints)))
+    commands = [f"nmt-average --model {path} --last {count}"] if count > 1 else []
+    commands += [f"nmt-evaluate --model {path}"]
+    commands += [f"nmt-translate --model {path} < text.{data.source_language} > text.{data.target_language}"]
+    yield "\n    ".join(["next:", *commands, f"nmt-analyze --model {path}"])
