@@ -82,4 +82,7 @@ def format_stats(counts: Mapping[str, Any]) -> Iterator[str]:
     if "dev" in counts:
         tests = ", ".join(f"{name} {lines:,}" for name, lines in counts["tests"].items())
         yield f"development set: {counts['dev']:,} lines; test sets: {tests}"
+        if counts["overlap"]:
+            overlap = ", ".join(f"{name} {pairs:,}" for name, pairs in counts["overlap"].items())
+            yield f"pairs of these sets that also stand in the training text: {overlap}"
         yield f"vocabulary: {counts['vocabulary']['source']:,} and {counts['vocabulary']['target']:,} sub-words"

@@ -4,6 +4,7 @@
     <data_dir>/<task>-<source>-<target>/
         sets-<fingerprint>/                     development and test sets, as text
         text-<fingerprint>/                     cleaned training text, and the statistics of its cleaning
+        overlap-<fingerprint>/                  how many development and test pairs stand in the training text
         tokenizers-<fingerprint>/               SentencePiece models
         train-<fingerprint>/, dev-<fingerprint>/    pairs as sub-word ids
         prepared-<fingerprint>.json             summary: the stages of one configuration
@@ -47,7 +48,7 @@ from nmt_rela.preparation.stage_cache import (
     is_complete,
     remove_partial_stages,
 )
-from nmt_rela.preparation.stages import make_dev, make_sets, make_text, make_tokenizers, make_train
+from nmt_rela.preparation.stages import make_dev, make_overlap, make_sets, make_text, make_tokenizers, make_train
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
 from nmt_rela.utils.files import atomic_write, sha256_of
 
@@ -56,7 +57,7 @@ LOG = logging.getLogger(__name__)
 #: A source that loses a larger fraction of its pairs in cleaning, duplicates aside, is warned of.
 _MUCH_LOST = 0.1
 #: Increased when the code of a stage gives another result for the same inputs.
-_VERSIONS = {"sets": 3, "text": 4, "tokenizers": 2, "train": 1, "dev": 2}
+_VERSIONS = {"sets": 3, "text": 4, "overlap": 1, "tokenizers": 2, "train": 1, "dev": 2}
 #: The same for the modes of one option; data of other modes stays valid.
 _ROMANIAN_VERSIONS = {"none": "none", "cedilla": "cedilla 2", "remove": "remove 2"}
 
@@ -109,13 +110,13 @@ def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) ->
         }
         with atomic_write(preparation.summary_file) as stream:
             stream.write(json.dumps(summary, indent=1).encode("utf-8") + b"\n")
-    _log_losses(summary["counts"])
+    _log_counts(summary["counts"])
     LOG.info("prepared in %s", preparation.directory)
     return preparation.prepared_data(summary)
 
 
-def _log_losses(counts: Mapping[str, Any]) -> None:
-    """Log what cleaning has kept, with a warning for each source that has lost many pairs other than duplicates."""
+def _log_counts(counts: Mapping[str, Any]) -> None:
+    """Log what cleaning has kept. Warn of each source that lost many pairs other than duplicates, and of seen sets."""
     LOG.info("training text: %s pairs read, %s kept", *(f"{counts['total'][key]:,}" for key in ("read", "kept")))
     for name, source in counts["sources"].items():
         lost = {reason: pairs for reason, pairs in source["dropped"].items() if reason != "duplicate"}
@@ -126,6 +127,12 @@ def _log_losses(counts: Mapping[str, Any]) -> None:
                 name, 100 * sum(lost.values()) / source["read"], f"{source['read']:,}",
                 ", ".join(f"{reason} {pairs:,}" for reason, pairs in lost.items()), hint,
             )  # fmt: skip
+    for name, pairs in counts["overlap"].items():
+        LOG.warning(
+            "%s: %s of its pairs also stand in the training text, so that its scores are too high; they are not "
+            "dropped: take them out of the training text",
+            "development set" if name == "dev" else f"test set '{name}'", f"{pairs:,}",
+        )  # fmt: skip
 
 
 def load_prepared(data: DataConfig) -> PreparedData:
@@ -331,6 +338,7 @@ def _list_stages(
         {**common, "sources": described(task.train), **cleaning},
         task.train,
     )
+    add("overlap", partial(make_overlap, data=data, sets=sets, text=text), {"sets": sets.name, "text": text.name})
     vocabulary = settings(
         "subword_model", "joint_vocabulary", "vocabulary_size", "tokenizer_sample_size", "character_coverage"
     )
@@ -351,11 +359,13 @@ def _list_stages(
 def _counts(stages: Mapping[str, Path]) -> dict[str, Any]:
     stats = read_stats(stages["train"] / "cleaning_stats.json")
     lines = json.loads((stages["sets"] / "lines.json").read_bytes())
+    overlap = json.loads((stages["overlap"] / "overlap.json").read_bytes())
     tokenizers = TokenizerPair.load(stages["tokenizers"])
     return {
         "sources": {name: counts.as_dict() for name, counts in stats.items()},
         "total": CleaningStats.sum(stats.values()).as_dict(),
         "dev": lines["dev"],
         "tests": {name.removeprefix("test-"): count for name, count in lines.items() if name != "dev"},
+        "overlap": {name.removeprefix("test-"): count for name, count in overlap.items() if count},
         "vocabulary": {"source": tokenizers.source.size, "target": tokenizers.target.size},
     }

@@ -120,6 +120,26 @@ def make_text(
     write_stats(directory / "cleaning_stats.json", stats)
 
 
+def make_overlap(directory: Path, data: DataConfig, sets: Path, text: Path) -> None:
+    """Count the pairs of the development and test sets that also stand in the training text: ``overlap.json``, by set.
+
+    A set that the model has seen scores too high. No pair is dropped for it, as in WMT and fairseq.
+    """
+
+    def pairs(stem: Path) -> Iterator[tuple[bytes, bytes]]:
+        with (
+            open(f"{stem}.{data.source_language}", "rb") as left,
+            open(f"{stem}.{data.target_language}", "rb") as right,
+        ):
+            yield from zip(map(bytes.strip, left), map(bytes.strip, right), strict=True)
+
+    in_sets = {name: list(pairs(sets / name)) for name in json.loads((sets / "lines.json").read_bytes())}
+    wanted = set(chain.from_iterable(in_sets.values()))
+    seen = {pair for pair in pairs(text / "train") if pair in wanted}
+    overlap = {name: sum(pair in seen for pair in of_set) for name, of_set in in_sets.items()}
+    (directory / "overlap.json").write_text(json.dumps(overlap), "utf-8")
+
+
 def make_tokenizers(directory: Path, data: DataConfig, text: Path) -> None:
     """Train the SentencePiece models on cleaned text: one for both languages, or one per language."""
     kept = sum(counts.kept for counts in read_stats(text / "cleaning_stats.json").values())

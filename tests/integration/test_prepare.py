@@ -20,6 +20,7 @@ from nmt_rela.commands import prepare as command
 from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.tokenizer import EOS, TokenizerPair
+from nmt_rela.preparation.cleaning_stats import format_stats
 from nmt_rela.preparation.pipeline import load_prepared, prepare
 from nmt_rela.utils.errors import ConfigError, DataError
 from nmt_rela.utils.text import read_lines
@@ -66,7 +67,7 @@ def test_a_damaged_summary_is_written_again(tmp_path: Path) -> None:
 
 
 TOKENIZERS = {"tokenizers", "train", "dev"}
-TEXT = {"text", *TOKENIZERS}
+TEXT = {"text", "overlap", *TOKENIZERS}
 #: What each option changes, and the stages that are made again for it.
 CHANGES: list[tuple[dict[str, object], set[str]]] = [
     ({"max_length": 15}, {"train"}),
@@ -282,6 +283,22 @@ def test_a_source_that_loses_many_pairs_is_warned_of(tmp_path: Path, caplog: pyt
     own_task(tmp_path)
     prepare(settings(task, tmp_path / "other"))
     assert not [record for record in caplog.records if "are dropped" in record.message]
+
+
+def test_sets_that_stand_in_the_training_text_are_counted_and_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = own_task(tmp_path)
+    assert prepare(settings(task, tmp_path / "out")).counts["overlap"] == {}
+    assert "also stand" not in caplog.text
+    for language, upper in (("de", str), ("en", str.upper)):
+        seen = [f"test {sentences(1)[0]}", "nur hier", *(f"  {line}&nbsp;" for line in sentences(3))]
+        write(tmp_path / f"text/test.{language}", [upper(line).replace("NBSP", "nbsp") for line in seen])
+    counts = prepare(settings(task, tmp_path / "out")).counts
+    assert counts["overlap"] == {"test": 3}
+    assert "test set 'test': 3 of its pairs also stand in the training text" in caplog.text
+    assert "pairs of these sets that also stand in the training text: test 3" in list(format_stats(counts))
+    assert counts["total"]["kept"] == 300, "none is dropped"
 
 
 def test_the_demo_corpus(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_two_at_once_do_the_work_once(tmp_path: Path) -> None:
     for process in both:
         out, err = process.communicate()
         assert out == "20000\n", err
-    assert len(list((tmp_path / "out/mine-de-en").iterdir())) == 7, "five stages, the summary and the lock"
+    assert len(list((tmp_path / "out/mine-de-en").iterdir())) == 8, "six stages, the summary and the lock"
 
 
 def test_a_full_disk_leaves_no_partial_stage(tmp_path: Path) -> None:
