@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import add_checkpoint_argument, override_decoding
+from nmt_rela.config.loader import name_file_of_setting
 from nmt_rela.utils.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def _analyze(arguments: Sequence[str] | None) -> None:
 def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:
     """The text of ``--source`` and ``--target``, or a set of the task."""
     from nmt_rela.analysis.data import read_analysis_data
+    from nmt_rela.checkpoints.run_directory import RunDirectory
     from nmt_rela.data.normalization import normalization_for
     from nmt_rela.data.prepared_data import EvaluationSet
     from nmt_rela.preparation.pipeline import bleu_tokenizer_of, load_prepared
@@ -143,7 +145,8 @@ def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:
             gold_alignments=options.gold,
         )
     else:
-        files = load_prepared(config).evaluation_set(options.test_set or "test")
+        with name_file_of_setting(RunDirectory(options.model[0]).config_file):
+            files = load_prepared(config).evaluation_set(options.test_set or "test")
         files = replace(files, gold_alignments=options.gold or files.gold_alignments)
     source, target = (normalization_for(language, config) for language in config.languages)
     return read_analysis_data(

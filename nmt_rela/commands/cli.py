@@ -186,10 +186,10 @@ def refuse_pairs(parser: argparse.ArgumentParser, options: argparse.Namespace, p
             )
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """``--config FILE``, ``--print-config`` and positional overrides, read by :func:`read_config`."""
     parser.add_argument(
-        "--config", required=True, metavar="FILE", help="the experiment, a YAML file (docs/configuration.md)"
+        "--config", required=required, metavar="FILE", help="the experiment, a YAML file (docs/configuration.md)"
     )
     parser.add_argument("--print-config", action="store_true", help="print the settings in full and stop")
     add_overrides(parser)

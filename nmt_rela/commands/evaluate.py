@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import add_model_arguments, add_search_arguments, load_translator
+from nmt_rela.config.loader import name_file_of_setting
 from nmt_rela.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def _test_sets(run: RunDirectory, options: argparse.Namespace) -> list[Evaluatio
         given = {"source": options.source, "target": options.reference[0], "gold_alignments": None}
         tokenizer = options.tokenizer or bleu_tokenizer_of(run.config().data)
         return [EvaluationSet(name=options.source.name, bleu_tokenizer=tokenizer, **given)]
-    data = load_prepared(run.config().data)
+    with name_file_of_setting(run.config_file):
+        data = load_prepared(run.config().data)
     chosen = [data.evaluation_set(name) for name in options.test_set] if options.test_set else data.tests
     return [replace(found, bleu_tokenizer=options.tokenizer or found.bleu_tokenizer) for found in chosen]
 

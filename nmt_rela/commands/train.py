@@ -1,13 +1,17 @@
 """Train a model: prepare the data if needed, train, validate, write checkpoints.
 
-The same command again continues the run from its last checkpoint. All visible GPUs are used. On several machines
+The same command again continues the run from its last checkpoint. --model RUN continues a run where it lies, also when
+it was moved, with its own configuration and the given overrides. All visible GPUs are used. On several machines
 prepare the data first (nmt-prepare), then run: torchrun … -m nmt_rela.commands.train --config FILE
 """
 
 from __future__ import annotations
 
+import argparse
 import io
+import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +19,7 @@ from contextlib import contextmanager, redirect_stderr
 
 from nmt_rela.commands import cli
 from nmt_rela.config.loader import name_file_of_setting
-from nmt_rela.utils.errors import EXIT_USER_ERROR, UserError
+from nmt_rela.utils.errors import EXIT_USER_ERROR, ConfigError, UserError
 
 #: Seconds after which a silent rank ends by itself. torchrun ends all ranks with the first, which must have printed.
 _SILENT_SECONDS = 3.0
@@ -25,12 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``nmt-train``. It is no function under ``cli.run``, to keep the way to the gradient short."""
     try:
         parser = cli.make_parser("nmt-train", __doc__)
-        cli.add_config_arguments(parser)
+        cli.add_config_arguments(parser, required=False)
+        parser.add_argument("--model", metavar="RUN", help="the directory of a run to continue, instead of --config")
         parser.add_argument(
             "--restart", action="store_true", help="start over; an earlier run of that name is moved aside, not deleted"
         )
         with _first_rank_reports():
             options = cli.parse(parser, arguments)
+            cli.refuse_pairs(parser, options, ["--config excludes --model"])
+            if options.model is not None:
+                _name_configuration(options)
+            elif options.config is None:
+                parser.error("found neither --config nor --model; accepted: one of them")
             if int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1:
                 _check_launcher(restart=options.restart)
             config = cli.read_config(options)
@@ -53,6 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _name_configuration(options: argparse.Namespace) -> None:
+    """Turn ``--model RUN`` into the configuration that the run holds, for the place where it lies now."""
+    if moved := [override for override in options.overrides if re.match(r"\s*run_dir\s*=", override)]:
+        raise ConfigError(f"override '{moved[0]}': --model {options.model} is the run directory; accepted: one of them")
+    options.config = os.path.join(options.model, "config.yaml")
+    if not os.path.isfile(options.config):
+        raise ConfigError(f"--model: {options.model} is no run directory, it has no config.yaml; accepted: a run")
+    options.overrides = [f"run_dir={json.dumps(options.model, ensure_ascii=False)}", *options.overrides]
 
 
 def _check_launcher(*, restart: bool) -> None:

@@ -173,7 +173,7 @@ class TrainingConfig:
     validate_every: int = field(default=5_000, metadata=bounds(low=1))
     #: Development sentences translated per validation, at most (0: none, -1: all).
     validation_decode_sentences: int = field(default=-1, metadata=bounds(low=-1))
-    #: Updates between checkpoints.
+    #: Updates between checkpoints; one is saved at every validation too.
     save_every: int = field(default=5_000, metadata=bounds(low=1))
     #: Newest checkpoints kept.
     keep_last_checkpoints: int = field(default=5, metadata=bounds(low=1))

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmt_rela.data.tokenizer import EOS, PAD
+from nmt_rela.data.tokenizer import EOS, PAD, TokenizerPair
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.files import atomic_directory, sha256_of
+from nmt_rela.utils.files import atomic_directory
 
 FORMAT, VERSION = "nmt_rela binary corpus", 1
 _SIDES = ("source", "target")
@@ -85,13 +85,14 @@ def _memory_map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
 class ParallelDataset:
     """Sentence pairs, memory-mapped: opening is fast, and only what is read occupies memory.
 
-    Opening checks the header and the sizes of the files; ``verify`` reads them.
+    Opening checks the header and the sizes of the files, and that the ids are those of the tokenizers if these are
+    given. Preparation compares the files with their checksums.
 
     Raises:
-        DataError: a file is missing or has another size, or the version is another one.
+        DataError: a file is missing or has another size, or the version or the vocabulary is another one.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, tokenizers: TokenizerPair | None = None) -> None:
         self.directory = directory
         try:
             text = (directory / "header.json").read_bytes()
@@ -107,6 +108,11 @@ class ParallelDataset:
         #: SHA-256 of the header, which holds those of the other files: it identifies the dataset.
         self.fingerprint: str = hashlib.sha256(text).hexdigest()
         self.vocabulary_fingerprint: str = self._header["vocabulary_fingerprint"]
+        if tokenizers and self.vocabulary_fingerprint != tokenizers.fingerprint:
+            raise DataError(
+                f"{directory}: its ids are those of another vocabulary than the prepared tokenizers; remove "
+                f"{directory.parent} and run nmt-prepare again"
+            )
         self.sources, self.targets = (
             TokenSequences(directory / side, token_type=_token_type(self._header[side]["vocabulary_size"]))
             for side in _SIDES
@@ -114,16 +120,6 @@ class ParallelDataset:
 
     def __len__(self) -> int:
         return len(self.sources)
-
-    def verify(self) -> None:
-        """Read every file and compare its SHA-256 with the header's. Raises DataError, which names a damaged file."""
-        for name, entry in self._header["files"].items():
-            path = self.directory / name
-            if sha256_of(path) != entry["sha256"]:
-                raise DataError(
-                    f"{path}: damaged: its SHA-256 differs from the header's; remove {self.directory} and run "
-                    "nmt-prepare again"
-                )
 
     @property
     def source_lengths(self) -> NDArray[np.int32]:

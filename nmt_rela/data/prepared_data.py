@@ -44,9 +44,8 @@ class PreparedData:
 
     def evaluation_set(self, name: str) -> EvaluationSet:
         """A set by its name; ``dev`` is the development set, ``test`` the first test set. Raises ConfigError."""
-        sets = {found.name: found for found in (self.dev, *self.tests)} | {"dev": self.dev}
-        if self.tests:
-            sets.setdefault("test", self.tests[0])
+        sets = {self.dev.name: self.dev, "test": self.tests[0]} | {test.name: test for test in self.tests}
+        sets["dev"] = self.dev
         if name not in sets:
             raise ConfigError(f"--test-set: unknown '{name}'; {did_you_mean(name, sets)}")
         return sets[name]

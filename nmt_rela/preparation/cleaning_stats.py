@@ -85,4 +85,8 @@ def format_stats(counts: Mapping[str, Any]) -> Iterator[str]:
         if counts["overlap"]:
             overlap = ", ".join(f"{name} {pairs:,}" for name, pairs in counts["overlap"].items())
             yield f"pairs of these sets that also stand in the training text: {overlap}"
-        yield f"vocabulary: {counts['vocabulary']['source']:,} and {counts['vocabulary']['target']:,} sub-words"
+        sizes = counts["vocabulary"]
+        requested = (
+            f" (data.vocabulary_size: {sizes['requested']:,})" if min(sizes.values()) < sizes["requested"] else ""
+        )
+        yield f"vocabulary: {sizes['source']:,} and {sizes['target']:,} sub-words{requested}"

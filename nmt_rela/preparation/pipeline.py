@@ -42,6 +42,8 @@ from nmt_rela.preparation.sources.task import Archive, ParallelSource, Task, arc
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.preparation.stage_cache import (
     Stage,
+    damaged_file,
+    discard_if_damaged,
     ensure_stage,
     exclusive,
     fingerprint,
@@ -50,7 +52,7 @@ from nmt_rela.preparation.stage_cache import (
 )
 from nmt_rela.preparation.stages import make_dev, make_overlap, make_sets, make_text, make_tokenizers, make_train
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
-from nmt_rela.utils.files import atomic_write, sha256_of
+from nmt_rela.utils.files import atomic_write, read_json, sha256_of
 
 LOG = logging.getLogger(__name__)
 
@@ -66,7 +68,8 @@ def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) ->
     """The data of a configuration. Stages that are missing are made; with none missing, nothing is written.
 
     Data that is complete is used again, also when its archives, their mirror or the network are gone. It is made anew
-    when an archive is known to have changed.
+    when an archive is known to have changed. What training reads is compared with its checksums, and a stage with a
+    damaged file is made anew with a warning.
 
     Args:
         data: what to prepare. The relative path of a task file starts from the working directory.
@@ -82,7 +85,9 @@ def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) ->
     cache = ArchiveCache(Path(data.data_dir) / "archives", mirror=mirror)
     summary = preparation.summary()
     # Data is made anew only when a file is known to differ from the one that it was made from.
-    if summary and summary["digests"] == summary["digests"] | _known_digests(preparation, cache):
+    is_current = summary and summary["digests"] == summary["digests"] | _known_digests(preparation, cache)
+    used = [preparation.directory / name for stage, name in summary.get("stages", {}).items() if stage != "text"]
+    if is_current and not any(map(damaged_file, used)):
         if summary["mirror"] != mirror:
             LOG.info("using data prepared before from %s", summary["mirror"] or "the published archives")
         return preparation.prepared_data(summary)
@@ -106,17 +111,18 @@ def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) ->
             "stages": {name: directory.name for name, directory in directories.items()},
             "mirror": mirror,
             "digests": digests,
-            "counts": _counts(directories),
+            "counts": _counts(directories, data),
         }
+        record = {"fingerprint": fingerprint(summary), **summary}
         with atomic_write(preparation.summary_file) as stream:
-            stream.write(json.dumps(summary, indent=1).encode("utf-8") + b"\n")
+            stream.write(json.dumps(record, indent=1).encode("utf-8") + b"\n")
     _log_counts(summary["counts"])
     LOG.info("prepared in %s", preparation.directory)
     return preparation.prepared_data(summary)
 
 
 def _log_counts(counts: Mapping[str, Any]) -> None:
-    """Log what cleaning has kept. Warn of each source that lost many pairs other than duplicates, and of seen sets."""
+    """Log what cleaning has kept. Warn of sources that lost many pairs other than duplicates, and of seen sets."""
     LOG.info("training text: %s pairs read, %s kept", *(f"{counts['total'][key]:,}" for key in ("read", "kept")))
     for name, source in counts["sources"].items():
         lost = {reason: pairs for reason, pairs in source["dropped"].items() if reason != "duplicate"}
@@ -127,6 +133,9 @@ def _log_counts(counts: Mapping[str, Any]) -> None:
                 name, 100 * sum(lost.values()) / source["read"], f"{source['read']:,}",
                 ", ".join(f"{reason} {pairs:,}" for reason, pairs in lost.items()), hint,
             )  # fmt: skip
+    sizes = counts["vocabulary"]
+    if (smaller := min(sizes["source"], sizes["target"])) < sizes["requested"]:
+        LOG.warning("the corpus supports %d sub-words, not data.vocabulary_size=%d", smaller, sizes["requested"])
     for name, pairs in counts["overlap"].items():
         LOG.warning(
             "%s: %s of its pairs also stand in the training text, so that its scores are too high; they are not "
@@ -140,12 +149,17 @@ def load_prepared(data: DataConfig) -> PreparedData:
 
     Raises:
         ConfigError: the task file is not accepted.
-        DataError: the data is not prepared.
+        DataError: the data is not prepared, or the text of its development and test sets is damaged.
     """
     preparation = _Preparation.of(data)
     summary = preparation.summary()
     if not summary:
-        raise DataError(f"{preparation.directory}: the data of these settings is not prepared; run nmt-prepare")
+        raise DataError(
+            f"data.data_dir: {preparation.directory}: the data of these settings is not prepared; run nmt-prepare, "
+            "or name the directory that it was moved to"
+        )
+    if path := damaged_file(preparation.directory / summary["stages"]["sets"]):
+        raise DataError(f"{path}: damaged: its SHA-256 is not that of stage.json; nmt-prepare makes it again")
     return preparation.prepared_data(summary)
 
 
@@ -153,8 +167,10 @@ def bleu_tokenizer_of(data: DataConfig) -> str:
     """BLEU's tokenizer for translations into the target language: the task's, also for text of one's own."""
     try:
         return load_task(data.task).bleu_tokenizer(data.target_language)
-    except ConfigError:  # the run has outlived its task file
-        return default_tokenizer(data.target_language)
+    except ConfigError as error:  # the run has outlived its task file
+        tokenizer = default_tokenizer(data.target_language)
+        LOG.warning("%s; BLEU has the default tokenizer of '%s', %s", error, data.target_language, tokenizer)
+        return tokenizer
 
 
 def names_of_sets(data: DataConfig) -> set[str]:
@@ -209,10 +225,9 @@ class _Preparation:
 
     def summary(self) -> dict[str, Any]:
         """The summary of an earlier preparation with these options; empty where its stages are not complete."""
-        try:
-            summary: dict[str, Any] = json.loads(self.summary_file.read_bytes())
-        except (FileNotFoundError, ValueError):  # ValueError: it is damaged
-            return {}
+        summary = read_json(self.summary_file)
+        if not isinstance(summary, dict) or summary.pop("fingerprint", "") != fingerprint(summary):
+            return {}  # there is none, or it is damaged
         return summary if all(is_complete(self.directory / name) for name in summary["stages"].values()) else {}
 
     @property
@@ -262,11 +277,12 @@ def _known_digests(preparation: _Preparation, cache: ArchiveCache) -> dict[str, 
 
 
 def _resolve_archives(preparation: _Preparation, cache: ArchiveCache) -> tuple[dict[str, LocalArchive], dict[str, str]]:
-    """The archives that missing stages read, fetched and verified; the digests of all archives and alignment files.
+    """The archives that missing and damaged stages read, verified; the digests of all archives and alignment files.
 
     Raises DataError where an archive or an alignment file is not available.
     """
     archives: dict[str, LocalArchive] = {}
+    verified: set[Path] = set()
     digests = _known_digests(preparation, cache)
     for path, name in preparation.alignments.items():
         if str(path) not in digests:
@@ -277,6 +293,10 @@ def _resolve_archives(preparation: _Preparation, cache: ArchiveCache) -> tuple[d
             archives[archive.name], digests[archive.name] = archive, archive.digest
         # An archive that is fetched again may have another digest, and then other stages are missing.
         stages = _list_stages(preparation, archives, digests).values()
+        for stage in stages:
+            if stage.directory not in verified:
+                discard_if_damaged(stage.directory)
+                verified.add(stage.directory)
         missing = [stage for stage in stages if not is_complete(stage.directory)]
         read = {archive.name: archive for stage in missing for archive in stage.reads}
         needed = [wanted for name, wanted in read.items() if name not in archives]
@@ -356,7 +376,7 @@ def _list_stages(
     return stages
 
 
-def _counts(stages: Mapping[str, Path]) -> dict[str, Any]:
+def _counts(stages: Mapping[str, Path], data: DataConfig) -> dict[str, Any]:
     stats = read_stats(stages["train"] / "cleaning_stats.json")
     lines = json.loads((stages["sets"] / "lines.json").read_bytes())
     overlap = json.loads((stages["overlap"] / "overlap.json").read_bytes())
@@ -367,5 +387,9 @@ def _counts(stages: Mapping[str, Path]) -> dict[str, Any]:
         "dev": lines["dev"],
         "tests": {name.removeprefix("test-"): count for name, count in lines.items() if name != "dev"},
         "overlap": {name.removeprefix("test-"): count for name, count in overlap.items() if count},
-        "vocabulary": {"source": tokenizers.source.size, "target": tokenizers.target.size},
+        "vocabulary": {
+            "source": tokenizers.source.size,
+            "target": tokenizers.target.size,
+            "requested": data.vocabulary_size,
+        },
     }

@@ -2,7 +2,8 @@
 
 A stage's directory is ``<name>-<fingerprint>``. The fingerprint covers its inputs, its options and the version of its
 code. A stage with unchanged inputs is found again, and one with other inputs is made beside it. A kill leaves nothing
-but a ``.partial`` or ``.replaced`` directory, which the next attempt deletes.
+but a ``.partial`` or ``.replaced`` directory, which the next attempt deletes. ``stage.json`` in it records the size and
+the SHA-256 of every file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from filelock import Timeout
 
 from nmt_rela.preparation.sources.task import Archive
-from nmt_rela.utils.files import PARTIAL, REPLACED, atomic_directory, file_lock
+from nmt_rela.utils.files import PARTIAL, REPLACED, atomic_directory, file_lock, sha256_of
 from nmt_rela.utils.progress import format_duration
 
 LOG = logging.getLogger(__name__)
@@ -52,9 +53,24 @@ def is_complete(directory: Path) -> bool:
     """Whether a stage is there, and every file has the size it was written with."""
     try:
         record = json.loads((directory / _RECORD).read_bytes())
-        return all((directory / name).stat().st_size == size for name, size in record["files"].items())
-    except (OSError, ValueError, KeyError):
+        files = record["files"].items()
+        return all((directory / name).stat().st_size == entry["bytes"] for name, entry in files)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
+
+
+def damaged_file(directory: Path) -> Path | None:
+    """The first file of a complete stage whose SHA-256 is not the recorded one; None where all are intact."""
+    files = json.loads((directory / _RECORD).read_bytes())["files"]
+    paths = ((directory / name, entry.get("sha256")) for name, entry in files.items())
+    return next((path for path, digest in paths if sha256_of(path) != digest), None)
+
+
+def discard_if_damaged(directory: Path) -> None:
+    """Let `ensure_stage` replace a stage with a damaged file. Until then the files stay, without their record."""
+    if is_complete(directory) and (path := damaged_file(directory)):
+        LOG.warning("%s: damaged: its SHA-256 is not that of %s; the stage is made again", path, _RECORD)
+        (directory / _RECORD).unlink()
 
 
 def ensure_stage(stage: Stage) -> None:
@@ -66,8 +82,11 @@ def ensure_stage(stage: Stage) -> None:
     with atomic_directory(stage.directory) as partial:
         stage.make(partial)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
-        sizes = {path.relative_to(partial).as_posix(): path.stat().st_size for path in files}
-        record = {"inputs": stage.inputs, "files": sizes}
+        entries = {
+            path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in files
+        }
+        record = {"inputs": stage.inputs, "files": entries}
         (partial / _RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
     LOG.info("%s: made in %s (%s)", stage.name, format_duration(time.monotonic() - start), stage.directory.name)
 

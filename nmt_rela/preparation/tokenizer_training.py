@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -15,8 +14,6 @@ import sentencepiece
 from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer
 from nmt_rela.utils.errors import ConfigError
 from nmt_rela.utils.text import raw_lines
-
-LOG = logging.getLogger(__name__)
 
 #: Longer lines are cut, because SentencePiece skips lines over 4,192 bytes.
 _MAX_CHARACTERS = 1_000
@@ -44,7 +41,7 @@ def train_sentencepiece(
 ) -> SentencePieceTokenizer:
     """Train a SentencePiece model. The same lines and options give the same bytes.
 
-    A corpus that does not support ``size`` sub-words gives a smaller model, with a warning.
+    A corpus that does not support ``size`` sub-words gives a smaller model.
 
     Raises:
         ConfigError: ``size`` is too small for the characters of the corpus.
@@ -76,10 +73,7 @@ def train_sentencepiece(
         raise ConfigError(
             f"data.vocabulary_size: {size}: SentencePiece refuses: {' '.join(str(error).split())}"
         ) from None
-    tokenizer = SentencePieceTokenizer(model.getvalue(), name="the new SentencePiece model")
-    if tokenizer.size < size:
-        LOG.warning("the corpus supports %d sub-words, not data.vocabulary_size=%d", tokenizer.size, size)
-    return tokenizer
+    return SentencePieceTokenizer(model.getvalue(), name="the new SentencePiece model")
 
 
 def _parts(line: str) -> list[str]:

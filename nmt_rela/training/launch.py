@@ -16,7 +16,6 @@ import torch
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.checkpoints.run_lock import RunLock
 from nmt_rela.config.schema import Config
-from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.export.model_card import write_model_card
 from nmt_rela.generation.device import resolve_batch_tokens
@@ -75,8 +74,6 @@ def run(
         context.run_on_main(lambda: check_run_directory(config, restart=restart))
         data = context.run_on_main(prepare)
         context.run_on_all_ranks(lambda: _check_is_shared(data))
-        for dataset in (data.train, data.dev_binary):  # a flipped bit would train on other words, unseen
-            context.run_on_main(ParallelDataset(dataset).verify)
         precision = context.run_on_all_ranks(lambda: resolve_precision(config.training.precision, context.device))
         check_kernels(config.model, precision, context)
         resume = context.run_on_main(lambda: prepare_run_directory(config, data, context, lock, restart=restart))

@@ -14,17 +14,18 @@ from typing import Any
 import torch
 
 from nmt_rela import __version__
-from nmt_rela.checkpoints.checkpoint import list_checkpoints, update_of
+from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state, update_of
 from nmt_rela.checkpoints.manager import CheckpointManager
-from nmt_rela.checkpoints.run_directory import EXPORTED, RunDirectory
+from nmt_rela.checkpoints.run_directory import EXPORTED, RunDirectory, build_model
 from nmt_rela.checkpoints.run_lock import RunLock
 from nmt_rela.config.loader import config_from_yaml, config_to_yaml, diff_configs
 from nmt_rela.config.schema import Config
+from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.kernels.availability import gpu_backend_states
 from nmt_rela.training.distributed import DistributedContext
-from nmt_rela.utils.errors import ConfigError
+from nmt_rela.utils.errors import CheckpointError, ConfigError, UserError
 from nmt_rela.utils.files import atomic_write
 
 LOG = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ LOG = logging.getLogger(__name__)
 _MUTABLE_ON_RESUME = frozenset(
     {
         "run_dir",
+        "data.task",  # the text may have moved; the corpus and the vocabulary are compared by their fingerprints
         "data.data_dir",
         "training.max_updates",
         "training.max_epochs",
@@ -64,7 +66,7 @@ def check_run_directory(config: Config, *, restart: bool = False) -> None:
     """Check, before any data is prepared, that the run can be written or continued; create nothing.
 
     Raises ConfigError when the directory cannot be written, when it holds an export or something that is not a run, and
-    (unless ``restart``) a run of other settings.
+    (unless ``restart``) a run of other settings; also when the weights to start from do not fit the model.
     """
     path = Path(config.run_dir)
     if (path / EXPORTED).exists():
@@ -86,7 +88,14 @@ def check_run_directory(config: Config, *, restart: bool = False) -> None:
     if unknown:
         raise ConfigError(f"run_dir: {path} holds files that are not a run; choose another directory")
     if not restart:
-        _check_settings(RunDirectory(path), config)
+        _check_settings(run, config)
+    if config.training.initialize_from and (restart or not list_checkpoints(run.checkpoints)):
+        initialize_from = RunDirectory(config.training.initialize_from)
+        try:
+            initialize_from.config()  # raises where it is not a run
+            initialize_from.load_weights_into(build_model(config.model, initialize_from.load_tokenizers()))
+        except UserError as error:
+            raise ConfigError(f"training.initialize_from: {error}") from error
 
 
 def prepare_run_directory(
@@ -98,7 +107,7 @@ def prepare_run_directory(
     existing run aside.
 
     Raises ConfigError when the directory is in use or holds a run whose settings differ; CheckpointError when none of
-    its checkpoints is intact.
+    its checkpoints is intact, or the data differs from what the run was trained on.
     """
     run = RunDirectory(config.run_dir)
     lock.acquire(run.lock)
@@ -107,6 +116,15 @@ def prepare_run_directory(
         lock.acquire(run.lock)
     checkpoint = CheckpointManager(run, config.training).latest_valid()
     _check_settings(run, config)
+    tokenizers = TokenizerPair.load(data.tokenizer)
+    if checkpoint is not None:
+        present = {"vocabulary": tokenizers.fingerprint, "corpus": ParallelDataset(data.train).fingerprint}
+        state = load_state(checkpoint)
+        if differing := [name for name, fingerprint in present.items() if state.get(name) != fingerprint]:
+            raise CheckpointError(
+                f"{checkpoint}: was trained on another {differing[0]} than is prepared now in {data.directory}; "
+                "prepare the data as it was, or choose another run directory"
+            )
     if run.config_file.exists():
         for change in diff_configs(run.config(), config):
             LOG.info("%s: was %s, is %s now", change.path, change.old, change.new)
@@ -114,7 +132,7 @@ def prepare_run_directory(
     with atomic_write(run.config_file) as file:
         file.write(config_to_yaml(config).encode("utf-8"))
     run.checkpoints.mkdir(exist_ok=True)
-    TokenizerPair.load(data.tokenizer).save(run.tokenizer)
+    tokenizers.save(run.tokenizer)
     run.environment.write_text(json.dumps(_environment(context, data), indent=1) + "\n", encoding="utf-8")
     return checkpoint
 

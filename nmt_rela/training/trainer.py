@@ -65,8 +65,8 @@ class Trainer:
         """
         self.config, self.run_directory, self.context = config, run, context
         settings = config.training
-        self.dataset = ParallelDataset(data.train)
         self.tokenizers = TokenizerPair.load(data.tokenizer)
+        self.dataset = ParallelDataset(data.train, self.tokenizers)
         torch.manual_seed(_derive_seed(settings.seed))
         self.model = build_model(config.model, self.tokenizers).to(context.device)
         self.objective: torch.nn.Module = TranslationObjective(
@@ -249,21 +249,23 @@ class Trainer:
         """Log, validate and save where they are due."""
         settings, update = self.config.training, self.state.update
         self._score = None
-        save = update % settings.save_every == 0 or self._is_finished()
         validate = self._is_validation_due()
-        if update % settings.log_every == 0 or save or validate:
+        save = update % settings.save_every == 0 or validate
+        if update % settings.log_every == 0 or save:
             self._log()
         elif self.progress.is_early_line_due:
             self.progress.show(self.metrics.compute(self.context))
         self.progress.advance()
         if stopping:  # at once: ``run`` saves, and a missed validation is run when the run continues
             return
-        is_best = self._validate() if validate else False
-        if save or is_best:
+        if save:
             self._save()
-            trim_malloc()
-        if validate:
+        if validate:  # it may fail, so the update is saved before, and again with its score
+            self._validate()
+            self._save()
             self.metrics.reset_timer()
+        if save:
+            trim_malloc()
 
     def _run_missed_validation(self) -> None:
         """Run the validation that was skipped because a stop was requested."""
@@ -311,8 +313,8 @@ class Trainer:
             )
         )
 
-    def _validate(self) -> bool:
-        """Validate; whether the result is the best so far and its checkpoint is to be kept."""
+    def _validate(self) -> None:
+        """Measure the model on the development set, and count validations without improvement."""
         settings, state = self.config.training, self.state
         with self._autocast():
             result = self.validator.validate(self.model, max_batch_tokens=self.max_batch_tokens)
@@ -328,7 +330,6 @@ class Trainer:
             self.logger.log_samples(state.update, *result.samples)
             self.logger.draw_curve()
             LOG.info("update %s  %s%s", f"{state.update:,}", result.summary(), "  (best so far)" if is_best else "")
-        return is_best and settings.keep_best_checkpoints > 0
 
     def _save(self) -> None:
         """Write a checkpoint from the main rank. A failed write causes a warning, and training continues."""
@@ -354,14 +355,8 @@ class Trainer:
         )
 
     def _resume(self, checkpoint: Path) -> None:
-        """Continue from a checkpoint. Raises CheckpointError when it belongs to other data."""
+        """Continue from a checkpoint. Raises CheckpointError when it does not fit."""
         state = load_state(checkpoint)
-        for name, present in (("vocabulary", self.tokenizers.fingerprint), ("corpus", self.dataset.fingerprint)):
-            if state.get(name) != present:
-                raise CheckpointError(
-                    f"{checkpoint}: was trained on another {name} than is prepared now; "
-                    "prepare the data as it was, or choose another run directory"
-                )
         load_weights(self.model, checkpoint)
         training = load_tensors(checkpoint, "training", device=self.context.device)
         try:
@@ -377,7 +372,6 @@ class Trainer:
     def _initialize_from(self, other: RunDirectory) -> None:
         """Fine-tuning: load another run's weights. Raises CheckpointError when vocabulary or shapes differ."""
         try:
-            other.config()  # raises where it is not a run
             if other.load_tokenizers().fingerprint != self.tokenizers.fingerprint:
                 raise CheckpointError(
                     f"{other.path} has another vocabulary than the prepared data, in which its ids mean other sub-words"

@@ -61,7 +61,7 @@ class Validator:
         self, config: Config, data: PreparedData, tokenizers: TokenizerPair, context: DistributedContext
     ) -> None:
         self._config, self._context, self._tokenizers = config, context, tokenizers
-        self._dataset = ParallelDataset(data.dev_binary)
+        self._dataset = ParallelDataset(data.dev_binary, tokenizers)
         limit = config.training.validation_decode_sentences
         pairs = read_parallel(data.dev.source, data.dev.target)
         self._pairs = list(islice(pairs, None if limit < 0 else limit))

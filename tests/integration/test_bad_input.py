@@ -56,24 +56,15 @@ def test_invalid_training_input_is_one_line(
     assert not (experiment.parent / "run").exists()
 
 
-@pytest.mark.parametrize("part", ["train", "dev"])
-def test_a_flipped_bit_in_prepared_data_is_found_before_it_is_trained_on(
-    experiment: Path, part: str, capsys: pytest.CaptureFixture[str]
+def test_an_unusable_start_of_training_is_found_before_anything_is_prepared(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert prepare.main(["--config", str(experiment), "--quiet"]) == 0
-    (tokens,) = (experiment.parent / "prepared").glob(f"**/{part}-*/corpus/target.tokens")
-    content = bytearray(tokens.read_bytes())
-    content[len(content) // 2] ^= 1
-    tokens.write_bytes(content)
-    capsys.readouterr()
-    assert train.main(["--config", str(experiment), "--quiet"]) == 2
-    error = capsys.readouterr().err
-    assert f"{tokens}: damaged: its SHA-256" in error
-    assert error.count("\n") == 1
-    assert not (experiment.parent / "run").exists()
-    shutil.rmtree(tokens.parent)  # as the message says
-    assert prepare.main(["--config", str(experiment), "--quiet"]) == 0
-    assert tokens.exists()
+    other = write_run(experiment.parent / "other")
+    for start, found in (("nope", "nope: not a run directory"), (other.path, r"parameter \S+ is .* by the config")):
+        command = ["--config", str(experiment), "--quiet", f"training.initialize_from={start}"]
+        assert train.main(command) == 2
+        assert re.search(rf"error: training\.initialize_from: .*{found}", capsys.readouterr().err)
+    assert not (experiment.parent / "prepared").exists()
 
 
 def test_invalid_utf8_in_a_development_set_is_named_by_line(
@@ -228,7 +219,8 @@ def test_fine_tuning_takes_weights_only_of_the_same_vocabulary(
     before, after = (load_tensors(tmp_path / name / "last", "model") for name in ("run", "tuned"))
     # Adam's first step is never longer than the learning rate, which has only begun to rise.
     assert all(float((after[name] - before[name]).abs().max()) < 7e-5 for name in before)
-    other = write_run(tmp_path / "other")
+    other = [f"run_dir={tmp_path / 'other'}", "data.vocabulary_size=24", "training.max_updates=1"]
+    assert train.main(["--config", str(config), "--quiet", *other]) == 0
     capsys.readouterr()
     wider = ["--quiet", f"run_dir={tmp_path / 'wider'}", "model.ffn_dim=96", start]
     assert train.main(["--config", str(config), *wider]) == 2
@@ -239,5 +231,6 @@ def test_fine_tuning_takes_weights_only_of_the_same_vocabulary(
     )
     assert "run-nowhere: not a run directory" in capsys.readouterr().err
     tuned[1] = f"run_dir={tmp_path / 'refused'}"
-    assert train.main(["--config", str(config), "--quiet", *tuned, f"training.initialize_from={other.path}"]) == 2
+    start = f"training.initialize_from={tmp_path / 'other'}"
+    assert train.main(["--config", str(config), "--quiet", *tuned, start]) == 2
     assert "another vocabulary" in capsys.readouterr().err

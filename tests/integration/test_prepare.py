@@ -169,6 +169,7 @@ def test_a_vocabulary_larger_than_the_corpus_supports_is_lowered(
         prepared = prepare(settings(task, tmp_path / "out", vocabulary_size=50_000, subword_model=subword))
         assert 20 < prepared.counts["vocabulary"]["source"] < 5000
         assert "sub-words, not data.vocabulary_size=50000" in caplog.text
+        assert [*format_stats(prepared.counts)][-1].endswith(" sub-words (data.vocabulary_size: 50,000)")
     with pytest.raises(ConfigError, match=r"data\.vocabulary_size: found 12; the corpus has \d+ characters"):
         prepare(settings(task, tmp_path / "out", vocabulary_size=12))
 

@@ -8,6 +8,7 @@ import re
 import traceback
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from nmt_rela.commands import train
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.training import trainer
 from nmt_rela.training.objective import TranslationObjective
+from nmt_rela.training.validation import Validator
+from nmt_rela.utils.errors import DataError
 from tests.digits import write_digits
 
 
@@ -70,6 +73,16 @@ def test_patience_stops_a_run_without_improvement(config: Path, monkeypatch: pyt
     monkeypatch.setattr(trainer, "learning_rate", lambda *_, **__: 0.0)
     done = updates_done(config, "training.validate_every=1", "training.patience=3", "training.save_every=100")
     assert done == 4  # the first is the best there will be
+
+
+def test_an_update_is_saved_before_a_validation_that_fails(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ["training.validate_every=2", "training.save_every=100", "training.max_updates=3"]
+    with monkeypatch.context() as failing:
+        failing.setattr(Validator, "validate", Mock(side_effect=DataError("no BLEU here")))
+        assert updates_done(config, *settings, status=2) == 2
+    assert updates_done(config, *settings) == 3
+    records = RunDirectory(config.parent / "run").read_metrics()
+    assert [record["update"] for record in records if record["event"] == "validation"] == [2, 3]
 
 
 def test_a_few_non_finite_updates_are_skipped_and_counted(config: Path, request: pytest.FixtureRequest) -> None:

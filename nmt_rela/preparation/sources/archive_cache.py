@@ -26,6 +26,8 @@ from nmt_rela.utils.progress import ProgressBar
 LOG = logging.getLogger(__name__)
 
 _TRANSFERS = 4
+#: Bytes above which a file's size and modification time stand for its content.
+_LARGE = 1 << 26
 
 #: What is known of a file: ``sha256``, ``bytes``, and for local files ``modified`` (ns).
 Record = dict[str, Any]
@@ -69,6 +71,9 @@ class ArchiveCache:
         """
         if not archives:
             return []
+        for archive in archives:  # a download would take long to find out
+            if all(location.path and not location.path.is_file() for location in archive.locations):
+                raise _missing(archive, [f"{location}: no such file" for location in archive.locations])
         if self._mirror:
             self._mirror.read_checksums(self._retry)
         with (
@@ -114,11 +119,7 @@ class ArchiveCache:
             self._record(_key(archive), {"sha256": digest})
             paths = tuple(path for path, _ in files)
             return LocalArchive(name=archive.name, format=location.format, paths=paths, digest=digest)
-        if str(archive.locations[0].path) == archive.name:  # local text that a source names itself
-            hint = "globs are for members of archives" if is_pattern(archive.name) else "paths start from the task file"
-            raise DataError(f"{archive.name}: no such file; {hint}")
-        accepted = "one location of the task file, or of NMT_RELA_MIRROR, that provides it"
-        raise DataError(f"archive '{archive.name}' cannot be had: {'; '.join(failures)}; accepted: {accepted}")
+        raise _missing(archive, failures)
 
     def _preferred(self, archive: Archive) -> list[Location]:
         """The locations, those whose files are on this machine first."""
@@ -197,9 +198,9 @@ class ArchiveCache:
         return str(record["sha256"]) if record and published in ("", record["sha256"]) else None
 
     def _local_sha256(self, path: Path) -> str:
-        """The checksum of a file not downloaded here, recorded for as long as its size and time stay the same."""
+        """The checksum of a file not downloaded here. That of a large one is computed when its size or time changes."""
         status = path.stat()
-        known = self._records().get(str(path))
+        known = self._records().get(str(path)) if status.st_size > _LARGE else None
         if known and (known["bytes"], known["modified"]) == (status.st_size, status.st_mtime_ns):
             return str(known["sha256"])
         sha256 = sha256_of(path)
@@ -228,6 +229,14 @@ class ArchiveCache:
             yield records
             with atomic_write(self.checksums_file) as stream:
                 stream.write(json.dumps({"files": records}, indent=1, sort_keys=True).encode("utf-8") + b"\n")
+
+
+def _missing(archive: Archive, failures: Sequence[str]) -> DataError:
+    if str(archive.locations[0].path) == archive.name:  # local text that a source names itself
+        hint = "globs are for members of archives" if is_pattern(archive.name) else "paths start from the task file"
+        return DataError(f"{archive.name}: no such file; {hint}")
+    accepted = "one location of the task file, or of NMT_RELA_MIRROR, that provides it"
+    return DataError(f"archive '{archive.name}' cannot be had: {'; '.join(failures)}; accepted: {accepted}")
 
 
 def _key(archive: Archive) -> str:

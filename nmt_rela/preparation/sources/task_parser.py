@@ -134,6 +134,14 @@ class _TaskReader:
             if not getattr(entry, key):
                 hint = "docs/tasks.md shows how to take one out of the training text"
                 raise ConfigError(f"{self.path}:1: {key} is missing; {hint}")
+        dev = [source.name for source in entry.dev]
+        for index, test in enumerate(entry.tests):
+            if test.name in ("dev", *dev, "+".join(dev)):
+                raise self.error(
+                    f"tests[{index}].name",
+                    f"found '{test.name}', a name of the development set, so that scores would replace one another; "
+                    "accepted: another name",
+                )
         self.languages = entry.languages
         self.check_different("languages", self.languages)
         self.check_languages("bleu_tokenizers", entry.bleu_tokenizers)
@@ -189,9 +197,12 @@ class _TaskReader:
 
     def sources(self, path: str, entries: tuple[_SourceEntry, ...]) -> tuple[ParallelSource, ...]:
         names = [entry.name for entry in entries]
-        for name in names:
-            if names.count(name) > 1:
-                raise self.error(path, f"the name '{name}' is given twice; accepted: a name of its own for each source")
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise self.error(
+                    f"{path}[{index}].name",
+                    f"the name '{name}' is given twice in {path}; accepted: a name of its own for each source",
+                )
         return tuple(self.source(f"{path}[{index}]", entry) for index, entry in enumerate(entries))
 
     def source(self, path: str, entry: _SourceEntry) -> ParallelSource:
