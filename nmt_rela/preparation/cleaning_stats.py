@@ -86,7 +86,6 @@ def format_stats(counts: Mapping[str, Any]) -> Iterator[str]:
             overlap = ", ".join(f"{name} {pairs:,}" for name, pairs in counts["overlap"].items())
             yield f"pairs of these sets that also stand in the training text: {overlap}"
         sizes = counts["vocabulary"]
-        requested = (
-            f" (data.vocabulary_size: {sizes['requested']:,})" if min(sizes.values()) < sizes["requested"] else ""
-        )
+        is_smaller = min(sizes.values()) < sizes["requested"]
+        requested = f" (data.vocabulary_size: {sizes['requested']:,})" if is_smaller else ""
         yield f"vocabulary: {sizes['source']:,} and {sizes['target']:,} sub-words{requested}"
