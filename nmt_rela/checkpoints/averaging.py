@@ -28,8 +28,11 @@ def average_run(run: RunDirectory, count: int, *, by_score: bool = False) -> lis
     steps = list_checkpoints(run.checkpoints)
     ranked = [path for path, _ in rank_by_score(steps)][::-1] if by_score else steps
     if len(ranked) < count:
-        what = "validated checkpoints" if by_score else "checkpoints"
-        raise CheckpointError(f"{run.checkpoints}: {len(ranked)} {what} found, {count} are needed")
+        what = "checkpoints with a validation score" if by_score else "checkpoints"
+        option = "--best" if by_score else "--last"
+        raise CheckpointError(
+            f"{option} {count}: {run.checkpoints} has {len(ranked)} {what}; accepted: as many at most"
+        )
     chosen = ranked[-count:]
     for path in chosen:
         verify_checkpoint(path)

@@ -46,7 +46,7 @@ class RunDirectory:
     """The paths of one run. The constructor reads and writes nothing."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.config_file = self.path / "config.yaml"
         self.tokenizer = self.path / "tokenizer"
         self.checkpoints = self.path / "checkpoints"

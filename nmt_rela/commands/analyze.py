@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nmt_rela.commands import cli
-from nmt_rela.commands.model_arguments import add_checkpoint_argument, override_decoding
+from nmt_rela.commands.model_arguments import add_checkpoint_argument, check_overrides, override_decoding
 from nmt_rela.config.loader import name_file_of_setting
 from nmt_rela.utils.errors import ConfigError, DataError
+from nmt_rela.utils.files import check_writable
 
 if TYPE_CHECKING:
     from nmt_rela.analysis.data import AnalysisData
@@ -38,13 +39,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.make_parser("nmt-analyze", __doc__)
     add, count = parser.add_argument, cli.number_from(0)
-    add("--model", action="append", required=True, metavar="RUN", help="a run directory; repeat to compare runs")
+    add(
+        "--model",
+        action="append",
+        required=True,
+        type=cli.path,
+        metavar="RUN",
+        help="a run directory; repeat to compare runs",
+    )
     add_checkpoint_argument(parser)
-    add("--output", type=Path, metavar="DIR", help="directory of the results (default: RUN/analysis of the first run)")
+    add(
+        "--output",
+        type=cli.output_directory,
+        metavar="DIR",
+        help="directory of the results (default: RUN/analysis of the first run)",
+    )
     add("--test-set", metavar="NAME", help="test (default), dev, or the name of a test set of the task")
-    add("--source", type=Path, metavar="FILE", help="a source text of your own; needs --target")
-    add("--target", type=Path, metavar="FILE", help="the reference translation of --source, line by line")
-    add("--gold", type=Path, metavar="FILE", help="gold word alignment: Pharaoh format, source word first, from 0")
+    add("--source", type=cli.input_file, metavar="FILE", help="a source text of your own; needs --target")
+    add("--target", type=cli.input_file, metavar="FILE", help="the reference translation of --source, line by line")
+    add(
+        "--gold",
+        type=cli.input_file,
+        metavar="FILE",
+        help="gold word alignment: Pharaoh format, source word first, from 0",
+    )
     add("--gold-reversed", action="store_true", help="the gold file has the target word first")
     add("--sentences", type=count, default=0, metavar="N", help="analyse only the first N pairs (default: all)")
     add(
@@ -74,6 +92,7 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     cli.refuse_pairs(parser, options, _PAIRS)
     if options.overrides and not options.ablate_heads:
         parser.error(f"{options.overrides[0]}: only the translations of --ablate-heads use decoding settings")
+    check_overrides(options.overrides, ("max_length_offset", "min_length", "batch_tokens"), by="--ablate-heads")
     formats = [] if options.no_plots else options.plots or ["png"]
 
     import torch
@@ -96,6 +115,7 @@ def _analyze(arguments: Sequence[str] | None) -> None:
                 f"--layer: found {options.layer}; accepted for {run.path}: 0 to {config.model.decoder_layers - 1}"
             )
     output = options.output or runs[0].directory_of_results("analysis")
+    check_writable(output, is_directory=True)
     data = _read_data(options, configs[0].data)
     heatmap_sentence = data.heatmap_sentence() if options.sentence is None else options.sentence - 1
     if heatmap_sentence >= len(data.lines):
@@ -154,11 +174,11 @@ def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:
     )
 
 
-def _unique_names(paths: Sequence[str]) -> list[str]:
+def _unique_names(paths: Sequence[Path]) -> list[str]:
     """The names of the run directories, numbered where two are the same."""
     names: list[str] = []
     for path in paths:
-        name = Path(path).resolve().name
+        name = path.resolve().name
         names.append(name if name not in names else f"{name} ({names.count(name) + 1})")
     return names
 

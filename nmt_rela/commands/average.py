@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _average(arguments: Sequence[str] | None) -> None:
     parser = cli.make_parser("nmt-average", __doc__)
-    parser.add_argument("--model", required=True, metavar="RUN", help="a run directory")
+    parser.add_argument("--model", required=True, type=cli.path, metavar="RUN", help="a run directory")
     which, count = parser.add_mutually_exclusive_group(), cli.number_from(1)
     which.add_argument("--last", type=count, metavar="N", help="average the newest N checkpoints (default: 5)")
     which.add_argument("--best", type=count, metavar="N", help="average the N checkpoints of best validation score")

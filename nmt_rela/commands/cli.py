@@ -16,18 +16,22 @@ A command module has two functions::
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
+import functools
 import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from nmt_rela import __version__
+from nmt_rela.config.builder import field_types, read_value
 from nmt_rela.config.loader import config_to_yaml, load_config
-from nmt_rela.config.schema import Config
+from nmt_rela.config.schema import Config, bounds
 from nmt_rela.utils.errors import (
     EXIT_DONE,
     EXIT_INTERNAL_ERROR,
@@ -36,7 +40,7 @@ from nmt_rela.utils.errors import (
     UserError,
     did_you_mean,
 )
-from nmt_rela.utils.files import FULL_DISK, PARTIAL
+from nmt_rela.utils.files import FULL_DISK, PARTIAL, check_writable, expand_user
 
 Item = TypeVar("Item")
 
@@ -144,18 +148,72 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
     return parser
 
 
-def number_from(low: int) -> Callable[[str], int]:
-    """An argparse type: whole numbers that are ``low`` or more."""
-
-    def read(text: str) -> int:
-        if not text.lstrip("-").isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"found {text}; accepted: {low} or more")
-        return int(text)
-
-    return read
+#: The type of an option: it reads an argument, and raises argparse.ArgumentTypeError, to which the option is added.
+Reader: TypeAlias = Callable[[str], Item]
 
 
-def one_of(accepted: Sequence[str]) -> Callable[[str], str]:
+def _reader(read: Reader[Item]) -> Reader[Item]:
+    """A reader whose UserErrors are those of an argument."""
+
+    @functools.wraps(read)
+    def read_argument(text: str) -> Item:
+        try:
+            return read(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read_argument
+
+
+def number_from(low: int, high: int | None = None) -> Reader[int]:
+    """An argparse type: whole numbers from ``low`` to ``high``."""
+    return _reader(lambda text: int(read_value(int, text, bounds(low=low, high=high))))
+
+
+def value_of(settings: type, name: str) -> Reader[Any]:
+    """An argparse type: the values of a number in a dataclass of settings."""
+    limits = next(item.metadata for item in dataclasses.fields(settings) if item.name == name)
+    return _reader(lambda text: read_value(field_types(settings)[name], text, limits))
+
+
+@_reader
+def path(text: str) -> Path:
+    """An argparse type: a path. ``~`` is expanded."""
+    if not text.strip():
+        raise UserError("found an empty path; accepted: the path of a file or directory")
+    return Path(expand_user(text))
+
+
+@_reader
+def input_file(text: str) -> Path:
+    """An argparse type: a file, or a pipe, that can be read."""
+    found = path(text)
+    if found.is_dir():
+        raise UserError(f"{found}: is a directory; accepted: a file")
+    if not found.exists():
+        raise UserError(f"{found}: no such file")
+    if not os.access(found, os.R_OK):
+        raise UserError(f"{found}: permission denied")
+    return found
+
+
+@_reader
+def output_file(text: str) -> Path:
+    """An argparse type: a file that can be written."""
+    found = path(text)
+    check_writable(found, is_directory=False)
+    return found
+
+
+@_reader
+def output_directory(text: str) -> Path:
+    """An argparse type: a directory that can be written, or created."""
+    found = path(text)
+    check_writable(found, is_directory=True)
+    return found
+
+
+def one_of(accepted: Sequence[str]) -> Reader[str]:
     """An argparse type: one of the accepted words."""
 
     def read(text: str) -> str:
@@ -166,30 +224,51 @@ def one_of(accepted: Sequence[str]) -> Callable[[str], str]:
     return read
 
 
-def list_of(read: Callable[[str], Item]) -> Callable[[str], list[Item]]:
-    """An argparse type: a list separated by commas or spaces. Duplicates are dropped."""
-    return lambda text: list(dict.fromkeys(read(item) for item in text.replace(",", " ").split()))
+def list_of(read: Reader[Item]) -> Reader[list[Item]]:
+    """An argparse type: a list separated by commas or spaces, with one item at least. Duplicates are dropped."""
+
+    def read_list(text: str) -> list[Item]:
+        items = text.replace(",", " ").split()
+        if not items:
+            raise argparse.ArgumentTypeError("found an empty list; accepted: one item or more, with commas between")
+        return list(dict.fromkeys(map(read, items)))
+
+    return read_list
 
 
 def refuse_pairs(parser: argparse.ArgumentParser, options: argparse.Namespace, pairs: Iterable[str]) -> None:
-    """Refuse options that would be ignored: each pair is "--a needs --b" or "--a excludes --b"."""
+    """Refuse options that would be ignored: each pair is "--a needs --b" or "--a excludes --b".
 
-    def is_given(option: str) -> bool:
-        value = getattr(options, option.removeprefix("--").replace("-", "_"))
-        return value is not None and value is not False
+    ``--b=word`` is the option with that value. The override ``decoding.beam_size=…`` counts as ``--beam-size``.
+    """
+    overrides = [override.partition("=")[0] for override in getattr(options, "overrides", ())]
+
+    def given(option: str) -> str | None:
+        """The option, or the override that stands for it, as it was given."""
+        name, _, word = option.partition("=")
+        key = name.removeprefix("--").replace("-", "_")
+        value = getattr(options, key, None)
+        if value == word if word else value is not None and value is not False:
+            return option.replace("=", " ")
+        return f"decoding.{key}" if f"decoding.{key}" in overrides else None
 
     for pair in pairs:
         first, relation, second = pair.split()
-        if is_given(first) and is_given(second) == (relation == "excludes"):
-            parser.error(
-                f"{first} needs {second}" if relation == "needs" else f"{first} and {second} exclude each other"
-            )
+        one, other = given(first), given(second)
+        if one and relation == "needs" and not other:
+            parser.error(f"{one} needs {second}")
+        if one and relation == "excludes" and other:
+            parser.error(f"{one} and {other} exclude each other")
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """``--config FILE``, ``--print-config`` and positional overrides, read by :func:`read_config`."""
     parser.add_argument(
-        "--config", required=required, metavar="FILE", help="the experiment, a YAML file (docs/configuration.md)"
+        "--config",
+        required=required,
+        type=path,
+        metavar="FILE",
+        help="the experiment, a YAML file (docs/configuration.md)",
     )
     parser.add_argument("--print-config", action="store_true", help="print the settings in full and stop")
     add_overrides(parser)
@@ -212,6 +291,8 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = Non
     """
     if sys.stdout is None:
         raise UserError("stdout is closed; accepted: a file, a pipe or /dev/null")
+    if sys.getfilesystemencoding() != "utf-8":
+        raise UserError(f"the locale has the encoding {sys.getfilesystemencoding()}; accepted: UTF-8 (PYTHONUTF8=1)")
     options = parser.parse_intermixed_args(arguments)
     given = [argument.partition("=")[0] for argument in (sys.argv[1:] if arguments is None else arguments)]
     for action in parser._actions:

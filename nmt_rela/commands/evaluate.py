@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nmt_rela.commands import cli
@@ -45,15 +44,22 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     parser.add_argument(
         "--test-set", action="append", metavar="NAME", help="a test set of the task, or dev (default: all test sets)"
     )
-    parser.add_argument("--source", type=Path, metavar="FILE", help="translate this text instead")
+    parser.add_argument("--source", type=cli.input_file, metavar="FILE", help="translate this text instead")
     parser.add_argument(
-        "--reference", type=Path, action="append", metavar="FILE", help="its reference translation; may be repeated"
+        "--reference",
+        type=cli.input_file,
+        action="append",
+        metavar="FILE",
+        help="its reference translation; may be repeated",
     )
     parser.add_argument(
         "--tokenizer", choices=TOKENIZERS, help="tokenizer of BLEU (default: the task's, for the target language)"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="write translations and scores there, and nothing into the run"
+        "--output",
+        type=cli.output_directory,
+        metavar="DIR",
+        help="write translations and scores there, and nothing into the run",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = cli.parse(parser, arguments)
@@ -68,12 +74,17 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     runs = [RunDirectory(path) for path in options.model]
     test_sets = _test_sets(runs[0], options)
     translator = load_translator(options)
+    tokenizer = options.tokenizer
+    if all(test_set.bleu_tokenizer == tokenizer for test_set in test_sets):
+        tokenizer = None  # it is the usual one
     directory, described = describe_evaluation(
-        runs, translator, checkpoint=options.checkpoint, precision=options.precision, tokenizer=options.tokenizer
+        runs, translator, checkpoint=options.checkpoint, precision=options.precision, tokenizer=tokenizer
     )
     directory = options.output or directory
     report = []
     for test_set in test_sets:
+        if tokenizer is not None:
+            test_set = replace(test_set, bleu_tokenizer=tokenizer)
         hypotheses, seconds, scores = evaluate(translator, test_set, more_references=(options.reference or [])[1:])
         entry = {"name": test_set.name, "source": str(test_set.source), "seconds": round(seconds, 3)}
         entry |= described | asdict(scores)
@@ -105,12 +116,10 @@ def _test_sets(run: RunDirectory, options: argparse.Namespace) -> list[Evaluatio
                 f"replace that set's: rename the file, or give --output (--test-set {options.source.name} is the set)"
             )
         given = {"source": options.source, "target": options.reference[0], "gold_alignments": None}
-        tokenizer = options.tokenizer or bleu_tokenizer_of(run.config().data)
-        return [EvaluationSet(name=options.source.name, bleu_tokenizer=tokenizer, **given)]
+        return [EvaluationSet(name=options.source.name, bleu_tokenizer=bleu_tokenizer_of(run.config().data), **given)]
     with name_file_of_setting(run.config_file):
         data = load_prepared(run.config().data)
-    chosen = [data.evaluation_set(name) for name in options.test_set] if options.test_set else data.tests
-    return [replace(found, bleu_tokenizer=options.tokenizer or found.bleu_tokenizer) for found in chosen]
+    return [data.evaluation_set(name) for name in options.test_set] if options.test_set else list(data.tests)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import add_checkpoint_argument
@@ -25,10 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _export(arguments: Sequence[str] | None) -> None:
     parser = cli.make_parser("nmt-export", __doc__)
-    parser.add_argument("--model", required=True, metavar="RUN", help="a run directory")
+    parser.add_argument("--model", required=True, type=cli.path, metavar="RUN", help="a run directory")
     add_checkpoint_argument(parser)
     parser.add_argument("--format", required=True, choices=("ctranslate2", "safetensors"), help="format of the folder")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the new folder")
+    parser.add_argument("--output", required=True, type=cli.output_directory, metavar="DIR", help="the new folder")
     parser.add_argument(
         "--quantization", metavar="TYPE",
         help="storage type of the weights: float32 (default), float16, bfloat16; for ctranslate2 also int16, int8, "
@@ -43,7 +42,7 @@ def _export(arguments: Sequence[str] | None) -> None:
         "ctranslate2": (ctranslate2.export_ctranslate2, ctranslate2.QUANTIZATIONS),
         "safetensors": (safetensors.export_safetensors, safetensors.QUANTIZATIONS),
     }[options.format]
-    quantization = options.quantization or accepted[0]
+    quantization = accepted[0] if options.quantization is None else options.quantization
     if quantization not in accepted:
         raise ConfigError(
             f"--quantization: found '{quantization}'; accepted for {options.format}: {', '.join(accepted)}"

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING
 
 from nmt_rela.commands import cli
+from nmt_rela.config.schema import Config, DecodingConfig
 from nmt_rela.utils.errors import ConfigError
 
 if TYPE_CHECKING:
-    from nmt_rela.config.schema import Config, DecodingConfig
     from nmt_rela.generation.translator import Translator
 
 #: Options that stand for an override of the same name in the section ``decoding``.
 _DECODING_OPTIONS = ("beam_size", "length_penalty", "early_stopping", "max_length_offset")
+#: More threads than any machine has cores, or more processes, only take memory.
+MAX_THREADS, MAX_WORKERS = 512, 64
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """``--model``, ``--checkpoint``, ``--device``, ``--precision``, ``--threads`` and overrides."""
     parser.add_argument(
-        "--model", required=True, action="append", metavar="RUN",
+        "--model", required=True, action="append", type=cli.path, metavar="RUN",
         help="a run directory; given several times, an ensemble of runs with the same vocabulary",
     )  # fmt: skip
     add_checkpoint_argument(parser)
@@ -32,7 +35,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--threads",
-        type=cli.number_from(1),
+        type=cli.number_from(1, MAX_THREADS),
         metavar="N",
         help="CPU threads per process (default: the cores, divided evenly)",
     )
@@ -48,19 +51,22 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     """``--beam-size``, ``--length-penalty``, ``--early-stopping`` and ``--max-length-offset``."""
+    of_decoding = partial(cli.value_of, DecodingConfig)
     parser.add_argument(
-        "--beam-size", type=int, metavar="N", help="hypotheses kept per sentence; 1 is greedy (default: the run's)"
-    )
+        "--beam-size", type=of_decoding("beam_size"), metavar="N",
+        help="hypotheses kept per sentence; 1 is greedy (default: the run's)",
+    )  # fmt: skip
     parser.add_argument(
-        "--length-penalty", type=float, metavar="A", help="exponent of ((5 + length) / 6)^A (default: the run's)"
-    )
+        "--length-penalty", type=of_decoding("length_penalty"), metavar="A",
+        help="exponent of ((5 + length) / 6)^A (default: the run's)",
+    )  # fmt: skip
     parser.add_argument(
         "--early-stopping", action=argparse.BooleanOptionalAction,
         help="end a sentence when beam-size hypotheses have finished, not only when no better one can come "
         "(default: the run's)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-length-offset", type=int, metavar="N",
+        "--max-length-offset", type=of_decoding("max_length_offset"), metavar="N",
         help="a translation has at most source length + N sub-words (default: the run's)",
     )  # fmt: skip
 
@@ -103,6 +109,15 @@ def _load_in_process(options: argparse.Namespace) -> Translator:
     return load_translator(options)
 
 
+def check_overrides(overrides: Sequence[str], used: Collection[str], *, by: str) -> None:
+    """Raise ConfigError for an override of a setting in ``decoding`` that a command, named ``by``, does not use."""
+    unused = {f"decoding.{field.name}" for field in fields(DecodingConfig) if field.name not in used}
+    for override in overrides:
+        if (key := override.partition("=")[0]) in unused:
+            accepted = ", ".join(f"decoding.{name}" for name in used)
+            raise ConfigError(f"{key}: {by} does not use it; accepted: {accepted}")
+
+
 def override_decoding(config: Config, overrides: Sequence[str]) -> DecodingConfig:
     """The decoding settings of a run under overrides, checked like any config. Raises ConfigError for other ones."""
     from nmt_rela.config.loader import override_config
@@ -123,5 +138,7 @@ def _decoding(options: argparse.Namespace) -> DecodingConfig:
     for name in _DECODING_OPTIONS:
         value = getattr(options, name, None)  # nmt-score has none of them
         if value is not None:
+            if any(override.startswith(f"decoding.{name}=") for override in overrides):
+                raise ConfigError(f"--{name.replace('_', '-')}: decoding.{name} is given too; accepted: one of them")
             overrides.append(f"decoding.{name}={str(value).lower()}")
     return override_decoding(RunDirectory(options.model[0]).config(), overrides)

@@ -27,12 +27,13 @@ def _prepare(arguments: Sequence[str] | None) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=cli.number_from(0),
+        type=cli.number_from(0, 512),
         default=0,
         metavar="N",
         help="threads that encode (0, the default: one per core)",
     )
     options = cli.parse(parser, arguments)
+    cli.refuse_pairs(parser, options, ["--print-config excludes --json"])
     config = cli.read_config(options)
 
     from nmt_rela.preparation.cleaning_stats import format_stats

@@ -17,16 +17,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args
 
 from nmt_rela.commands import cli
 from nmt_rela.config.schema import AttentionName
 from nmt_rela.utils.errors import EXIT_DONE
+from nmt_rela.utils.files import check_writable
 
 _VARIANTS = get_args(AttentionName)
 _PARTS = ("significance", "speed", "analysis")
 _SCALES = ("paper", "small", "smoke")
+_PAIRS = ("--gold-reversed needs --gold", "--runs excludes --scale")
+#: Settings in which the runs differ, and the options that name their values.
+_OWN_SETTINGS = {"run_dir": "--output DIR", "model.attention": "--attention A,B"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,16 +42,20 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
     options = cli.parse(parser, arguments)
     if options.runs is not None and options.overrides:
         parser.error(f"{options.overrides[0]}: --runs reports on runs as they are; overrides are for training")
-    if options.gold_reversed and options.gold is None:
-        parser.error("--gold-reversed needs --gold")
-    for path in options.gold or ():
-        if not path.is_file():
-            parser.error(f"--gold: {path}: no such file")
+    cli.refuse_pairs(parser, options, _PAIRS)
+    for override in options.overrides:
+        key = override.partition("=")[0]
+        if key in _OWN_SETTINGS:
+            parser.error(f"{key}: nmt-reproduce sets it for each run; accepted: {_OWN_SETTINGS[key]}")
+        if key == "training.seed" and options.seeds:
+            parser.error("training.seed and --seeds exclude each other")
 
+    from nmt_rela.analysis.data import read_gold
     from nmt_rela.reproduction.experiment import existing_experiment, new_experiment
     from nmt_rela.reproduction.report import write_report
     from nmt_rela.reproduction.runner import plan_lines, run_steps
     from nmt_rela.reproduction.steps import steps_of
+    from nmt_rela.utils.text import read_parallel
 
     if options.runs is not None:
         experiment = existing_experiment(
@@ -56,12 +63,18 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
         )
     else:
         experiment = new_experiment(
-            options.task, scale=options.scale, variants=options.attention, seeds=options.seeds,
+            options.task, scale=options.scale or "paper", variants=options.attention, seeds=options.seeds,
             overrides=options.overrides, output=options.output,
         )  # fmt: skip
     experiment = replace(
         experiment, gold=options.gold, gold_reversed=options.gold_reversed, skip=frozenset(options.skip)
     )
+    check_writable(experiment.output, is_directory=True)
+    if options.gold is not None:
+        source, target, links = options.gold
+        if "analysis" in options.skip:
+            parser.error("--gold and --skip analysis exclude each other")
+        read_gold(read_parallel(source, target), links, is_reversed=options.gold_reversed)
     steps = list(steps_of(experiment))
     if options.plan:
         for line in plan_lines(experiment, steps):
@@ -80,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "task", help="wmt14, wmt14-en-fr, wmt18-en-fi, wmt18-zh-en, wmt16-ro-en, multi30k, demo, or a configuration"
     )
-    parser.add_argument("--scale", default="paper", choices=_SCALES, help="size of models and data (default: paper)")
+    parser.add_argument("--scale", choices=_SCALES, help="size of models and data (default: paper)")
     parser.add_argument(
         "--attention", type=cli.list_of(cli.one_of(_VARIANTS)), default=list(_VARIANTS), metavar="A,B",
         help="some of softmax,sparsemax,entmax15,rela-i,rela-g (default: all)",
@@ -89,12 +102,17 @@ def _parser() -> argparse.ArgumentParser:
         "--seeds", type=cli.list_of(cli.number_from(0)), default=[], metavar="N,N",
         help="one run per variant and seed (default: the configuration's seed)",
     )  # fmt: skip
-    parser.add_argument("--runs", type=Path, metavar="DIR", help="report on the runs in DIR instead of training any")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="directory of all files (default: runs/reproduce/…, or DIR/report)"
+        "--runs", type=cli.path, metavar="DIR", help="report on the runs in DIR instead of training any"
     )
     parser.add_argument(
-        "--gold", nargs=3, type=Path, metavar=("SOURCE", "TARGET", "LINKS"),
+        "--output",
+        type=cli.output_directory,
+        metavar="DIR",
+        help="directory of all files (default: runs/reproduce/…, or DIR/report)",
+    )
+    parser.add_argument(
+        "--gold", nargs=3, type=cli.input_file, metavar=("SOURCE", "TARGET", "LINKS"),
         help="text with gold word alignments (Pharaoh, source word first, from 0) for the alignment error rate",
     )  # fmt: skip
     parser.add_argument("--gold-reversed", action="store_true", help="the links have the target word first")

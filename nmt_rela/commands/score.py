@@ -9,10 +9,9 @@ import logging
 import math
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 
 from nmt_rela.commands import cli
-from nmt_rela.commands.model_arguments import add_model_arguments, load_translator
+from nmt_rela.commands.model_arguments import add_model_arguments, check_overrides, load_translator
 
 LOG = logging.getLogger("nmt_rela")
 
@@ -28,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _score(arguments: Sequence[str] | None) -> None:
     parser = cli.make_parser("nmt-score", __doc__)
     add_model_arguments(parser)
-    parser.add_argument("--source", required=True, type=Path, metavar="FILE", help="source text")
-    parser.add_argument("--target", required=True, type=Path, metavar="FILE", help="its translation")
+    parser.add_argument("--source", required=True, type=cli.input_file, metavar="FILE", help="source text")
+    parser.add_argument("--target", required=True, type=cli.input_file, metavar="FILE", help="its translation")
     parser.add_argument(
         "--format",
         default="text",
@@ -37,6 +36,7 @@ def _score(arguments: Sequence[str] | None) -> None:
         help="jsonl adds the sub-words and their log-probabilities",
     )
     options = cli.parse(parser, arguments)
+    check_overrides(options.overrides, ("batch_tokens",), by="scoring")
 
     from nmt_rela.generation.formatting import format_score_jsonl
     from nmt_rela.utils.text import read_parallel

@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.error("found neither --config nor --model; accepted: one of them")
             if int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1:
                 _check_launcher(restart=options.restart)
+            cli.refuse_pairs(parser, options, ["--print-config excludes --restart"])
             config = cli.read_config(options)
 
         from nmt_rela.preparation.pipeline import prepare

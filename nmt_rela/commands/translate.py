@@ -10,16 +10,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import (
+    MAX_WORKERS,
     add_model_arguments,
     add_search_arguments,
     load_translator,
     translator_factories,
 )
+from nmt_rela.generation.options import AlignmentOptions, SamplingOptions, TranslationOptions
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.files import name_file_in_errors
 from nmt_rela.utils.text import decode_lines, open_text, read_lines
@@ -29,6 +32,7 @@ _PAIRS = (
     "--alignment-shifted needs --alignments",
     "--seed needs --sample", "--temperature needs --sample", "--top-k needs --sample", "--top-p needs --sample",
     "--sample excludes --beam-size", "--sample excludes --early-stopping",
+    "--scores excludes --n-best", "--scores excludes --format=jsonl",
 )  # fmt: skip
 
 
@@ -45,7 +49,6 @@ def _translate(arguments: Sequence[str] | None) -> None:
     from nmt_rela.generation.device import worker_devices
     from nmt_rela.generation.formatting import format_jsonl, format_moses, format_text
     from nmt_rela.generation.multiprocess import translate_multiprocess
-    from nmt_rela.generation.options import AlignmentOptions, SamplingOptions
     from nmt_rela.utils.progress import ProgressBar
 
     overrides: dict[str, Any] = {"n_best": options.n_best or 1}
@@ -93,15 +96,15 @@ def _parser() -> argparse.ArgumentParser:
     add_model_arguments(parser)
     add_search_arguments(parser)
     parser.add_argument(
-        "--workers", type=cli.number_from(1), metavar="N",
+        "--workers", type=cli.number_from(1, MAX_WORKERS), metavar="N",
         help="processes that divide the lines and the cores among them (default: 1 on the CPU, one per visible GPU)",
     )  # fmt: skip
     parser.add_argument(
-        "--input", type=Path, metavar="FILE", help="read from a file instead of stdin; it may be compressed"
+        "--input", type=cli.input_file, metavar="FILE", help="read from a file instead of stdin; it may be compressed"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write to a file instead of stdout")
+    parser.add_argument("--output", type=cli.output_file, metavar="FILE", help="write to a file instead of stdout")
     parser.add_argument(
-        "--prefixes", type=Path, metavar="FILE",
+        "--prefixes", type=cli.input_file, metavar="FILE",
         help="what translations must begin with: whole words, one line per input line, blank for no prefix",
     )  # fmt: skip
     parser.add_argument(
@@ -109,32 +112,40 @@ def _parser() -> argparse.ArgumentParser:
         help="jsonl: one object per line, with the source and every hypothesis, its scores, sub-words and alignment",
     )  # fmt: skip
     parser.add_argument(
-        "--n-best", type=cli.number_from(1), metavar="N",
+        "--n-best", type=cli.value_of(TranslationOptions, "n_best"), metavar="N",
         help="the N best hypotheses; as text, one line each: number ||| translation ||| score",
     )  # fmt: skip
     parser.add_argument("--scores", action="store_true", help="as text: translation ||| score")
     links = parser.add_argument_group("word alignments")
     links.add_argument("--alignments", action="store_true", help="add them: … ||| i-j …, source word first, from 0")
     links.add_argument(
-        "--alignment-layer", type=int, metavar="N",
+        "--alignment-layer", type=cli.number_from(0), metavar="N",
         help="cross-attention layer to read them from, from 0 (default: at 5/6 of the depth)",
     )  # fmt: skip
     links.add_argument(
-        "--alignment-head", type=int, metavar="N", help="attention head to read (default: mean of all heads)"
+        "--alignment-head",
+        type=cli.number_from(0),
+        metavar="N",
+        help="attention head to read (default: mean of all heads)",
     )
     links.add_argument(
         "--alignment-shifted", action="store_true",
         help="use the step that reads the word instead of the one that predicts it",
     )  # fmt: skip
+    of_sampling = partial(cli.value_of, SamplingOptions)
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--sample", action="store_true", help="sample translations instead of searching for the best")
     sampling.add_argument(
-        "--seed", type=int, metavar="N", help="samples depend on it and on the line number (default: 1)"
+        "--seed", type=of_sampling("seed"), metavar="N", help="samples depend on it and on the line number (default: 1)"
     )
-    sampling.add_argument("--temperature", type=float, metavar="T", help="divides the logits (default: 1)")
-    sampling.add_argument("--top-k", type=int, metavar="K", help="the K most probable tokens only (0: all)")
     sampling.add_argument(
-        "--top-p", type=float, metavar="P", help="the most probable tokens of total probability P only"
+        "--temperature", type=of_sampling("temperature"), metavar="T", help="divides the logits (default: 1)"
+    )
+    sampling.add_argument(
+        "--top-k", type=of_sampling("top_k"), metavar="K", help="the K most probable tokens only (0: all)"
+    )
+    sampling.add_argument(
+        "--top-p", type=of_sampling("top_p"), metavar="P", help="the most probable tokens of total probability P only"
     )
     return parser
 

@@ -2,21 +2,27 @@
 
 Configurations and task files are read by it. A field may hold a plain value (bool, int, float, str, a Literal), a
 dataclass, ``tuple[X, ...]``, ``dict[str, X]``, or a union of such types. Its metadata may hold ``low`` and ``high``
-(inclusive bounds of a number), or ``pattern`` and ``wanted`` (a regular expression for text, taken as it is written,
-and its description).
+(inclusive bounds of a number), ``pattern`` and ``wanted`` (a regular expression for text, taken as it is written, and
+its description), or ``is_path`` (``~`` is expanded).
 """
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import functools
+import numbers
 import re
 import types
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from nmt_rela.config.yaml_nodes import List, Mapping, Scalar, Tree, describe_node, printable
-from nmt_rela.utils.errors import ConfigError, did_you_mean, similar_names
+from nmt_rela.utils.errors import ConfigError, UserError, did_you_mean, similar_names
+from nmt_rela.utils.files import expand_user
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
@@ -30,24 +36,70 @@ _READERS: dict[Any, tuple[Any, str]] = {
 }
 
 
-def build(cls: type[T], tree: Mapping, name: str, *, page: str) -> tuple[T, dict[str, str]]:
+def build(
+    cls: type[T],
+    tree: Mapping,
+    name: str,
+    *,
+    page: str,
+    other_names: collections.abc.Mapping[str, Sequence[str]] = types.MappingProxyType({}),
+) -> tuple[T, dict[str, str]]:
     """An instance of a dataclass, and where each key path that the tree holds is written (``file:line``).
 
     Args:
         name: stands for the file where a required key is missing.
         page: the page of the manual that describes the keys, for messages.
+        other_names: names of other programs, and the key paths that an error offers instead.
 
     Raises:
         ConfigError: an unknown or missing key, or a value that is not accepted. One line: position, key path, what was
             found and what is accepted.
     """
-    builder = _Builder(cls, page)
+    builder = _Builder(cls, page, other_names)
     built = builder.section(cls, tree, "", name)
     if builder.missing:
         position = builder.missing[0][0]
         paths = [path for where, path in builder.missing if where == position]
         raise ConfigError(f"{position}: missing required key{'s' * (len(paths) > 1)}: {', '.join(paths)}")
     return built, builder.positions
+
+
+def read_value(expected: type, text: str, limits: Any) -> Any:
+    """A number that stands alone, such as that of an option. Raises ConfigError without a place."""
+    try:
+        return _scalar([expected], Scalar("", text), "", limits)
+    except ConfigError as error:
+        raise ConfigError(str(error).removeprefix(": : ")) from None
+
+
+def check_fields(instance: DataclassInstance) -> None:
+    """Check a dataclass that Python code has made as `build` checks one that is read. Raises ConfigError."""
+    for item in dataclasses.fields(instance):
+        value, hint = getattr(instance, item.name), field_types(type(instance))[item.name]
+        options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        limits = item.metadata.get("low"), item.metadata.get("high")
+        if not any(_is_accepted(value, option, limits) for option in options):
+            accepted = " or ".join(_describe(option, limits) for option in options)
+            raise ConfigError(f"{item.name}: found {value!r}; accepted: {accepted}")
+
+
+def _is_accepted(value: Any, option: Any, limits: tuple[float | None, float | None]) -> bool:
+    if get_origin(option) is Literal:
+        return isinstance(value, str) and value in get_args(option)
+    if option not in (int, float):
+        return isinstance(value, option)
+    if type(value) is bool or not isinstance(value, numbers.Integral if option is int else numbers.Real):
+        return False
+    low, high = (-_MAX_INT if limits[0] is None else limits[0]), (_MAX_INT if limits[1] is None else limits[1])
+    return low <= float(value) <= high  # which NaN is not
+
+
+def _describe(option: Any, limits: tuple[float | None, float | None]) -> str:
+    if get_origin(option) is Literal:
+        return ", ".join(map(repr, get_args(option)))
+    if option not in _READERS:
+        return "None" if option is types.NoneType else option.__name__
+    return f"{_READERS[option][1]}, {_range(*limits)}" if option in (int, float) else _READERS[option][1]
 
 
 def key_paths(cls: type, prefix: str = "") -> Iterator[str]:
@@ -69,8 +121,8 @@ def field_types(cls: type) -> dict[str, Any]:
 class _Builder:
     """One traversal of a tree. Missing keys are collected: a misspelt key is often the reason and is named first."""
 
-    def __init__(self, root: type, page: str) -> None:
-        self.root, self.page = root, page
+    def __init__(self, root: type, page: str, other_names: collections.abc.Mapping[str, Sequence[str]]) -> None:
+        self.root, self.page, self.other_names = root, page, other_names
         self.positions: dict[str, str] = {}
         self.missing: list[tuple[str, str]] = []
 
@@ -78,8 +130,7 @@ class _Builder:
         fields = {item.name: item for item in dataclasses.fields(cls)}
         for key in tree.entries:
             if key not in fields:
-                elsewhere = [path for path in key_paths(self.root) if path.split(".")[-1] == key]
-                near = " or ".join(map(repr, similar_names(key, fields) + elsewhere))
+                near = " or ".join(map(repr, self.similar_paths(key, fields)))
                 hint = f"did you mean {near}?" if near else did_you_mean(key, fields, page=self.page)
                 raise ConfigError(f"{tree.positions[key]}: {prefix}{printable(key)}: unknown key; {hint}")
         values: dict[str, Any] = {}
@@ -102,6 +153,14 @@ class _Builder:
             elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
                 self.missing.append((position, path))
         return cls(**values) if len(self.missing) == missing else None
+
+    def similar_paths(self, key: str, fields: Iterable[str]) -> list[str]:
+        """Settings of the section that are called almost so, and those of other sections that are called so."""
+        names: dict[str, list[str]] = {}
+        for path in key_paths(self.root):
+            names.setdefault(path.rpartition(".")[2], []).append(path)
+        found = similar_names(key, fields) + names.get(key, []) + list(self.other_names.get(key, ()))
+        return found or [path for name in similar_names(key, names) for path in names[name]]
 
     def value(self, expected: Any, found: Tree, path: str, limits: Any) -> Any:
         """A value of the expected type, or of one of its alternatives, within its limits."""
@@ -157,6 +216,11 @@ def _scalar(options: Sequence[Any], found: Tree, path: str, limits: Any) -> Any:
         high = _MAX_INT
     if (low is not None and value < low) or (high is not None and value > high):
         raise ConfigError(f"{found.position}: {path}: found {value}; accepted: {_range(low, high)}")
+    if limits.get("is_path"):
+        try:
+            return expand_user(value)
+        except UserError as error:
+            raise ConfigError(f"{found.position}: {path}: {error}") from None
     return value
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from nmt_rela.config.builder import build
-from nmt_rela.config.schema import Config
+from nmt_rela.config.schema import OTHER_NAMES, Config
 from nmt_rela.config.yaml_nodes import (
     Mapping,
     Scalar,
@@ -59,7 +59,8 @@ def name_file_of_setting(path: str | Path, overrides: Sequence[str] = ()) -> Ite
 
     Such errors are found after reading, where a setting does not fit the task, the corpus or the machine.
     """
-    _, positions = build(Config, _with_overrides(_read(Path(path), ()), overrides), str(path), page=_PAGE)
+    tree = _with_overrides(_read(Path(path), ()), overrides)
+    _, positions = build(Config, tree, str(path), page=_PAGE, other_names=OTHER_NAMES)
     try:
         yield
     except UserError as error:
@@ -168,7 +169,7 @@ def _with_overrides(tree: Mapping, overrides: Sequence[str]) -> Mapping:
 
 
 def _build_config(tree: Mapping, name: str) -> Config:
-    config, positions = build(Config, tree, name, page=_PAGE)
+    config, positions = build(Config, tree, name, page=_PAGE, other_names=OTHER_NAMES)
     _check_rules(config, lambda path: f"{positions.get(path, name)}: {path}")
     return config
 

@@ -18,6 +18,13 @@ def bounds(*, low: float | None = None, high: float | None = None) -> Mapping[st
     return {"low": low, "high": high}
 
 
+#: Metadata of a path.
+PATH = {"is_path": True}
+
+#: What other toolkits call a setting that has another name here; an error offers it.
+OTHER_NAMES = {"early_stopping": ("training.patience",), "early_stopping_patience": ("training.patience",)}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionBySite:
     """One attention variant per site."""
@@ -41,7 +48,7 @@ class DataConfig:
     #: Target language, as the task file names it.
     target_language: str
     #: Directory of archives and prepared data; several runs may use the same one.
-    data_dir: str = "data/prepared"
+    data_dir: str = field(default="data/prepared", metadata=PATH)
     #: Sub-word algorithm of SentencePiece.
     subword_model: Literal["bpe", "unigram"] = "bpe"
     #: One vocabulary for both languages (true) or one each (false).
@@ -85,15 +92,15 @@ class ModelConfig:
     #: One for all three sites, or a mapping with the keys encoder, decoder, cross.
     attention: AttentionName | AttentionBySite = "rela-g"
     #: Encoder layers.
-    encoder_layers: int = field(default=6, metadata=bounds(low=1))
+    encoder_layers: int = field(default=6, metadata=bounds(low=1, high=1_000))
     #: Decoder layers.
-    decoder_layers: int = field(default=6, metadata=bounds(low=1))
+    decoder_layers: int = field(default=6, metadata=bounds(low=1, high=1_000))
     #: Width of the model; a multiple of num_heads.
-    d_model: int = field(default=512, metadata=bounds(low=1))
+    d_model: int = field(default=512, metadata=bounds(low=1, high=65_536))
     #: Inner width of the feed-forward blocks.
-    ffn_dim: int = field(default=2048, metadata=bounds(low=1))
+    ffn_dim: int = field(default=2048, metadata=bounds(low=1, high=1_000_000))
     #: Attention heads at every site.
-    num_heads: int = field(default=8, metadata=bounds(low=1))
+    num_heads: int = field(default=8, metadata=bounds(low=1, high=1_024))
     #: Layer norm after the residual sum (the paper) or before each block.
     norm_order: Literal["post", "pre"] = "post"
     #: Added to the variance in every layer norm.
@@ -132,12 +139,12 @@ class TrainingConfig:
     #: Stop after this many passes over the corpus (0: no limit).
     max_epochs: int = field(default=0, metadata=bounds(low=0))
     #: Save and stop after this many hours of the process (0: no limit), for cluster queues.
-    max_hours: float = field(default=0.0, metadata=bounds(low=0.0))
+    max_hours: float = field(default=0.0, metadata=bounds(low=0.0, high=100_000.0))
     #: Size of an update: padded tokens of the longer side of its pairs. It does not depend on the number of devices.
-    update_tokens: int = field(default=25_000, metadata=bounds(low=8))
+    update_tokens: int = field(default=25_000, metadata=bounds(low=8, high=1_000_000_000))
     #: Padded tokens, both sides, of one micro-batch on one device, or auto: by the memory of the device. It changes
     #: memory and speed only.
-    max_batch_tokens: Literal["auto"] | int = field(default="auto", metadata=bounds(low=1))
+    max_batch_tokens: Literal["auto"] | int = field(default="auto", metadata=bounds(low=1, high=1_000_000_000))
     #: The loss of an update is its mean over target tokens, or (the released code) over sentences of token means.
     loss_normalization: Literal["tokens", "sentences"] = "tokens"
     #: Probability moved from the correct token to the others, evenly.
@@ -146,7 +153,7 @@ class TrainingConfig:
     #: learning_rate; constant: learning_rate after the warm-up.
     lr_schedule: Literal["noam", "inverse_sqrt", "constant"] = "noam"
     #: Factor of noam; peak of inverse_sqrt and constant.
-    learning_rate: float = field(default=1.0, metadata=bounds(low=0.0))
+    learning_rate: float = field(default=1.0, metadata=bounds(low=0.0, high=1_000.0))
     #: Updates of linear warm-up.
     warmup_updates: int = field(default=4_000, metadata=bounds(low=1))
     #: Adam's first decay.
@@ -154,9 +161,9 @@ class TrainingConfig:
     #: Adam's second decay.
     adam_beta2: float = field(default=0.98, metadata=bounds(low=0.0, high=0.999999))
     #: Adam's epsilon.
-    adam_epsilon: float = field(default=1e-8, metadata=bounds(low=0.0))
+    adam_epsilon: float = field(default=1e-8, metadata=bounds(low=0.0, high=1.0))
     #: Decoupled weight decay (0: off).
-    weight_decay: float = field(default=0.0, metadata=bounds(low=0.0))
+    weight_decay: float = field(default=0.0, metadata=bounds(low=0.0, high=100.0))
     #: Clip the global gradient norm to this (0: off).
     max_grad_norm: float = field(default=0.0, metadata=bounds(low=0.0))
     #: auto: bf16 on a GPU that has it, otherwise float32.
@@ -184,7 +191,7 @@ class TrainingConfig:
     #: Stop after this many validations in a row without improvement (0: never).
     patience: int = field(default=0, metadata=bounds(low=0))
     #: A run directory from whose weights training starts.
-    initialize_from: str = ""
+    initialize_from: str = field(default="", metadata=PATH)
     #: Updates recorded by torch's profiler into the run's profile/, soon after the start (0: none).
     profile_updates: int = field(default=0, metadata=bounds(low=0))
 
@@ -201,12 +208,12 @@ class DecodingConfig:
     #: instead of when no better one can come. Faster, and necessary with strong length penalties.
     early_stopping: bool = False
     #: A translation has at most source length + this many sub-words.
-    max_length_offset: int = field(default=50, metadata=bounds(low=0))
+    max_length_offset: int = field(default=50, metadata=bounds(low=0, high=10_000))
     #: A translation has at least this many sub-words; at most max_length_offset + 1 may be asked for.
-    min_length: int = field(default=0, metadata=bounds(low=0))
+    min_length: int = field(default=0, metadata=bounds(low=0, high=10_001))
     #: Padded source tokens times beam_size per decoding batch, or auto: 16,000 on a CPU, and up to 128,000 on a GPU, by
     #: its memory. It changes memory and speed only.
-    batch_tokens: Literal["auto"] | int = field(default="auto", metadata=bounds(low=8))
+    batch_tokens: Literal["auto"] | int = field(default="auto", metadata=bounds(low=8, high=100_000_000))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,7 +221,7 @@ class Config:
     """One experiment."""
 
     #: The run directory, relative to where the command is called.
-    run_dir: str
+    run_dir: str = field(metadata=PATH)
     #: The corpus.
     data: DataConfig
     #: The model.

@@ -188,7 +188,7 @@ def describe_node(tree: Tree) -> str:
     if isinstance(tree, Mapping):
         return "a mapping"
     if isinstance(tree, List):
-        return "a list"
+        return "a list" if tree.items else "an empty list"
     if tree.is_null:
         return "nothing"
     bare = not tree.quoted and (looks_like_number(tree.text) or tree.text.lower() in ("true", "false"))

@@ -24,11 +24,16 @@ from nmt_rela.utils.files import atomic_write, read_json
 LOG = logging.getLogger(__name__)
 
 CARD = "README.md"
+#: A line of every card. A file without it is not ours, and stays.
+_MARK = "<!-- Written by nmt_rela, which replaces this file; without this line it does not. -->"
 
 
 def write_model_card(run: RunDirectory) -> None:
-    """Write the card of a run. A card that cannot be written causes a warning."""
+    """Write the card of a run. A card that cannot be written, or would replace the user's own, causes a warning."""
     try:
+        if (run.path / CARD).exists() and _MARK not in (run.path / CARD).read_text("utf-8", errors="replace"):
+            LOG.warning("%s: not written by nmt_rela; it stays, and the run has no model card", run.path / CARD)
+            return
         text = "\n".join(_card_lines(run)) + "\n"
         with atomic_write(run.path / CARD) as stream:
             stream.write(text.encode("utf-8"))
@@ -61,7 +66,7 @@ def _card_lines(run: RunDirectory) -> Iterator[str]:
     corpus = environment.get("data", {})  # what prepare_run_directory knew of the data
     title = corpus.get("title") or Path(data.task).stem
     yield from ("---", f"language: {json.dumps([primary_language(language) for language in data.languages])}")
-    yield from ("pipeline_tag: translation", "library_name: nmt_rela", "metrics: [bleu, chrf]", "---", "")
+    yield from ("pipeline_tag: translation", "library_name: nmt_rela", "metrics: [bleu, chrf]", "---", _MARK, "")
     yield from (f"# {title}, {data.source_language} to {data.target_language}, {_attention(config)}", "")
     yield (
         f"An encoder-decoder Transformer that translates {data.source_language} into {data.target_language}, "

@@ -33,8 +33,10 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"--device: found '{name}'; accepted: auto, cpu, cuda, cuda:N") from None
+    except (RuntimeError, TypeError):
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise ConfigError(f"--device: found {name!r}; accepted: auto, cpu, cuda, cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device: found '{name}', but {torch.cuda.device_count()} CUDA devices are visible")
     return device
@@ -67,13 +69,15 @@ def prepare_for_inference(model: Transformer, precision: Precision, device: torc
 
     int8 means linear layers in 8 bits and the rest in float32. Raises ConfigError if the machine has no int8.
     """
-    if precision not in DTYPES:
+    if precision not in tuple(DTYPES):
         raise ConfigError(f"--precision: found '{precision}'; accepted: {', '.join(DTYPES)}")
     dtype = DTYPES[precision]
+    if dtype == torch.float16 and device.type == "cpu":  # with some releases of torch 1,000 times slower than float32
+        raise ConfigError("--precision: 'fp16' needs a GPU; accepted on the CPU: float32, bf16, int8")
     if dtype == torch.int8 and (device.type != "cpu" or not supports_packed_linear(dtype)):
         raise ConfigError(
             "--precision: found 'int8', which needs --device cpu on an x86 machine with AVX2; "
-            "accepted here: float32, bf16, fp16"
+            f"accepted here: float32, bf16{', fp16' * (device.type == 'cuda')}"
         )
     check_kernels(model, dtype, device)
     model = model.to(torch.float32 if dtype == torch.int8 else dtype).requires_grad_(False)

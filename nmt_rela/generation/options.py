@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
-from nmt_rela.config.schema import DecodingConfig
-from nmt_rela.metrics.word_alignment import Link
+from nmt_rela.config.builder import check_fields
+from nmt_rela.config.schema import DecodingConfig, bounds
 from nmt_rela.utils.errors import ConfigError
+
+if TYPE_CHECKING:  # options are read before anything heavy is imported
+    from nmt_rela.metrics.word_alignment import Link
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingOptions:
     """How tokens are sampled. Raises ConfigError for values out of range."""
 
-    seed: int = 1
+    seed: int = field(default=1, metadata=bounds(low=0))
     #: Divides the logits: below 1 sharpens the distribution, above 1 flattens it.
-    temperature: float = 1.0
+    temperature: float = field(default=1.0, metadata=bounds(low=0.001, high=1_000.0))
     #: Sample from this many most probable tokens only (0: all).
-    top_k: int = 0
+    top_k: int = field(default=0, metadata=bounds(low=0))
     #: Sample from the smallest set of most probable tokens with this probability (Holtzman et al. 2020; 1: all).
-    top_p: float = 1.0
+    top_p: float = field(default=1.0, metadata=bounds(low=1e-6, high=1.0))
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0.0:
-            raise ConfigError(f"--temperature: found {self.temperature}; accepted: above 0")
-        if self.top_k < 0:
-            raise ConfigError(f"--top-k: found {self.top_k}; accepted: 0 (all) or more")
-        if not 0.0 < self.top_p <= 1.0:
-            raise ConfigError(f"--top-p: found {self.top_p}; accepted: above 0, up to 1")
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,10 +36,13 @@ class AlignmentOptions:
     The default is the mean over the heads of the layer at five sixths of the depth, at the step that predicts the word.
     """
 
-    layer: int | None = None
-    head: int | None = None
+    layer: int | None = field(default=None, metadata=bounds(low=0))
+    head: int | None = field(default=None, metadata=bounds(low=0))
     #: Use the step that reads the word as input, which is better in the lower layers.
     shifted: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,22 +53,23 @@ class TranslationOptions(DecodingConfig):
     """
 
     #: Hypotheses returned per line.
-    n_best: int = 1
+    n_best: int = field(default=1, metadata=bounds(low=1, high=1_000))
     #: Sample ``n_best`` translations instead of searching for the best.
     sampling: SamplingOptions | None = None
     #: Extract word alignments.
     alignment: AlignmentOptions | None = None
 
     def __post_init__(self) -> None:
-        if self.beam_size < 1:
-            raise ConfigError(f"--beam-size: found {self.beam_size}; accepted: 1 or more")
+        check_fields(self)
         if self.min_length > self.max_length_offset + 1:
             raise ConfigError(
                 f"min_length: found {self.min_length}; accepted: up to max_length_offset + 1, "
                 f"which is {self.max_length_offset + 1}"
             )
-        if self.n_best < 1 or (self.sampling is None and self.n_best > self.beam_size):
-            raise ConfigError(f"--n-best: found {self.n_best}; accepted: 1 up to the beam size, {self.beam_size}")
+        if self.sampling is None and self.n_best > self.beam_size:
+            raise ConfigError(
+                f"n_best (--n-best): found {self.n_best}; accepted: 1 up to the beam size, {self.beam_size}"
+            )
 
     @classmethod
     def from_config(cls, config: DecodingConfig) -> TranslationOptions:

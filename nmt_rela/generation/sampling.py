@@ -67,6 +67,7 @@ def _sample_tokens(logits: Tensor, uniforms: Tensor, *, top_k: int, top_p: float
     cumulative = probabilities.cumsum(dim=-1)
     threshold = (uniforms * cumulative[..., -1]).unsqueeze(-1)
     positions = torch.searchsorted(cumulative, threshold, right=True)
+    positions = positions.clamp(max=logits.shape[-1] - 1)  # logits that are not finite are reported by the caller
     return (positions if ids is None else ids.gather(-1, positions)).squeeze(-1)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import repeat
+from os import PathLike
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -89,7 +91,11 @@ class Translator:
         unknown device.
         """
         resolved = resolve_device(device)
-        directories = [RunDirectory(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+        directories = [RunDirectory(run) for run in _read_paths(runs)]
+        if not isinstance(checkpoint, (str, NoneType)):
+            raise ConfigError(f"checkpoint: found {checkpoint!r}; accepted: average, best, last, step_N or None")
+        if not isinstance(decoding, (DecodingConfig, NoneType)):
+            raise ConfigError(f"decoding: found {decoding!r}; accepted: a DecodingConfig or None")
         configs = [directory.config() for directory in directories]
         tokenizers = directories[0].load_tokenizers()
         for directory in directories[1:]:
@@ -112,24 +118,25 @@ class Translator:
 
     def translate(
         self,
-        lines: Sequence[str],
+        lines: Iterable[str],
         options: TranslationOptions | None = None,
         *,
-        prefixes: Sequence[str] | None = None,
+        prefixes: Iterable[str] | None = None,
         first_line: int = 0,
         progress: Callable[[int], None] | None = None,
         **overrides: Any,
     ) -> list[Translation]:
-        """One translation per line, in order. All lines are sorted by length together.
+        """One translation per line, in order. All lines are read first, and sorted by length together.
 
         ``options`` default to ``self.options``; ``overrides`` replace single fields of ``TranslationOptions``, as in
         ``translate(lines, beam_size=1)``. ``prefixes`` are what each translation must begin with (whole words, "" for
         none). ``first_line`` is the number of the first line in its file, from 0: warnings name lines by it, and
         sampling depends on it. ``progress`` is called with the number of lines finished since its last call. Raises
-        ConfigError for options out of range.
+        ConfigError for options out of range, DataError for lines that are no text.
         """
         options = self._options(options, overrides)
-        _check_lines(lines=lines, prefixes=prefixes)
+        lines = list(_check_lines(lines, "lines"))
+        prefixes = None if prefixes is None else list(_check_lines(prefixes, "prefixes"))
         if prefixes is not None and len(prefixes) != len(lines):
             raise DataError(f"prefixes: found {len(prefixes):,} for {len(lines):,} lines; accepted: one per line")
         assert not any(model.training for model in self.models), "translating with dropout on"
@@ -185,7 +192,8 @@ class Translator:
         as lines.
         """
         options = self._options(options, overrides)
-        _check_lines(lines=lines, prefixes=prefixes)
+        lines = _check_lines(lines, "lines")
+        prefixes = None if prefixes is None else _check_lines(prefixes, "prefixes")
         first_line = 0
         for chunk, chunk_prefixes in zip_prefixes(read_chunks(lines), prefixes):
             yield from self.translate(chunk, options, first_line=first_line, prefixes=chunk_prefixes)
@@ -193,9 +201,9 @@ class Translator:
             if len(chunk) == MAX_CHUNK:  # constantly changing batch shapes fragment the heap
                 trim_malloc()
 
-    def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[ScoringResult]:
+    def score(self, sources: Iterable[str], targets: Iterable[str]) -> list[ScoringResult]:
         """The model's log-probability of given translations. A line is scored as one sentence, however long it is."""
-        _check_lines(sources=sources, targets=targets)
+        sources, targets = list(_check_lines(sources, "sources")), list(_check_lines(targets, "targets"))
         if len(sources) != len(targets):
             raise DataError(f"targets: found {len(targets):,} for {len(sources):,} sources; accepted: equal numbers")
         return score_lines(
@@ -210,6 +218,8 @@ class Translator:
         for name in overrides:
             if name not in accepted:
                 raise ConfigError(f"{name}: unknown option; {did_you_mean(name, accepted)}")
+        if not isinstance(options, (TranslationOptions, NoneType)):
+            raise ConfigError(f"options: found {options!r}; accepted: TranslationOptions or None")
         options = replace(options or self.options, **overrides)
         if options.alignment is not None:
             self._aligner.check(options.alignment)
@@ -302,8 +312,25 @@ class Translator:
         return found
 
 
-def _check_lines(**arguments: object) -> None:
-    """Raise DataError for a single string, whose characters would be taken as lines."""
-    for name, value in arguments.items():
-        if isinstance(value, (str, bytes)):
-            raise DataError(f"{name}: found one {type(value).__name__}; accepted: a list of lines, such as ['A line.']")
+def _check_lines(lines: Iterable[str], name: str) -> Iterator[str]:
+    """The lines of an argument. Raises DataError for what holds no lines, and at the first line that is no text."""
+    if isinstance(lines, (str, bytes)) or not isinstance(lines, Iterable):
+        raise DataError(
+            f"{name}: found one {type(lines).__name__}; accepted: a list (or other iterable) of lines, ['A line.']"
+        )
+
+    def check() -> Iterator[str]:
+        for number, line in enumerate(lines):
+            if not isinstance(line, str) or (not line.isascii() and line.encode(errors="ignore").decode() != line):
+                raise DataError(f"{name}[{number}]: found {line!a:.60}; accepted: text (str) without surrogates")
+            yield line
+
+    return check()
+
+
+def _read_paths(runs: str | Path | Iterable[str | Path]) -> list[str | Path]:
+    """The run directories of an argument, one at least."""
+    paths = [runs] if isinstance(runs, (str, PathLike)) else list(runs) if isinstance(runs, Iterable) else []
+    if not paths or not all(isinstance(path, (str, PathLike)) and str(path) for path in paths):
+        raise CheckpointError(f"runs: found {runs!r:.60}; accepted: the path of a run directory, or a list of them")
+    return paths

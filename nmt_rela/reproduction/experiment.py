@@ -15,7 +15,7 @@ from nmt_rela.config.loader import config_to_yaml, load_config, override_config
 from nmt_rela.config.schema import AttentionBySite, AttentionName, Config
 from nmt_rela.training.run_setup import check_run_directory
 from nmt_rela.utils.errors import CheckpointError, ConfigError, did_you_mean
-from nmt_rela.utils.files import atomic_write
+from nmt_rela.utils.files import atomic_write, expand_user
 from nmt_rela.utils.shipped import shipped_directories
 
 LOG = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def shipped_config(name: str) -> Path:
 def config_of_task(task: str) -> Path:
     """The configuration of a task: a name of ``TASKS``, or the path of a YAML file. Raises ConfigError."""
     if task.endswith((".yaml", ".yml")):
-        return Path(task)
+        return Path(expand_user(task))
     if task not in TASKS:
         raise ConfigError(f"task: unknown '{task}'; {did_you_mean(task, TASKS)} (or the path of a configuration)")
     return shipped_config(f"{TASKS[task]}.yaml")

@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.kernels.availability import gpu_backend_states
 from nmt_rela.training.distributed import DistributedContext
-from nmt_rela.utils.errors import CheckpointError, ConfigError, UserError
-from nmt_rela.utils.files import atomic_write
+from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError, UserError
+from nmt_rela.utils.files import atomic_write, check_writable
 
 LOG = logging.getLogger(__name__)
 
@@ -74,21 +73,19 @@ def check_run_directory(config: Config, *, restart: bool = False) -> None:
             f"run_dir: {path} is an export ({EXPORTED}), which cannot be trained on; choose another run_dir=… "
             f"(training.initialize_from={path} starts from its weights)"
         )
-    existing = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
     try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
+        check_writable(path, is_directory=True)
         run = RunDirectory(path)
         is_run = run.checkpoints.is_dir() and run.tokenizer.exists() and run.config_file.exists()
         unknown = path.is_dir() and not is_run and any(map(_is_unknown_file, path.iterdir()))
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        where = "" if existing == path else f"{existing}: "
-        raise ConfigError(f"run_dir: {path} cannot be written: {where}{reason}; choose another run_dir=…") from error
+    except (OSError, DataError) as error:
+        raise ConfigError(f"run_dir: {error}; choose another run_dir=…") from error
     if unknown:
         raise ConfigError(f"run_dir: {path} holds files that are not a run; choose another directory")
     if not restart:
         _check_settings(run, config)
+    elif is_run and Path.cwd().is_relative_to(path.resolve()):
+        raise ConfigError(f"run_dir: {path} holds the working directory and cannot be moved aside; change to another")
     if config.training.initialize_from and (restart or not list_checkpoints(run.checkpoints)):
         initialize_from = RunDirectory(config.training.initialize_from)
         try:
@@ -133,7 +130,8 @@ def prepare_run_directory(
         file.write(config_to_yaml(config).encode("utf-8"))
     run.checkpoints.mkdir(exist_ok=True)
     tokenizers.save(run.tokenizer)
-    run.environment.write_text(json.dumps(_environment(context, data), indent=1) + "\n", encoding="utf-8")
+    with atomic_write(run.environment) as file:
+        file.write(json.dumps(_environment(context, data), indent=1).encode("utf-8") + b"\n")
     return checkpoint
 
 
@@ -168,6 +166,7 @@ def _check_settings(run: RunDirectory, config: Config) -> None:
 
 
 def _backup_run(path: Path) -> Path:
+    path = Path(os.path.abspath(path))  # with a name where it is given as ..
     number = 1
     while (backup := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1

@@ -8,11 +8,14 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from filelock import FileLock
+
+from nmt_rela.utils.errors import DataError
 
 #: Suffix of a file or directory that is still being written.
 PARTIAL = ".partial"
@@ -86,6 +89,37 @@ def restore_replaced(path: Path) -> None:
         os.replace(replaced, path)
     shutil.rmtree(replaced, ignore_errors=True)
     shutil.rmtree(path.with_name(path.name + PARTIAL), ignore_errors=True)
+
+
+def expand_user(text: str) -> str:
+    """A path with the home directory for ``~``. Raises DataError for an unknown user and for a NUL."""
+    path = os.path.expanduser(text)
+    if path.startswith("~") or "\0" in path:
+        raise DataError(f"found {text!r}; accepted: a path, with ~ or ~name for the home directory of a user")
+    return path
+
+
+def check_writable(path: Path, *, is_directory: bool) -> None:
+    """Raise DataError if no file, or no directory, can be written at a path, which need not exist yet."""
+    existing = path
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path)  # a name that is too long
+        if path.is_dir() and not is_directory:
+            raise IsADirectoryError(errno.EISDIR, "is a directory")
+        if path.exists() and not is_directory:
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, "permission denied")
+            return
+        if not is_directory:
+            existing = path.parent
+        while is_directory and not os.path.lexists(existing):
+            existing = existing.absolute().parent
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        where = "" if existing == path else f"{existing}: "
+        raise DataError(f"{path} cannot be written: {where}{(error.strerror or str(error)).lower()}") from error
 
 
 def sync(path: Path) -> None:

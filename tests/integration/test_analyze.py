@@ -232,8 +232,8 @@ def test_ablation_translates_with_the_decoding_overrides(
     monkeypatch.setattr("nmt_rela.analysis.pipeline.analyze_run", spy)
     models = ["--model", str(place / "rela"), "--model", str(place / "soft")]
     options = [*models, *text_options(place), "--no-plots", "--output", str(tmp_path)]
-    assert main([*options, "--ablate-heads", "1", "decoding.beam_size=2", "decoding.max_length_offset=7"]) == 0
-    assert [(decoding.beam_size, decoding.max_length_offset) for decoding in asked] == [(2, 7)] * 2
+    assert main([*options, "--ablate-heads", "1", "decoding.min_length=2", "decoding.max_length_offset=7"]) == 0
+    assert [(decoding.min_length, decoding.max_length_offset) for decoding in asked] == [(2, 7)] * 2
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,22 @@ def test_a_run_directory_that_cannot_be_written_is_one_line(
     assert not (experiment.parent / "prepared").exists()
 
 
+def test_the_working_directory_is_not_moved_aside(
+    experiment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write_run(experiment.parent / "other").path)
+    assert train.main(["--config", str(experiment), "--quiet", "--restart", "run_dir=."]) == 2
+    assert "run_dir: . holds the working directory and cannot be moved aside" in capsys.readouterr().err
+
+
+def test_weights_to_start_from_are_missed_before_any_data_is_prepared(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["--config", str(experiment), "--quiet", "training.initialize_from=nowhere"]) == 2
+    assert "training.initialize_from: nowhere: not a run directory" in capsys.readouterr().err
+    assert not (experiment.parent / "prepared").exists()
+
+
 def test_an_export_is_not_trained_on(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(experiment.parent / "other")
     folder = experiment.parent / "exported"
@@ -181,7 +197,7 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path: Path, capsys: p
 def test_averaging_more_checkpoints_than_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run")
     assert average.main(["--model", str(run.path), "--last", "5"]) == 2
-    assert "1 checkpoints found, 5 are needed" in capsys.readouterr().err
+    assert "has 1 checkpoints; accepted: as many at most" in capsys.readouterr().err
     assert not (run.path / "average").exists()
 
 

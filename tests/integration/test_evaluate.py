@@ -38,7 +38,7 @@ def test_scores_of_other_test_sets_and_settings_stay(run: RunDirectory) -> None:
     own = stored(run)
     assert set(own) == {("last", "first"), ("last", "second")}
     evaluated(run, "first", "--beam-size", "1", "--precision", "bf16", "--tokenizer", "char")
-    evaluated(run, "first", "--beam-size", "4")  # the run's own
+    evaluated(run, "first", "--beam-size", "4", "--tokenizer", "13a")  # the run's own
     found = stored(run)
     other = ("last/beam_size=1,precision=bf16,tokenizer=char", "first")
     assert set(found) == {*own, other}
@@ -125,8 +125,11 @@ def test_several_references_are_scored_as_in_sacrebleu(run: RunDirectory, capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--source", "x"], "--source needs --reference"),
-        (["--source", "x", "--reference", "y", "--test-set", "dev"], "--source and --test-set exclude each other"),
+        (["--source", __file__], "--source needs --reference"),
+        (
+            ["--source", __file__, "--reference", __file__, "--test-set", "dev"],
+            "--source and --test-set exclude each other",
+        ),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(

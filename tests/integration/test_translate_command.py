@@ -114,7 +114,7 @@ def test_one_prefix_per_line(translated: Translate, run: Path, tmp_path: Path, w
 @pytest.mark.parametrize("workers", [1, 2])
 def test_zero_threads_are_refused(translated: Translate, workers: int) -> None:
     translated("--threads", "0", "--workers", str(workers), status=2)
-    assert b"--threads: found 0; accepted: 1 or more" in translated.log
+    assert b"--threads: found 0; accepted: 1 to 512" in translated.log
 
 
 def test_samples(translated: Translate) -> None:
@@ -145,24 +145,40 @@ def test_processes_translate_as_one_does(translated: Translate) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--n-best", "0"], "--n-best: found 0; accepted: 1 or more"),
+        (["--n-best", "0"], "--n-best: found 0; accepted: 1 to 1000"),
         (["--top-k", "0"], "--top-k needs --sample"),
         (["--seed", "1"], "--seed needs --sample"),
         (["--alignment-head", "0"], "--alignment-head needs --alignments"),
         (["--alignment-shifted"], "--alignment-shifted needs --alignments"),
         (["--sample", "--beam-size", "4"], "--sample and --beam-size exclude each other"),
         (["decoding.min_length=9"], "decoding.min_length: found 9; accepted: up to decoding.max_length_offset + 1"),
-        (["--workers", "0"], "--workers: found 0; accepted: 1 or more"),
-        (["--workers", "2", "--n-best", "9"], "n-best: found 9; accepted: 1 up to the beam size, 4"),
-        (["--n-best", "9"], "n-best: found 9; accepted: 1 up to the beam size, 4"),
-        (["--beam-size", "0"], "decoding.beam_size"),
+        (["--workers", "0"], "--workers: found 0; accepted: 1 to 64"),
+        (["--workers", "2", "--n-best", "9"], "(--n-best): found 9; accepted: 1 up to the beam size, 4"),
+        (["--n-best", "9"], "(--n-best): found 9; accepted: 1 up to the beam size, 4"),
+        (["--beam-size", "0"], "--beam-size: found 0; accepted: 1 to 256"),
         (["model.num_heads=2"], "accepted: decoding.key=value"),
         (["decoding.beam_sice=2"], "did you mean"),
         (["--checkpoint", "lost"], "did you mean 'last'?"),
         (["--device", "cuda:77"], "CUDA devices are visible"),
         (["--alignments", "--alignment-layer", "9"], "accepted: 0 to 1"),
-        (["--sample", "--top-p", "2"], "top-p: found 2.0"),
-        (["--input", "/no/such/file"], "No such file"),
+        (["--sample", "--top-p", "2"], "--top-p: found 2.0; accepted: 1e-06 to 1.0"),
+        (["--sample", "--temperature", "inf"], "--temperature: expected a number, found the text 'inf'"),
+        (["--sample", "--temperature", "1e-300"], "--temperature: found 1e-300; accepted: 0.001 to 1000.0"),
+        (["--sample", "--seed", "-1"], "--seed: found -1; accepted: 0 or more"),
+        (["--sample", "decoding.beam_size=2"], "--sample and decoding.beam_size exclude each other"),
+        (["--length-penalty", "nan"], "--length-penalty: expected a number, found the text 'nan'"),
+        (["--max-length-offset", "99999"], "--max-length-offset: found 99999; accepted: 0 to 10000"),
+        (["--beam-size", "2", "decoding.beam_size=3"], "--beam-size: decoding.beam_size is given too"),
+        (["--threads", "100000"], "--threads: found 100000; accepted: 1 to 512"),
+        (["--scores", "--format", "jsonl"], "--scores and --format jsonl exclude each other"),
+        (["--scores", "--n-best", "2"], "--scores and --n-best exclude each other"),
+        (["--precision", "fp16"], "'fp16' needs a GPU; accepted on the CPU: float32, bf16, int8"),
+        (["--model", ""], "--model: found an empty path"),
+        (["--output", ""], "--output: found an empty path"),
+        (["--output", "."], "--output: . cannot be written: is a directory"),
+        (["--output", "nowhere/x"], "--output: nowhere/x cannot be written: nowhere: no such file or directory"),
+        (["--prefixes", "~nobody-at-all/x"], "--prefixes: found '~nobody-at-all/x'; accepted: a path"),
+        (["--input", "/no/such/file"], "--input: /no/such/file: no such file"),
         (["--model", "/no/such/run"], "not a run directory"),
     ],
 )

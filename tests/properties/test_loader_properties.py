@@ -52,7 +52,7 @@ def values(hint: Any, bounds: Any) -> st.SearchStrategy[Any]:
         bool: st.booleans(),
         int: st.integers(low, high if high is not None else 2**63 - 1),
         float: st.floats(low, high, allow_nan=False, allow_infinity=False),
-        str: texts,
+        str: texts.filter(lambda text: text[0] != "~" and "\0" not in text) if bounds.get("is_path") else texts,
     }
     return plain[hint] if hint in plain else st.one_of(*(values(choice, bounds) for choice in get_args(hint)))
 

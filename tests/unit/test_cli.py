@@ -48,7 +48,7 @@ def test_a_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str
 
 def test_a_number_of_workers_below_0_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare.main(["--config", "x.yaml", "--workers", "-1"]) == 2
-    assert "--workers: found -1; accepted: 0 or more" in capsys.readouterr().err
+    assert "--workers: found -1; accepted: 0 to 512" in capsys.readouterr().err
 
 
 def test_the_status_of_the_command_is_returned() -> None:
@@ -140,7 +140,7 @@ def config_parser() -> ArgumentParser:
 
 def test_overrides_and_options_mix() -> None:
     options = cli.parse(config_parser(), ["model.num_heads=4", "--config", "c.yaml", "run_dir=r", "--quiet", "a.b=-1"])
-    assert options.config == "c.yaml"
+    assert options.config == Path("c.yaml")
     assert options.overrides == ["model.num_heads=4", "run_dir=r", "a.b=-1"]
     assert options.quiet
 

@@ -57,6 +57,15 @@ def test_a_run_without_an_environment_file_has_a_card(tmp_path: Path) -> None:
     assert "not stated by the task file" in card
 
 
+def test_a_card_of_the_users_own_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = write_run(tmp_path / "mine")
+    card_of(run)
+    assert "# demo" in card_of(run)
+    (run.path / CARD).write_text("my notes", encoding="utf-8")
+    assert card_of(run) == "my notes"
+    assert "not written by nmt_rela; it stays" in caplog.text
+
+
 def test_a_card_that_cannot_be_written_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = write_run(tmp_path / "mine")
     run.config_file.unlink()

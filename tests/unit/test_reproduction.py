@@ -231,11 +231,16 @@ def test_a_ratio_of_speeds_has_its_spread_or_is_none(tmp_path: Path) -> None:
     [
         (["wmt41"], "task: unknown 'wmt41'; did you mean 'wmt14'?"),
         (["demo", "--attention", "softmax,rela"], "--attention: found 'rela'; did you mean 'rela-"),
-        (["demo", "--seeds", "1,two"], "--seeds: found two; accepted: 0 or more"),
+        (["demo", "--seeds", "1,two"], "--seeds: expected a whole number, found the text 'two'"),
         (["demo", "model.head=4"], "model.head: unknown key"),
         (["demo", "--runs", "nowhere"], "--runs nowhere: found no run of demo, en to de"),
         (["demo", "--runs", "nowhere", "model.num_heads=4"], "--runs reports on runs as they are"),
         (["demo", "--gold-reversed"], "--gold-reversed needs --gold"),
+        (["demo", "--attention", ""], "--attention: found an empty list"),
+        (["demo", "run_dir=x"], "run_dir: nmt-reproduce sets it for each run; accepted: --output DIR"),
+        (["demo", "model.attention=softmax"], "model.attention: nmt-reproduce sets it for each run"),
+        (["demo", "--seeds", "1", "training.seed=2"], "training.seed and --seeds exclude each other"),
+        (["demo", "--output", "README.md"], "--output: README.md cannot be written: not a directory"),
         (["demo", "--plan", "--gold", "nowhere.en", "nowhere.de", "links"], "--gold: nowhere.en: no such file"),
         (["demo", "--report", "--output", "nowhere"], "--report: nowhere holds no run"),
     ],
@@ -245,6 +250,20 @@ def test_a_wrong_option_is_one_line(arguments: list[str], message: str, capsys: 
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("links", "message"),
+    [("0-0", "1 lines of gold links for 2 sentence pairs"), ("0-0\n0-1", "links:2: a link of source word 0 and")],
+)
+def test_gold_links_are_read_before_any_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], links: str, message: str
+) -> None:
+    for name, text in {"en": "a\nb", "de": "A\nB", "links": links}.items():
+        (tmp_path / name).write_text(text, "utf-8")
+    gold = [str(tmp_path / name) for name in ("en", "de", "links")]
+    assert reproduce.main(["demo", "--plan", "--output", str(tmp_path / "out"), "--gold", *gold]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_finished_runs_are_not_taken_for_runs_of_other_settings(

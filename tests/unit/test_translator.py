@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import random
 import threading
 import time
@@ -254,7 +255,8 @@ def test_word_alignments_link_existing_words(choice: dict[str, int]) -> None:
 
 def test_options_out_of_range_are_refused() -> None:
     translator = toy_translator()
-    for wrong in ({"n_best": 5}, {"n_best": 0}, {"beam_size": 0}):
+    beyond = ({"n_best": 5}, {"n_best": 0}, {"beam_size": 0}, {"max_length_offset": 10**6})
+    for wrong in (*beyond, {"beam_size": "4"}, {"length_penalty": math.nan}, {"length_penalty": math.inf}):
         with pytest.raises(ConfigError, match="accepted"):
             translator.translate(LINES, **wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="min_length: found 7; accepted: up to max_length_offset \\+ 1, which is 6"):
@@ -273,8 +275,17 @@ def test_options_out_of_range_are_refused() -> None:
 
 def test_lines_that_are_no_list_or_have_no_partner_are_refused() -> None:
     translator = toy_translator()
-    with pytest.raises(DataError, match="lines: found one str; accepted: a list of lines"):
+    with pytest.raises(DataError, match="lines: found one str; accepted: a list"):
         translator.translate("Hund")
+    for wrong in (None, 5, b"Hund"):
+        with pytest.raises(DataError, match="lines: found one"):
+            translator.translate(wrong)  # type: ignore[arg-type]
+    for line in (5, b"Hund", None, "\ud800"):
+        with pytest.raises(DataError, match=r"lines\[1\]: found"):
+            translator.translate(["Hund", line])  # type: ignore[list-item]
+    for runs in ([], None, "", 5):
+        with pytest.raises(CheckpointError, match=r"runs: found .*; accepted: the path of a run directory"):
+            Translator.load(runs)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="prefixes: found one str"):
         next(translator.translate_stream(LINES, prefixes="die"))
     for prefixes in (["die"], ["die"] * 3):
@@ -291,6 +302,12 @@ def test_non_finite_predictions_are_an_error(beam_size: int) -> None:
         translator.models[0].output_embedding.fill_(torch.nan)
     with pytest.raises(CheckpointError, match="not finite"):
         translator.translate(LINES, beam_size=beam_size)
+
+
+def test_lines_may_be_any_iterable() -> None:
+    translator = toy_translator()
+    expected = translator.translate(LINES[:3], prefixes=["die", "", ""])
+    assert translator.translate(iter(LINES[:3]), prefixes=iter(["die", "", ""])) == expected
 
 
 def test_a_stream_is_translated_before_its_end() -> None:
