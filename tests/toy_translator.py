@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 import torch
 
 from nmt_rela.checkpoints.checkpoint import checkpoint_name, write_checkpoint
-from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.checkpoints.run_directory import RunDirectory, build_model
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.config.schema import Config, DataConfig, DecodingConfig, ModelConfig, TrainingConfig
-from nmt_rela.data.tokenizer import EOS, SentencePieceTokenizer, TokenizerPair
+from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer, TokenizerPair
 from nmt_rela.generation.options import TranslationOptions
 from nmt_rela.generation.translator import Translator
 from nmt_rela.models.transformer import Transformer
@@ -97,3 +98,46 @@ def toy_run(path: Path, *, seed: int = 0, max_length: int = 64) -> Path:
         write_checkpoint(run.checkpoints / checkpoint_name(update), tensors={"model": weights}, state=state)
     run.link_checkpoint("last", run.checkpoints / checkpoint_name(2))
     return path
+
+
+def separate_tokenizers() -> TokenizerPair:
+    """Two models of different sizes."""
+    models = []
+    for seed, size in ((0, 90), (1, 70)):
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences(400, seed=seed)), model_writer=model, vocab_size=size, model_type="bpe",
+            pad_id=0, unk_id=1, eos_id=2, bos_id=3, minloglevel=2,
+        )  # fmt: skip
+        models.append(SentencePieceTokenizer(model.getvalue(), name="toy"))
+    return TokenizerPair(*models)
+
+
+def varied_run(path: Path, tokenizers: TokenizerPair | None = None, **changes: object) -> RunDirectory:
+    """A run of random weights, in which every vector differs from what it was set to at first."""
+    tokenizers = tokenizers or toy_tokenizers()
+    run = RunDirectory(toy_run(path))
+    config = run.config()
+    changes = {"attention": "softmax", "decoder_layers": 3, **changes}
+    model_config = replace(config.model, **changes)  # type: ignore[arg-type]
+    run.config_file.write_text(config_to_yaml(replace(config, model=model_config)), encoding="utf-8")
+    torch.manual_seed(3)
+    if not tokenizers.is_shared:
+        (run.tokenizer / "joint.model").unlink()
+        tokenizers.save(run.tokenizer)
+    model = build_model(model_config, tokenizers)
+    last: Any = (
+        model.decoder_norm if model_config.norm_order == "pre" else model.decoder[-1].feed_forward_residual.layer_norm
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or "bias" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        model.output_embedding.mul_(4.0)
+        model.output_embedding[EOS].mul_(1.5)
+        # CTranslate2 gives the probability of forbidden tokens to the others, we do not: let it be small.
+        model.output_embedding[[PAD, UNK, BOS]] = -10.0 * last.bias.sign()
+        last.bias.add_(last.bias.sign())
+    state = {"vocabulary": tokenizers.fingerprint}
+    write_checkpoint(run.checkpoints / checkpoint_name(2), tensors={"model": model.state_dict()}, state=state)
+    return run

@@ -2,7 +2,8 @@
 
 ctranslate2: for CTranslate2, which supports softmax attention only; another model is an error that lists all reasons.
 safetensors: weights, settings and sub-word models of any attention; commands accept the folder as a run directory.
-Both need: pip install 'nmt_rela[export]'.
+huggingface: for transformers and the tools that use it, any attention; loading the folder needs this package.
+Needed: pip install 'nmt_rela[export]', for huggingface 'nmt_rela[huggingface]'.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def _export(arguments: Sequence[str] | None) -> None:
     parser = cli.make_parser("nmt-export", __doc__)
     parser.add_argument("--model", required=True, type=cli.path, metavar="RUN", help="a run directory")
     add_checkpoint_argument(parser)
-    parser.add_argument("--format", required=True, choices=("ctranslate2", "safetensors"), help="format of the folder")
+    formats = ("ctranslate2", "safetensors", "huggingface")
+    parser.add_argument("--format", required=True, choices=formats, help="format of the folder")
     parser.add_argument("--output", required=True, type=cli.output_directory, metavar="DIR", help="the new folder")
     parser.add_argument(
         "--quantization", metavar="TYPE",
@@ -36,11 +38,12 @@ def _export(arguments: Sequence[str] | None) -> None:
     options = cli.parse(parser, arguments)
 
     from nmt_rela.checkpoints.run_directory import RunDirectory
-    from nmt_rela.export import ctranslate2, safetensors
+    from nmt_rela.export import ctranslate2, hugging_face, safetensors
 
     export_run, accepted = {
         "ctranslate2": (ctranslate2.export_ctranslate2, ctranslate2.QUANTIZATIONS),
         "safetensors": (safetensors.export_safetensors, safetensors.QUANTIZATIONS),
+        "huggingface": (hugging_face.export_hugging_face, hugging_face.QUANTIZATIONS),
     }[options.format]
     quantization = accepted[0] if options.quantization is None else options.quantization
     if quantization not in accepted:

@@ -27,6 +27,24 @@ CARD = "README.md"
 #: A line of every card. A file without it is not ours, and stays.
 _MARK = "<!-- Written by nmt_rela, which replaces this file; without this line it does not. -->"
 
+_USAGE = """\
+```sh
+nmt-translate --model RUN < text.$source
+```
+
+```python
+from nmt_rela import Translator
+
+translator = Translator.load("RUN")
+print(translator.translate(["A sentence."])[0].text)
+```
+
+Text is plain and detokenized, one sentence per line of at most $max_length sub-words. The model has seen text like its
+training data's; what else it is given, it translates less well. Every setting is in `config.yaml`, the learning curve
+in `metrics.jsonl`.
+
+"""
+
 
 def write_model_card(run: RunDirectory) -> None:
     """Write the card of a run. A card that cannot be written, or would replace the user's own, causes a warning."""
@@ -34,7 +52,7 @@ def write_model_card(run: RunDirectory) -> None:
         if (run.path / CARD).exists() and _MARK not in (run.path / CARD).read_text("utf-8", errors="replace"):
             LOG.warning("%s: not written by nmt_rela; it stays, and the run has no model card", run.path / CARD)
             return
-        text = "\n".join(_card_lines(run)) + "\n"
+        text = model_card(run, library="nmt_rela", usage=_USAGE.replace("RUN", run.path.name) + _MARK)
         with atomic_write(run.path / CARD) as stream:
             stream.write(text.encode("utf-8"))
     except (OSError, UserError) as error:
@@ -59,36 +77,25 @@ def export_readme(page: str, config: Config, **values: str) -> str:
     return text
 
 
-def _card_lines(run: RunDirectory) -> Iterator[str]:
+def model_card(run: RunDirectory, *, library: str, usage: str) -> str:
+    """The text of a card. ``library`` is what loads the model; ``usage`` says how, with the names of export_readme."""
+    return "\n".join(_card_lines(run, library, usage)) + "\n"
+
+
+def _card_lines(run: RunDirectory, library: str, usage: str) -> Iterator[str]:
     config = run.config()
     data, model, training = config.data, config.model, config.training
     environment = read_json(run.environment) or {}
     corpus = environment.get("data", {})  # what prepare_run_directory knew of the data
     title = corpus.get("title") or Path(data.task).stem
     yield from ("---", f"language: {json.dumps([primary_language(language) for language in data.languages])}")
-    yield from ("pipeline_tag: translation", "library_name: nmt_rela", "metrics: [bleu, chrf]", "---", _MARK, "")
+    yield from ("pipeline_tag: translation", f"library_name: {library}", "metrics: [bleu, chrf]", "---", "")
     yield from (f"# {title}, {data.source_language} to {data.target_language}, {_attention(config)}", "")
     yield (
         f"An encoder-decoder Transformer that translates {data.source_language} into {data.target_language}, "
         f"made by nmt_rela {__version__}."
     )
-    yield from (
-        "",
-        "## Use",
-        "",
-        "```sh",
-        f"nmt-translate --model {run.path.name} < text.{data.source_language}",
-        "```",
-        "",
-    )
-    yield "```python"
-    yield from ("from nmt_rela import Translator", "")
-    yield f'translator = Translator.load("{run.path.name}")'
-    yield from ('print(translator.translate(["A sentence."])[0].text)', "```", "")
-    yield (
-        f"Text is plain and detokenized, one sentence per line of at most {data.max_length} sub-words. The model has "
-        f"seen text like its training data's; what else it is given, it translates less well."
-    )
+    yield from ("", "## Use", "", export_readme(usage, config).rstrip())
     yield from ("", "## Model", "", "| | |", "| --- | --- |")
     yield _row("attention", _attention(config))
     yield _row("layers", f"{model.encoder_layers} + {model.decoder_layers}, {model.norm_order}-norm")
@@ -110,7 +117,6 @@ def _card_lines(run: RunDirectory) -> Iterator[str]:
         yield _row(
             "trained on", f"{environment.get('ranks')} x {environment.get('device')}, torch {environment.get('torch')}"
         )
-    yield "\nEvery setting is in `config.yaml`, the learning curve in `metrics.jsonl`."
     yield from ("", "## Data", "", "| | |", "| --- | --- |")
     yield _row("task", f"{title} (`{Path(data.task).name}`)")
     yield _row("licence of the text", corpus.get("licence") or "not stated by the task file")

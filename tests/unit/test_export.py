@@ -5,21 +5,18 @@ from __future__ import annotations
 import re
 import runpy
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toy_translator import sentences, toy_run, toy_tokenizers
+from toy_translator import sentences, toy_run, toy_tokenizers, varied_run
 
 from nmt_rela import Translator
-from nmt_rela.checkpoints.checkpoint import checkpoint_name, write_checkpoint
 from nmt_rela.checkpoints.run_directory import RunDirectory, build_model
 from nmt_rela.commands import export
-from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.config.schema import AttentionBySite, ModelConfig
-from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK
+from nmt_rela.data.tokenizer import EOS
 from nmt_rela.export.ctranslate2 import unsupported_reasons
 from nmt_rela.utils.errors import CheckpointError
 
@@ -40,32 +37,6 @@ def ctranslate2() -> Any:
 @pytest.fixture
 def safetensors() -> Any:
     return pytest.importorskip("safetensors", reason="safetensors is not installed: pip install -e '.[export]'")
-
-
-def softmax_run(path: Path, **changes: object) -> RunDirectory:
-    """A run of random weights, in which every vector differs from what it was set to at first."""
-    run = RunDirectory(toy_run(path))
-    config = run.config()
-    changes = {"attention": "softmax", "decoder_layers": 3, **changes}
-    model_config = replace(config.model, **changes)  # type: ignore[arg-type]
-    run.config_file.write_text(config_to_yaml(replace(config, model=model_config)), encoding="utf-8")
-    torch.manual_seed(3)
-    model = build_model(model_config, toy_tokenizers())
-    last: Any = (
-        model.decoder_norm if model_config.norm_order == "pre" else model.decoder[-1].feed_forward_residual.layer_norm
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name or "bias" in name:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        model.output_embedding.mul_(4.0)
-        model.output_embedding[EOS].mul_(1.5)
-        # CTranslate2 gives the probability of forbidden tokens to the others, we do not: let it be small.
-        model.output_embedding[[PAD, UNK, BOS]] = -10.0 * last.bias.sign()
-        last.bias.add_(last.bias.sign())
-    state = {"vocabulary": toy_tokenizers().fingerprint}
-    write_checkpoint(run.checkpoints / checkpoint_name(2), tensors={"model": model.state_dict()}, state=state)
-    return run
 
 
 def exported(run: RunDirectory, output: Path, form: str, *arguments: str) -> Path:
@@ -97,7 +68,7 @@ def pieces(lines: list[str]) -> list[list[str]]:
 def test_ctranslate2_gives_the_same_scores_and_tokens(
     tmp_path: Path, ctranslate2: Any, changes: dict[str, object]
 ) -> None:
-    run = softmax_run(tmp_path / "run", **changes)
+    run = varied_run(tmp_path / "run", **changes)
     theirs = ctranslate2.Translator(str(exported(run, tmp_path / "out", "ctranslate2")), intra_threads=1)
     ours = Translator.load(run.path, device="cpu")
 
@@ -116,7 +87,7 @@ def test_ctranslate2_gives_the_same_scores_and_tokens(
 
 
 def test_ctranslate2_aligns_words_by_the_same_layer(tmp_path: Path, ctranslate2: Any) -> None:
-    run = softmax_run(tmp_path / "run")
+    run = varied_run(tmp_path / "run")
     theirs = ctranslate2.Translator(str(exported(run, tmp_path / "out", "ctranslate2")), intra_threads=1)
     line = pieces(LINES[:1])[0]
     (found,) = theirs.translate_batch([line], beam_size=1, return_attention=True, max_decoding_length=8, **OPTIONS)
@@ -134,7 +105,7 @@ def test_ctranslate2_aligns_words_by_the_same_layer(tmp_path: Path, ctranslate2:
 
 @pytest.mark.parametrize("quantization", ["int8", "float16"])
 def test_ctranslate2_models_may_be_smaller(tmp_path: Path, ctranslate2: Any, quantization: str) -> None:
-    run = softmax_run(tmp_path / "run")
+    run = varied_run(tmp_path / "run")
     sizes = []
     for quantization_type in ("float32", quantization):
         folder = exported(run, tmp_path / quantization_type, "ctranslate2", "--quantization", quantization_type)
@@ -149,7 +120,7 @@ def test_the_readme_of_an_export_works(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     request.getfixturevalue(form)
-    folder = exported(softmax_run(tmp_path / "run"), tmp_path / "out", form)
+    folder = exported(varied_run(tmp_path / "run"), tmp_path / "out", form)
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     script = tmp_path / "script.py"
     script.write_text(code.replace("One sentence in the source language.", LINES[0]), encoding="utf-8")
@@ -178,7 +149,7 @@ def test_every_unsupported_reason_is_listed(tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize("attention", ["softmax", "rela-g", "entmax15"])
 def test_safetensors_are_the_same_weights(tmp_path: Path, safetensors: Any, attention: str) -> None:
-    run = softmax_run(tmp_path / "run", attention=attention, tied_embeddings="all")
+    run = varied_run(tmp_path / "run", attention=attention, tied_embeddings="all")
     folder = exported(run, tmp_path / "out", "safetensors")
     expected, found = run.load_model().state_dict(), RunDirectory(folder).load_model().state_dict()
     assert expected.keys() == found.keys()
@@ -224,7 +195,7 @@ def test_a_safetensors_folder_that_does_not_fit(tmp_path: Path, safetensors: Any
 def test_a_user_error_is_one_line_on_stderr(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = softmax_run(tmp_path / "run")
+    run = varied_run(tmp_path / "run")
 
     def refused(form: str, *arguments: str) -> str:
         output = str(tmp_path / "out")
@@ -234,10 +205,14 @@ def test_a_user_error_is_one_line_on_stderr(
         return message
 
     assert "accepted for safetensors: float32, float16, bfloat16" in refused("safetensors", "--quantization", "int8")
-    for form, package in (("ctranslate2", "ctranslate2.specs"), ("safetensors", "safetensors.torch")):
+    for form, package, extra in (
+        ("ctranslate2", "ctranslate2.specs", "export"),
+        ("safetensors", "safetensors.torch", "export"),
+        ("huggingface", "transformers", "huggingface"),
+    ):
         with monkeypatch.context() as absent:
             absent.setitem(sys.modules, package, None)
-            assert "pip install 'nmt_rela[export]'" in refused(form)
+            assert f"pip install 'nmt_rela[{extra}]'" in refused(form)
     pytest.importorskip("safetensors", reason="safetensors is not installed: pip install -e '.[export]'")
     assert "did you mean 'last'?" in refused("safetensors", "--checkpoint", "lost")
     (tmp_path / "out").mkdir()
