@@ -22,7 +22,9 @@ def check_kernels(model: Transformer, dtype: torch.dtype, device: torch.device) 
     head_dim = next(iter(attentions)).head_dim
     disable_untrusted({each.variant for each in attentions}, head_dim=head_dim, dtype=dtype, device=device)
     if device.type == "cuda" and disabled_reason("triton", device) is None:
-        problem = triton_problem(device) or check_layers(dtype, device) or check_candidates(dtype, device)
+        width = model.output_embedding.shape[1]
+        problem = triton_problem(device) or check_layers(dtype, device, width=width, training=False)
+        problem = problem or check_candidates(dtype, device)
         if problem is not None:
             disable_backend("triton", device, problem)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 
 import torch
 
@@ -35,7 +36,8 @@ def check_kernels(model: ModelConfig, dtype: torch.dtype, context: DistributedCo
                 backward=True,
             )
         )
-        for check in (check_layers, check_loss, check_candidates):  # training and validation
+        width = model.d_model
+        for check in (partial(check_layers, width=width, training=True), check_loss, check_candidates):
             if "triton" not in found and (problem := check(dtype, context.device)):
                 found["triton"] = problem
     problems: dict[GPUBackend, str] = {}
@@ -55,8 +57,8 @@ def check_loss(dtype: torch.dtype, device: torch.device) -> str | None:
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        targets = torch.randint(1000, (37,), device=device)
-        given = [torch.randn(rows, 64, device=device).mul(0.3).to(dtype) for rows in (37, 1000)]
+        targets = torch.randint(5000, (37,), device=device)  # more outputs than the kernel reads at once
+        given = [torch.randn(rows, 64, device=device).mul(0.3).to(dtype) for rows in (37, 5000)]
         try:
             problem = compare(loss, loss, given, backward=True)
         except Exception as error:  # of any type: whatever a kernel raises, the reference can go on

@@ -48,7 +48,9 @@ def main() -> int:
                     frozenset({variant}), head_dim=options.head_dim, dtype=dtype, device=device, backward=True
                 )
                 found[f"{variant}, {name}"] = "; ".join(problems.values()) or None
-            found[f"layers, {name}"] = check_layers(dtype, device)
+            for stage in ("training", "inference"):
+                problem = check_layers(dtype, device, width=512, training=stage == "training")
+                found[f"layers in {stage}, {name}"] = problem
             found[f"loss, {name}"] = check_loss(dtype, device)
             found[f"candidates of a search, {name}"] = check_candidates(dtype, device)
     for what, problem in found.items():

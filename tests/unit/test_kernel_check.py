@@ -22,7 +22,7 @@ from tests.triton_interpreter import repair_bfloat16
 
 pytest.importorskip("triton", reason="Triton is not installed; the package does without its kernels")
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 pytestmark = pytest.mark.filterwarnings("ignore:(divide by zero|invalid value) encountered:RuntimeWarning")
 
@@ -59,8 +59,9 @@ def test_the_right_loss_passes(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_right_layers_pass(dtype: torch.dtype) -> None:
-    assert check_layers(dtype, DEVICE) is None
+@pytest.mark.parametrize("training", [True, False])
+def test_the_right_layers_pass(dtype: torch.dtype, training: bool) -> None:
+    assert check_layers(dtype, DEVICE, width=512, training=training) is None
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,16 @@ def test_a_fault_in_a_layer_is_found(module: str, function: str, message: str, m
         return 1.01 * result if isinstance(result, Tensor) else tuple(1.01 * each for each in result)
 
     monkeypatch.setattr(owner, function, wrong)
-    assert str(check_layers(torch.float32, DEVICE)).startswith(message)
+    assert str(check_layers(torch.float32, DEVICE, width=512, training=True)).startswith(message)
+
+
+@pytest.mark.parametrize(("module", "layer"), [("dropout_add_norm", "layer norm"), ("relu_dropout", "feed-forward")])
+def test_a_wrong_dropout_in_a_layer_is_found(module: str, layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = importlib.import_module(f"nmt_rela.kernels.triton.{module}")
+    right = owner.dropped_levels
+    monkeypatch.setattr(owner, "dropped_levels", lambda p: right(0.13 if p else 0.0))
+    found = str(check_layers(torch.float32, DEVICE, width=512, training=True))
+    assert found.startswith(f"{layer} in torch.float32: dropout 0.1 drops a fraction of 0.1")
 
 
 def with_fault(backend: Any, fault: str) -> Any:

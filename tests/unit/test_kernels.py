@@ -296,6 +296,15 @@ def test_relu_and_dropout_in_one_pass(shape: tuple[int, ...], dtype: torch.dtype
         assert int(kept.sum()) / positive == pytest.approx(0.75, abs=5 * math.sqrt(0.1875 / positive))
 
 
+@pytest.mark.parametrize("variant", FUSED_VARIANTS)
+def test_what_is_not_a_number_stays_none(variant: str) -> None:
+    query, key, value, _ = inputs(1, 1, 3, 4, 16, torch.float32, DEVICE)
+    query[0, 0, 1, 5] = math.nan
+    assert fused(variant, query, key, value, None).isnan().all(dim=-1).flatten().tolist() == [False, True, False]
+    hidden = torch.tensor([[math.nan, -1.0, 2.0]], device=DEVICE)
+    assert relu_dropout_triton(hidden, dropout=0.0).isnan().tolist() == [[True, False, False]]
+
+
 @pytest.mark.parametrize("norm_order", ["post", "pre"])
 @pytest.mark.parametrize("variant", ["rela-g", "softmax"])
 def test_a_model_is_the_same_with_kernels_and_without(variant: str, norm_order: Any) -> None:

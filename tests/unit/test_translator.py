@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -295,13 +296,20 @@ def test_lines_that_are_no_list_or_have_no_partner_are_refused() -> None:
         translator.score(LINES[:2], LINES[:1])
 
 
-@pytest.mark.parametrize("beam_size", [1, 4])
-def test_non_finite_predictions_are_an_error(beam_size: int) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beam_size": 1},
+        {"beam_size": 4},
+        *({"sampling": SamplingOptions(**truncated)} for truncated in ({}, {"top_k": 3}, {"top_p": 0.5})),
+    ],
+)
+def test_non_finite_predictions_are_an_error(options: Any) -> None:
     translator = toy_translator()
     with torch.no_grad():
         translator.models[0].output_embedding.fill_(torch.nan)
     with pytest.raises(CheckpointError, match="not finite"):
-        translator.translate(LINES, beam_size=beam_size)
+        translator.translate(LINES, **options)
 
 
 def test_lines_may_be_any_iterable() -> None:

@@ -31,7 +31,7 @@ def _forward_kernel(X, Output, width, blocks, seed, dropped, BLOCK: tl.constexpr
     columns = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
     x = tl.load(X + row * width + columns, mask=inside, other=0.0).to(tl.float32)
-    output = tl.maximum(x, 0.0) * dropout_scale(seed, row, columns, dropped)
+    output = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) * dropout_scale(seed, row, columns, dropped)
     tl.store(Output + row * width + columns, output.to(Output.dtype.element_ty), mask=inside)
 
 

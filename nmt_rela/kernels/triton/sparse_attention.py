@@ -92,8 +92,8 @@ def _scores(
 
 @triton.jit
 def _roots(x, row_max, threshold, WEIGHT_FN: tl.constexpr):
-    """r. m and τ are subtracted one after the other, so that large scores lose no precision."""
-    return tl.maximum(x if WEIGHT_FN == RELU else x - row_max - threshold, 0.0)
+    """r. m and τ are subtracted one after the other, so that large scores lose no precision. NaN stays NaN."""
+    return tl.maximum(x if WEIGHT_FN == RELU else x - row_max - threshold, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
