@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from nmt_rela.data.prepared_data import EvaluationSet
-from nmt_rela.metrics.word_alignment import GoldAlignment, read_pharaoh, split_words
+from nmt_rela.metrics.word_alignment import GoldAlignment, read_gold
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.text import read_parallel
 
@@ -53,25 +52,5 @@ def read_analysis_data(
     if gold_reversed and files.gold_alignments is None:
         raise DataError(f"--gold-reversed: {files.name} has no gold alignments; accepted: together with --gold FILE")
     if files.gold_alignments is not None:
-        links = read_gold(given, files.gold_alignments, is_reversed=gold_reversed)[:count]
+        links = read_gold(files.gold_alignments, given, normalize, reverse=gold_reversed)[:count]
     return AnalysisData(name=files.name, lines=lines[:count], gold=links, bleu_tokenizer=files.bleu_tokenizer)
-
-
-def read_gold(pairs: Iterable[tuple[str, str]], file: Path, *, is_reversed: bool = False) -> list[GoldAlignment]:
-    """The gold links of the sentence pairs of a text, source word first.
-
-    ``is_reversed``: the file has the target word first. Raises DataError when the numbers of lines differ, or a link
-    leads to a word that a pair does not have.
-    """
-    words, links = [[len(split_words(side)) for side in pair] for pair in pairs], read_pharaoh(file)
-    if len(links) != len(words):
-        raise DataError(f"{file}: {len(links)} lines of gold links for {len(words)} sentence pairs")
-    links = [alignment.reversed() if is_reversed else alignment for alignment in links]
-    for number, (counts, alignment) in enumerate(zip(words, links, strict=True), start=1):
-        for i, j in sorted(alignment.possible):
-            if i >= counts[0] or j >= counts[1]:
-                raise DataError(
-                    f"{file}:{number}: a link of source word {i} and target word {j}; accepted: below {counts[0]} and "
-                    f"{counts[1]}, the words of this pair (counted from 0)"
-                )
-    return links

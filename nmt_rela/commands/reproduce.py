@@ -50,7 +50,7 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
         if key == "training.seed" and options.seeds:
             parser.error("training.seed and --seeds exclude each other")
 
-    from nmt_rela.analysis.data import read_gold
+    from nmt_rela.metrics.word_alignment import read_gold
     from nmt_rela.reproduction.experiment import existing_experiment, new_experiment
     from nmt_rela.reproduction.report import write_report
     from nmt_rela.reproduction.runner import plan_lines, run_steps
@@ -74,7 +74,7 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
         source, target, links = options.gold
         if "analysis" in options.skip:
             parser.error("--gold and --skip analysis exclude each other")
-        read_gold(read_parallel(source, target), links, is_reversed=options.gold_reversed)
+        read_gold(links, list(read_parallel(source, target)), reverse=options.gold_reversed)
     steps = list(steps_of(experiment))
     if options.plan:
         for line in plan_lines(experiment, steps):

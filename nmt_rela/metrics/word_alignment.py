@@ -5,9 +5,11 @@ A link is ``(source word, target word)``, both counted from 0. This module needs
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, product
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,15 @@ from nmt_rela.data.tokenizer import WORD_START
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.text import read_lines
 
+LOG = logging.getLogger(__name__)
+
 Link = tuple[int, int]
 
 #: Sub-words that belong to no word.
 SPECIAL_TOKENS = frozenset({"<pad>", "<s>", "</s>"})
 NO_WORD = -1
+#: Lines of gold links without any link of a first word that are suspicious.
+_MANY = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +40,20 @@ class GoldAlignment:
     def reversed(self) -> GoldAlignment:
         """The same links with source and target swapped."""
         sure, possible = (frozenset((j, i) for i, j in links) for links in (self.sure, self.possible))
+        return GoldAlignment(sure=sure, possible=possible)
+
+    def expanded(self, source: Sequence[Sequence[object]], target: Sequence[Sequence[object]]) -> GoldAlignment:
+        """The same links where each word has become the words of its sequence, which may be none."""
+
+        def numbers(words: Sequence[Sequence[object]]) -> list[range]:
+            ends = list(accumulate(map(len, words)))
+            return [range(end - len(word), end) for end, word in zip(ends, words, strict=True)]
+
+        i_of, j_of = numbers(source), numbers(target)
+        sure, possible = (
+            frozenset(link for i, j in links for link in product(i_of[i], j_of[j]))
+            for links in (self.sure, self.possible)
+        )
         return GoldAlignment(sure=sure, possible=possible)
 
 
@@ -186,6 +206,49 @@ def read_pharaoh(path: str | Path) -> list[GoldAlignment]:
     Raises DataError, which names the file and the line.
     """
     return [parse_pharaoh(line, where=f"{path}:{number}") for number, line in enumerate(read_lines(path), start=1)]
+
+
+def read_gold(
+    path: Path,
+    pairs: Sequence[tuple[str, str]],
+    normalize: Sequence[Callable[[str], str]] = (str, str),
+    *,
+    reverse: bool = False,
+) -> list[GoldAlignment]:
+    """The gold links of sentence pairs, in words of the normalized pairs: a link to a word that becomes two is doubled.
+
+    Args:
+        path: a Pharaoh file.
+        pairs: sources and targets as they were given, whose words the file counts.
+        normalize: the normalization of each side.
+        reverse: the file has the target word first.
+
+    Raises:
+        DataError: the file has another number of lines than pairs, or a link of words that a pair does not have.
+    """
+    gold = [links.reversed() if reverse else links for links in read_pharaoh(path)]
+    if len(gold) != len(pairs):
+        raise DataError(f"{path}: {len(gold):,} lines of links for {len(pairs):,} pairs; accepted: one line per pair")
+    renumbered = []
+    from_one = all(i and j for links in gold for i, j in links.possible)
+    for number, (pair, links) in enumerate(zip(pairs, gold, strict=True), start=1):
+        words = [
+            [split_words(normal(word)) for word in split_words(side)]
+            for side, normal in zip(pair, normalize, strict=True)
+        ]
+        counts = [len(side) for side in words]
+        for i, j in sorted(links.possible):
+            if i >= counts[0] or j >= counts[1]:
+                is_swapped = all(i < counts[1] and j < counts[0] for i, j in links.possible)
+                hint = "; counted from 1?" if from_one else "; is the target word first?" if is_swapped else ""
+                raise DataError(
+                    f"{path}:{number}: a link of source word {i} and target word {j}; accepted: below {counts[0]} and "
+                    f"{counts[1]}, the words of this pair (counted from 0){hint}"
+                )
+        renumbered.append(links if all(len(word) == 1 for side in words for word in side) else links.expanded(*words))
+    if from_one and sum(bool(links.possible) for links in gold) >= _MANY:
+        LOG.warning("%s: no link has a word 0; links are counted from 0, not from 1", path)
+    return renumbered
 
 
 def format_pharaoh(links: Iterable[Link]) -> str:

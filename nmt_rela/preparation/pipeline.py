@@ -138,9 +138,9 @@ def _log_counts(counts: Mapping[str, Any]) -> None:
         LOG.warning("the corpus supports %d sub-words, not data.vocabulary_size=%d", smaller, sizes["requested"])
     for name, pairs in counts["overlap"].items():
         LOG.warning(
-            "%s: %s of its pairs also stand in the training text, so that its scores are too high; they are not "
-            "dropped: take them out of the training text",
-            "development set" if name == "dev" else f"test set '{name}'", f"{pairs:,}",
+            "%s: %s of its %s pairs also stand in the training text, which raises its scores; none is dropped",
+            *("development set" if name == "dev" else f"test set '{name}'", f"{pairs:,}"),
+            f"{counts['dev'] if name == 'dev' else counts['tests'][name]:,}",
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.normalization import normalization_for, normalization_rule
 from nmt_rela.data.tokenizer import TokenizerPair
-from nmt_rela.metrics.word_alignment import format_gold, read_pharaoh
+from nmt_rela.metrics.word_alignment import format_gold, read_gold
 from nmt_rela.preparation.binarize import binarize
 from nmt_rela.preparation.cleaning import Cleaner
 from nmt_rela.preparation.cleaning_stats import CleaningStats, format_stats, read_stats, write_stats
@@ -45,18 +45,12 @@ def make_sets(
         )
         if not pairs:
             raise DataError(f"source '{group[0].name}': has no lines; accepted: a set with at least one pair")
+        normalize = [normalization_for(language, data) for language in data.languages]
         for side, language in enumerate(data.languages):
-            normalize = normalization_for(language, data)
-            write_lines(directory / f"{name}.{language}", (normalize(pair[side]) for pair in pairs))
+            write_lines(directory / f"{name}.{language}", (normalize[side](pair[side]) for pair in pairs))
         if len(group) == 1 and (path := group[0].alignments):
-            gold = read_pharaoh(path)
-            if len(gold) != len(pairs):
-                found = f"{len(gold):,} lines of links for {len(pairs):,} pairs"
-                raise DataError(f"{path}: {found}; accepted: one line per pair")
-            reverse = group[0].alignment_order != data.languages
-            write_lines(
-                directory / f"{name}.align", (format_gold(links.reversed() if reverse else links) for links in gold)
-            )
+            gold = read_gold(path, pairs, normalize, reverse=group[0].alignment_order != data.languages)
+            write_lines(directory / f"{name}.align", map(format_gold, gold))
         lines[name] = len(pairs)
     (directory / "lines.json").write_text(json.dumps(lines), "utf-8")
 

@@ -297,7 +297,7 @@ def test_sets_that_stand_in_the_training_text_are_counted_and_warned_of(
         write(tmp_path / f"text/test.{language}", [upper(line).replace("NBSP", "nbsp") for line in seen])
     counts = prepare(settings(task, tmp_path / "out")).counts
     assert counts["overlap"] == {"test": 3}
-    assert "test set 'test': 3 of its pairs also stand in the training text" in caplog.text
+    assert "test set 'test': 3 of its 5 pairs also stand in the training text" in caplog.text
     assert "pairs of these sets that also stand in the training text: test 3" in list(format_stats(counts))
     assert counts["total"]["kept"] == 300, "none is dropped"
 

@@ -43,7 +43,7 @@ def test_gold_alignments_are_read_and_reversed_on_request(tmp_path: Path, gold_r
 
 def test_gold_alignments_must_cover_the_whole_text(tmp_path: Path) -> None:
     source, target = write(tmp_path, "a", ["x", "y"]), write(tmp_path, "b", ["u", "v"])
-    with pytest.raises(DataError, match="1 lines of gold links for 2 sentence pairs"):
+    with pytest.raises(DataError, match="1 lines of links for 2 pairs"):
         read_analysis_data(
             evaluation_set(source, target, write(tmp_path, "gold", ["0-0"])), normalize=UNCHANGED, sentences=1
         )

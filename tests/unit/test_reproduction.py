@@ -254,7 +254,7 @@ def test_a_wrong_option_is_one_line(arguments: list[str], message: str, capsys: 
 
 @pytest.mark.parametrize(
     ("links", "message"),
-    [("0-0", "1 lines of gold links for 2 sentence pairs"), ("0-0\n0-1", "links:2: a link of source word 0 and")],
+    [("0-0", "1 lines of links for 2 pairs"), ("0-0\n0-1", "links:2: a link of source word 0 and")],
 )
 def test_gold_links_are_read_before_any_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], links: str, message: str

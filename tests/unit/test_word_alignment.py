@@ -16,6 +16,7 @@ from nmt_rela.metrics.word_alignment import (
     format_pharaoh,
     merge_subwords,
     parse_pharaoh,
+    read_gold,
     read_pharaoh,
     word_ids,
 )
@@ -109,6 +110,40 @@ def test_aer_equals_the_value_computed_by_hand() -> None:
     assert scores.precision == pytest.approx(2 / 3)
     assert scores.recall == pytest.approx(1 / 2)
     assert AlignmentCounts().error_rate == 1.0
+
+
+def gold_of(directory: Path, *links: str, pair: tuple[str, str], **options: bool) -> list[str]:
+    path = directory / "gold"
+    path.write_text("\n".join(links) + "\n", "utf-8")
+    normalize = [lambda text: text.replace("\xa0", " ").replace("\u200b", "")] * 2
+    return [format_gold(gold) for gold in read_gold(path, [pair] * len(links), normalize, **options)]
+
+
+@pytest.mark.parametrize(
+    ("links", "message"),
+    [
+        (
+            "1-1 2-2 3-2",
+            r"gold:1: a link of source word 2 and target word 2; accepted: below 3 and 2, .*; counted from 1\?",
+        ),
+        ("0-0 1-2", r"gold:1: .* below 3 and 2, the words of this pair \(counted from 0\); is the target word first\?"),
+        ("0-0 5-9", r"gold:1: a link of source word 5 and target word 9; .*\(counted from 0\)$"),
+    ],
+)
+def test_a_gold_link_beyond_its_pair_is_named_with_the_likely_cause(tmp_path: Path, links: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        gold_of(tmp_path, links, pair=("a b c", "d e"))
+
+
+def test_gold_links_without_any_first_word_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gold_of(tmp_path, *["1-1"] * 10, pair=("a b c", "d e"))
+    assert "no link has a word 0" in caplog.text
+
+
+def test_gold_links_count_the_words_of_the_normalized_text(tmp_path: Path) -> None:
+    pair = ("10\xa0000 \u200b Euro", "ten thousand euros")
+    assert gold_of(tmp_path, "0-0 0p1 1-2 2-2", pair=pair) == ["0-0 0p1 1-0 1p1 2-2"]
+    assert gold_of(tmp_path, "0-0 1p0 2-2", pair=pair, reverse=True) == ["0-0 0p1 1-0 1p1 2-2"]
 
 
 @pytest.mark.parametrize(
