@@ -57,6 +57,7 @@ class RunDirectory:
         self.tensorboard = self.path / "tensorboard"
         self.environment = self.path / "environment.json"
         self.profile = self.path / "profile"
+        self.epochs = self.path / "epochs"
         self.lock = self.path / ".lock"
 
     def config(self) -> Config:

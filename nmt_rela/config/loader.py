@@ -171,6 +171,10 @@ def _with_overrides(tree: Mapping, overrides: Sequence[str]) -> Mapping:
 def _build_config(tree: Mapping, name: str) -> Config:
     config, positions = build(Config, tree, name, page=_PAGE, other_names=OTHER_NAMES)
     _check_rules(config, lambda path: f"{positions.get(path, name)}: {path}")
+    if config.training.initialize_from and not config.data.vocabulary:
+        # Weights mean something with their own vocabulary only.
+        data = dataclasses.replace(config.data, vocabulary=config.training.initialize_from)
+        config = dataclasses.replace(config, data=data)
     return config
 
 
@@ -186,6 +190,8 @@ def _check_rules(config: Config, at: Any) -> None:
     }.items():
         if not text.strip():
             raise ConfigError(f"{at(path)}: must not be empty")
+    if data.weights and data.temperature != 1:
+        raise ConfigError(f"{at('data.temperature')}: found beside data.weights; accepted: one of the two")
     if data.source_language == data.target_language:
         raise ConfigError(
             f"{at('data.target_language')}: found '{data.target_language}', as in data.source_language; "

@@ -38,6 +38,16 @@ class AttentionBySite:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RegularizationBySide:
+    """Sub-word regularization of each side; 0 is none."""
+
+    #: Source side.
+    source: float = field(default=0.0, metadata=bounds(low=0.0, high=1.0))
+    #: Target side.
+    target: float = field(default=0.0, metadata=bounds(low=0.0, high=1.0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """Which corpus, in which direction, and how it is cleaned and split into sub-words."""
 
@@ -49,6 +59,10 @@ class DataConfig:
     target_language: str
     #: Directory of archives and prepared data; several runs may use the same one.
     data_dir: str = field(default="data/prepared", metadata=PATH)
+    #: Existing sub-word models instead of new ones: a run directory, a directory with joint.model or with source.model
+    #: and target.model, or one SentencePiece model file for both sides. With training.initialize_from the default is
+    #: that run's. The settings of new models then have no effect, except joint_vocabulary.
+    vocabulary: str = field(default="", metadata=PATH)
     #: Sub-word algorithm of SentencePiece.
     subword_model: Literal["bpe", "unigram"] = "bpe"
     #: One vocabulary for both languages (true) or one each (false).
@@ -78,6 +92,22 @@ class DataConfig:
     romanian_diacritics: Literal["none", "cedilla", "remove"] = "none"
     #: Use only the first pairs of every training source (0: all), for trials.
     max_pairs_per_source: int = field(default=0, metadata=bounds(low=0))
+    #: Train on another segmentation of every sentence in each epoch (0: off); one number, or a mapping with the keys
+    #: source, target. bpe: the probability that a merge is left out, usually 0.1. unigram: the exponent of the
+    #: probabilities, usually 0.1 to 0.5; segmentations differ the more the smaller it is.
+    subword_regularization: float | RegularizationBySide = field(default=0.0, metadata=bounds(low=0.0, high=1.0))
+    #: Times that the pairs of a training source are seen in an epoch, by the source's name, such as {news: 2, web: 0.5}
+    #: (1 for sources that are not named).
+    weights: dict[str, float] = field(default_factory=dict, metadata=bounds(low=0.001, high=1000.0))
+    #: Instead of weights: the fractions of the training sources in an epoch are proportional to size^(1/temperature).
+    #: 1 leaves them as they are, larger ones make them more equal.
+    temperature: float = field(default=1.0, metadata=bounds(low=1.0, high=100.0))
+
+    @property
+    def regularization(self) -> tuple[float, float]:
+        """Sub-word regularization of the source and of the target side."""
+        found = self.subword_regularization
+        return (found.source, found.target) if isinstance(found, RegularizationBySide) else (found, found)
 
     @property
     def languages(self) -> tuple[str, str]:
@@ -170,6 +200,9 @@ class TrainingConfig:
     precision: Literal["auto", "float32", "tf32", "bf16", "fp16"] = "auto"
     #: auto: all visible GPUs, or the CPU if there is none.
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    #: Decay of a moving average of the weights, such as 0.9999 (0: off). Where it is on, validation, checkpoints and
+    #: every command have the averaged weights. Early in training the decay is (1 + update) / (10 + update) at most.
+    ema_decay: float = field(default=0.0, metadata=bounds(low=0.0, high=0.999999))
     #: One seed for parameters, batches and dropout.
     seed: int = field(default=1, metadata=bounds(low=0))
     #: Stop after this many non-finite updates in a row (checked at log lines, validations and checkpoints).

@@ -37,7 +37,7 @@ _CHUNK = 1 << 20
 class BatchPlan:
     """The updates of one epoch. Update i is made of the pairs ``order[offsets[i]:offsets[i + 1]]``."""
 
-    #: Every pair's position in the corpus, once: int32 (int64 above 2**31 pairs).
+    #: Positions of the epoch's pairs in the corpus: int32 (int64 above 2**31 pairs).
     order: Pairs
     #: Where updates begin in ``order``, and its length at the end: updates + 1 entries, int64.
     offsets: NDArray[np.int64]
@@ -94,15 +94,24 @@ def cut_update(
 
 
 def plan_epoch(
-    source_lengths: Lengths, target_lengths: Lengths, *, update_tokens: int, seed: int, epoch: int
+    source_lengths: Lengths,
+    target_lengths: Lengths,
+    *,
+    update_tokens: int,
+    seed: int,
+    epoch: int,
+    chosen: Pairs | None = None,
 ) -> BatchPlan:
     """Plan one epoch.
 
     Lengths are sub-words of each pair, end of sentence included, so at least 1. In every update, sentences × longest is
-    at most ``update_tokens`` on either side, except where a single pair is longer.
+    at most ``update_tokens`` on either side, except where a single pair is longer. ``chosen`` are the positions of the
+    pairs that the epoch holds, as often as they are named; None stands for every pair once.
 
     Raises DataError when there are no pairs.
     """
+    if chosen is not None:
+        source_lengths, target_lengths = source_lengths[chosen], target_lengths[chosen]
     pairs = len(source_lengths)
     assert pairs == len(target_lengths)
     if not pairs:
@@ -115,7 +124,7 @@ def plan_epoch(
         np.maximum(source_lengths[chunk], target_lengths[chunk], out=longest[start : start + _CHUNK], casting="unsafe")
     starts = _cut_updates(longest, update_tokens)
     del longest
-    return _shuffle(order, starts, random)
+    return _shuffle(order if chosen is None else chosen[order], starts, random)
 
 
 def _order(source_lengths: Lengths, target_lengths: Lengths, *, strip_tokens: int, random: np.random.PCG64) -> Pairs:

@@ -17,9 +17,10 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,12 @@ class _SideWriter:
     def close(self) -> None:
         for file in self._files:
             file.close()
+
+
+def flatten(ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
+    """The ids of sentences one after another, and the length of each."""
+    lengths = np.fromiter(map(len, ids), dtype=np.int32, count=len(ids))
+    return np.fromiter(chain.from_iterable(ids), dtype=np.uint32, count=int(lengths.sum())), lengths
 
 
 class ParallelDatasetWriter:

@@ -6,8 +6,11 @@ Every stored or translated sentence ends in ``EOS``. ``BOS`` only starts the dec
 from __future__ import annotations
 
 import hashlib
+import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import sentencepiece
@@ -18,7 +21,11 @@ from nmt_rela.utils.files import atomic_write
 PAD, UNK, EOS, BOS = 0, 1, 2, 3
 #: The first sub-word of a word starts with this character.
 WORD_START = "▁"
+#: A tag: a word put before source sentences to say something of them, such as ``<2de>``. It is one sub-word.
+TAG = r"<[\w-]+>"
 _INVISIBLE = frozenset((PAD, EOS, BOS))
+#: SentencePiece has one seed for the whole process.
+_SAMPLING = threading.Lock()
 
 
 class SentencePieceTokenizer:
@@ -48,6 +55,12 @@ class SentencePieceTokenizer:
         self.size: int = processor.get_piece_size()
         self.fingerprint: str = hashlib.sha256(model).hexdigest()
 
+    @cached_property
+    def tags(self) -> dict[str, int]:
+        """The tags among the sub-words, and their ids."""
+        pieces = self.convert_ids_to_pieces(range(BOS + 1, self.size))
+        return {piece: i for i, piece in enumerate(pieces, start=BOS + 1) if re.fullmatch(TAG, piece)}
+
     @classmethod
     def load(cls, path: Path) -> SentencePieceTokenizer:
         """Read a model file. Raises DataError where it is missing, damaged or has other special ids."""
@@ -65,6 +78,19 @@ class SentencePieceTokenizer:
     def encode(self, lines: Sequence[str], *, threads: int = 1) -> list[list[int]]:
         """Sub-word ids of each line, without EOS. An empty line has none."""
         ids: list[list[int]] = self._processor.encode(list(lines), out_type=int, num_threads=threads)
+        return ids
+
+    def sample(self, lines: Sequence[str], *, alpha: float, seed: int) -> list[list[int]]:
+        """Sub-word ids of each line by a segmentation drawn at random, without EOS; the same for the same ``seed``.
+
+        ``alpha`` is explained in ``data/subword_regularization.py``.
+        """
+        with _SAMPLING:
+            # A call starts a thread, whose generator starts from the seed.
+            sentencepiece.set_random_generator_seed(seed)
+            ids: list[list[int]] = self._processor.encode(
+                list(lines), out_type=int, enable_sampling=True, nbest_size=-1, alpha=alpha, num_threads=1
+            )
         return ids
 
     def decode(self, ids: Sequence[Sequence[int]], *, threads: int = 1) -> list[str]:

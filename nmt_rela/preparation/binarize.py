@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nmt_rela.data.indexed_dataset import write_dataset
+from nmt_rela.data.indexed_dataset import flatten, write_dataset
 from nmt_rela.data.tokenizer import SentencePieceTokenizer, TokenizerPair
 from nmt_rela.utils.progress import ProgressBar
 
@@ -78,10 +77,8 @@ def encode_block(
             source_ids, target_ids = [source_ids[index] for index in kept], [target_ids[index] for index in kept]
     return EncodedBlock(
         pairs,
-        _tokens(source_ids, tokenizers.source),
-        _lengths(source_ids),
-        _tokens(target_ids, tokenizers.target),
-        _lengths(target_ids),
+        *flatten(source_ids),
+        *flatten(target_ids),
         {
             "overlength": np.flatnonzero(overlength),
             "empty": np.flatnonzero(empty),
@@ -96,12 +93,6 @@ def _encode(tokenizer: SentencePieceTokenizer, block: bytes, threads: int) -> li
 
 def _lengths(ids: list[list[int]]) -> NDArray[np.int32]:
     return np.fromiter(map(len, ids), dtype=np.int32, count=len(ids))
-
-
-def _tokens(ids: list[list[int]], tokenizer: SentencePieceTokenizer) -> NDArray[np.integer]:
-    """Ids one after another, in 16 bits where they fit."""
-    flat = chain.from_iterable(ids)
-    return np.fromiter(flat, dtype=np.uint16) if tokenizer.size <= 1 << 16 else np.fromiter(flat, dtype=np.uint32)
 
 
 def _read_blocks(source: Path, target: Path, block_bytes: int) -> Iterator[tuple[bytes, bytes]]:

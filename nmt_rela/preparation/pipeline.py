@@ -50,7 +50,16 @@ from nmt_rela.preparation.stage_cache import (
     is_complete,
     remove_partial_stages,
 )
-from nmt_rela.preparation.stages import make_dev, make_overlap, make_sets, make_text, make_tokenizers, make_train
+from nmt_rela.preparation.stages import (
+    copy_tokenizers,
+    make_dev,
+    make_overlap,
+    make_sets,
+    make_text,
+    make_tokenizers,
+    make_train,
+    vocabulary_files,
+)
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
 from nmt_rela.utils.files import atomic_write, read_json, sha256_of
 
@@ -62,6 +71,8 @@ _MUCH_LOST = 0.1
 _VERSIONS = {"sets": 3, "text": 4, "overlap": 1, "tokenizers": 2, "train": 1, "dev": 2}
 #: The same for the modes of one option; data of other modes stays valid.
 _ROMANIAN_VERSIONS = {"none": "none", "cedilla": "cedilla 2", "remove": "remove 2"}
+#: Settings of the section ``data`` that change nothing that is prepared.
+_OF_TRAINING = ("subword_regularization", "weights", "temperature")
 
 
 def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) -> PreparedData:
@@ -212,6 +223,11 @@ class _Preparation:
                 found = ", ".join(sorted({"-".join(parallel_source.sides) for parallel_source in getattr(task, key)}))
                 both = " and ".join(data.languages)
                 raise ConfigError(f"{task.path}: {key}: found text of {found}; accepted: a source with both {both}")
+        names = [source.name for source in usable.train]
+        if unknown := [name for name in data.weights if name not in names]:
+            raise ConfigError(
+                f"data.weights.{unknown[0]}: no training source of {task.path}; {did_you_mean(unknown[0], names)}"
+            )
         return cls(data, usable)
 
     @property
@@ -220,7 +236,9 @@ class _Preparation:
 
     @property
     def summary_file(self) -> Path:
-        options = {**dataclasses.asdict(self.data), "data_dir": "", "task": self.task.path.read_text("utf-8")}
+        options = dataclasses.asdict(self.data) | {"data_dir": "", "task": self.task.path.read_text("utf-8")}
+        for name in _OF_TRAINING:
+            del options[name]
         return self.directory / f"prepared-{fingerprint({**options, 'versions': _VERSIONS})}.json"
 
     def summary(self) -> dict[str, Any]:
@@ -271,8 +289,9 @@ class _Preparation:
 
 
 def _known_digests(preparation: _Preparation, cache: ArchiveCache) -> dict[str, str]:
-    """The digests of alignment files, by path, and of archives that were fetched before, by name."""
-    known = {str(path): sha256_of(path) for path in preparation.alignments if path.is_file()}
+    """The digests of alignment and vocabulary files, by path, and of archives fetched before, by name."""
+    vocabulary = vocabulary_files(Path(preparation.data.vocabulary)) if preparation.data.vocabulary else []
+    known = {str(path): sha256_of(path) for path in (*preparation.alignments, *vocabulary) if path.is_file()}
     return known | {archive.name: digest for archive in preparation.archives if (digest := cache.known_digest(archive))}
 
 
@@ -283,6 +302,12 @@ def _resolve_archives(preparation: _Preparation, cache: ArchiveCache) -> tuple[d
     """
     archives: dict[str, LocalArchive] = {}
     verified: set[Path] = set()
+    vocabulary = preparation.data.vocabulary
+    if vocabulary and not vocabulary_files(Path(vocabulary)):
+        raise ConfigError(
+            f"data.vocabulary: found '{vocabulary}', where no sub-word models are; accepted: a run directory, a "
+            "directory with joint.model or with source.model and target.model, the file of a SentencePiece model"
+        )
     digests = _known_digests(preparation, cache)
     for path, name in preparation.alignments.items():
         if str(path) not in digests:
@@ -333,7 +358,7 @@ def _list_stages(
         """All that the pairs depend on. An archive that is not fetched yet has the digest ""."""
         return [
             {
-                **{name: getattr(parallel_source, name) for name in ("name", "format", "columns", "lines")},
+                **{name: getattr(parallel_source, name) for name in ("name", "format", "columns", "lines", "tag")},
                 "sides": [
                     (digests.get(side.archive.name, ""), side.member)
                     for side in (parallel_source.sides[language] for language in data.languages)
@@ -359,14 +384,20 @@ def _list_stages(
         task.train,
     )
     add("overlap", partial(make_overlap, data=data, sets=sets, text=text), {"sets": sets.name, "text": text.name})
-    vocabulary = settings(
-        "subword_model", "joint_vocabulary", "vocabulary_size", "tokenizer_sample_size", "character_coverage"
-    )
-    tokenizers = add("tokenizers", partial(make_tokenizers, data=data, text=text), {"text": text.name, **vocabulary})
+    tags = task.tags
+    if data.vocabulary:
+        path = Path(data.vocabulary)
+        make = partial(copy_tokenizers, vocabulary=path, data=data, tags=tags)
+        inputs: dict[str, Any] = {"models": [digests[str(file)] for file in vocabulary_files(path)]}
+    else:
+        make = partial(make_tokenizers, data=data, text=text, tags=tags)
+        inputs = {"text": text.name, "tags": tags}
+        inputs |= settings("subword_model", "vocabulary_size", "tokenizer_sample_size", "character_coverage")
+    tokenizers = add("tokenizers", make, {**inputs, **settings("joint_vocabulary")})
     add(
         "train",
         partial(make_train, data=data, text=text, tokenizers=tokenizers, workers=workers),
-        {"tokenizers": tokenizers.name, **settings("max_length", "on_overlength")},
+        {"text": text.name, "tokenizers": tokenizers.name, **settings("max_length", "on_overlength")},
     )
     add(
         "dev",

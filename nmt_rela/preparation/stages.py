@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.normalization import normalization_for, normalization_rule
-from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.data.tokenizer import SentencePieceTokenizer, TokenizerPair
 from nmt_rela.metrics.word_alignment import format_gold, read_gold
 from nmt_rela.preparation.binarize import binarize
 from nmt_rela.preparation.cleaning import Cleaner
@@ -18,7 +18,7 @@ from nmt_rela.preparation.sources.archives import LocalArchive
 from nmt_rela.preparation.sources.readers import read_pairs
 from nmt_rela.preparation.sources.task import ParallelSource
 from nmt_rela.preparation.tokenizer_training import sample_evenly, train_sentencepiece
-from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
 from nmt_rela.utils.progress import ProgressBar
 from nmt_rela.utils.text import MAX_LINE, write_lines
 
@@ -72,8 +72,14 @@ def _evaluation_pairs(
                     f"source '{name}': line {count} of {language} is over {MAX_LINE:,} bytes long; "
                     "accepted: shorter lines in development and test sets"
                 )
-        yield pair  # type: ignore[misc]  # neither text is None
+        source, target = pair
+        yield _tagged(source, parallel_source.tag), target  # type: ignore[arg-type, misc]  # neither text is None
     _check_number(parallel_source, count)
+
+
+def _tagged(source: str, tag: str) -> str:
+    """A source sentence with the tag of its text before it. An empty one stays empty."""
+    return f"{tag} {source}" if tag and source else source
 
 
 def _check_number(parallel_source: ParallelSource, found: int) -> None:
@@ -102,7 +108,9 @@ def make_text(
             pairs = read_pairs(parallel_source, archives, data.languages)
             shown = 0
             for chunk in cleaner.clean(islice(pairs, data.max_pairs_per_source or None), counts):
-                source_file.writelines(source.encode("utf-8") + b"\n" for source, _ in chunk)
+                source_file.writelines(
+                    _tagged(source, parallel_source.tag).encode("utf-8") + b"\n" for source, _ in chunk
+                )
                 target_file.writelines(target.encode("utf-8") + b"\n" for _, target in chunk)
                 progress.advance(counts.read - shown)
                 shown = counts.read
@@ -134,8 +142,11 @@ def make_overlap(directory: Path, data: DataConfig, sets: Path, text: Path) -> N
     (directory / "overlap.json").write_text(json.dumps(overlap), "utf-8")
 
 
-def make_tokenizers(directory: Path, data: DataConfig, text: Path) -> None:
-    """Train the SentencePiece models on cleaned text: one for both languages, or one per language."""
+def make_tokenizers(directory: Path, data: DataConfig, text: Path, *, tags: Sequence[str]) -> None:
+    """Train the SentencePiece models on cleaned text: one for both languages, or one per language.
+
+    ``tags`` are sub-words of their own on the source side.
+    """
     kept = sum(counts.kept for counts in read_stats(text / "cleaning_stats.json").values())
     groups = [data.languages] if data.joint_vocabulary else [(language,) for language in data.languages]
     models = []
@@ -149,9 +160,43 @@ def make_tokenizers(directory: Path, data: DataConfig, text: Path) -> None:
                 size=data.vocabulary_size,
                 character_coverage=data.character_coverage,
                 normalization=normalization_rule(*group, data=data),
+                tags=tags if data.source_language in group else (),
             )
         )
     TokenizerPair(models[0], models[-1]).save(directory)
+
+
+def vocabulary_files(path: Path) -> list[Path]:
+    """The SentencePiece models that ``data.vocabulary`` means: a run's, those in a directory, or one file."""
+    directory = path / "tokenizer" if (path / "tokenizer").is_dir() else path
+    return [path] if path.is_file() else sorted(directory.glob("*.model"))
+
+
+def copy_tokenizers(directory: Path, vocabulary: Path, *, data: DataConfig, tags: Sequence[str]) -> None:
+    """Take existing SentencePiece models, which must know the ``tags`` of the task.
+
+    Raises:
+        ConfigError: they are for one vocabulary and ``data.joint_vocabulary`` wants one per language, or the reverse;
+            or a tag is unknown.
+        DataError: no models are there, or damaged ones.
+    """
+    if vocabulary.is_file():
+        joint = SentencePieceTokenizer.load(vocabulary)
+        tokenizers = TokenizerPair(joint, joint)
+    else:
+        tokenizers = TokenizerPair.load(vocabulary_files(vocabulary)[0].parent)
+    if tokenizers.is_shared != data.joint_vocabulary:
+        found = "one vocabulary for both sides" if tokenizers.is_shared else "one vocabulary per side"
+        raise ConfigError(
+            f"data.joint_vocabulary: found {str(data.joint_vocabulary).lower()}, but {vocabulary} has {found}"
+        )
+    for tag in tags:
+        if tag not in tokenizers.source.tags:
+            raise ConfigError(
+                f"data.vocabulary: {vocabulary} does not have the tag {tag} of the task; "
+                f"{did_you_mean(tag, tokenizers.source.tags)}"
+            )
+    tokenizers.save(directory)
 
 
 def make_train(directory: Path, data: DataConfig, text: Path, tokenizers: Path, *, workers: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -38,10 +38,12 @@ def train_sentencepiece(
     size: int,
     character_coverage: float,
     normalization: str,
+    tags: Sequence[str] = (),
 ) -> SentencePieceTokenizer:
     """Train a SentencePiece model. The same lines and options give the same bytes.
 
-    A corpus that does not support ``size`` sub-words gives a smaller model.
+    ``tags`` are sub-words that are never split. A corpus that does not support ``size`` sub-words gives a smaller
+    model.
 
     Raises:
         ConfigError: ``size`` is too small for the characters of the corpus.
@@ -56,6 +58,7 @@ def train_sentencepiece(
             hard_vocab_limit=False,
             character_coverage=character_coverage,
             normalization_rule_name=normalization,
+            user_defined_symbols=list(tags),
             pad_id=PAD,
             unk_id=UNK,
             eos_id=EOS,

@@ -42,7 +42,9 @@ class MetricLogger:
         self._board: Any = None
         self._drawn, self._drawing_seconds, self._is_curve_stale = time.monotonic(), 1.0, False
         self._best_effort("the log file", self._open_log)
-        self._best_effort("metrics.jsonl", lambda: self._drop_records({"train": update, "validation": validated}))
+        # The record of an epoch that begins here is written again.
+        last = {"train": update, "validation": validated, "epoch": update - 1}
+        self._best_effort("metrics.jsonl", lambda: self._drop_records(last))
         self._best_effort("TensorBoard", lambda: self._open_board(update))
 
     def log(self, event: str, update: int, values: Mapping[str, float]) -> None:

@@ -17,11 +17,11 @@ from nmt_rela.checkpoints.checkpoint import load_state, load_tensors
 from nmt_rela.checkpoints.manager import CheckpointManager
 from nmt_rela.checkpoints.run_directory import RunDirectory, build_model, load_weights, settings_of_weights
 from nmt_rela.config.schema import Config
-from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
+from nmt_rela.data.batch_plan import BatchPlan
 from nmt_rela.data.data_loader import Batch, collate, iterate_updates
-from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.models.transformer import Transformer
 from nmt_rela.training.device_settings import resolve_max_batch_tokens, resolve_precision
 from nmt_rela.training.distributed import DistributedContext
 from nmt_rela.training.metric_logger import MetricLogger, finite_or_none
@@ -35,8 +35,10 @@ from nmt_rela.training.optimizer import (
 from nmt_rela.training.profiling import profile_steps
 from nmt_rela.training.step_metrics import StepMetrics
 from nmt_rela.training.trainer_state import TrainerState
+from nmt_rela.training.training_corpus import TrainingCorpus
 from nmt_rela.training.training_progress import TrainingProgress
 from nmt_rela.training.validation import Validator
+from nmt_rela.training.weight_average import WeightAverage
 from nmt_rela.utils.errors import CheckpointError, ConfigError, UserError, first_line
 from nmt_rela.utils.memory import trim_malloc
 
@@ -66,7 +68,7 @@ class Trainer:
         self.config, self.run_directory, self.context = config, run, context
         settings = config.training
         self.tokenizers = TokenizerPair.load(data.tokenizer)
-        self.dataset = ParallelDataset(data.train, self.tokenizers)
+        self.corpus = TrainingCorpus(config, data, self.tokenizers, run=run, context=context)
         torch.manual_seed(_derive_seed(settings.seed))
         self.model = build_model(config.model, self.tokenizers).to(context.device)
         self.objective: torch.nn.Module = TranslationObjective(
@@ -82,12 +84,13 @@ class Trainer:
         self.metrics = StepMetrics(context.device, loss_normalization=settings.loss_normalization)
         self._consecutive_nonfinite = torch.zeros((), device=context.device)
         #: The micro-batch of a rank without pairs, because all ranks must take part in the reduction.
-        self._empty_batch = collate(self.dataset, np.empty(0, dtype=np.int64))
+        self._empty_batch = collate(self.corpus.base, np.empty(0, dtype=np.int64))
         self._no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
         # This rank's micro-batches of the latest update, and their loss.
         self._last_batches: tuple[list[Batch], Tensor] = ([], torch.zeros(()))
         self._score: float | None = None  # of the validation after the latest update
         self._has_unsaved_update = False
+        self.average = WeightAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         if resume is not None:
             self._resume(resume)
         elif settings.initialize_from:
@@ -113,13 +116,15 @@ class Trainer:
                 self.progress,
             ):
                 while not stopping and not self._is_finished():
-                    plan = self.plan()
+                    plan = self.corpus.plan(state.epoch)
                     if state.next_update_in_epoch >= plan.num_updates:
                         raise CheckpointError(
                             f"{self.run_directory.path}: the newest checkpoint is at update "
                             f"{state.next_update_in_epoch} of an epoch of {plan.num_updates}; delete it to continue"
                         )
                     self.progress.begin_epoch(plan.num_updates)
+                    if self.logger and state.next_update_in_epoch == 0:
+                        self.logger.log("epoch", state.update, {"epoch": state.epoch, **self.corpus.metrics()})
                     updates = self.updates(plan)
                     self.metrics.reset_timer()
                     for batches in self.metrics.time_data_loading(updates):
@@ -136,6 +141,8 @@ class Trainer:
                 context.raise_on_all_ranks(
                     CheckpointError(f"{self.run_directory.checkpoints}: update {state.update} is not saved")
                 )
+            if context.is_main_process and self._is_finished():
+                self.corpus.remove_segmentations()
         finally:
             if self.logger:
                 self.logger.close()
@@ -146,7 +153,7 @@ class Trainer:
         settings, state, context = self.config.training, self.state, self.context
         self.objective.train()
         pairs = plan.pairs(state.next_update_in_epoch)  # those of all ranks
-        target_tokens = int(self.dataset.target_lengths[pairs].sum())
+        target_tokens = int(self.corpus.dataset.target_lengths[pairs].sum())
         normalizer = target_tokens if settings.loss_normalization == "tokens" else len(pairs)
         loss_sum = torch.zeros((), device=context.device)
         passes = batches or [self._empty_batch]
@@ -169,6 +176,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, state.update + 1, d_model=self.config.model.d_model)
         skipped = step_unless_nonfinite(self.optimizer, self.scaler, norm)
+        if self.average:
+            self.average.update(self.model, state.update + 1)
         self.optimizer.zero_grad(set_to_none=True)
         self._consecutive_nonfinite = (self._consecutive_nonfinite + skipped) * skipped
         self._last_batches = (batches, loss_sum)
@@ -187,7 +196,7 @@ class Trainer:
         self.max_batch_tokens = min(context.all_gather_object(self.max_batch_tokens))
         LOG.info(
             "%s parameters, %s pairs, %s on %s rank(s) of %s, at most %s tokens per micro-batch, from update %d",
-            f"{sum(p.numel() for p in self.parameters):,}", f"{len(self.dataset):,}",
+            f"{sum(p.numel() for p in self.parameters):,}", f"{len(self.corpus.base):,}",
             str(self.precision).removeprefix("torch."), context.world_size, context.device.type,
             f"{self.max_batch_tokens:,}", self.state.update,
         )  # fmt: skip
@@ -220,20 +229,10 @@ class Trainer:
             self.context.device.type, dtype=self.precision, enabled=self.precision is not torch.float32
         )
 
-    def plan(self) -> BatchPlan:
-        """The plan of the present epoch."""
-        return plan_epoch(
-            self.dataset.source_lengths,
-            self.dataset.target_lengths,
-            update_tokens=self.config.training.update_tokens,
-            seed=self.config.training.seed,
-            epoch=self.state.epoch,
-        )
-
     def updates(self, plan: BatchPlan) -> Generator[list[Batch], None, None]:
         """This rank's micro-batches of the rest of the epoch."""
         return iterate_updates(
-            self.dataset,
+            self.corpus.dataset,
             plan,
             max_batch_tokens=self.max_batch_tokens,
             rank=self.context.rank,
@@ -241,6 +240,11 @@ class Trainer:
             first_update=self.state.next_update_in_epoch,
             pin=self.context.device.type == "cuda",
         )
+
+    @property
+    def _deliverable(self) -> Transformer:
+        """The model that is validated and that checkpoints are for: the average, where there is one."""
+        return self.average.model if self.average else self.model
 
     def _is_finished(self) -> bool:
         return self.state.is_finished(self.config.training)
@@ -317,7 +321,7 @@ class Trainer:
         """Measure the model on the development set, and count validations without improvement."""
         settings, state = self.config.training, self.state
         with self._autocast():
-            result = self.validator.validate(self.model, max_batch_tokens=self.max_batch_tokens)
+            result = self.validator.validate(self._deliverable, max_batch_tokens=self.max_batch_tokens)
         metrics = result.metrics
         score = metrics.get("bleu") if settings.checkpoint_metric == "bleu" else -metrics["loss"]
         self._score = None if score is None else finite_or_none(score)
@@ -338,17 +342,18 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "consecutive_nonfinite": self._consecutive_nonfinite,
             "metrics": self.metrics.state_dict(self.context),
+            **({"weights": self.model.state_dict()} if self.average else {}),
         }
         self.state.elapsed = round(self.progress.elapsed, 3)
         self._has_unsaved_update = not self.context.run_on_main(
             lambda: self.checkpoints.save(
                 update=self.state.update,
                 score=self._score,
-                tensors={"model": self.model.state_dict(), "training": training},
+                tensors={"model": self._deliverable.state_dict(), "training": training},
                 state={
                     "progress": asdict(self.state),
                     "vocabulary": self.tokenizers.fingerprint,
-                    "corpus": self.dataset.fingerprint,
+                    "corpus": self.corpus.base.fingerprint,
                     "config": settings_of_weights(self.config),
                 },
             )
@@ -357,11 +362,13 @@ class Trainer:
     def _resume(self, checkpoint: Path) -> None:
         """Continue from a checkpoint. Raises CheckpointError when it does not fit."""
         state = load_state(checkpoint)
-        load_weights(self.model, checkpoint)
+        load_weights(self._deliverable, checkpoint)
         training = load_tensors(checkpoint, "training", device=self.context.device)
         try:
             load_optimizer_state(self.optimizer, training["optimizer"])
             self.scaler.load_state_dict(training["scaler"])
+            if self.average:
+                self.model.load_state_dict(training["weights"])
             self._consecutive_nonfinite = training["consecutive_nonfinite"].reshape(()).float()
             self.metrics.load_state_dict(training["metrics"].cpu(), self.context)
             self.state = TrainerState.from_checkpoint(state["progress"])
@@ -377,6 +384,8 @@ class Trainer:
                     f"{other.path} has another vocabulary than the prepared data, in which its ids mean other sub-words"
                 )
             checkpoint = other.load_weights_into(self.model)
+            if self.average:
+                self.average.model.load_state_dict(self.model.state_dict())
         except UserError as error:
             raise CheckpointError(f"training.initialize_from: {error}") from error
         LOG.info("starting from the weights of %s", checkpoint)

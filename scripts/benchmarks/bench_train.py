@@ -82,7 +82,7 @@ def make_trainer(config: Config, data: PreparedData, attention: str, folder: Pat
 
 def our_subject(trainer: Trainer) -> Subject:
     """The trainer's own updates, of the first epoch."""
-    plan = trainer.plan()
+    plan = trainer.corpus.plan(trainer.state.epoch)
 
     def train(updates: list[list[Batch]], first: int) -> None:
         trainer.state.next_update_in_epoch = first
@@ -173,7 +173,7 @@ def measure(
         trainers = {variant: make_trainer(config, data, variant, folder) for variant in variants}
         first_trainer = trainers[variants[0]]
         device, precision = first_trainer.context.device, first_trainer.precision
-        epoch = first_trainer.updates(first_trainer.plan())
+        epoch = first_trainer.updates(first_trainer.corpus.plan(first_trainer.state.epoch))
         batches = list(islice(epoch, updates * rounds))
         epoch.close()
         if len(batches) < updates * rounds:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state, load_tensors, write_checkpoint
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import average, evaluate, prepare, train, translate
 from nmt_rela.export.safetensors import export_safetensors
 from tests.digits import TINY, write_digits
@@ -224,29 +225,28 @@ def test_a_checkpoint_at_an_impossible_position_or_with_other_moments_is_one_lin
         assert error.count("\n") == 1
 
 
-def test_fine_tuning_takes_weights_only_of_the_same_vocabulary(
+def test_fine_tuning_on_other_text_takes_weights_and_vocabulary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_digits(tmp_path, reverse=False, pairs=50)
     assert train.main(["--config", str(config), "--quiet", "training.max_updates=2"]) == 0
-    tuned = ["training.max_updates=1", f"run_dir={tmp_path / 'tuned'}", "training.seed=2"]
+    (tmp_path / "new").mkdir()
+    new = write_digits(tmp_path / "new", reverse=True, pairs=70)
     start = f"training.initialize_from={tmp_path / 'run'}"
-    assert train.main(["--config", str(config), "--quiet", *tuned, start]) == 0
-    before, after = (load_tensors(tmp_path / name / "last", "model") for name in ("run", "tuned"))
+    assert train.main(["--config", str(new), "--quiet", "training.max_updates=1", "training.seed=2", start]) == 0
+    runs = [RunDirectory(folder / "run") for folder in (tmp_path, tmp_path / "new")]
+    assert runs[0].load_tokenizers().fingerprint == runs[1].load_tokenizers().fingerprint
+    before, after = (load_tensors(run.path / "last", "model") for run in runs)
     # Adam's first step is never longer than the learning rate, which has only begun to rise.
     assert all(float((after[name] - before[name]).abs().max()) < 7e-5 for name in before)
-    other = [f"run_dir={tmp_path / 'other'}", "data.vocabulary_size=24", "training.max_updates=1"]
-    assert train.main(["--config", str(config), "--quiet", *other]) == 0
     capsys.readouterr()
     wider = ["--quiet", f"run_dir={tmp_path / 'wider'}", "model.ffn_dim=96", start]
     assert train.main(["--config", str(config), *wider]) == 2
     assert re.search(r"run/best: parameter \S+ is \[128\] float32 in the checkpoint, \[96", capsys.readouterr().err)
-    assert (
-        train.main(["--config", str(config), "--quiet", tuned[0], f"{start}-nowhere", f"run_dir={tmp_path / 'no'}"])
-        == 2
-    )
-    assert "run-nowhere: not a run directory" in capsys.readouterr().err
-    tuned[1] = f"run_dir={tmp_path / 'refused'}"
-    start = f"training.initialize_from={tmp_path / 'other'}"
-    assert train.main(["--config", str(config), "--quiet", *tuned, start]) == 2
+    other = write_run(tmp_path / "other")
+    refused = ["--quiet", f"run_dir={tmp_path / 'refused'}", start, f"data.vocabulary={other.path}"]
+    assert train.main(["--config", str(config), *refused]) == 2
     assert "another vocabulary" in capsys.readouterr().err
+    nowhere = ["--quiet", f"{start}-nowhere", f"run_dir={tmp_path / 'no'}"]
+    assert train.main(["--config", str(config), *nowhere]) == 2
+    assert "run-nowhere" in capsys.readouterr().err

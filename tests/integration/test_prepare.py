@@ -83,6 +83,9 @@ CHANGES: list[tuple[dict[str, object], set[str]]] = [
     ({"drop_untranslated": False}, TEXT),
     ({"romanian_diacritics": "cedilla"}, {"sets", *TEXT}),
     ({"normalization": "identity"}, {"sets", *TEXT}),
+    ({"weights": {"train": 2.0}}, set()),
+    ({"temperature": 2.0}, set()),
+    ({"subword_regularization": 0.1}, set()),
 ]
 
 
@@ -92,6 +95,7 @@ def test_every_option_has_its_stages() -> None:
         "data_dir",
         "source_language",
         "target_language",
+        "vocabulary",  # test_vocabulary_and_tags.py
     }
     assert options == {field.name for field in dataclasses.fields(DataConfig)}
 

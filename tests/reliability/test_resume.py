@@ -182,6 +182,48 @@ def test_restart_moves_the_old_run_aside(ended: RunDirectory, straight: RunDirec
     assert list_checkpoints(ended.path.with_name("ended.old-1") / "checkpoints")
 
 
+#: Every epoch has pairs and segmentations of its own, and there are two sets of weights.
+CHANGING = (
+    "data.vocabulary_size=60",
+    "data.subword_regularization={source: 0.3, target: 0.1}",
+    "data.weights.train=0.7",
+    "training.ema_decay=0.9",
+)
+
+
+def test_regularized_weighted_averaged_training_continues_bitwise(
+    tmp_path: Path, stopping: dict[int, signal.Signals]
+) -> None:
+    straight = run_to(prepare(tmp_path / "straight"), UPDATES, *CHANGING)
+    _, training, records = contents(straight)
+    epochs = [record for record in records if record["event"] == "epoch"]
+    assert len(epochs) > 2
+    assert all(record["pairs/train"] == 210 for record in epochs)
+    assert not straight.epochs.exists()
+    config = prepare(tmp_path / "halting")
+    for update in (4, 9):
+        stopping[UPDATES + update] = signal.SIGTERM
+        run = run_to(config, UPDATES, *CHANGING, status=143)
+        assert run.epochs.is_dir()
+    assert_same(straight, run_to(config, UPDATES, *CHANGING))
+    assert training["weights"].keys() == contents(run)[1]["weights"].keys()
+
+
+@pytest.mark.slow
+def test_ten_kills_of_regularized_training_change_no_bit(tmp_path: Path) -> None:
+    def run_to_the_end(config: Path, ranks: int) -> RunDirectory:
+        arguments = ["--config", str(config), "--quiet", *SETTINGS, *CHANGING, *long]
+        assert ForkedRanks(arguments, config.parent, size=ranks).statuses() == [0] * ranks
+        return RunDirectory(config.parent / "run")
+
+    long = ("training.max_updates=60", "training.save_every=1", "training.log_every=1", "training.validate_every=60")
+    straight = run_to_the_end(prepare(tmp_path / "straight"), 1)
+    config, random_ = prepare(tmp_path / "killed"), random.Random(4)
+    for _ in range(10):
+        kill_after(config, records=random_.randint(1, 4), seconds=0.04 * random_.random(), settings=(*CHANGING, *long))
+    assert_same(straight, run_to_the_end(config, 1))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_fifty_kills_change_no_bit(tmp_path: Path, ranks: int) -> None:

@@ -93,6 +93,8 @@ class ParallelSource:
     #: Pharaoh file of gold word alignments, one line per pair, and the languages of the two numbers of a link.
     alignments: Path | None = None
     alignment_order: tuple[str, ...] = ()
+    #: A word put before every source sentence, such as ``<2de>``; "" for none.
+    tag: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +110,11 @@ class Task:
     train: tuple[ParallelSource, ...]
     dev: tuple[ParallelSource, ...]
     tests: tuple[ParallelSource, ...]
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags of all sources, each once."""
+        return sorted({found.tag for found in (*self.train, *self.dev, *self.tests) if found.tag})
 
     def bleu_tokenizer(self, language: str) -> str:
         """sacreBLEU's tokenizer for translations into this language."""

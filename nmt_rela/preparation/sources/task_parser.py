@@ -59,6 +59,10 @@ class _LocationEntry(RemoteFile):
     format: str = ""
 
 
+#: A tag is one word, and stays one sub-word.
+_TAG = {"pattern": r"<[\w-]+>", "wanted": "letters, digits, _ and - between angle brackets, such as <2de>"}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _AlignmentEntry:
     file: str
@@ -77,6 +81,7 @@ class _SourceEntry:
     columns: tuple[str, ...] = ()
     lines: int = field(default=0, metadata={"low": 1})
     alignments: _AlignmentEntry | None = None
+    tag: str = field(default="", metadata=_TAG)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +94,7 @@ class _TaskEntry:
     tests: tuple[_SourceEntry, ...] = ()
     title: str = ""
     licence: str = "not stated"
+    tag: str = field(default="", metadata=_TAG)
     bleu_tokenizers: dict[str, str] = field(default_factory=dict)
     archives: dict[str, tuple[_LocationEntry, ...]] = field(default_factory=dict)
 
@@ -114,6 +120,8 @@ class _TaskReader:
         self.path = path
         self.positions = positions
         self.languages: tuple[str, ...] = ()
+        #: Of sources that have none of their own.
+        self.tag = ""
         self.archives: dict[str, Archive] = {}
 
     def error(self, path: str, message: str) -> ConfigError:
@@ -142,7 +150,7 @@ class _TaskReader:
                     f"found '{test.name}', a name of the development set, so that scores would replace one another; "
                     "accepted: another name",
                 )
-        self.languages = entry.languages
+        self.languages, self.tag = entry.languages, entry.tag
         self.check_different("languages", self.languages)
         self.check_languages("bleu_tokenizers", entry.bleu_tokenizers)
         for language, name in entry.bleu_tokenizers.items():
@@ -217,6 +225,7 @@ class _TaskReader:
         elif entry.columns:
             message = f"has no meaning for the format '{entry.format}'; accepted: with the formats tsv and pipes"
             raise self.error(f"{path}.columns", message)
+        tag = entry.tag or self.tag
         order: tuple[str, ...] = ()
         if entry.alignments:
             order = entry.alignments.order
@@ -225,6 +234,9 @@ class _TaskReader:
             if len(order) != 2 or order[0] == order[1]:
                 found = f"found {', '.join(order)}; accepted: the two languages of a link i-j"
                 raise self.error(f"{path}.alignments.order", found)
+            if tag:
+                found = f"found beside the tag {tag}, which is a word that links do not count"
+                raise self.error(f"{path}.alignments", f"{found}; accepted: one of the two")
         return ParallelSource(
             name=entry.name,
             format=entry.format,
@@ -233,6 +245,7 @@ class _TaskReader:
             lines=entry.lines,
             alignments=self.local_path(entry.alignments.file) if entry.alignments else None,
             alignment_order=order,
+            tag=tag,
         )
 
     def sides(self, path: str, entry: _SourceEntry, languages: tuple[str, ...]) -> dict[str, TextLocation]:

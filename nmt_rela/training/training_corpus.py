@@ -1,0 +1,125 @@
+"""The training corpus, epoch by epoch: which pairs an epoch holds, how they are segmented, and its batch plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+
+from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.config.schema import Config
+from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
+from nmt_rela.data.corpus_weights import source_weights, weighted_pairs
+from nmt_rela.data.indexed_dataset import ParallelDataset
+from nmt_rela.data.prepared_data import PreparedData
+from nmt_rela.data.subword_regularization import write_resampled_dataset
+from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.training.distributed import DistributedContext
+from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.prefetch import prefetch
+
+
+class TrainingCorpus:
+    """The pairs of every epoch.
+
+    With sub-word regularization each epoch has a dataset of its own in the run's ``epochs/``. The main rank writes it
+    in a background thread during the epoch before.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: PreparedData,
+        tokenizers: TokenizerPair,
+        *,
+        run: RunDirectory,
+        context: DistributedContext,
+    ) -> None:
+        """Raises DataError when the dataset is missing or damaged."""
+        #: All pairs in their one segmentation. It identifies the corpus.
+        self.base = ParallelDataset(data.train, tokenizers)
+        #: The pairs in the segmentation of the epoch that was planned last.
+        self.dataset = self.base
+        #: Pairs of each training source in that epoch, by its name.
+        self.pairs_by_source: dict[str, int] = {}
+        self._config, self._tokenizers, self._context = config, tokenizers, context
+        self._sizes: dict[str, int] = {name: counts["kept"] for name, counts in data.counts["sources"].items()}
+        if sum(self._sizes.values()) != len(self.base):
+            raise DataError(f"{data.train}: {len(self.base):,} pairs, {sum(self._sizes.values()):,} by the statistics")
+        self._directory = run.epochs
+        #: The datasets of the epochs after ``_epoch``, as they are written.
+        self._written: Generator[Path, None, None] | None = None
+        self._epoch = -1
+
+    def plan(self, epoch: int) -> BatchPlan:
+        """The plan of an epoch; ``dataset`` then holds its pairs. All ranks must call it.
+
+        Raises DataError or OSError when its segmentations cannot be written.
+        """
+        data, training = self._config.data, self._config.training
+        self.dataset = self.base
+        if any(data.regularization):
+            self.dataset = ParallelDataset(self._context.run_on_main(lambda: self._resampled(epoch)))
+        chosen = None
+        self.pairs_by_source = self._sizes
+        if data.weights or data.temperature != 1:
+            weights = source_weights(self._sizes, data.weights, data.temperature)
+            by_source = weighted_pairs([*self._sizes.values()], weights, seed=training.seed, epoch=epoch)
+            self.pairs_by_source = dict(zip(self._sizes, map(len, by_source), strict=True))
+            chosen = np.concatenate(by_source)
+        return plan_epoch(
+            self.dataset.source_lengths,
+            self.dataset.target_lengths,
+            update_tokens=training.update_tokens,
+            seed=training.seed,
+            epoch=epoch,
+            chosen=chosen,
+        )
+
+    def metrics(self) -> dict[str, int]:
+        """What the epoch that was planned last holds, for metrics.jsonl: the pairs of each training source."""
+        return {f"pairs/{name}": pairs for name, pairs in self.pairs_by_source.items()}
+
+    def remove_segmentations(self) -> None:
+        """Remove what a finished run needs no more."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _resampled(self, epoch: int) -> Path:
+        """The dataset of an epoch. The thread goes on with the next one; those of earlier epochs are removed."""
+        if self._written is None or epoch != self._epoch + 1:
+            epochs = range(epoch, self._config.training.max_epochs or sys.maxsize)
+            self._written = prefetch(map(self._write, epochs), depth=1)
+        path = next(self._written)
+        self._epoch = epoch
+        for other in self._directory.iterdir():
+            if _epoch_of(other) < epoch:
+                shutil.rmtree(other, ignore_errors=True)
+        return path
+
+    def _write(self, epoch: int) -> Path:
+        """Write the dataset of an epoch, unless an earlier process has: its name says what it depends on."""
+        data, seed = self._config.data, self._config.training.seed
+        depends_on = [self.base.fingerprint, self._tokenizers.fingerprint, data.regularization, data.max_length, seed]
+        path = self._directory / f"{epoch}-{hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]}"
+        try:
+            ParallelDataset(path, self._tokenizers)
+        except DataError:
+            write_resampled_dataset(
+                self.base,
+                self._tokenizers,
+                path,
+                alphas=data.regularization,
+                max_length=data.max_length,
+                seed=seed,
+                epoch=epoch,
+            )
+        return path
+
+
+def _epoch_of(path: Path) -> int:
+    return int(path.name.partition("-")[0])
