@@ -85,7 +85,8 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     for test_set in test_sets:
         if tokenizer is not None:
             test_set = replace(test_set, bleu_tokenizer=tokenizer)
-        hypotheses, seconds, scores = evaluate(translator, test_set, more_references=(options.reference or [])[1:])
+        more = (options.reference or [])[1:]
+        hypotheses, references, seconds, scores = evaluate(translator, test_set, more_references=more)
         entry = {"name": test_set.name, "source": str(test_set.source), "seconds": round(seconds, 3)}
         entry |= described | asdict(scores)
         report.append(entry)
@@ -93,7 +94,7 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
             print(f"{test_set.name} ({scores.sentences} sentences)")
             print("  " + "\n  ".join(scores.lines()), flush=True)
         try:
-            store_evaluation(directory, hypotheses, entry)
+            store_evaluation(directory, hypotheses, references, entry)
         except OSError as error:
             LOG.warning("%s: %s; translations and scores are not stored", directory, error.strerror)
         else:

@@ -36,6 +36,9 @@ class AttentionBySite:
     #: Decoder-to-encoder attention.
     cross: AttentionName
 
+    def __str__(self) -> str:
+        return f"{self.encoder}/{self.decoder}/{self.cross}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegularizationBySide:

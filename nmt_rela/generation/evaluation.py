@@ -1,6 +1,6 @@
 """Translation quality on test sets, and the scores that a run directory holds.
 
-    evaluation/CHECKPOINT/           scores.json · one text of translations per test set
+    evaluation/CHECKPOINT/           scores.json · one text of translations per test set · references/
     evaluation/CHECKPOINT/SETTINGS/  the same where settings are not the run's own, such as beam_size=1,precision=int8
 
 The directory of an ensemble names its other members too: ``average+other.average``.
@@ -37,8 +37,8 @@ Entry = dict[str, Any]
 
 def evaluate(
     translator: Translator, test_set: EvaluationSet, *, more_references: Sequence[Path] = ()
-) -> tuple[list[str], float, TranslationScores]:
-    """Translate a set: the translations, the seconds that they took, and their scores against all references.
+) -> tuple[list[str], list[list[str]], float, TranslationScores]:
+    """Translate a set: the translations, the references, the seconds of the translation, and the scores.
 
     Raises DataError for files of different line counts.
     """
@@ -56,7 +56,7 @@ def evaluate(
     # Normalizing changes nothing in prepared test sets; other references are scored like them.
     references = [translator.normalize_target(line) for _, line in pairs]
     scores = compute_scores(hypotheses, references, more_references=others, tokenizer=test_set.bleu_tokenizer)
-    return hypotheses, seconds, scores
+    return hypotheses, [references, *others], seconds, scores
 
 
 def describe_evaluation(
@@ -91,8 +91,10 @@ def describe_evaluation(
     return runs[0].directory_of_results("evaluation", name, label), entry
 
 
-def store_evaluation(directory: Path, hypotheses: Sequence[str], entry: Entry) -> None:
-    """Write translations and scores. They replace those of the same test set, and all of other weights."""
+def store_evaluation(
+    directory: Path, hypotheses: Sequence[str], references: Sequence[Sequence[str]], entry: Entry
+) -> None:
+    """Write translations, references and scores. They replace those of the same test set, and all of other weights."""
     kept, file = [], directory / "scores.json"
     if file.exists() and not isinstance(read_json(file), list):
         LOG.warning("%s: damaged; it is kept as %s.damaged", file, file.name)
@@ -103,6 +105,10 @@ def store_evaluation(directory: Path, hypotheses: Sequence[str], entry: Entry) -
         elif old["name"] == entry["name"] and old.get("source") != entry["source"]:
             LOG.warning("%s: the scores of %s replace those of %s", directory, entry["source"], old.get("source"))
     write_lines(directory / f"{entry['name']}.txt", hypotheses)
+    files = [f"references/{number}/{entry['name']}.txt" for number in range(1, len(references) + 1)]
+    for name, lines in zip(files, references, strict=True):
+        write_lines(directory / name, lines)
+    entry = {**entry, "references": files}
     write_lines(file, json.dumps([*kept, entry], indent=1).split("\n"))
 
 

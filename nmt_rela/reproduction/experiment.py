@@ -12,7 +12,7 @@ from typing import get_args
 from nmt_rela.checkpoints.checkpoint import list_checkpoints
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml, load_config, override_config
-from nmt_rela.config.schema import AttentionBySite, AttentionName, Config
+from nmt_rela.config.schema import AttentionName, Config
 from nmt_rela.training.run_setup import check_run_directory
 from nmt_rela.utils.errors import CheckpointError, ConfigError, did_you_mean
 from nmt_rela.utils.files import atomic_write, expand_user
@@ -93,10 +93,7 @@ class Run:
     @property
     def attention(self) -> str:
         """The attention variant, or the three variants where the sites differ."""
-        attention = self.config.model.attention
-        if isinstance(attention, AttentionBySite):
-            return f"{attention.encoder}/{attention.decoder}/{attention.cross}"
-        return attention
+        return str(self.config.model.attention)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

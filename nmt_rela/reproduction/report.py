@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from os.path import relpath
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from nmt_rela.analysis import plots
+from nmt_rela.analysis.learning_curve import panels_of_runs
 from nmt_rela.config.loader import diff_configs, load_config
+from nmt_rela.reporting.pages import figure, number, setting, table, write_pages
+from nmt_rela.reporting.run_summary import machine
 from nmt_rela.reproduction import paper_results
 from nmt_rela.reproduction.experiment import ATTENTION_VARIANTS, BASELINE, Experiment, shipped_config
-from nmt_rela.reproduction.html_copy import to_html
 from nmt_rela.reproduction.results import Tree, actual_config, collect_results
 from nmt_rela.reproduction.steps import BENCHMARKS, Record, analysis_directory, read_records
 from nmt_rela.utils.errors import ConfigError
@@ -55,22 +55,9 @@ def write_report(experiment: Experiment) -> list[Path]:
     task = results["task"]
     title = f"{task['title']}, {task['source']} to {task['target']}: softmax, sparse and rectified attention"
     text = "\n\n".join([f"# {title}", *_sections(experiment, results)]) + "\n"
-    files = {
-        "results.json": json.dumps(results, indent=1, ensure_ascii=False) + "\n",
-        "report.md": text,
-        "report.html": to_html(text, title=title, directory=experiment.output),
-    }
-    for name, content in files.items():
-        with atomic_write(experiment.output / name) as stream:
-            stream.write(content.encode("utf-8"))
-    return [experiment.output / name for name in files]
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
-    """A Markdown table; all columns but the first ``text_columns`` are aligned to the right."""
-    alignment = ["---" if column < text_columns else "---:" for column in range(len(header))]
-    lines = [header, alignment, *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    with atomic_write(experiment.output / "results.json") as stream:
+        stream.write((json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+    return [experiment.output / "results.json", *write_pages(text, directory=experiment.output, name="report")]
 
 
 def _sections(experiment: Experiment, results: Tree) -> Iterator[str]:
@@ -99,8 +86,8 @@ def _scores(experiment: Experiment, results: Tree) -> Iterator[str]:
                 continue
             interval = results["significance"].get(test, {}).get(run["name"], {}).get("bleu")
             bounds = "–" if interval is None else f"{interval['low']:.2f}–{interval['high']:.2f}"
-            quality = [f"{score['bleu']:.2f}", bounds, _number(interval and interval["p"], 3), f"{score['chrf']:.2f}"]
-            rows.append([*start, *quality, _number(score["length_ratio"], 3), _number(paper.get(run["attention"]), 1)])
+            quality = [f"{score['bleu']:.2f}", bounds, number(interval and interval["p"], 3), f"{score['chrf']:.2f}"]
+            rows.append([*start, *quality, number(score["length_ratio"], 3), number(paper.get(run["attention"]), 1)])
             signatures += [score["bleu_signature"], score["chrf_signature"]]
         yield f"### {test}"
         yield table(
@@ -130,7 +117,7 @@ def _over_seeds(test: str, results: Tree) -> str:
         values = [run["scores"][test]["bleu"] for run in runs]
         name = variant if variants.count(variant) == 1 else f"{variant} ({', '.join(run['name'] for run in runs)})"
         deviation = statistics.stdev(values) if len(values) > 1 else None
-        rows.append([name, str(len(values)), f"{statistics.mean(values):.2f}", _number(deviation, 2)])
+        rows.append([name, str(len(values)), f"{statistics.mean(values):.2f}", number(deviation, 2)])
     return table(["attention", "seeds", "mean BLEU", "standard deviation"], rows)
 
 
@@ -158,7 +145,7 @@ def _speed(experiment: Experiment, results: Tree) -> Iterator[str]:
         row = [variant]
         for ours, theirs in ((training, paper_results.TRAINING_SPEED), (decoding, paper_results.DECODING_SPEED)):
             row += _with_ratio(ours, variant)
-            row.append(_number(theirs.get(variant) if first == BASELINE else None, 2))
+            row.append(number(theirs.get(variant) if first == BASELINE else None, 2))
         rows.append(row)
     comparison = ["ratio", "paper's"]
     yield table(["attention", "training, tokens/s", *comparison, "decoding, tokens/s", *comparison], rows)
@@ -194,7 +181,7 @@ def _with_ratio(speeds: dict[str, tuple[float, float, float]], variant: str) -> 
         lowest, highest = low / base_high, high / base_low
         unclear = lowest < 1 < highest and highest - lowest > max(abs(median / base - 1), 0.1)
         ratio = "not measurable" if unclear else f"{ratio} ({lowest:.2f}–{highest:.2f})"
-    return [_number(median, 0), ratio]
+    return [number(median, 0), ratio]
 
 
 def _curves(experiment: Experiment, results: Tree) -> Iterator[str]:
@@ -202,19 +189,13 @@ def _curves(experiment: Experiment, results: Tree) -> Iterator[str]:
     if not curves:
         return
     yield "## Learning curves on the development set"
-    panels = {
-        title: {
-            run: [(point["update"], point[key]) for point in points if key in point] for run, points in curves.items()
-        }
-        for title, key in (("BLEU", "bleu"), ("loss (nats per token)", "loss"))
-    }
-    panels = {title: series for title, series in panels.items() if any(series.values())}
+    panels = panels_of_runs(curves)
     path = plots.save(plots.curves(panels, xlabel="updates"), experiment.output / "figures" / "learning_curves")[0]
-    yield _figure(experiment, path, "BLEU and loss of single checkpoints on the development set.")
+    yield figure(path, experiment.output, "Loss and quality of single checkpoints on the development set.")
     updates = sorted({point["update"] for points in curves.values() for point in points})
     shown = updates if len(updates) <= 12 else [updates[len(updates) * i // 12 - 1] for i in range(1, 13)]
     by_run = {run: {point["update"]: point.get("bleu") for point in points} for run, points in curves.items()}
-    rows = [[f"{update:,}", *(_number(by_run[run].get(update), 1) for run in by_run)] for update in shown]
+    rows = [[f"{update:,}", *(number(by_run[run].get(update), 1) for run in by_run)] for update in shown]
     yield table(["updates", *by_run], rows)
 
 
@@ -229,7 +210,7 @@ def _attention(experiment: Experiment, results: Tree) -> Iterator[str]:
         for site in sites:
             values = found["sites"][site]
             cells += [f"{100 * values['sparsity']:.1f} %", f"{100 * values['null_rate']:.1f} %"]
-            cells.append(_number(values["diversity"], 3))
+            cells.append(number(values["diversity"], 3))
         rows.append([name, *cells])
     measures = ("sparsity", "null rate", "diversity")
     yield table(["run", *(f"{site} {measure}" for site in sites for measure in measures)], rows)
@@ -246,7 +227,7 @@ def _attention(experiment: Experiment, results: Tree) -> Iterator[str]:
             ("diversity_by_layer", "Head diversity by layer"),
         ):
             if (path := analysis_directory(experiment, seed) / "plots" / f"{name}.png").is_file():
-                yield _figure(experiment, path, f"{caption} (seed {seed}).")
+                yield figure(path, experiment.output, f"{caption} (seed {seed}).")
 
 
 def _alignment(experiment: Experiment, results: Tree) -> Iterator[str]:
@@ -276,7 +257,7 @@ def _alignment(experiment: Experiment, results: Tree) -> Iterator[str]:
     )
     for seed in experiment.seeds:
         if (path := analysis_directory(experiment, seed) / "plots" / "aer_by_layer.png").is_file():
-            yield _figure(experiment, path, f"Alignment error rate by layer (seed {seed}).")
+            yield figure(path, experiment.output, f"Alignment error rate by layer (seed {seed}).")
 
 
 def _deviations(experiment: Experiment, results: Tree) -> Iterator[str]:
@@ -284,7 +265,7 @@ def _deviations(experiment: Experiment, results: Tree) -> Iterator[str]:
     base = load_config(shipped_config("base.yaml"), unset)
     ignored = ("model.attention", "training.seed", *_LOGGING_SETTINGS, *_RELEASED_CODE)
     changed = [
-        f"`{change.path}` {_setting(change.new)} (paper: {_setting(change.old)})"
+        f"`{change.path}` {setting(change.new)} (paper: {setting(change.old)})"
         for change in diff_configs(base, actual_config(experiment.runs[0]))
         if change.path not in ignored
         and (change.path.split(".")[0] in ("model", "training", "decoding") or change.path in _DATA_SETTINGS)
@@ -327,15 +308,12 @@ def _provenance(results: Tree, records: dict[str, Record]) -> Iterator[str]:
         record = records.get(f"train {run['name']}")
         rows.append(
             [
-                run["name"], run["path"], _number(run["parameters"], 0), f"{run['updates']:,}", run["checkpoint"],
-                _number(run["tokens_per_second"], 0), format_duration(record["seconds"]) if record else "–",
+                run["name"], run["path"], number(run["parameters"], 0), f"{run['updates']:,}", run["checkpoint"],
+                number(run["tokens_per_second"], 0), format_duration(record["seconds"]) if record else "–",
             ]
         )  # fmt: skip
         if environment := run["environment"]:
-            machines.append(
-                f"{environment.get('ranks')} x {environment.get('device')}, {environment.get('threads')} threads, "
-                f"torch {environment.get('torch')}, Python {environment.get('python')}"
-            )
+            machines.append(machine(environment))
     header = ["run", "directory", "parameters", "updates", "checkpoint", "tokens/s", "trained in"]
     yield table(header, rows, text_columns=2)
     yield (
@@ -349,15 +327,3 @@ def _provenance(results: Tree, records: dict[str, Record]) -> Iterator[str]:
         ]
         yield "### Commands"
         yield "\n".join(["```text", *lines, "```"])
-
-
-def _figure(experiment: Experiment, path: Path, caption: str) -> str:
-    return f"![{caption}]({relpath(path, experiment.output)})\n\n*{caption}*"
-
-
-def _number(value: Any, digits: int) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def _setting(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:,}" if isinstance(value, int) else str(value)

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import statistics
 from typing import Any
 
-from nmt_rela.checkpoints.checkpoint import load_parameters, weights_checksum
+from nmt_rela.checkpoints.checkpoint import weights_checksum
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml, diff_configs, override_config
 from nmt_rela.config.schema import Config
 from nmt_rela.generation.evaluation import read_entries
 from nmt_rela.preparation.sources.task_parser import load_task
+from nmt_rela.reporting.run_summary import summarize
+from nmt_rela.reporting.significance import paired_bootstrap, sacrebleu_metrics
 from nmt_rela.reproduction.experiment import BASELINE, Experiment, Run
-from nmt_rela.reproduction.significance import paired_bootstrap
 from nmt_rela.reproduction.steps import (
     analysis_directory,
     evaluation_directory,
     is_prepared,
-    is_trained,
     prepared_data,
-    scored_checkpoint,
     speed_file,
     test_names,
-    updates_done,
 )
-from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.files import read_json
 from nmt_rela.utils.text import read_lines
 
@@ -77,20 +73,10 @@ def _task(experiment: Experiment) -> Tree:
 
 def _run(experiment: Experiment, run: Run) -> Tree:
     names = ("bleu", "bleu_precisions", "bleu_signature", "chrf", "chrf_signature", "sentences", "length_ratio")
-    speeds = [record["target_tokens_per_second"] for record in _records(run, "train")]
-    return {
-        "name": run.name,
+    return summarize(RunDirectory(run.path), run.checkpoint, run.config.training) | {
         "attention": run.attention,
-        "seed": run.seed,
         "other_settings": _other_settings(run),
-        "path": str(run.path),
-        "updates": updates_done(run),
-        "finished": is_trained(run),
-        "checkpoint": scored_checkpoint(run),
-        "parameters": _parameters(run),
         "scores": {test: {name: entry[name] for name in names} for test, entry in _scores(experiment, run).items()},
-        "tokens_per_second": statistics.median(speeds) if speeds else None,
-        "environment": read_json(RunDirectory(run.path).environment),
     }
 
 
@@ -101,22 +87,8 @@ def _scores(experiment: Experiment, run: Run) -> dict[str, Tree]:
     return {entry["name"]: entry for entry in entries if entry.get("weights") == weights}
 
 
-def _parameters(run: Run) -> int | None:
-    """Parameters of the scored model; a tied matrix counts once."""
-    try:
-        tensors = load_parameters(run.checkpoint)
-    except UserError:
-        return None
-    return sum({tensor.data_ptr(): tensor.numel() for tensor in tensors.values()}.values())
-
-
-def _records(run: Run, event: str) -> list[Tree]:
-    return [record for record in RunDirectory(run.path).read_metrics() if record["event"] == event]
-
-
 def _validations(run: Run) -> list[Tree]:
-    names = ("update", "bleu", "chrf", "loss", "perplexity")
-    return [{name: record[name] for name in names if name in record} for record in _records(run, "validation")]
+    return [record for record in RunDirectory(run.path).read_metrics() if record["event"] == "validation"]
 
 
 def _significance(experiment: Experiment) -> dict[str, dict[str, Tree]]:
@@ -135,7 +107,8 @@ def _significance(experiment: Experiment) -> dict[str, dict[str, Tree]]:
             if not systems:
                 continue
             LOG.info("bootstrap of %s, seed %d", test.name, seed)
-            intervals = paired_bootstrap(systems, list(read_lines(test.target)), tokenizer=test.bleu_tokenizer)
+            metrics = sacrebleu_metrics(test.bleu_tokenizer)
+            intervals = paired_bootstrap(systems, [list(read_lines(test.target))], metrics)
             baseline = next(run.attention for run in experiment.of_seed(seed) if run.name == systems[0][0])
             for interval in [found for metrics in intervals.values() for found in metrics.values()]:
                 interval["p"] = interval["p"] if baseline == BASELINE else None

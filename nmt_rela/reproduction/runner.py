@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.preparation.sources.task import Location, archives_of
 from nmt_rela.preparation.sources.task_parser import load_task
+from nmt_rela.reporting.run_summary import is_finished
 from nmt_rela.reproduction.experiment import Experiment, write_config
-from nmt_rela.reproduction.steps import Step, is_prepared, is_trained, read_records, write_record
+from nmt_rela.reproduction.steps import Step, is_prepared, read_records, write_record
 from nmt_rela.utils.errors import EXIT_DONE, EXIT_TERMINATED, DataError
 from nmt_rela.utils.processes import terminate_with_parent
 
@@ -40,7 +42,8 @@ def run_steps(experiment: Experiment, steps: Sequence[Step]) -> int:
             print(f"\n{label}\n$ {format_command(command)}", flush=True)
             start = time.monotonic()
             status = _execute(command, lock)
-            if status == EXIT_DONE and step.run is not None and not is_trained(step.run):
+            run = step.run
+            if not status and run is not None and not is_finished(RunDirectory(run.path), run.config.training):
                 LOG.warning("%s: training stopped before its end; the same command continues", step.name)
                 return EXIT_DONE
             if status != EXIT_DONE:

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state, update_of
+from nmt_rela.checkpoints.checkpoint import list_checkpoints
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.preparation.pipeline import load_prepared
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reproduction.experiment import Experiment, Run
-from nmt_rela.training.trainer_state import TrainerState
-from nmt_rela.utils.errors import DataError, UserError
+from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.files import atomic_write, read_json, sha256_of
 from nmt_rela.utils.shipped import CHECKOUT
 
@@ -103,30 +102,6 @@ def write_record(directory: Path, record: Record) -> None:
     file = directory / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', record['name'])}.json"
     with atomic_write(file) as stream:
         stream.write((json.dumps(record, indent=1) + "\n").encode("utf-8"))
-
-
-def scored_checkpoint(run: Run) -> str:
-    """What is scored, in words: the name of a checkpoint, or of how many the average is."""
-    try:
-        count = len(load_state(run.checkpoint).get("averaged", []))
-    except UserError:
-        return "–"
-    return f"average of {count}" if count else run.checkpoint.resolve().name
-
-
-def updates_done(run: Run) -> int:
-    """The update of the newest checkpoint."""
-    checkpoints = list_checkpoints(RunDirectory(run.path).checkpoints)
-    return update_of(checkpoints[-1]) if checkpoints else 0
-
-
-def is_trained(run: Run) -> bool:
-    """Whether a run has reached the end that its configuration sets."""
-    try:
-        state = load_state(list_checkpoints(RunDirectory(run.path).checkpoints)[-1])
-        return TrainerState(**state["progress"]).is_finished(run.config.training)
-    except (UserError, LookupError):
-        return False
 
 
 def prepared_data(run: Run) -> PreparedData:

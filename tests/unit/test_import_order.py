@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "nmt_rela"
 ORDER = (
     {"commands"},
     {"reproduction"},
+    {"reporting"},
     {"training"},
     {"export"},
     {"analysis"},

@@ -20,7 +20,7 @@ import nmt_rela
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: Without the directory lines that make adds when make has called it.
 MAKE = ("make", "--no-print-directory")
-COMMANDS = ("prepare", "train", "translate", "evaluate", "export", "average", "score", "analyze", "reproduce")
+COMMANDS = "prepare train translate evaluate export average compare score analyze reproduce".split()
 HEAVY = ("torch", "numpy", "sentencepiece", "sacrebleu", "matplotlib", "tensorboard", "ctranslate2", "safetensors")
 
 

@@ -1,0 +1,1 @@
+"""Reports about runs: their scores with intervals, curves, speed and settings, as text and as pages."""
