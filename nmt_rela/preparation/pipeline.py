@@ -61,7 +61,7 @@ from nmt_rela.preparation.stages import (
     vocabulary_files,
 )
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
-from nmt_rela.utils.files import atomic_write, read_json, sha256_of
+from nmt_rela.utils.files import atomic_write, describe_missing, read_json, sha256_of
 
 LOG = logging.getLogger(__name__)
 
@@ -311,7 +311,7 @@ def _resolve_archives(preparation: _Preparation, cache: ArchiveCache) -> tuple[d
     digests = _known_digests(preparation, cache)
     for path, name in preparation.alignments.items():
         if str(path) not in digests:
-            raise DataError(f"source '{name}': {path}: no such file; paths start from the task file")
+            raise DataError(f"source '{name}': {path}: {describe_missing(path)}; paths start from the task file")
     needed = [archive for archive in preparation.archives if archive.name not in digests]
     while True:
         for archive in cache.fetch(needed):

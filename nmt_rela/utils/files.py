@@ -131,6 +131,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def describe_missing(path: Path) -> str:
+    """Why a path is no file that can be read more than once."""
+    if path.is_dir():
+        return "is a directory"
+    return "is no regular file" if path.exists() else "no such file"
+
+
 def read_regular(path: Path) -> bytes:
     """The content of a regular file. Raises OSError for anything else: a device or a pipe may have no end."""
     if path.exists() and not path.is_file():

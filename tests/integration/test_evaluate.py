@@ -47,6 +47,17 @@ def test_scores_of_other_test_sets_and_settings_stay(run: RunDirectory) -> None:
     assert own["last", "first"]["checkpoint"] == [str(run.checkpoint("last").resolve())]
 
 
+def test_odd_characters_change_neither_translations_nor_scores(run: RunDirectory) -> None:
+    odd = "".join(line.replace(" ", "\u2028").replace(".", "\u200b.") + "\x00\n" for line in LINES[:3])
+    (run.path.parent / "odd").write_text(odd, encoding="utf-8")
+    for name in ("first", "odd"):
+        evaluated(run, name)
+    first, second = (stored(run)["last", name] for name in ("first", "odd"))
+    assert (first["bleu"], first["chrf"]) == (second["bleu"], second["chrf"])
+    texts = [(run.path / f"evaluation/last/{name}.txt").read_text("utf-8") for name in ("first", "odd")]
+    assert texts[0] == texts[1]
+
+
 def test_text_with_the_name_of_a_set_of_the_task_is_refused(
     run: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from packing import packed
 from nmt_rela.commands import prepare as command
 from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.indexed_dataset import ParallelDataset
+from nmt_rela.data.normalization import normalization_for
 from nmt_rela.data.tokenizer import EOS, TokenizerPair
 from nmt_rela.preparation.cleaning_stats import format_stats
 from nmt_rela.preparation.pipeline import load_prepared, prepare
@@ -185,6 +187,18 @@ def test_a_vocabulary_larger_than_the_corpus_supports_is_lowered(
         (
             lambda root: (root / "text/train.en").unlink(),
             r"^/.*text/train\.en: no such file; paths start from",
+        ),
+        (
+            lambda root: ((root / "text/train.en").unlink(), (root / "text/train.en").mkdir()),
+            r"^/.*text/train\.en: is a directory; accepted: a file",
+        ),
+        (
+            lambda root: ((root / "text/train.en").unlink(), os.mkfifo(root / "text/train.en")),
+            r"^/.*text/train\.en: is no regular file; accepted: a file",
+        ),
+        (
+            lambda root: (root / "text/dev.en").write_bytes(b"\x28\xb5\x2f\xfd"),
+            r"^source 'dev': /.*text/dev\.en: compressed with zstd; accepted: plain text, \.gz",
         ),
         (lambda root: (root / "text/test.de").write_bytes(b"\xff\n" * 5), r"source 'test': line 1 of de is invalid"),
         (lambda root: write(root / "text/test.en", [*"abc", "é" * (1 << 20), "e"]), r"line 4 of en is over 1,048,576"),
@@ -495,11 +509,29 @@ def test_an_empty_set_is_refused(tmp_path: Path) -> None:
         prepare(settings(task, tmp_path / "out"))
 
 
-def test_sets_are_repaired_like_training_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "a\u2028b\u2029c\x85d\x1ce",
+        "a\x00b\x0bc\x1bd\x0ce",
+        "a\xa0b\u202fc\td\u2009e",
+        "a&nbsp;b&#32;c&amp;nbsp;d&amp;amp;#x20;e",
+        "a\u200b b\ufeff c\xad d\u200f e",
+    ],
+)
+def test_all_text_is_repaired_alike(tmp_path: Path, odd: str) -> None:
     task = own_task(tmp_path)
-    odd = "a\u2028b\u0085c\x00d&apos;\x0be\xa0f"
     for language in ("de", "en"):
-        write(tmp_path / f"text/dev.{language}", [odd, "", "x"])
-    prepared = prepare(settings(task, tmp_path / "out"))
-    assert list(read_lines(prepared.dev.source)) == ["a b c d' e f", "", "x"]
+        for name in ("dev", "test"):
+            write(tmp_path / f"text/{name}.{language}", [odd, "", "x"])
+        write(tmp_path / f"text/train.{language}", [odd, *sentences(200)])
+    task.write_text(task.read_text("utf-8").replace("train.de.gz", "train.de"), "utf-8")
+    data = settings(task, tmp_path / "out", drop_untranslated=False)
+    prepared = prepare(data)
+    (text,) = prepared.directory.glob("text-*")
+    sets = [files for found in (prepared.dev, *prepared.tests) for files in (found.source, found.target)]
+    firsts = {next(iter(read_lines(path))) for path in (text / "train.de", text / "train.en", *sets)}
+    # What `Translator` does to lines to translate, prefixes and references.
+    assert firsts | {normalization_for(language, data)(odd) for language in data.languages} == {"a b c d e"}
+    assert list(read_lines(prepared.dev.source))[1:] == ["", "x"], "no pair of a set is dropped"
     assert len(ParallelDataset(prepared.dev_binary)) == 3

@@ -20,7 +20,7 @@ from nmt_rela.preparation.sources.mirror import Mirror, path_of_url
 from nmt_rela.preparation.sources.task import Archive, Location, RemoteFile
 from nmt_rela.preparation.stage_cache import exclusive, fingerprint
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.files import atomic_write, checksum_of, sha256_of
+from nmt_rela.utils.files import atomic_write, checksum_of, describe_missing, sha256_of
 from nmt_rela.utils.progress import ProgressBar
 
 LOG = logging.getLogger(__name__)
@@ -73,7 +73,14 @@ class ArchiveCache:
             return []
         for archive in archives:  # a download would take long to find out
             if all(location.path and not location.path.is_file() for location in archive.locations):
-                raise _missing(archive, [f"{location}: no such file" for location in archive.locations])
+                raise _missing(
+                    archive,
+                    [
+                        f"{location}: {describe_missing(location.path)}"
+                        for location in archive.locations
+                        if location.path
+                    ],
+                )
         if self._mirror:
             self._mirror.read_checksums(self._retry)
         with (
@@ -145,7 +152,7 @@ class ArchiveCache:
         path, url = self._locate(file)
         if isinstance(file, Path):
             if not path.is_file():
-                raise DownloadError("no such file")
+                raise DownloadError(describe_missing(path))
             return path, self._local_sha256(path)
         if self._mirror and (listed := self._mirror.sha256(file.url)):
             file = replace(file, sha256=listed, md5="", bytes=0)
@@ -233,8 +240,11 @@ class ArchiveCache:
 
 def _missing(archive: Archive, failures: Sequence[str]) -> DataError:
     if str(archive.locations[0].path) == archive.name:  # local text that a source names itself
-        hint = "globs are for members of archives" if is_pattern(archive.name) else "paths start from the task file"
-        return DataError(f"{archive.name}: no such file; {hint}")
+        found = describe_missing(Path(archive.name))
+        hint = "paths start from the task file" if found == "no such file" else "accepted: a file"
+        return DataError(
+            f"{archive.name}: {found}; {'globs are for members of archives' if is_pattern(archive.name) else hint}"
+        )
     accepted = "one location of the task file, or of NMT_RELA_MIRROR, that provides it"
     return DataError(f"archive '{archive.name}' cannot be had: {'; '.join(failures)}; accepted: {accepted}")
 
