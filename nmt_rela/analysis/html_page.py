@@ -92,13 +92,13 @@ def render_page(runs: Sequence[PageRun], texts: Sequence[tuple[str, str]], *, ti
     )
     values = {
         "title": html.escape(title),
-        "style": _part("page.css"),
-        "script": "\n".join(_part(name) for name in _SCRIPTS),
+        "style": page_part("page.css"),
+        "script": "\n".join(page_part(name) for name in _SCRIPTS),
         "data": _script_json(data),
         "weights": blocks,
     }
     # One pass over the template, so that a value that looks like a placeholder is not replaced.
-    return re.sub(r"@(\w+)@", lambda placeholder: values[placeholder[1]], _part("page.html"))
+    return re.sub(r"@(\w+)@", lambda placeholder: values[placeholder[1]], page_part("page.html"))
 
 
 def write_page(path: Path, runs: Sequence[PageRun], texts: Sequence[tuple[str, str]], **options: str) -> Path:
@@ -108,7 +108,8 @@ def write_page(path: Path, runs: Sequence[PageRun], texts: Sequence[tuple[str, s
     return path
 
 
-def _part(name: str) -> str:
+def page_part(name: str) -> str:
+    """A file of the folder page."""
     return resources.files("nmt_rela.analysis").joinpath("page").joinpath(name).read_text(encoding="utf-8")
 
 
