@@ -118,8 +118,9 @@ def _test_sets(run: RunDirectory, options: argparse.Namespace) -> list[Evaluatio
             )
         given = {"source": options.source, "target": options.reference[0], "gold_alignments": None}
         return [EvaluationSet(name=options.source.name, bleu_tokenizer=bleu_tokenizer_of(run.config().data), **given)]
+    config = run.config()
     with name_file_of_setting(run.config_file):
-        data = load_prepared(run.config().data)
+        data = load_prepared(config.data)
     return [data.evaluation_set(name) for name in options.test_set] if options.test_set else list(data.tests)
 
 

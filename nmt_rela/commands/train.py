@@ -30,20 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parser = cli.make_parser("nmt-train", __doc__)
         cli.add_config_arguments(parser, required=False)
-        parser.add_argument("--model", metavar="RUN", help="the directory of a run to continue, instead of --config")
+        parser.add_argument(
+            "--model", type=cli.path, metavar="RUN", help="the directory of a run to continue, instead of --config"
+        )
         parser.add_argument(
             "--restart", action="store_true", help="start over; an earlier run of that name is moved aside, not deleted"
         )
         with _first_rank_reports():
             options = cli.parse(parser, arguments)
-            cli.refuse_pairs(parser, options, ["--config excludes --model"])
+            cli.refuse_pairs(parser, options, ["--config excludes --model", "--print-config excludes --restart"])
             if options.model is not None:
                 _name_configuration(options)
             elif options.config is None:
                 parser.error("found neither --config nor --model; accepted: one of them")
             if int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1:
                 _check_launcher(restart=options.restart)
-            cli.refuse_pairs(parser, options, ["--print-config excludes --restart"])
             config = cli.read_config(options)
 
         from nmt_rela.preparation.pipeline import prepare

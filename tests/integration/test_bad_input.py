@@ -141,14 +141,6 @@ def test_the_working_directory_is_not_moved_aside(
     assert "run_dir: . holds the working directory and cannot be moved aside" in capsys.readouterr().err
 
 
-def test_weights_to_start_from_are_missed_before_any_data_is_prepared(
-    experiment: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert train.main(["--config", str(experiment), "--quiet", "training.initialize_from=nowhere"]) == 2
-    assert "training.initialize_from: nowhere: not a run directory" in capsys.readouterr().err
-    assert not (experiment.parent / "prepared").exists()
-
-
 def test_an_export_is_not_trained_on(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(experiment.parent / "other")
     folder = experiment.parent / "exported"
