@@ -35,6 +35,12 @@ for _entry in _ISO_639.split():
     _PRIMARY |= dict.fromkeys((_short, *_longer.split(",")), _short)
 
 
+#: Characters of scripts that are written without spaces between words, as ranges of a regular expression.
+UNSPACED_CHARACTERS = (
+    "\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WritingSystem:
     """What follows from how a language is written."""

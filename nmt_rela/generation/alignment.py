@@ -14,7 +14,7 @@ from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import SentencePieceTokenizer
 from nmt_rela.generation.decoding_step import Hypothesis
 from nmt_rela.generation.options import AlignmentOptions
-from nmt_rela.metrics.word_alignment import Link, extract_alignment, word_ids
+from nmt_rela.metrics.word_alignment import Link, link_words, words_of_subwords
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError
 
@@ -31,8 +31,15 @@ class WordAligner:
     """Extracts word alignments with the models of a translator. An ensemble uses the mean of its attention."""
 
     def __init__(
-        self, models: Sequence[Transformer], target_tokenizer: SentencePieceTokenizer, *, device: torch.device
+        self,
+        models: Sequence[Transformer],
+        target_tokenizer: SentencePieceTokenizer,
+        *,
+        device: torch.device,
+        spaced: bool = True,
     ) -> None:
+        """``spaced``: the target language has spaces between words."""
+        self._spaced = spaced
         self._models, self._tokenizer, self._device = tuple(models), target_tokenizer, device
         self._observed: tuple[Transformer, ...] | None = None
         self._lock = threading.Lock()
@@ -48,13 +55,13 @@ class WordAligner:
 
     def align(
         self,
-        sources: Sequence[tuple[Sequence[int], Sequence[int]]],
+        sources: Sequence[tuple[Sequence[int], Sequence[tuple[int, ...]]]],
         hypotheses: Sequence[Sequence[Hypothesis]],
         options: AlignmentOptions,
     ) -> list[list[frozenset[Link]]]:
         """The links of every hypothesis.
 
-        ``sources`` are sub-word ids, EOS included, and the word that each belongs to.
+        ``sources`` are sub-word ids, EOS included, and the words that each belongs to.
         """
         pairs = [
             (ids, words, hypothesis)
@@ -67,10 +74,10 @@ class WordAligner:
             matrices = [_cross_attention(model, source, target, options) for model in self._observed_models()]
         weights = torch.stack(matrices).mean(dim=0).cpu().numpy()  # [pairs, target length, source length]
         links = iter(
-            extract_alignment(
+            link_words(
                 weights[row, : len(hypothesis.tokens), : len(ids)],
                 words,
-                word_ids(self._tokenizer.convert_ids_to_pieces(hypothesis.tokens)),
+                words_of_subwords(self._tokenizer.convert_ids_to_pieces(hypothesis.tokens), spaced=self._spaced),
                 shifted=options.shifted,
             )
             for row, (ids, words, hypothesis) in enumerate(pairs)

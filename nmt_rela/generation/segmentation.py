@@ -10,7 +10,7 @@ from itertools import chain
 from nmt_rela.data.tokenizer import EOS, WORD_START, SentencePieceTokenizer
 from nmt_rela.generation.decoding_step import length_penalty_factor
 from nmt_rela.generation.options import TranslationHypothesis
-from nmt_rela.metrics.word_alignment import NO_WORD, Link, split_words, word_ids
+from nmt_rela.metrics.word_alignment import NO_WORD, Link, split_words, words_of_subwords
 
 LOG = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Segment:
     line: int  # index in the chunk
     seed: int  # for sampling; it depends on the line number in the file, not on the batch
     ids: list[int]  # with EOS
-    words: tuple[int, ...]  # the source word of each id, over the whole line as it was given; () if not asked for
+    words: tuple[tuple[int, ...], ...]  # source words of each id, of the whole line as given; () if not asked for
     prefix: list[int]
 
 
@@ -39,12 +39,14 @@ def segment_lines(
     *,
     max_length: int,
     given_words: Sequence[Sequence[int]] | None = None,
+    spaced: bool = True,
     first_line: int,
 ) -> Iterator[Segment]:
     """The segments of lines, each of at most ``max_length`` sub-words (EOS counted); a blank line has none.
 
     ``prefixes`` are the forced target ids of each line. ``first_line`` is the number of the first line in its file,
-    from 0. ``given_words``, of `count_given_words`, fill ``Segment.words``. A warning names each line that is split.
+    from 0. ``given_words``, of `count_given_words`, fill ``Segment.words``; ``spaced`` is that of the language. A
+    warning names each line that is split.
     """
     for index, ids in enumerate(tokenizer.encode(lines)):
         if not ids:
@@ -57,29 +59,34 @@ def segment_lines(
                 "line %d: %d sub-words, more than the model's %d; translated in %d parts",
                 first_line + index + 1, len(ids), max_length - 1, len(slices),
             )  # fmt: skip
-        words: tuple[int, ...] = ()
+        words: tuple[tuple[int, ...], ...] = ()
         if given_words is not None:
             last = len(given_words[index]) - 1
             words = tuple(
-                NO_WORD if word == NO_WORD else given_words[index][min(word, last)] for word in word_ids(pieces)
+                tuple(dict.fromkeys(given_words[index][min(word, last)] for word in of_subword))
+                for of_subword in words_of_subwords(pieces, spaced=spaced)
             )
         for number, part in enumerate(slices):
             yield Segment(
                 line=index,
                 seed=((first_line + index) << 16) + number,
                 ids=[*ids[part], EOS],
-                words=(*words[part], -1) if words else (),
+                words=(*words[part], ()) if words else (),
                 prefix=list(prefixes[index]) if prefixes is not None and number == 0 else [],
             )
 
 
-def count_given_words(line: str, tokenizer: SentencePieceTokenizer, normalize: Callable[[str], str]) -> list[int]:
+def count_given_words(
+    line: str, tokenizer: SentencePieceTokenizer, normalize: Callable[[str], str], *, spaced: bool = True
+) -> list[int]:
     """For each word that the model reads, the number of the word of ``line`` that it comes from.
 
     Normalization may make several words of one, or none: unusual spaces and ``▁`` separate words for the model only.
     """
-    words = tokenizer.encode([normalize(word) for word in split_words(line)])
-    counts = [1 + max(word_ids(tokenizer.convert_ids_to_pieces(ids)), default=NO_WORD) for ids in words]
+    words = map(
+        tokenizer.convert_ids_to_pieces, tokenizer.encode([normalize(w) for w in split_words(line, spaced=spaced)])
+    )
+    counts = [1 + max(chain((NO_WORD,), *words_of_subwords(pieces, spaced=spaced))) for pieces in words]
     return [number for number, count in enumerate(counts) for _ in range(count)] or [0]
 
 
@@ -114,19 +121,20 @@ def _ends_sentence(pieces: Sequence[str], cut: int) -> bool:
 
 
 def join_segments(
-    segments: Sequence[TranslationHypothesis], length_penalty: float, joiner: str = " "
+    segments: Sequence[TranslationHypothesis], length_penalty: float, joiner: str = " ", *, spaced: bool = True
 ) -> TranslationHypothesis:
     """The translation of a line from those of its segments, with ``joiner`` between them."""
     if len(segments) == 1:
         return segments[0]
     alignment: frozenset[Link] | None = None
     if segments[0].alignment is not None:
-        words = 0
+        text = ""
         links: set[Link] = set()
         for segment in segments:
+            text = joiner.join(filter(None, (text, segment.text)))
+            # Without a space between them, the last word of a segment and the first of the next may be one.
+            words = len(split_words(text, spaced=spaced)) - len(split_words(segment.text, spaced=spaced))
             links |= {(source, target + words) for source, target in segment.alignment or ()}
-            # Without a space between them, the last word of a segment and the first of the next are one.
-            words += (1 if joiner else 0) + max(word_ids(segment.tokens), default=-1 if joiner else 0)
         alignment = frozenset(links)
     tokens = tuple(chain.from_iterable(segment.tokens for segment in segments))
     log_probability = sum(segment.log_probability for segment in segments)

@@ -56,12 +56,14 @@ class Translator:
         normalize_source: Callable[[str], str] = str,
         normalize_target: Callable[[str], str] = str,
         sentence_joiner: str = " ",
+        spaced: tuple[bool, bool] = (True, True),
     ) -> None:
         """The models must lie on ``device``, and be in evaluation mode whenever a method is called.
 
         ``options`` are the defaults of ``translate``. A line of more than ``max_source_length`` sub-words (EOS
         counted) is translated in segments. ``normalize_source`` and ``normalize_target`` do to given text what was
         done to the training text of that language. ``sentence_joiner`` stands between translated segments.
+        ``spaced``: whether source and target language have spaces between words, which alignments count.
         """
         self.models = (models,) if isinstance(models, Transformer) else tuple(models)
         self.tokenizers = tokenizers
@@ -71,7 +73,8 @@ class Translator:
         self.normalize_source = normalize_source
         self.normalize_target = normalize_target
         self.sentence_joiner = sentence_joiner
-        self._aligner = WordAligner(self.models, tokenizers.target, device=self.device)
+        self.spaced = spaced
+        self._aligner = WordAligner(self.models, tokenizers.target, device=self.device, spaced=spaced[1])
 
     @classmethod
     def load(
@@ -114,6 +117,7 @@ class Translator:
             normalize_source=normalization_for(data.source_language, data),
             normalize_target=normalization_for(data.target_language, data),
             sentence_joiner=writing_system(data.target_language).sentence_joiner,
+            spaced=(writing_system(data.source_language).spaced, writing_system(data.target_language).spaced),
         )
 
     def translate(
@@ -170,7 +174,10 @@ class Translator:
             Translation(
                 source=line,
                 hypotheses=tuple(
-                    self._restore_prefix(join_segments(ranked, options.length_penalty, self.sentence_joiner), prefix)
+                    self._restore_prefix(
+                        join_segments(ranked, options.length_penalty, self.sentence_joiner, spaced=self.spaced[1]),
+                        prefix,
+                    )
                     for ranked in zip(*of_segments, strict=False)
                 )
                 or (empty,),
@@ -237,7 +244,11 @@ class Translator:
             max_length=self.max_source_length,
             given_words=None
             if options.alignment is None
-            else [count_given_words(line, self.tokenizers.source, self.normalize_source) for line in lines],
+            else [
+                count_given_words(line, self.tokenizers.source, self.normalize_source, spaced=self.spaced[0])
+                for line in lines
+            ],
+            spaced=self.spaced[0],
             first_line=first_line,
         )
         return list(segments)

@@ -9,12 +9,13 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, product
+from itertools import accumulate, chain, groupby, islice, product
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from nmt_rela.data.languages import UNSPACED_CHARACTERS
 from nmt_rela.data.tokenizer import WORD_START
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.text import read_lines
@@ -28,6 +29,7 @@ SPECIAL_TOKENS = frozenset({"<pad>", "<s>", "</s>"})
 NO_WORD = -1
 #: Lines of gold links without any link of a first word that are suspicious.
 _MANY = 10
+_UNSPACED_PARTS = re.compile(f"[{UNSPACED_CHARACTERS}]|[^{UNSPACED_CHARACTERS}]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,9 +121,42 @@ def word_ids(subwords: Sequence[str]) -> tuple[int, ...]:
     return tuple(words)
 
 
-def split_words(line: str) -> list[str]:
-    """The words that Pharaoh links count: what ASCII blanks separate. A no-break space is part of a word."""
-    return [word for word in re.split("[ \t-\r]+", line) if word]
+def split_words(line: str, *, spaced: bool = True) -> list[str]:
+    """The words that Pharaoh links count: what ASCII blanks separate. A no-break space is part of a word.
+
+    In a language that is not ``spaced``, each character of a script without spaces is a word of its own.
+    """
+    words = [word for word in re.split("[ \t-\r]+", line) if word]
+    return words if spaced else [part for word in words for part in _UNSPACED_PARTS.findall(word)]
+
+
+def words_of_subwords(subwords: Sequence[str], *, spaced: bool = True) -> list[tuple[int, ...]]:
+    """The words of each SentencePiece sub-word, as `split_words` counts them; () for one that belongs to no word.
+
+    In a language that is not ``spaced`` a sub-word may have several. Sub-words that have one in common have all.
+    """
+    found: list[tuple[int, ...]] = []
+    count = 0
+    for word, group in groupby(zip(word_ids(subwords), subwords, strict=True), key=lambda item: item[0]):
+        pieces = [subword.replace(WORD_START, "") for _, subword in group]
+        if word == NO_WORD or spaced:
+            found += [() if word == NO_WORD else (word,)] * len(pieces)
+            continue
+        characters = iter(
+            number for number, part in enumerate(split_words("".join(pieces), spaced=False), count) for _ in part
+        )
+        runs: list[list[tuple[int, ...]]] = []  # the words of neighbouring sub-words that have one in common
+        for piece in pieces:
+            words = tuple(dict.fromkeys(islice(characters, len(piece))))
+            if runs and not set(runs[-1][0]).isdisjoint(words or runs[-1][0]):
+                runs[-1] = [tuple(dict.fromkeys((*runs[-1][0], *words)))] * (len(runs[-1]) + 1)
+            elif runs and not runs[-1][0]:  # a lone ▁ belongs to what follows
+                runs[-1] = [words] * (len(runs[-1]) + 1)
+            else:
+                runs.append([words])
+        found += chain.from_iterable(runs)
+        count = max((number for run in runs for number in run[0]), default=count - 1) + 1
+    return found
 
 
 def merge_subwords(
@@ -171,6 +206,26 @@ def extract_alignment(
         return frozenset()
     best = merged.argmax(axis=1)
     return frozenset((int(source), target) for target, source in enumerate(best) if merged[target, source] > 0.0)
+
+
+def link_words(
+    weights: npt.ArrayLike,
+    source_words: Sequence[tuple[int, ...]],
+    target_words: Sequence[tuple[int, ...]],
+    *,
+    shifted: bool = False,
+) -> frozenset[Link]:
+    """`extract_alignment` for sub-words that may have several words, as `words_of_subwords` returns them.
+
+    Sub-words of the same words count as one. A link of two such groups links all their words.
+    """
+    sources, targets = ([words for words in dict.fromkeys(side) if words] for side in (source_words, target_words))
+    ids = [
+        [groups.index(words) if words else NO_WORD for words in side]
+        for groups, side in ((sources, source_words), (targets, target_words))
+    ]
+    links = extract_alignment(weights, ids[0], ids[1], shifted=shifted)
+    return frozenset(link for i, j in links for link in product(sources[i], targets[j]))
 
 
 def parse_pharaoh(line: str, *, where: str = "alignment") -> GoldAlignment:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmt_rela.config.schema import DataConfig
-from nmt_rela.data.languages import writing_system
+from nmt_rela.data.languages import UNSPACED_CHARACTERS, writing_system
 from nmt_rela.data.normalization import normalization_for, repair_text
 from nmt_rela.preparation.cleaning_stats import CleaningStats
 
@@ -29,11 +29,7 @@ COPY_WORDS = 3
 #: Pairs in a chunk.
 _CHUNK = 1 << 16
 
-#: Characters of scripts that are written without spaces between words.
-_UNSPACED_CHARACTERS = (
-    "\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
-_UNSPACED_WORD = re.compile(f"[{_UNSPACED_CHARACTERS}]|[^\\s{_UNSPACED_CHARACTERS}]+")
+_UNSPACED_WORD = re.compile(f"[{UNSPACED_CHARACTERS}]|[^\\s{UNSPACED_CHARACTERS}]+")
 
 
 def word_counter(language: str) -> Callable[[str], int]:

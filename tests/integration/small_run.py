@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,12 +52,14 @@ def write_text(directory: Path, sentences: int = 12) -> tuple[Path, Path, Path]:
     return paths
 
 
-def write_run(path: Path, *, attention: str = "rela-g", seed: int = 1) -> RunDirectory:
-    """The run; its model's weights are drawn, not trained."""
+def write_run(
+    path: Path, *, attention: str = "rela-g", seed: int = 1, words: Sequence[str] = (*ENGLISH, *GERMAN)
+) -> RunDirectory:
+    """The run; its model's weights are drawn, not trained. Its sub-words are those of ``words``."""
     run = RunDirectory(path)
     path.mkdir(parents=True)
     corpus = path / "words.txt"
-    corpus.write_text("".join(f"{word}\n" for word in ENGLISH + GERMAN), encoding="utf-8")
+    corpus.write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus), model_prefix=str(path / "joint"), vocab_size=96, model_type="bpe",
         pad_id=0, unk_id=1, eos_id=2, bos_id=3, minloglevel=2, hard_vocab_limit=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,10 +17,11 @@ from translating import LINES, Translate
 
 from nmt_rela import Translator
 from nmt_rela.checkpoints.run_directory import RunDirectory
-from nmt_rela.commands import evaluate, score
+from nmt_rela.commands import evaluate, score, translate
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
 from nmt_rela.preparation import pipeline
+from tests.integration.small_run import ENGLISH, write_run, write_text
 
 AWKWARD = "der Hund\r\n\n  \nein\u2028Haus\u0085neu\nHund Katze 🎉🎉\x0b\x0c\x00".encode()
 
@@ -187,6 +189,25 @@ def test_a_user_error_is_one_line_on_stderr(translated: Translate, arguments: li
     log = translated.log.decode()
     assert message in log
     assert log.count("\n") == 1
+
+
+def test_a_plain_reader_finds_the_linked_characters_of_chinese(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    chinese = "我们在北京看见老猫 红色的房子今天睡觉 小狗看见我们在睡觉".split()
+    run = write_run(tmp_path / "zh", words=(*ENGLISH, *chinese))
+    run.config_file.write_text(run.config_file.read_text("utf-8").replace("target_language: de", "target_language: zh"))
+    source = write_text(tmp_path)[0]
+    options = ["--device", "cpu", "--alignments", "--sample", "--max-length-offset", "9"]
+    assert translate.main(["--model", str(run.path), "--input", str(source), *options]) == 0
+    more = 0
+    for line in texts(capsysbinary.readouterr().out):
+        text, _, links = line.partition(" ||| ")
+        characters = re.findall("[\u4e00-\u9fff]|[^\\s\u4e00-\u9fff]+", text)
+        linked = {int(link.split("-")[1]) for link in links.split()}
+        assert linked <= set(range(len(characters)))
+        more += len(linked) - len(text.split())
+    assert more > 0
 
 
 def test_ensembles_need_one_vocabulary(translated: Translate, run: Path, tmp_path: Path) -> None:

@@ -14,11 +14,14 @@ from nmt_rela.metrics.word_alignment import (
     extract_alignment,
     format_gold,
     format_pharaoh,
+    link_words,
     merge_subwords,
     parse_pharaoh,
     read_gold,
     read_pharaoh,
+    split_words,
     word_ids,
+    words_of_subwords,
 )
 from nmt_rela.utils.errors import DataError
 
@@ -78,6 +81,27 @@ def test_pharaoh_lines_are_parsed_and_formatted() -> None:
     assert parse_pharaoh(format_gold(gold)) == gold
     assert format_pharaoh({(10, 1), (2, 0), (2, 11)}) == "2-0 2-11 10-1"
     assert parse_pharaoh(format_pharaoh(gold.sure)).sure == gold.sure
+
+
+@pytest.mark.parametrize(
+    ("subwords", "words"),
+    [
+        ("▁ 我们 在 北京 。 </s>", [(0, 1), (0, 1), (2,), (3, 4), (5,), ()]),
+        ("▁我 们用 ▁iPh one 6 和 ▁Mac 在家", [(0,), (1, 2), (3,), (3,), (3,), (4,), (5,), (6, 7)]),
+        ("▁x a我 b", [(0, 1), (0, 1), (2,)]),
+        ("▁der ▁Hu nd", [(0,), (1,), (1,)]),
+    ],
+)
+def test_words_without_spaces_are_characters(subwords: str, words: list[tuple[int, ...]]) -> None:
+    pieces = subwords.split()
+    assert words_of_subwords(pieces, spaced=False) == words
+    text = "".join(pieces).removesuffix("</s>").replace("▁", " ")
+    assert len(split_words(text, spaced=False)) == 1 + max(word for found in words for word in found)
+
+
+def test_a_link_of_subwords_links_all_their_words() -> None:
+    weights = [[0.1, 0.9, 0.0], [0.8, 0.2, 0.0], [0.0, 0.0, 1.0]]
+    assert link_words(weights, [(0,), (1,), ()], [(0, 1), (2,), ()]) == {(1, 0), (1, 1), (0, 2)}
 
 
 def test_reversed_links_have_source_and_target_swapped() -> None:
