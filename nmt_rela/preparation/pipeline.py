@@ -140,7 +140,7 @@ def _log_counts(counts: Mapping[str, Any]) -> None:
         if sum(lost.values()) > _MUCH_LOST * source["read"]:
             hint = "; text in ISO-8859-1? try: iconv -f ISO-8859-1 -t UTF-8" if "undecodable" in lost else ""
             LOG.warning(
-                "source '%s': %.0f %% of %s pairs are dropped: %s (docs/tasks.md explains the reasons)%s",
+                "source '%s': %.0f %% of %s pairs are dropped: %s (docs/data.md explains the reasons)%s",
                 name, 100 * sum(lost.values()) / source["read"], f"{source['read']:,}",
                 ", ".join(f"{reason} {pairs:,}" for reason, pairs in lost.items()), hint,
             )  # fmt: skip

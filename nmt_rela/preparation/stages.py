@@ -118,7 +118,7 @@ def make_text(
                 _check_number(parallel_source, counts.read)
     if not any(counts.kept for counts in stats.values()):
         text = "; ".join(format_stats({"sources": {name: counts.as_dict() for name, counts in stats.items()}}))
-        raise DataError(f"no training pair is left after cleaning: {text}; docs/tasks.md explains the reasons")
+        raise DataError(f"no training pair is left after cleaning: {text}; docs/data.md explains the reasons")
     write_stats(directory / "cleaning_stats.json", stats)
 
 
