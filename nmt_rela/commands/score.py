@@ -1,13 +1,16 @@
 """Print the model's log-probability of given translations: one number per line, in nats, end of sentence included.
 
-``--source`` and ``--target`` are plain text with the same number of lines.
+``--source`` and ``--target`` are plain text with the same number of lines. ``--n-best`` scores the candidates of a list
+instead, as nmt-translate does, so that several models can rank them.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from nmt_rela.commands import cli
@@ -28,7 +31,16 @@ def _score(arguments: Sequence[str] | None) -> None:
     parser = cli.make_parser("nmt-score", __doc__)
     add_model_arguments(parser)
     parser.add_argument("--source", required=True, type=cli.input_file, metavar="FILE", help="source text")
-    parser.add_argument("--target", required=True, type=cli.input_file, metavar="FILE", help="its translation")
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("--target", type=cli.input_file, metavar="FILE", help="its translation")
+    text.add_argument(
+        "--n-best", type=cli.input_file, metavar="FILE",
+        help="candidates, line ||| translation ||| score: each is printed with one more score, its log-probability "
+        "over the length penalty",
+    )  # fmt: skip
+    parser.add_argument(
+        "--best", action="store_true", help="with --n-best: print the candidate of the highest mean score of each line"
+    )
     parser.add_argument(
         "--format",
         default="text",
@@ -36,7 +48,12 @@ def _score(arguments: Sequence[str] | None) -> None:
         help="jsonl adds the sub-words and their log-probabilities",
     )
     options = cli.parse(parser, arguments)
-    check_overrides(options.overrides, ("batch_tokens",), by="scoring")
+    cli.refuse_pairs(parser, options, ("--best needs --n-best", "--n-best excludes --format=jsonl"))
+    used = ("batch_tokens", "length_penalty") if options.n_best else ("batch_tokens",)
+    check_overrides(options.overrides, used, by="scoring")
+    if options.n_best:
+        _score_n_best(options)
+        return
 
     from nmt_rela.generation.formatting import format_score_jsonl
     from nmt_rela.utils.text import read_parallel
@@ -59,6 +76,27 @@ def _score(arguments: Sequence[str] | None) -> None:
         LOG.info(
             "%d sub-words, %.4f nats per sub-word, perplexity %.3f", tokens, -total / tokens, math.exp(-total / tokens)
         )
+
+
+def _score_n_best(options: argparse.Namespace) -> None:
+    from nmt_rela.generation.decoding_step import length_penalty_factor
+    from nmt_rela.generation.n_best_list import NBestEntry, best_translations, read_n_best
+    from nmt_rela.utils.text import read_lines
+
+    sources = list(read_lines(options.source))
+    entries = list(read_n_best(options.n_best, lines=len(sources)))  # all of it is checked before anything is printed
+    translator = load_translator(options)
+
+    def scored() -> Iterator[NBestEntry]:
+        for start in range(0, len(entries), _CHUNK):
+            chunk = entries[start : start + _CHUNK]
+            results = translator.score([sources[entry.line] for entry in chunk], [entry.text for entry in chunk])
+            for entry, result in zip(chunk, results, strict=True):
+                penalty = length_penalty_factor(len(result.tokens), translator.options.length_penalty)
+                yield replace(entry, fields=(*entry.fields, f"{result.log_probability / penalty:.6f}"))
+
+    for line in best_translations(scored(), lines=len(sources)) if options.best else map(str, scored()):
+        print(line)
 
 
 if __name__ == "__main__":

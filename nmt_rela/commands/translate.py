@@ -31,6 +31,7 @@ _PAIRS = (
     "--alignment-layer needs --alignments", "--alignment-head needs --alignments",
     "--alignment-shifted needs --alignments",
     "--seed needs --sample", "--temperature needs --sample", "--top-k needs --sample", "--top-p needs --sample",
+    "--candidates needs --mbr", "--candidates needs --sample",
     "--sample excludes --beam-size", "--sample excludes --early-stopping",
     "--scores excludes --n-best", "--scores excludes --format=jsonl",
 )  # fmt: skip
@@ -56,6 +57,7 @@ def _translate(arguments: Sequence[str] | None) -> None:
         names = ("seed", "temperature", "top_k", "top_p")
         given = {name: value for name in names if (value := getattr(options, name)) is not None}
         overrides["sampling"] = SamplingOptions(**given)
+    overrides |= {name: value for name in ("mbr", "candidates") if (value := getattr(options, name)) is not None}
     if options.alignments:
         overrides["alignment"] = AlignmentOptions(
             layer=options.alignment_layer, head=options.alignment_head, shifted=options.alignment_shifted
@@ -146,6 +148,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     sampling.add_argument(
         "--top-p", type=of_sampling("top_p"), metavar="P", help="the most probable tokens of total probability P only"
+    )
+    mbr = parser.add_argument_group("minimum Bayes risk")
+    mbr.add_argument(
+        "--mbr", choices=("chrf", "bleu"),
+        help="of the beam, or of samples, the candidate that agrees most with all of them by this metric",
+    )  # fmt: skip
+    mbr.add_argument(
+        "--candidates",
+        type=cli.value_of(TranslationOptions, "candidates"),
+        metavar="N",
+        help="samples to choose from, with --sample (default: 32)",
     )
     return parser
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nmt_rela.config.builder import check_fields
 from nmt_rela.config.schema import DecodingConfig, bounds
@@ -58,6 +58,11 @@ class TranslationOptions(DecodingConfig):
     sampling: SamplingOptions | None = None
     #: Extract word alignments.
     alignment: AlignmentOptions | None = None
+    #: Rank candidates by their mean chrF or BLEU against one another (minimum Bayes risk): so many samples with
+    #: ``sampling``, otherwise the whole beam.
+    mbr: Literal["chrf", "bleu"] | None = None
+    #: Samples that ``mbr`` ranks.
+    candidates: int = field(default=32, metadata=bounds(low=2, high=1_000))
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -70,6 +75,10 @@ class TranslationOptions(DecodingConfig):
             raise ConfigError(
                 f"n_best (--n-best): found {self.n_best}; accepted: 1 up to the beam size, {self.beam_size}"
             )
+        if self.mbr is not None and self.n_best > self.num_hypotheses:
+            raise ConfigError(
+                f"n_best (--n-best): found {self.n_best}; accepted: 1 up to {self.num_hypotheses} candidates"
+            )
 
     @classmethod
     def from_config(cls, config: DecodingConfig) -> TranslationOptions:
@@ -79,7 +88,14 @@ class TranslationOptions(DecodingConfig):
     @property
     def num_sequences(self) -> int:
         """Sequences per sentence that the decoder extends at once: the beam, or the samples."""
-        return self.beam_size if self.sampling is None else self.n_best
+        return self.beam_size if self.sampling is None else self.num_hypotheses
+
+    @property
+    def num_hypotheses(self) -> int:
+        """Hypotheses per sentence that the search or the sampling returns."""
+        if self.mbr is None:
+            return self.n_best
+        return self.beam_size if self.sampling is None else self.candidates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

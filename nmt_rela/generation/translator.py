@@ -26,6 +26,7 @@ from nmt_rela.generation.beam_search import beam_search
 from nmt_rela.generation.decoding_step import Hypothesis, SearchConstraints, StepDecoder
 from nmt_rela.generation.device import Precision, prepare_for_inference, resolve_batch_tokens, resolve_device
 from nmt_rela.generation.ensemble import EnsembleDecoder
+from nmt_rela.generation.minimum_bayes_risk import rank_by_expected_utility
 from nmt_rela.generation.options import EMPTY, ScoringResult, Translation, TranslationHypothesis, TranslationOptions
 from nmt_rela.generation.sampling import sample
 from nmt_rela.generation.scoring import score_lines
@@ -171,17 +172,7 @@ class Translator:
             of_line[segment.line].append(of_segment)
         empty = replace(EMPTY, alignment=None if options.alignment is None else frozenset())
         return [
-            Translation(
-                source=line,
-                hypotheses=tuple(
-                    self._restore_prefix(
-                        join_segments(ranked, options.length_penalty, self.sentence_joiner, spaced=self.spaced[1]),
-                        prefix,
-                    )
-                    for ranked in zip(*of_segments, strict=False)
-                )
-                or (empty,),
-            )
+            Translation(source=line, hypotheses=tuple(self._join(of_segments, prefix, options)) or (empty,))
             for line, of_segments, prefix in zip(lines, of_line, prefixes or repeat(""), strict=False)
         ]
 
@@ -253,6 +244,20 @@ class Translator:
         )
         return list(segments)
 
+    def _join(
+        self, of_segments: Sequence[Sequence[TranslationHypothesis]], prefix: str, options: TranslationOptions
+    ) -> list[TranslationHypothesis]:
+        """The hypotheses of a line, best first, from those of its segments."""
+        hypotheses = [
+            self._restore_prefix(
+                join_segments(ranked, options.length_penalty, self.sentence_joiner, spaced=self.spaced[1]), prefix
+            )
+            for ranked in zip(*of_segments, strict=False)
+        ]
+        if options.mbr is not None and hypotheses:
+            return rank_by_expected_utility(hypotheses, options.mbr)[: options.n_best]
+        return hypotheses
+
     def _restore_prefix(self, hypothesis: TranslationHypothesis, prefix: str) -> TranslationHypothesis:
         """The hypothesis with its given beginning where the vocabulary lacks some of the prefix's characters."""
         if not prefix:
@@ -312,10 +317,10 @@ class Translator:
         )  # fmt: skip
         if options.sampling is not None:
             seeds = [segment.seed for segment in segments]
-            found = sample(decoder, constraints, options.sampling, num_samples=options.n_best, seeds=seeds)
+            found = sample(decoder, constraints, options.sampling, num_samples=options.num_hypotheses, seeds=seeds)
         else:
             found = beam_search(
-                decoder, constraints, beam_size=options.beam_size, n_best=options.n_best,
+                decoder, constraints, beam_size=options.beam_size, n_best=options.num_hypotheses,
                 early_stopping=options.early_stopping,
             )  # fmt: skip
         if not all(hypotheses and math.isfinite(hypotheses[0].score) for hypotheses in found):

@@ -253,6 +253,34 @@ def test_scores_of_given_translations(run: Path, tmp_path: Path, capsys: pytest.
     assert f"{len(LINES)} lines" in printed.err
 
 
+def test_candidates_are_scored_and_ranked_by_the_mean(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, listed = tmp_path / "source", tmp_path / "list"
+    source.write_text("".join(f"{line}\n" for line in [*LINES[:3], ""]), encoding="utf-8")
+    command = ["--model", str(run), "--device", "cpu", "--quiet"]
+    assert translate.main([*command, "--input", str(source), "--n-best", "3", "--output", str(listed)]) == 0
+    rescore = [*command, "--source", str(source), "--n-best", str(listed)]
+    assert score.main(rescore) == 0
+    lines = [line.split(" ||| ") for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 10
+    sources = [[*LINES[:3], ""][int(line[0])] for line in lines]
+    results = Translator.load(run, device="cpu").score(sources, [line[1] for line in lines])
+    expected = [result.log_probability / ((5 + len(result.tokens)) / 6) ** 0.6 for result in results]
+    assert [float(line[3]) for line in lines] == pytest.approx(expected, abs=1e-5)
+    assert score.main([*rescore, "--best"]) == 0
+    best = [max((n for n in range(10) if lines[n][0] == str(i)), key=lambda n: float(lines[n][2]) + expected[n])
+            for i in range(4)]  # fmt: skip
+    assert capsys.readouterr().out.splitlines() == [lines[n][1] for n in best]
+    assert best != [0, 3, 6, 9], "not only the first ones"
+    for bad, where in (("0 ||| a ||| 1\n7 ||| b ||| 1\n", "list:2: line 7"), ("Hund\n", "list:1: found 'Hund'")):
+        listed.write_text(bad, "utf-8")
+        assert score.main(rescore) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert where in printed.err
+
+
 def test_evaluation_of_given_text(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, reference = tmp_path / "test.a", tmp_path / "test.b"
     source.write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
