@@ -58,7 +58,7 @@ class TranslationOptions(DecodingConfig):
     sampling: SamplingOptions | None = None
     #: Extract word alignments.
     alignment: AlignmentOptions | None = None
-    #: Rank candidates by their mean chrF or BLEU against one another (minimum Bayes risk): so many samples with
+    #: Rank candidates by their mean chrF or BLEU against one another (minimum Bayes risk): ``candidates`` samples with
     #: ``sampling``, otherwise the whole beam.
     mbr: Literal["chrf", "bleu"] | None = None
     #: Samples that ``mbr`` ranks.
