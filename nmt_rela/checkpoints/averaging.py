@@ -19,14 +19,21 @@ from nmt_rela.checkpoints.checkpoint import (
 from nmt_rela.checkpoints.run_directory import AVERAGE, RunDirectory
 from nmt_rela.utils.errors import CheckpointError
 
+#: Checkpoints per average in the paper.
+_PAPER = 5
 
-def average_run(run: RunDirectory, count: int, *, by_score: bool = False) -> list[str]:
+
+def average_run(run: RunDirectory, count: int | None = None, *, by_score: bool = False) -> list[str]:
     """Average the newest ``count`` checkpoints, or those of best validation score; return their names.
+
+    Without a count these are the newest five, as in the paper, or all where there are fewer.
 
     Raises CheckpointError if there are fewer, or if they are damaged or of different vocabularies.
     """
     steps = list_checkpoints(run.checkpoints)
     ranked = [path for path, _ in rank_by_score(steps)][::-1] if by_score else steps
+    if count is None:
+        count = min(_PAPER, len(ranked)) or 1
     if len(ranked) < count:
         what = "checkpoints with a validation score" if by_score else "checkpoints"
         option = "--best" if by_score else "--last"

@@ -19,7 +19,12 @@ def _average(arguments: Sequence[str] | None) -> None:
     parser = cli.make_parser("nmt-average", __doc__)
     parser.add_argument("--model", required=True, type=cli.path, metavar="RUN", help="a run directory")
     which, count = parser.add_mutually_exclusive_group(), cli.number_from(1)
-    which.add_argument("--last", type=count, metavar="N", help="average the newest N checkpoints (default: 5)")
+    which.add_argument(
+        "--last",
+        type=count,
+        metavar="N",
+        help="average the newest N checkpoints (default: 5, or all if there are fewer)",
+    )
     which.add_argument("--best", type=count, metavar="N", help="average the N checkpoints of best validation score")
     options = cli.parse(parser, arguments)
 
@@ -29,7 +34,7 @@ def _average(arguments: Sequence[str] | None) -> None:
 
     run = RunDirectory(options.model)
     run.config()  # raises if this is no run directory
-    names = average_run(run, options.best or options.last or 5, by_score=options.best is not None)
+    names = average_run(run, options.best or options.last, by_score=options.best is not None)
     write_model_card(run)  # without the scores of an earlier average
     LOG.info("%s is the average of %s", run.path / AVERAGE, ", ".join(names))
 

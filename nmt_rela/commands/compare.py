@@ -34,10 +34,7 @@ def _compare(arguments: Sequence[str] | None) -> None:
     options = cli.parse(parser, arguments)
 
     from nmt_rela.reporting.comparison import compare_runs
-    from nmt_rela.utils.files import check_writable
 
-    if options.output:
-        check_writable(options.output, is_directory=True)
     text, files = compare_runs(options.runs, options.output)
     print(text, end="")
     for path in files:

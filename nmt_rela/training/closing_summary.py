@@ -5,14 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from nmt_rela.checkpoints.checkpoint import list_checkpoints, update_of
+from nmt_rela.checkpoints.checkpoint import update_of
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import Config
 from nmt_rela.training.trainer_state import TrainerState
 from nmt_rela.utils.progress import format_duration
-
-#: Checkpoints per average, as in the paper.
-_AVERAGED = 5
 
 
 def closing_summary(run: RunDirectory, config: Config, state: TrainerState, *, stopped_by: str | None) -> Iterator[str]:
@@ -35,8 +32,6 @@ def closing_summary(run: RunDirectory, config: Config, state: TrainerState, *, s
         yield f"best validation: {score}at update {update_of(best):,}, checkpoint {run.path / 'best'}"
     if run.learning_curve.exists():
         yield f"learning curve: {run.learning_curve}"
-    count = min(_AVERAGED, len(list_checkpoints(run.checkpoints)))
-    commands = [f"nmt-average --model {path} --last {count}"] if count > 1 else []
-    commands += [f"nmt-evaluate --model {path}"]
+    commands = [f"nmt-average --model {path}", f"nmt-evaluate --model {path}"]
     commands += [f"nmt-translate --model {path} < text.{data.source_language} > text.{data.target_language}"]
     yield "\n    ".join(["next:", *commands, f"nmt-analyze --model {path}"])

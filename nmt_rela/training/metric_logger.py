@@ -33,11 +33,11 @@ class _LogFile(logging.FileHandler):
 class MetricLogger:
     """Writes the records. Only the main rank has one."""
 
-    def __init__(self, run: RunDirectory, *, update: int, validated: int) -> None:
+    def __init__(self, run: RunDirectory, *, update: int, validated: int, elapsed: Callable[[], float]) -> None:
         """Drop the records that an earlier process wrote after ``update``, the state of the run; those of validations
-        after ``validated``.
+        after ``validated``. ``elapsed`` returns the seconds of training so far.
         """
-        self._run = run
+        self._run, self._elapsed = run, elapsed
         self._warned: set[str] = set()
         self._board: Any = None
         self._drawn, self._drawing_seconds, self._is_curve_stale = time.monotonic(), 1.0, False
@@ -51,7 +51,8 @@ class MetricLogger:
         """Append one line to metrics.jsonl, with null for non-finite numbers, and scalars under ``event/`` to
         TensorBoard.
         """
-        record = {"event": event, "update": update, "time": round(time.time(), 3)}  # as TensorBoard's wall_time
+        record: dict[str, Any] = {"event": event, "update": update}
+        record |= {"time": round(time.time(), 3), "elapsed": round(self._elapsed(), 3)}  # time: TensorBoard's wall_time
         line = json.dumps(record | {name: finite_or_none(value) for name, value in values.items()})
 
         def write_metrics() -> None:

@@ -106,7 +106,10 @@ class Trainer:
         """
         settings, state, context = self.config.training, self.state, self.context
         if context.is_main_process:
-            self.logger = MetricLogger(self.run_directory, update=state.update, validated=state.last_validated_update)
+            self.logger = MetricLogger(
+                self.run_directory, update=state.update, validated=state.last_validated_update,
+                elapsed=lambda: self.progress.elapsed,
+            )  # fmt: skip
         try:
             self._start_communication()
             self._run_missed_validation()
@@ -296,7 +299,7 @@ class Trainer:
                 RuntimeError(f"update {update}: the ranks have diverged: gradients or weights differ")
             )
         if self.logger:
-            self.logger.log("train", update, {"elapsed": round(self.progress.elapsed, 3), **values})
+            self.logger.log("train", update, values)
             self.progress.show(values)
         self._stop_if_nonfinite()
 
@@ -330,7 +333,7 @@ class Trainer:
         state.validations_since_best = 0 if is_best else state.validations_since_best + 1
         state.last_validated_update = state.update
         if self.logger:
-            self.logger.log("validation", state.update, {"elapsed": round(self.progress.elapsed, 3), **metrics})
+            self.logger.log("validation", state.update, metrics)
             self.logger.log_samples(state.update, *result.samples)
             self.logger.draw_curve()
             LOG.info("update %s  %s%s", f"{state.update:,}", result.summary(), "  (best so far)" if is_best else "")

@@ -10,11 +10,12 @@ data and the trained model.
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nmt_rela.checkpoints.run_directory import RunDirectory
@@ -41,7 +42,7 @@ def _demonstrate(arguments: Sequence[str] | None) -> int:
     start = time.monotonic()
     for command in (
         ["nmt-train", "--config", CONFIG, *options.overrides],
-        ["nmt-average", "--model", config.run_dir, "--last", "5"],
+        ["nmt-average", "--model", config.run_dir],
         ["nmt-evaluate", "--model", config.run_dir],
     ):
         status = _step(command)
@@ -50,11 +51,23 @@ def _demonstrate(arguments: Sequence[str] | None) -> int:
     _show_examples(config)
     status = _step(["nmt-analyze", "--model", config.run_dir])
     if not status:
-        minutes, seconds = divmod(round(time.monotonic() - start), 60)
-        print(
-            f"\nThe demo took {minutes} min {seconds} s. Your own text: nmt-translate --model {config.run_dir} < FILE"
-        )
+        print("\n".join(_closing_lines(config, seconds=round(time.monotonic() - start))))
     return status
+
+
+def _closing_lines(config: Config, *, seconds: int) -> Iterator[str]:
+    """What to type and to open next."""
+    run, model = RunDirectory(config.run_dir), shlex.quote(config.run_dir)
+    minutes, seconds = divmod(seconds, 60)
+    yield f"\nThe demo took {minutes} min {seconds} s. To go on, type:\n"
+    if sys.prefix != sys.base_prefix:
+        yield f"    . {shlex.quote(os.path.relpath(Path(sys.prefix) / 'bin' / 'activate'))}"
+    yield f'    echo "The old cat sleeps." | nmt-translate --model {model}'
+    yield f"    nmt-translate --model {model} < FILE                # your own text, one sentence per line"
+    yield "\nand open in a browser:\n"
+    for path in (run.path / "analysis" / "attention.html", run.learning_curve):
+        if path.exists():
+            yield f"    {path.resolve().as_uri()}"
 
 
 def _step(command: Sequence[str]) -> int:

@@ -41,7 +41,7 @@ def factor(run: RunDirectory) -> float:
 
 @pytest.mark.parametrize(
     ("which", "expected"),
-    [(["--last", "2"], 2.5), (["--best", "2"], 2.5), (["--best", "1"], 2.0), (["--last", "3"], 2.0)],
+    [(["--last", "2"], 2.5), (["--best", "2"], 2.5), (["--best", "1"], 2.0), (["--last", "3"], 2.0), ([], 2.0)],
 )
 def test_the_last_or_the_best_checkpoints_are_averaged(run: RunDirectory, which: list[str], expected: float) -> None:
     assert average.main(["--model", str(run.path), *which, "--quiet"]) == 0

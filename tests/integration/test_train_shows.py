@@ -68,7 +68,6 @@ def test_a_log_shows_early_that_the_run_lives_and_ends_with_the_next_commands(
     assert [(words[0], words[1:3]) for words in commands] == [
         (name, ["--model", str(run.path)]) for name in ("nmt-average", "nmt-evaluate", "nmt-translate", "nmt-analyze")
     ]
-    assert commands[0][3:] == ["--last", "2"]
 
 
 def test_times_are_recorded_and_add_up_over_starts(config: Path) -> None:

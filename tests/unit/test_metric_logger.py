@@ -22,7 +22,7 @@ def test_a_continued_run_drops_later_and_truncated_records(tmp_path: Path) -> No
     lines = [json.dumps({"event": "train", "update": update}) for update in (1, 2, 3)]
     # A full disk cuts a line off, the next record lands behind it; then a kill.
     run.metrics.write_text(f"{lines[0]}\n{lines[1][:9]}{lines[1]}\n{lines[1]}\n{lines[2]}\n{lines[2][:5]}")
-    MetricLogger(run, update=2, validated=0).close()
+    MetricLogger(run, update=2, validated=0, elapsed=float).close()
     assert run.metrics.read_text() == f"{lines[0]}\n{lines[1]}\n"
 
 
@@ -32,7 +32,7 @@ def test_a_validation_after_the_last_checkpoint_is_dropped(tmp_path: Path) -> No
     events = [("train", 2), ("validation", 2), ("train", 4), ("validation", 4)]
     lines = [json.dumps({"event": event, "update": update}) for event, update in events]
     run.metrics.write_text("".join(f"{line}\n" for line in lines))
-    MetricLogger(run, update=4, validated=2).close()
+    MetricLogger(run, update=4, validated=2, elapsed=float).close()
     assert run.metrics.read_text().splitlines() == lines[:3]
 
 
@@ -40,18 +40,18 @@ def test_records_are_strict_json(tmp_path: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    logger = MetricLogger(RunDirectory(tmp_path), update=0, validated=0)
+    logger = MetricLogger(RunDirectory(tmp_path), update=0, validated=0, elapsed=float)
     logger.log("train", 1, {"loss": math.nan, "gradient_norm": math.inf, "epoch": 1})
     logger.close()
     record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
     assert abs(record.pop("time") - time.time()) < 60
-    assert record == {"event": "train", "update": 1, "loss": None, "gradient_norm": None, "epoch": 1}
+    assert record == {"event": "train", "update": 1, "elapsed": 0.0, "loss": None, "gradient_norm": None, "epoch": 1}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_costs_records_and_one_warning_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = RunDirectory(tmp_path)
-    logger = MetricLogger(run, update=0, validated=0)
+    logger = MetricLogger(run, update=0, validated=0, elapsed=float)
     run.metrics.symlink_to("/dev/full")
     for update in (1, 2):
         logger.log("train", update, {"loss": 1.0})
@@ -68,7 +68,7 @@ def test_a_full_disk_under_the_log_is_one_warning(
 ) -> None:
     run = RunDirectory(tmp_path)
     run.log.symlink_to("/dev/full")
-    logger = MetricLogger(run, update=0, validated=0)
+    logger = MetricLogger(run, update=0, validated=0, elapsed=float)
     for _ in range(9):
         logging.getLogger("nmt_rela.training").warning("a message")
     logger.close()
