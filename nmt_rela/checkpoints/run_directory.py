@@ -185,23 +185,33 @@ class RunDirectory:
         state = load_state(checkpoint)
         if state.get("vocabulary") != vocabulary:
             raise CheckpointError(f"{checkpoint}: made with another vocabulary than {self.tokenizer}")
-        config, recorded = settings_of_weights(self.config()), state.get("config")
-        for path, value in recorded.items() if isinstance(recorded, dict) else ():
-            if config.get(path, value) != value:
-                raise CheckpointError(
-                    f"{self.config_file}: {path}: found {config[path]}, but {checkpoint} was made with {value}; "
-                    "set it back"
-                )
+        recorded = recorded_settings(checkpoint)
+        for path, value in settings_to_record(self.config()).items():
+            if recorded.get(path, value) == value or path.startswith("training."):
+                continue
+            fault = f"{self.config_file}: {path}: found {value}, but {checkpoint} was made with {recorded[path]}"
+            if not path.startswith("decoding."):  # without which the weights mean something else
+                raise CheckpointError(f"{fault}; set it back")
+            LOG.warning("%s", fault)
         load_weights(model, checkpoint)
 
 
-def settings_of_weights(config: Config) -> dict[str, Any]:
-    """The settings without which weights mean something else, by their paths, as JSON values for a checkpoint."""
-    sections = {"model": asdict(config.model), "data": asdict(config.data)}
+def settings_to_record(config: Config) -> dict[str, Any]:
+    """All settings but the places of files, by their paths, as JSON values for a checkpoint."""
+    sections = {name: section for name, section in asdict(config).items() if isinstance(section, dict)}
     paths = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-    del paths["data.task"], paths["data.data_dir"]  # where the text lies
+    del paths["data.task"], paths["data.data_dir"], paths["data.vocabulary"]
     values: dict[str, Any] = json.loads(json.dumps(paths))
     return values
+
+
+def recorded_settings(checkpoint: Path) -> dict[str, Any]:
+    """The settings that a checkpoint was made with, by their paths; empty where it is damaged or records none."""
+    try:
+        settings = load_state(checkpoint).get("config")
+    except CheckpointError:
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def build_model(config: ModelConfig, tokenizers: TokenizerPair) -> Transformer:

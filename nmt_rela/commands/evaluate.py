@@ -110,17 +110,17 @@ def _test_sets(run: RunDirectory, options: argparse.Namespace) -> list[Evaluatio
     from nmt_rela.data.prepared_data import EvaluationSet
     from nmt_rela.preparation.pipeline import bleu_tokenizer_of, load_prepared, names_of_sets
 
+    config = run.config().data
     if options.source is not None:
-        if options.output is None and options.source.name in names_of_sets(run.config().data):
+        if options.output is None and options.source.name in names_of_sets(config):
             raise ConfigError(
                 f"--source: found {options.source}, which has the name of a set of the run's task; its scores would "
                 f"replace that set's: rename the file, or give --output (--test-set {options.source.name} is the set)"
             )
         given = {"source": options.source, "target": options.reference[0], "gold_alignments": None}
-        return [EvaluationSet(name=options.source.name, bleu_tokenizer=bleu_tokenizer_of(run.config().data), **given)]
-    config = run.config()
+        return [EvaluationSet(name=options.source.name, bleu_tokenizer=bleu_tokenizer_of(config), **given)]
     with name_file_of_setting(run.config_file):
-        data = load_prepared(config.data)
+        data = load_prepared(config)
     return [data.evaluation_set(name) for name in options.test_set] if options.test_set else list(data.tests)
 
 

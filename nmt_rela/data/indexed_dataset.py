@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from nmt_rela.data.tokenizer import EOS, PAD, TokenizerPair
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.files import atomic_directory
+from nmt_rela.utils.files import atomic_directory, sha256_of
 
 FORMAT, VERSION = "nmt_rela binary corpus", 1
 _SIDES = ("source", "target")
@@ -87,7 +87,7 @@ class ParallelDataset:
     """Sentence pairs, memory-mapped: opening is fast, and only what is read occupies memory.
 
     Opening checks the header and the sizes of the files, and that the ids are those of the tokenizers if these are
-    given. Preparation compares the files with their checksums.
+    given; ``verify`` reads them.
 
     Raises:
         DataError: a file is missing or has another size, or the version or the vocabulary is another one.
@@ -121,6 +121,12 @@ class ParallelDataset:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    def verify(self) -> None:
+        """Read every file and compare its SHA-256 with the header's. Raises DataError, which names a damaged file."""
+        for name, entry in self._header["files"].items():
+            if sha256_of(self.directory / name) != entry["sha256"]:
+                raise DataError(f"{self.directory / name}: damaged: its SHA-256 is not that of header.json")
 
     @property
     def source_lengths(self) -> NDArray[np.int32]:

@@ -421,6 +421,6 @@ def _counts(stages: Mapping[str, Path], data: DataConfig) -> dict[str, Any]:
         "vocabulary": {
             "source": tokenizers.source.size,
             "target": tokenizers.target.size,
-            "requested": data.vocabulary_size,
+            "requested": 0 if data.vocabulary else data.vocabulary_size,
         },
     }

@@ -15,9 +15,15 @@ import torch
 from nmt_rela import __version__
 from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state, update_of
 from nmt_rela.checkpoints.manager import CheckpointManager
-from nmt_rela.checkpoints.run_directory import EXPORTED, RunDirectory, build_model
+from nmt_rela.checkpoints.run_directory import (
+    EXPORTED,
+    RunDirectory,
+    build_model,
+    recorded_settings,
+    settings_to_record,
+)
 from nmt_rela.checkpoints.run_lock import RunLock
-from nmt_rela.config.loader import config_from_yaml, config_to_yaml, diff_configs
+from nmt_rela.config.loader import config_from_yaml, config_to_yaml
 from nmt_rela.config.schema import Config
 from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.prepared_data import PreparedData
@@ -34,6 +40,7 @@ _MUTABLE_ON_RESUME = frozenset(
         "run_dir",
         "data.task",  # the text may have moved; the corpus and the vocabulary are compared by their fingerprints
         "data.data_dir",
+        "data.vocabulary",
         "training.max_updates",
         "training.max_epochs",
         "training.max_hours",
@@ -122,9 +129,8 @@ def prepare_run_directory(
                 f"{checkpoint}: was trained on another {differing[0]} than is prepared now in {data.directory}; "
                 "prepare the data as it was, or choose another run directory"
             )
-    if run.config_file.exists():
-        for change in diff_configs(run.config(), config):
-            LOG.info("%s: was %s, is %s now", change.path, change.old, change.new)
+        for change in _changes(run, config, checkpoint):
+            LOG.info("%s: was %s, is %s now", *change)
     # config.yaml is written first and atomically, because its presence marks the directory as a run.
     with atomic_write(run.config_file) as file:
         file.write(config_to_yaml(config).encode("utf-8"))
@@ -152,9 +158,9 @@ def _check_settings(run: RunDirectory, config: Config) -> None:
     if not checkpoints or not run.config_file.exists():
         return
     elsewhere = "choose another run_dir=… (nmt-reproduce: --output), or start over with nmt-train --restart"
-    changes = [change for change in diff_configs(run.config(), config) if not is_mutable_on_resume(change.path)]
-    if changes:
-        listed = ", ".join(f"{change.path} ({change.old} → {change.new})" for change in changes)
+    changes = _changes(run, config, checkpoints[-1])
+    if refused := [change for change in changes if not is_mutable_on_resume(change[0])]:
+        listed = ", ".join(f"{path} ({old} → {new})" for path, old, new in refused)
         raise ConfigError(
             f"{run.config_file}: this run was begun with other settings: {listed}; set them back, {elsewhere}"
         )
@@ -163,6 +169,15 @@ def _check_settings(run: RunDirectory, config: Config) -> None:
             f"training.max_updates: found {config.training.max_updates}, but {run.path} has done {done} updates; "
             f"accepted: {done} or more; {elsewhere}"
         )
+
+
+def _changes(run: RunDirectory, config: Config, checkpoint: Path) -> list[tuple[str, Any, Any]]:
+    """The settings that differ from those that a checkpoint was made with: path, old and new value.
+
+    What the checkpoint does not record is compared with config.yaml, which the user may have changed.
+    """
+    old = settings_to_record(run.config()) | recorded_settings(checkpoint)
+    return [(path, old[path], new) for path, new in settings_to_record(config).items() if old[path] != new]
 
 
 def _backup_run(path: Path) -> Path:

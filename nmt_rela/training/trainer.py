@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from nmt_rela.checkpoints.checkpoint import load_state, load_tensors
 from nmt_rela.checkpoints.manager import CheckpointManager
-from nmt_rela.checkpoints.run_directory import RunDirectory, build_model, load_weights, settings_of_weights
+from nmt_rela.checkpoints.run_directory import RunDirectory, build_model, load_weights, settings_to_record
 from nmt_rela.config.schema import Config
 from nmt_rela.data.batch_plan import BatchPlan
 from nmt_rela.data.data_loader import Batch, collate, iterate_updates
@@ -357,7 +357,7 @@ class Trainer:
                     "progress": asdict(self.state),
                     "vocabulary": self.tokenizers.fingerprint,
                     "corpus": self.corpus.base.fingerprint,
-                    "config": settings_of_weights(self.config),
+                    "config": settings_to_record(self.config),
                 },
             )
         )

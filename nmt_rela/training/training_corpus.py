@@ -107,7 +107,7 @@ class TrainingCorpus:
         depends_on = [self.base.fingerprint, self._tokenizers.fingerprint, data.regularization, data.max_length, seed]
         path = self._directory / f"{epoch}-{hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]}"
         try:
-            ParallelDataset(path, self._tokenizers)
+            ParallelDataset(path, self._tokenizers).verify()
         except DataError:
             write_resampled_dataset(
                 self.base,

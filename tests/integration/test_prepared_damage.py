@@ -134,6 +134,11 @@ def test_a_run_that_was_moved_names_what_it_no_longer_finds(tmp_path: Path, caps
     capsys.readouterr()
     assert train.main(["--model", str(run), *more]) == 2
     assert f"{run}/config.yaml:3: data.task: {tmp_path}/digits.yaml: no such task file" in capsys.readouterr().err
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("adam_beta2: 0.98", "adam_beta2: 0.88").replace("digits.y", "renamed.y"))
+    assert train.main(["--model", str(run), *more]) == 2
+    assert "begun with other settings: training.adam_beta2 (0.98 → 0.88)" in capsys.readouterr().err
+    file.write_text(file.read_text().replace("adam_beta2: 0.88", "adam_beta2: 0.98"))
     for wrong, reason in (
         (["--model", str(run), "--config", str(config)], "--config and --model exclude each other"),
         (["--model", str(run), f"run_dir={tmp_path / 'x'}"], f"--model {run} is the run directory"),

@@ -14,7 +14,7 @@ from torch import nn
 
 from nmt_rela.checkpoints import run_directory as run_directory_module
 from nmt_rela.checkpoints.checkpoint import load_state, load_tensors, verify_checkpoint, write_checkpoint
-from nmt_rela.checkpoints.run_directory import RunDirectory, settings_of_weights
+from nmt_rela.checkpoints.run_directory import RunDirectory, settings_to_record
 from nmt_rela.config.schema import TrainingConfig
 from nmt_rela.export.safetensors import export_safetensors
 from nmt_rela.training.optimizer import build_optimizer, load_optimizer_state
@@ -144,13 +144,24 @@ def test_a_position_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
 def test_weights_are_loaded_only_under_the_settings_they_were_made_with(
     run: RunDirectory, old: bytes, new: bytes, reason: str
 ) -> None:
-    rewrite(run, config=settings_of_weights(run.config()))
+    rewrite(run, config=settings_to_record(run.config()))
     run.load_model()
     content = run.config_file.read_bytes()
     assert old in content
     run.config_file.write_bytes(content.replace(old, new))
     with pytest.raises(UserError, match=reason):
         run.load_model()
+
+
+def test_another_search_than_the_checkpoint_was_validated_with_is_stated(
+    run: RunDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    rewrite(run, config=settings_to_record(run.config()))
+    run.load_model()
+    assert not caplog.text
+    run.config_file.write_text(run.config_file.read_text().replace("length_penalty: 0.6", "length_penalty: 0.2"))
+    run.load_model()
+    assert "decoding.length_penalty: found 0.2, but" in caplog.text
 
 
 def test_damage_in_an_export_is_found(run: RunDirectory, tmp_path: Path) -> None:
