@@ -15,6 +15,7 @@ RomanianDiacritics = Literal["none", "cedilla", "remove"]
 
 _DECOMPOSED = "\u0300-\u036f\u1100-\u11ff\u3099\u309a"
 _COMBINING = re.compile(f"[{_DECOMPOSED}]")
+_PARTS = re.compile(r".{1,1000}(?=\s)|.{1,1000}", re.DOTALL)
 _CEDILLA = str.maketrans("ŞşŢţ", "ȘșȚț")
 _DIACRITICS = str.maketrans("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi")
 
@@ -77,7 +78,10 @@ def _resolve_entities(text: str) -> str:
 
 
 def _compose(text: str) -> str:
-    return unicodedata.normalize("NFC", text) if _COMBINING.search(text) else text
+    """NFC. Its time grows with the square of the marks on one letter, so that long words are composed in parts."""
+    if not _COMBINING.search(text):
+        return text
+    return "".join(unicodedata.normalize("NFC", part) for part in _PARTS.findall(text))
 
 
 _REPAIRS: tuple[tuple[str, Callable[[str], str]], ...] = (

@@ -138,7 +138,9 @@ def _log_counts(counts: Mapping[str, Any]) -> None:
     for name, source in counts["sources"].items():
         lost = {reason: pairs for reason, pairs in source["dropped"].items() if reason != "duplicate"}
         if sum(lost.values()) > _MUCH_LOST * source["read"]:
-            hint = "; text in ISO-8859-1? try: iconv -f ISO-8859-1 -t UTF-8" if "undecodable" in lost else ""
+            hint = (
+                "; accepted: UTF-8 (try: iconv -f ISO-8859-1, or what it is, -t UTF-8)" if "undecodable" in lost else ""
+            )
             LOG.warning(
                 "source '%s': %.0f %% of %s pairs are dropped: %s (docs/data.md explains the reasons)%s",
                 name, 100 * sum(lost.values()) / source["read"], f"{source['read']:,}",

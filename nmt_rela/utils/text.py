@@ -35,23 +35,34 @@ _COMPRESSED = re.compile(
     rb"(?P<gzip>\x1f\x8b\x08)|(?P<bzip2>BZh[1-9](?:1AY&SY|\x17rE8P\x90))|(?P<xz>\xfd7zXZ\0)"
     rb"|(?P<zstd>\x28\xb5\x2f\xfd)|(?P<lzma>\x5d\0\0)|(?P<lz4>\x04\x22\x4d\x18)|(?P<zip>PK\x03\x04)"
 )
+#: Escape sequences that switch to a set of two bytes per character.
+_ISO_2022 = re.compile(rb"\x1b\$(?:[@AB]|\([@-D]|\)[ACG])")
+#: Carriage returns in a text without line feeds that are its line ends.
+_MANY_RETURNS = 5
 _OPENERS: dict[str | None, Callable[[Any], Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 
 
 def check_head(head: bytes, name: str, error: type[UserError] = DataError) -> None:
-    """Raise ``error`` where the first bytes of a text are those of UTF-16, UTF-32 or compressed data."""
+    """Raise ``error`` where a text begins as UTF-16, UTF-32, ISO-2022 or compressed data, or has no line feeds."""
     if found := _COMPRESSED.match(head):
         raise error(f"{name}: compressed with {found.lastgroup}; accepted: plain text, .gz, .bz2 and .xz")
-    if encoding := wide_encoding(head):
+    if encoding := foreign_encoding(head):
         raise error(f"{name}: the text is {encoding}; accepted: UTF-8 (try: iconv -f {encoding} -t UTF-8)")
+    if b"\n" not in head and head.count(b"\r") > _MANY_RETURNS:
+        raise error(f"{name}: lines end with carriage returns alone; accepted: line feeds (try: tr '\\r' '\\n')")
 
 
-def wide_encoding(head: bytes) -> str:
-    """UTF-16 or UTF-32, by the byte-order mark or by where zero bytes stand in the first bytes of a text; else ""."""
+def foreign_encoding(head: bytes) -> str:
+    """The name of an encoding whose bytes may be valid UTF-8, but not the same text; "" where it is another.
+
+    It is UTF-16 or UTF-32, by the byte-order mark or by where zero bytes stand, or ISO-2022, by its escape sequences.
+    """
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "UTF-32"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "UTF-16"
+    if shift := _ISO_2022.search(head):
+        return "ISO-2022-KR" if shift[0].endswith(b"C") else "ISO-2022-CN" if b")" in shift[0] else "ISO-2022-JP"
     if len(head) < 4 or 0 not in head:
         return ""
     for order, upper, plane in (("LE", 3, 2), ("BE", 0, 1)):

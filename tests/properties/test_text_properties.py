@@ -55,8 +55,8 @@ def test_strict_reading_agrees_with_python_or_names_the_line(data: bytes) -> Non
     try:
         lines = list(decode_lines(io.BytesIO(data), "name"))
     except DataError as error:
-        if "accepted: UTF-8 (try: iconv" in str(error):
-            assert b"\0" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        if "(try: " in str(error):  # another encoding or line end
+            assert b"\0" in data or b"\x1b" in data or b"\r" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff")
             return
         number = int(str(error).split(":")[1])
         assert "\ufffd" in expected[number - 1].decode("utf-8", "replace")
@@ -118,7 +118,8 @@ def test_random_text_gives_pairs_or_one_line(format_: str, data: bytes, same: bo
             pairs = read_all(Path(directory), format_, "plain", data, data if same else data + b"\nx\n")
         except DataError as error:
             one_line(error)
-            assert not (same and format_ == "text"), "the same file twice is aligned"
+            is_other = "(try: " in str(error)  # another encoding or line end
+            assert is_other or not (same and format_ == "text"), "the same file twice is aligned"
             return
     for pair in filter(None, pairs):
         for side in pair:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from pathlib import Path
 
@@ -217,3 +218,9 @@ def test_statistics_add_up_and_are_stored(tmp_path: Path) -> None:
     lines = list(format_stats({"sources": {"one": one.as_dict()}, "total": total}))
     assert lines[0].endswith("2 kept; dropped: empty 1; repaired: entities 1")
     assert lines[1].endswith("3 kept; dropped: empty 1, ratio 2; repaired: entities 1; truncated: 1")
+
+
+def test_a_letter_with_very_many_marks_takes_linear_time() -> None:
+    start = time.process_time()
+    assert repair_text("e\u0301 " + "a" + "\u0315\u0300" * 100_000)[0].startswith("é à")
+    assert time.process_time() - start < 10.0  # 60 s and more as one string

@@ -129,6 +129,19 @@ def test_text_in_utf_16_and_utf_32_is_an_error_that_names_it(script: str, encodi
     assert lines_of(SCRIPTS[script].encode()) == SCRIPTS[script].splitlines()
 
 
+@pytest.mark.parametrize(("encoding", "script"), [("iso2022_jp", "Japanese"), ("iso2022_kr", "Korean")])
+def test_encodings_that_switch_by_escape_sequences_are_named(encoding: str, script: str) -> None:
+    with pytest.raises(
+        DataError, match=f"stream: the text is {encoding.upper().replace('O', 'O-').replace('_', '-')};"
+    ):
+        lines_of(SCRIPTS[script].encode(encoding))
+
+
+def test_lines_that_end_with_carriage_returns_alone_are_an_error() -> None:
+    with pytest.raises(DataError, match=r"stream: lines end with carriage returns alone; accepted: line feeds"):
+        lines_of(b"one\rtwo\r" * 10)
+
+
 @pytest.mark.parametrize("line", [b"\0", b"a\0b", b"\0\0\0\0", b"one\0two\0three", b"caf\xe9 one\0two three four"])
 def test_single_nuls_are_not_taken_for_utf_16(line: bytes) -> None:
     assert lines_of(line, replace=True) == [line.decode("utf-8", "replace")]

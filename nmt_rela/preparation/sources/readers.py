@@ -22,7 +22,7 @@ from nmt_rela.data.languages import language_tag, primary_language
 from nmt_rela.preparation.sources.archives import LocalArchive, is_pattern, list_members, open_member
 from nmt_rela.preparation.sources.task import ParallelSource, TextLocation
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.text import MAX_LINE, check_head, raw_lines, wide_encoding, zip_equal
+from nmt_rela.utils.text import MAX_LINE, check_head, foreign_encoding, raw_lines, zip_equal
 
 LOG = logging.getLogger(__name__)
 
@@ -285,7 +285,7 @@ def _without_codes(markup: str) -> str:
 
 def _encoding_of(head: bytes, name: str) -> str:
     """The encoding of a TMX file: UTF-16 or UTF-32 by its first bytes, else what it declares, else UTF-8."""
-    if wide := wide_encoding(head[:4096]):
+    if wide := foreign_encoding(head[:4096]):
         return wide
     check_head(head, name)
     declared = _DECLARATION.match(head)
