@@ -8,6 +8,7 @@ from typing import Any
 
 from nmt_rela.analysis import plots
 from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.metrics.translation import LABELS
 
 Points = list[tuple[float, float]]
 #: Title of a panel → name of a line → points.
@@ -38,7 +39,7 @@ def panels_of_run(records: Sequence[Mapping[str, Any]]) -> Panels:
     panels = {_LOSS: {"training": points(records, "train", "loss")}}
     panels[_LOSS]["development"] = points(records, "validation", "loss")
     for name in quality_metrics(records):
-        panels[name] = {"development": points(records, "validation", name)}
+        panels[LABELS.get(name, name)] = {"development": points(records, "validation", name)}
     names = dict.fromkeys(name for record in records for name in record if name.startswith(_SPARSITY))
     sparsity = {name.removeprefix(_SPARSITY): points(records, "validation", name) for name in names}
     if any(value for line in sparsity.values() for _, value in line):
@@ -49,7 +50,7 @@ def panels_of_run(records: Sequence[Mapping[str, Any]]) -> Panels:
 def panels_of_runs(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Panels:
     """The panels of several runs, one line per run: loss of the development set, and quality."""
     names = dict.fromkeys(name for of_run in records.values() for name in quality_metrics(of_run))
-    titles = {"loss": _LOSS} | {name: name for name in names}
+    titles = {"loss": _LOSS} | {name: LABELS.get(name, name) for name in names}
     panels = {
         title: {run: points(of_run, "validation", name) for run, of_run in records.items()}
         for name, title in titles.items()

@@ -27,7 +27,7 @@ from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.generation.options import TranslationOptions
 from nmt_rela.generation.translator import Translator
-from nmt_rela.metrics.bleu import compute_scores
+from nmt_rela.metrics.translation import compute_scores
 from nmt_rela.metrics.word_alignment import NO_WORD, split_words, word_ids
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import DataError
@@ -185,7 +185,7 @@ def _ablate(
         return [translation.text for translation in translator.translate(sources, beam_size=1)]
 
     def bleu() -> float:
-        return compute_scores(translate(), references, tokenizer=data.bleu_tokenizer).bleu
+        return float(compute_scores(translate(), references, tokenizer=data.bleu_tokenizer)["bleu"])
 
     heads = sum(layer.heads for layer in layers)
     with ProgressBar(f"{name}: switching off heads", unit="passes", total=heads + ABLATION_STEPS + 1) as bar:

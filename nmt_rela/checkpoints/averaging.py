@@ -31,11 +31,12 @@ def average_run(run: RunDirectory, count: int | None = None, *, by_score: bool =
     Raises CheckpointError if there are fewer, or if they are damaged or of different vocabularies.
     """
     steps = list_checkpoints(run.checkpoints)
-    ranked = [path for path, _ in rank_by_score(steps)][::-1] if by_score else steps
+    metric = run.config().training.checkpoint_metric
+    ranked = [path for path, _ in rank_by_score(steps, metric)][::-1] if by_score else steps
     if count is None:
         count = min(_PAPER, len(ranked)) or 1
     if len(ranked) < count:
-        what = "checkpoints with a validation score" if by_score else "checkpoints"
+        what = f"checkpoints with a validation of training.checkpoint_metric ({metric})" if by_score else "checkpoints"
         option = "--best" if by_score else "--last"
         raise CheckpointError(
             f"{option} {count}: {run.checkpoints} has {len(ranked)} {what}; accepted: as many at most"
@@ -60,9 +61,9 @@ def average_run(run: RunDirectory, count: int | None = None, *, by_score: bool =
     return names
 
 
-def rank_by_score(steps: Sequence[Path]) -> list[tuple[Path, float]]:
+def rank_by_score(steps: Sequence[Path], metric: str) -> list[tuple[Path, float]]:
     """The validated checkpoints with their scores, best first; of equal scores the earlier one is better."""
-    scored = [(path, score) for path in steps if (score := validation_score(path)) is not None]
+    scored = [(path, score) for path in steps if (score := validation_score(path, metric)) is not None]
     return sorted(scored, key=lambda item: (-item[1], item[0].name))
 
 

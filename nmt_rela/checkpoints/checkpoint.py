@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nmt_rela.metrics.translation import LOWER_IS_BETTER
 from nmt_rela.utils.errors import CheckpointError
 from nmt_rela.utils.files import PARTIAL, REPLACED, atomic_directory, read_json, restore_replaced, sha256_of
 
@@ -105,13 +106,22 @@ def load_state(directory: Path) -> dict[str, Any]:
     return state
 
 
-def validation_score(directory: Path) -> float | None:
-    """The score of the validation at this checkpoint, larger is better; None without validation or if unreadable."""
+def validation_score(directory: Path, metric: str) -> float | None:
+    """The result of the validation at this checkpoint, larger is better; None if there is none, or it is unreadable."""
     try:
-        score = load_state(directory).get("score")
+        state = load_state(directory)
     except CheckpointError:
         return None
-    return float(score) if isinstance(score, (int, float)) and math.isfinite(score) else None
+    if "validation" not in state and "score" in state:  # of earlier code, which turned the sign of the loss itself
+        return oriented("", state["score"])
+    return oriented(metric, (state.get("validation") or {}).get(metric))
+
+
+def oriented(metric: str, value: Any) -> float | None:
+    """A measure as a score of which larger is better; None where it is no finite number."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return -float(value) if metric in LOWER_IS_BETTER else float(value)
 
 
 def weights_checksum(checkpoint: Path) -> str:

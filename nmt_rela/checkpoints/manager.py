@@ -49,17 +49,24 @@ class CheckpointManager:
             raise CheckpointError(f"{self._run.checkpoints}: none of {len(steps)} checkpoints is intact")
         return None
 
-    def save(self, *, update: int, score: float | None, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    def save(
+        self,
+        *,
+        update: int,
+        validation: Mapping[str, float | None] | None,
+        tensors: Mapping[str, Any],
+        state: Mapping[str, Any],
+    ) -> bool:
         """Write the checkpoint of an update and delete those that are no longer kept.
 
-        ``score`` is that of its validation, if there was one. If the checkpoint cannot be written, a warning is logged,
-        the earlier checkpoints stay, and the result is False.
+        ``validation``: the results of its validation, if there was one. If the checkpoint cannot be written, a warning
+        is logged, the earlier checkpoints stay, and the result is False.
         """
         directory = self._run.checkpoints / checkpoint_name(update)
         # Later checkpoints are the damaged ones that `latest_valid` skipped; they must not displace valid ones.
         steps = [path for path in list_checkpoints(self._run.checkpoints) if path.name < directory.name]
         try:
-            write_checkpoint(directory, tensors=tensors, state={**state, "score": score})
+            write_checkpoint(directory, tensors=tensors, state={**state, "validation": validation})
             kept = self._update_links([*steps, directory])
         except OSError as error:
             LOG.warning("checkpoint of update %d could not be written (%s); training continues", update, error)
@@ -71,7 +78,8 @@ class CheckpointManager:
 
     def _update_links(self, steps: Sequence[Path]) -> set[str]:
         """Point ``last`` and ``best`` at their checkpoints; return the names of the checkpoints to keep."""
-        best = [path.name for path, _ in rank_by_score(steps)[: self._settings.keep_best_checkpoints]]
+        ranked = rank_by_score(steps, self._settings.checkpoint_metric)
+        best = [path.name for path, _ in ranked[: self._settings.keep_best_checkpoints]]
         self._run.link_checkpoint("last", steps[-1].name)
         self._run.link_checkpoint("best", best[0] if best else None)
         return {path.name for path in steps[-self._settings.keep_last_checkpoints :]} | set(best)

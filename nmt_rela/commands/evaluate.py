@@ -1,7 +1,7 @@
-"""Translate the task's test sets and score them: BLEU and chrF of sacreBLEU, with their signatures.
+"""Translate the task's test sets and score them: BLEU, chrF, chrF++ and TER of sacreBLEU, and COMET.
 
 ``--source`` and ``--reference`` give other text. Translations and scores are written to evaluation/ in the run
-directory.
+directory. Translations that are there, by the same weights and settings, are scored and not made again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nmt_rela.commands import cli
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: Sequence[str] | None) -> None:
-    from nmt_rela.metrics.bleu import TOKENIZERS, check_tokenizer
+    from nmt_rela.metrics.comet import check_metrics, load_comet
+    from nmt_rela.metrics.translation import LABELS, TOKENIZERS, check_tokenizer, score_lines
 
     parser = cli.make_parser("nmt-evaluate", __doc__)
     add_model_arguments(parser)
@@ -53,6 +54,13 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
         help="its reference translation; may be repeated",
     )
     parser.add_argument(
+        "--metrics", type=cli.list_of(cli.one_of(tuple(LABELS))), metavar="A,B",
+        help="some of bleu,chrf,chrf++,ter,comet (default: evaluation.metrics of the run)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--comet-model", metavar="NAME", help="model of COMET, or its .ckpt file (default: the run's, wmt22-comet-da)"
+    )
+    parser.add_argument(
         "--tokenizer", choices=TOKENIZERS, help="tokenizer of BLEU (default: the task's, for the target language)"
     )
     parser.add_argument(
@@ -64,6 +72,8 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = cli.parse(parser, arguments)
     cli.refuse_pairs(parser, options, _PAIRS)
+    if options.metrics == []:
+        parser.error(f"--metrics: found nothing; accepted: {', '.join(LABELS)}")
     if options.tokenizer:
         check_tokenizer(options.tokenizer)
 
@@ -72,6 +82,17 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     from nmt_rela.generation.evaluation import describe_evaluation, evaluate, store_evaluation
 
     runs = [RunDirectory(path) for path in options.model]
+    settings = runs[0].config().evaluation
+    settings = replace(
+        settings,
+        metrics=tuple(options.metrics or settings.metrics),
+        comet_model=options.comet_model or settings.comet_model,
+    )
+    if options.comet_model and "comet" not in settings.metrics:
+        parser.error("--comet-model needs --metrics comet")
+    check_metrics(settings.metrics, "--metrics" if options.metrics else f"{runs[0].config_file}: evaluation.metrics")
+    if "comet" in settings.metrics:  # a model that is missing is found before translating
+        load_comet(settings.comet_model)
     test_sets = _test_sets(runs[0], options)
     translator = load_translator(options)
     tokenizer = options.tokenizer
@@ -85,14 +106,18 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     for test_set in test_sets:
         if tokenizer is not None:
             test_set = replace(test_set, bleu_tokenizer=tokenizer)
-        more = (options.reference or [])[1:]
-        hypotheses, references, seconds, scores = evaluate(translator, test_set, more_references=more)
-        entry = {"name": test_set.name, "source": str(test_set.source), "seconds": round(seconds, 3)}
-        entry |= described | asdict(scores)
+        hypotheses, references, entry = evaluate(
+            translator,
+            test_set,
+            settings,
+            directory=directory,
+            described=described,
+            more_references=(options.reference or [])[1:],
+        )
         report.append(entry)
         if not options.json:
-            print(f"{test_set.name} ({scores.sentences} sentences)")
-            print("  " + "\n  ".join(scores.lines()), flush=True)
+            print(f"{test_set.name} ({entry['sentences']} sentences)")
+            print("  " + "\n  ".join(score_lines(entry, settings.metrics)), flush=True)
         try:
             store_evaluation(directory, hypotheses, references, entry)
         except OSError as error:

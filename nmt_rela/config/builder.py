@@ -182,7 +182,9 @@ class _Builder:
         plain = [option for option in options if option in _READERS or get_origin(option) is Literal]
         if not plain:
             wanted = "a list with at least one entry" if get_origin(options[0]) is tuple else "a mapping"
-            raise ConfigError(f"{found.position}: {path}: expected {wanted}, found {describe_node(found)}")
+            is_word = isinstance(found, Scalar) and not found.is_null and get_origin((*item_types, None)[0]) is Literal
+            hint = f"; write [{printable(found.text)}]" if is_word else ""  # type: ignore[union-attr]
+            raise ConfigError(f"{found.position}: {path}: expected {wanted}, found {describe_node(found)}{hint}")
         return _scalar(plain, found, path, limits)
 
 

@@ -180,13 +180,14 @@ def _build_config(tree: Mapping, name: str) -> Config:
 
 def _check_rules(config: Config, at: Any) -> None:
     """Check the rules between keys. ``at`` gives the position and path of a key, for messages."""
-    data, model, training = config.data, config.model, config.training
+    data, model, training, metrics = config.data, config.model, config.training, config.evaluation.metrics
     for path, text in {
         "run_dir": config.run_dir,
         "data.task": data.task,
         "data.source_language": data.source_language,
         "data.target_language": data.target_language,
         "data.data_dir": data.data_dir,
+        "evaluation.comet_model": config.evaluation.comet_model,
     }.items():
         if not text.strip():
             raise ConfigError(f"{at(path)}: must not be empty")
@@ -211,14 +212,16 @@ def _check_rules(config: Config, at: Any) -> None:
             f"{training.lr_schedule} takes the highest rate itself, accepted: 0.1 or less"
         )
     if (
-        training.checkpoint_metric == "bleu"
+        training.checkpoint_metric != "loss"
         and training.validation_decode_sentences == 0
         and (training.keep_best_checkpoints or training.patience)
     ):
         raise ConfigError(
-            f"{at('training.checkpoint_metric')}: 'bleu' needs translations, but "
+            f"{at('training.checkpoint_metric')}: '{training.checkpoint_metric}' needs translations, but "
             "training.validation_decode_sentences is 0; accepted with it: loss"
         )
+    if twice := [name for number, name in enumerate(metrics) if name in metrics[:number]]:
+        raise ConfigError(f"{at('evaluation.metrics')}: found '{twice[0]}' more than once; accepted: once")
     decoding = config.decoding
     if decoding.min_length > decoding.max_length_offset + 1:
         raise ConfigError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 AttentionName = Literal["softmax", "sparsemax", "entmax15", "rela-i", "rela-g"]
+MetricName = Literal["bleu", "chrf", "chrf++", "ter", "comet"]
 
 
 def bounds(*, low: float | None = None, high: float | None = None) -> Mapping[str, Any]:
@@ -212,7 +213,7 @@ class TrainingConfig:
     max_consecutive_nonfinite_updates: int = field(default=10, metadata=bounds(low=1))
     #: Updates between log lines.
     log_every: int = field(default=100, metadata=bounds(low=1))
-    #: Updates between validations (loss, perplexity, BLEU on the development set).
+    #: Updates between validations (loss, perplexity and evaluation.metrics on the development set).
     validate_every: int = field(default=5_000, metadata=bounds(low=1))
     #: Development sentences translated per validation, at most (0: none, -1: all).
     validation_decode_sentences: int = field(default=-1, metadata=bounds(low=-1))
@@ -222,9 +223,10 @@ class TrainingConfig:
     keep_last_checkpoints: int = field(default=5, metadata=bounds(low=1))
     #: Best checkpoints kept besides.
     keep_best_checkpoints: int = field(default=1, metadata=bounds(low=0))
-    #: The measure on the development set that decides which checkpoint is best.
-    checkpoint_metric: Literal["bleu", "loss"] = "bleu"
-    #: Stop after this many validations in a row without improvement (0: never).
+    #: The measure on the development set that decides which checkpoint is best: the highest one, or the lowest loss or
+    #: TER. Validation computes it also where it is not among evaluation.metrics.
+    checkpoint_metric: Literal["loss"] | MetricName = "bleu"
+    #: Stop after this many validations in a row without improvement of checkpoint_metric (0: never).
     patience: int = field(default=0, metadata=bounds(low=0))
     #: A run directory from whose weights training starts.
     initialize_from: str = field(default="", metadata=PATH)
@@ -253,6 +255,17 @@ class DecodingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationConfig:
+    """The scores of validation, nmt-evaluate, the model card and the report of nmt-reproduce."""
+
+    #: A list of metrics of translations. BLEU, chrF, chrF++ and TER are sacreBLEU's; comet needs ``pip install
+    #: unbabel-comet``.
+    metrics: tuple[MetricName, ...] = ("bleu", "chrf")
+    #: The model of COMET: a name on the Hugging Face Hub, or the path of its model.ckpt.
+    comet_model: str = "Unbabel/wmt22-comet-da"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """One experiment."""
 
@@ -266,3 +279,5 @@ class Config:
     training: TrainingConfig
     #: The search.
     decoding: DecodingConfig
+    #: The scores.
+    evaluation: EvaluationConfig = EvaluationConfig()

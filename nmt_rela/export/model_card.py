@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -17,7 +17,8 @@ from nmt_rela.checkpoints.checkpoint import load_state
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import AttentionBySite, Config
 from nmt_rela.data.languages import primary_language
-from nmt_rela.generation.evaluation import stored_scores
+from nmt_rela.generation.evaluation import Entry, metrics_of, stored_scores
+from nmt_rela.metrics.translation import LABELS, format_score
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.files import atomic_write, read_json
 
@@ -89,7 +90,10 @@ def _card_lines(run: RunDirectory, library: str, usage: str) -> Iterator[str]:
     corpus = environment.get("data", {})  # what prepare_run_directory knew of the data
     title = corpus.get("title") or Path(data.task).stem
     yield from ("---", f"language: {json.dumps([primary_language(language) for language in data.languages])}")
-    yield from ("pipeline_tag: translation", f"library_name: {library}", "metrics: [bleu, chrf]", "---", "")
+    scores = list(stored_scores(run))
+    names = metrics_of(entry for _, entry in scores)
+    listed = dict.fromkeys(name.rstrip("+") for name in names or config.evaluation.metrics)  # as the Hub names them
+    yield from ("pipeline_tag: translation", f"library_name: {library}", f"metrics: [{', '.join(listed)}]", "---", "")
     yield from (f"# {title}, {data.source_language} to {data.target_language}, {_attention(config)}", "")
     yield (
         f"An encoder-decoder Transformer that translates {data.source_language} into {data.target_language}, "
@@ -127,7 +131,7 @@ def _card_lines(run: RunDirectory, library: str, usage: str) -> Iterator[str]:
         yield _row("fingerprint of the training pairs", f"`{state['corpus']}`")
     yield "\nWhether a model may be passed on is also a question of what the licence of its training text says."
     yield from ("", "## Scores", "")
-    yield from _scores(run)
+    yield from _scores(run, scores, names)
 
 
 def _row(name: str, value: str) -> str:
@@ -149,15 +153,17 @@ def _state(run: RunDirectory) -> dict[str, Any]:
         return {}
 
 
-def _scores(run: RunDirectory) -> Iterator[str]:
+def _scores(run: RunDirectory, scores: Sequence[tuple[str, Entry]], names: Sequence[str]) -> Iterator[str]:
     """Everything nmt-evaluate has left in the run."""
-    rows = list(stored_scores(run))
-    if not rows:
+    if not scores:
         yield f"None yet: `nmt-evaluate --model {run.path.name}`."
         return
-    yield from ("| test set | weights | sentences | BLEU | chrF2 |", "| --- | --- | ---: | ---: | ---: |")
-    for weights, score in rows:
-        name, sentences = score["name"], f"{score['sentences']:,}"
-        yield f"| {name} | {weights} | {sentences} | {score['bleu']:.2f} | {score['chrf']:.2f} |"
-    signatures = dict.fromkeys(score[key] for _, score in rows for key in ("bleu_signature", "chrf_signature"))
+    yield f"| test set | weights | sentences | {' | '.join(LABELS[name] for name in names)} |"
+    yield f"| --- | --- | {' | '.join(['---:'] * (1 + len(names)))} |"
+    for weights, entry in scores:
+        cells = [entry["name"], weights, f"{entry['sentences']:,}", *(format_score(name, entry) for name in names)]
+        yield f"| {' | '.join(cells)} |"
+    signatures = dict.fromkeys(entry[f"{name}_signature"] for _, entry in scores for name in names if name in entry)
     yield "\n" + ", ".join(f"`{signature}`" for signature in signatures)
+    if "ter" in names:
+        yield "\nOf TER, lower is better."

@@ -8,21 +8,24 @@ The directory of an ensemble names its other members too: ``average+other.averag
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nmt_rela import __version__
 from nmt_rela.checkpoints.checkpoint import weights_checksum
 from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.config.schema import EvaluationConfig
 from nmt_rela.data.prepared_data import EvaluationSet
 from nmt_rela.generation.formatting import strip_newlines
 from nmt_rela.generation.translator import Translator
-from nmt_rela.metrics.bleu import TranslationScores, compute_scores
+from nmt_rela.metrics.translation import LABELS, compute_scores
 from nmt_rela.utils.files import read_json
 from nmt_rela.utils.progress import ProgressBar
 from nmt_rela.utils.text import read_parallel, write_lines
@@ -36,27 +39,71 @@ Entry = dict[str, Any]
 
 
 def evaluate(
-    translator: Translator, test_set: EvaluationSet, *, more_references: Sequence[Path] = ()
-) -> tuple[list[str], list[list[str]], float, TranslationScores]:
-    """Translate a set: the translations, the references, the seconds of the translation, and the scores.
+    translator: Translator,
+    test_set: EvaluationSet,
+    settings: EvaluationConfig,
+    *,
+    directory: Path,
+    described: Entry,
+    more_references: Sequence[Path] = (),
+) -> tuple[list[str], list[list[str]], Entry]:
+    """Translate a set and score it against all references: translations, references, the entry of scores.json.
 
-    Raises DataError for files of different line counts.
+    Translations that ``directory`` holds, by the same weights, settings and version of the same text, are not made
+    again. Their earlier scores against the same references stay in the entry. ``described`` is what
+    `describe_evaluation` returns. Raises DataError for files of different line counts.
     """
     pairs = list(read_parallel(test_set.source, test_set.target))
-    others = [
+    sources = [line for line, _ in pairs]
+    # Normalizing changes nothing in prepared test sets; other references are scored like them.
+    references = [[translator.normalize_target(line) for _, line in pairs]]
+    references += [
         [translator.normalize_target(line) for _, line in read_parallel(test_set.source, path)]
         for path in more_references
     ]
-    start = time.perf_counter()
-    with ProgressBar(f"translating {test_set.name}", unit="lines", total=len(pairs)) as bar:
-        translations = translator.translate([line for line, _ in pairs], progress=bar.advance)
-    seconds = time.perf_counter() - start
-    LOG.info("%s: %.1f s, %.1f sentences/s", test_set.name, seconds, len(pairs) / max(seconds, 1e-9))
-    hypotheses = [strip_newlines(translation.text) for translation in translations]
-    # Normalizing changes nothing in prepared test sets; other references are scored like them.
-    references = [translator.normalize_target(line) for _, line in pairs]
-    scores = compute_scores(hypotheses, references, more_references=others, tokenizer=test_set.bleu_tokenizer)
-    return hypotheses, [references, *others], seconds, scores
+    entry: Entry = {"name": test_set.name, "source": str(test_set.source)} | described
+    against = _digest(references, test_set.bleu_tokenizer)
+    old, hypotheses = _stored_translations(directory, entry, sources)
+    if old.get("references_sha256") == against:
+        entry = old | entry
+    elif hypotheses is not None:
+        entry |= {key: old[key] for key in ("seconds", "translations_sha256")}
+    if hypotheses is None:
+        start = time.perf_counter()
+        with ProgressBar(f"translating {test_set.name}", unit="lines", total=len(pairs)) as bar:
+            translations = translator.translate(sources, progress=bar.advance)
+        seconds = time.perf_counter() - start
+        LOG.info("%s: %.1f s, %.1f sentences/s", test_set.name, seconds, len(pairs) / max(seconds, 1e-9))
+        hypotheses = [strip_newlines(translation.text) for translation in translations]
+        entry |= {"seconds": round(seconds, 3), "translations_sha256": _digest(__version__, sources, hypotheses)}
+    entry |= {"references_sha256": against} | compute_scores(
+        hypotheses,
+        references[0],
+        settings,
+        more_references=references[1:],
+        tokenizer=test_set.bleu_tokenizer,
+        sources=sources,
+        device=translator.device,
+    )
+    return hypotheses, references, entry
+
+
+def _stored_translations(directory: Path, entry: Entry, sources: Sequence[str]) -> tuple[Entry, list[str] | None]:
+    """The entry of the same weights and settings, and its translations; nothing if they are not of these sources."""
+    file = directory / f"{entry['name']}.txt"
+    for old in read_entries(directory / "scores.json"):
+        if all(old.get(key) == entry[key] for key in ("name", "weights", "settings")) and file.is_file():
+            hypotheses = file.read_bytes().decode("utf-8", errors="replace").split("\n")[:-1]
+            if old.get("translations_sha256") == _digest(__version__, sources, hypotheses):
+                LOG.info(
+                    "%s: the translations in %s are scored; without that file they are made anew", entry["name"], file
+                )
+                return old, hypotheses
+    return {}, None
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode("utf-8")).hexdigest()
 
 
 def describe_evaluation(
@@ -124,6 +171,12 @@ def stored_scores(run: RunDirectory) -> Iterator[tuple[str, Entry]]:
         for entry in read_entries(file):
             if entry.get("weights") == present.get(directory.parts[0], ""):
                 yield str(directory), entry
+
+
+def metrics_of(entries: Iterable[Entry]) -> list[str]:
+    """The metrics that any of the entries has, in the order of tables."""
+    found = {key for entry in entries for key in entry}
+    return [name for name in LABELS if name in found]
 
 
 def read_entries(file: Path) -> list[Entry]:

@@ -1,1 +1,1 @@
-"""Measures of translations and of attention: BLEU and chrF, word alignment, attention sparsity, log-probabilities."""
+"""Measures of translations and of attention: scores, word alignment, attention sparsity, log-probabilities."""

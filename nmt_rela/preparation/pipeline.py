@@ -32,7 +32,7 @@ from nmt_rela.data.languages import is_known_language, primary_language
 from nmt_rela.data.normalization import normalization_rule
 from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
-from nmt_rela.metrics.bleu import check_tokenizer, default_tokenizer
+from nmt_rela.metrics.translation import check_tokenizer, default_tokenizer
 from nmt_rela.preparation.binarize import available_cores
 from nmt_rela.preparation.cleaning_stats import CleaningStats, read_stats
 from nmt_rela.preparation.sources.archive_cache import ArchiveCache

@@ -17,10 +17,11 @@ from nmt_rela.analysis import plots
 from nmt_rela.analysis.learning_curve import panels_of_runs, quality_metrics
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import diff_configs
-from nmt_rela.generation.evaluation import Entry, stored_scores
+from nmt_rela.generation.evaluation import Entry, metrics_of, stored_scores
+from nmt_rela.metrics.translation import LABELS, format_score, sacrebleu_metrics
 from nmt_rela.reporting.pages import figure, number, setting, table, write_pages
 from nmt_rela.reporting.run_summary import machine, summarize
-from nmt_rela.reporting.significance import Interval, paired_bootstrap, sacrebleu_metrics
+from nmt_rela.reporting.significance import Interval, paired_bootstrap
 from nmt_rela.utils.errors import CheckpointError, UserError
 from nmt_rela.utils.progress import format_duration
 from nmt_rela.utils.text import read_lines
@@ -108,7 +109,7 @@ def _quality(runs: Sequence[_Run]) -> Iterator[str]:
     groups: dict[str, dict[Any, list[tuple[_Run, str, Entry]]]] = {}
     for run in runs:
         for directory, entry in run.entries:
-            signatures = {name: _signature(entry, name) for name in _metrics(entry)}
+            signatures = {name: _signature(entry, name) for name in metrics_of([entry])}
             references = run.lines(directory, *_references(run, directory, entry))
             key = (str(references or run.name), str(signatures))
             groups.setdefault(entry["name"], {}).setdefault(key, []).append((run, directory, entry))
@@ -132,13 +133,13 @@ def _quality(runs: Sequence[_Run]) -> Iterator[str]:
 
 
 def _score_table(members: Sequence[tuple[_Run, str, Entry]]) -> Iterator[str]:
-    metrics = _metrics(members[0][2])
+    metrics = metrics_of([members[0][2]])
     intervals = _intervals(members)
     rows = []
     for run, directory, entry in members:
         row = [run.name, directory]
         for name in metrics:
-            row.append(number(entry[name], 2))
+            row.append(format_score(name, entry))
             if name in intervals.get(run.name, {}):
                 interval = intervals[run.name][name]
                 row += [f"{number(interval['low'], 2)}–{number(interval['high'], 2)}", number(interval["p"], 3)]
@@ -146,7 +147,8 @@ def _score_table(members: Sequence[tuple[_Run, str, Entry]]) -> Iterator[str]:
         rows.append([*row, number(entry.get("length_ratio"), 3), number(speed, 1)])
     header = ["run", "checkpoint"]
     for name in metrics:
-        header += [name, "interval", "p"] if name in next(iter(intervals.values()), {}) else [name]
+        header += [LABELS[name]]
+        header += ["interval", "p"] if name in next(iter(intervals.values()), {}) else []
     yield table([*header, "length", "sentences/s"], rows, text_columns=2)
     yield "Signatures: " + ", ".join(f"`{members[0][2][f'{name}_signature']}`" for name in metrics) + "."
     if not intervals:
@@ -158,20 +160,10 @@ def _intervals(members: Sequence[tuple[_Run, str, Entry]]) -> dict[str, dict[str
     run, directory, entry = members[0]
     if not (names := _references(run, directory, entry)):
         return {}
-    tokenizer = re.search(r"\btok:([\w-]+)", str(entry.get("bleu_signature")))
-    metrics = {
-        name: metric
-        for name, metric in sacrebleu_metrics(tokenizer[1] if tokenizer else "13a").items()
-        if name in entry
-    }
+    metrics = sacrebleu_metrics(metrics_of([entry]), entry["bleu_tokenizer"])
     systems = [(run.name, run.lines(directory, f"{entry['name']}.txt")[0]) for run, directory, entry in members]
     LOG.info("bootstrap of %s", entry["name"])
     return paired_bootstrap(systems, run.lines(directory, *names), metrics)
-
-
-def _metrics(entry: Entry) -> list[str]:
-    """The metrics of an entry: what has a signature."""
-    return [name for name in entry if f"{name}_signature" in entry]
 
 
 def _signature(entry: Entry, metric: str) -> str:
@@ -204,8 +196,8 @@ def _curves(runs: Sequence[_Run], output: Path | None) -> Iterator[str]:
     for name, of_run in records.items():
         if validations := [record for record in of_run if record["event"] == "validation"]:
             last = validations[-1]
-            rows.append([name, f"{last['update']:,}", *(number(last.get(metric), 2) for metric in metrics)])
-    yield table(["run", "last validation at update", *metrics], rows)
+            rows.append([name, f"{last['update']:,}", *(format_score(metric, last) for metric in metrics)])
+    yield table(["run", "last validation at update", *(LABELS.get(metric, metric) for metric in metrics)], rows)
     vocabularies = {_fingerprint(run) for run in runs}
     if len(vocabularies) > 1:
         yield "The runs have other vocabularies: their losses are per other tokens, and cannot be compared."

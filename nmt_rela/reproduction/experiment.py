@@ -13,6 +13,7 @@ from nmt_rela.checkpoints.checkpoint import list_checkpoints
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml, load_config, override_config
 from nmt_rela.config.schema import AttentionName, Config
+from nmt_rela.metrics.comet import check_metrics
 from nmt_rela.training.run_setup import check_run_directory
 from nmt_rela.utils.errors import CheckpointError, ConfigError, did_you_mean
 from nmt_rela.utils.files import atomic_write, expand_user
@@ -179,6 +180,7 @@ def new_experiment(
             own = (f"model.attention={variant}", f"training.seed={seed}", f"run_dir={output / variant}.seed{seed}")
             run = Run(config=override_config(config, own), arguments=own)
             check_run_directory(run.config)
+            check_metrics(run.config.evaluation.metrics, "evaluation.metrics")
             runs.append(run)
     return Experiment(
         name=name,

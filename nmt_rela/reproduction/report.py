@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nmt_rela.analysis import plots
 from nmt_rela.analysis.learning_curve import panels_of_runs
 from nmt_rela.config.loader import diff_configs, load_config
+from nmt_rela.generation.evaluation import metrics_of
+from nmt_rela.metrics.translation import LABELS, format_score
 from nmt_rela.reporting.pages import figure, number, setting, table, write_pages
 from nmt_rela.reporting.run_summary import machine
 from nmt_rela.reproduction import paper_results
@@ -75,37 +77,47 @@ def _sections(experiment: Experiment, results: Tree) -> Iterator[str]:
 def _scores(experiment: Experiment, results: Tree) -> Iterator[str]:
     yield "## Translation quality"
     paper = paper_results.BLEU.get(experiment.name, {})
-    signatures: list[str] = []
+    scores = [score for run in results["runs"] for score in run["scores"].values()]
+    names = metrics_of(scores) or experiment.config.evaluation.metrics
+    header = ["attention", "seed", "updates"]
+    for name in names:
+        header += [LABELS[name]] if name == "comet" else [LABELS[name], "95 % interval", "p"]
+    header += ["length", "paper's BLEU"]
     for test in results["task"]["tests"]:
         rows = []
         for run in results["runs"]:
             score = run["scores"].get(test)
             start = [run["attention"], str(run["seed"]), f"{run['updates']:,}"]
             if score is None:
-                rows.append([*start, *["–"] * 6])
+                rows.append([*start, *["–"] * (len(header) - len(start))])
                 continue
-            interval = results["significance"].get(test, {}).get(run["name"], {}).get("bleu")
-            bounds = "–" if interval is None else f"{interval['low']:.2f}–{interval['high']:.2f}"
-            quality = [f"{score['bleu']:.2f}", bounds, number(interval and interval["p"], 3), f"{score['chrf']:.2f}"]
-            rows.append([*start, *quality, number(score["length_ratio"], 3), number(paper.get(run["attention"]), 1)])
-            signatures += [score["bleu_signature"], score["chrf_signature"]]
+            row = list(start)
+            for name in names:
+                row.append(format_score(name, score))
+                if name != "comet":
+                    interval = results["significance"].get(test, {}).get(run["name"], {}).get(name)
+                    row.append("–" if interval is None else f"{interval['low']:.2f}–{interval['high']:.2f}")
+                    row.append(number(interval and interval["p"], 3))
+            rows.append([*row, number(score["length_ratio"], 3), number(paper.get(run["attention"]), 1)])
         yield f"### {test}"
-        yield table(
-            ["attention", "seed", "updates", "BLEU", "95 % interval", "p", "chrF2", "length", "paper's BLEU"], rows
-        )
+        yield table(header, rows)
         if len(experiment.seeds) > 1:
-            yield _over_seeds(test, results)
+            yield _over_seeds(test, results, names)
+    signatures = dict.fromkeys(
+        score[key] for score in scores for name in names if (key := f"{name}_signature") in score
+    )
     if signatures:
-        yield "Signatures: " + ", ".join(f"`{signature}`" for signature in dict.fromkeys(signatures)) + "."
+        yield "Signatures: " + ", ".join(f"`{signature}`" for signature in signatures) + "."
     yield (
         "Intervals and p are sacreBLEU's bootstrap over 1,000 resampled test sets. p is the probability that "
         "resampling alone gives a difference to the softmax run of the same seed as large as the observed one. It does "
         "not cover the variation between seeds. Length is words of the translation per word of the reference. The "
         'scored models are named below under "checkpoint" and decoded as the configuration says.'
+        + (" Of TER, lower is better." if "ter" in names else "")
     )
 
 
-def _over_seeds(test: str, results: Tree) -> str:
+def _over_seeds(test: str, results: Tree, names: Sequence[str]) -> str:
     """Means over runs that differ in the seed only; runs of other settings have a row of their own."""
     groups: dict[tuple[str, str], list[Tree]] = {}
     for run in results["runs"]:
@@ -114,11 +126,15 @@ def _over_seeds(test: str, results: Tree) -> str:
     variants = [variant for variant, _ in groups]
     rows = []
     for (variant, _), runs in groups.items():
-        values = [run["scores"][test]["bleu"] for run in runs]
-        name = variant if variants.count(variant) == 1 else f"{variant} ({', '.join(run['name'] for run in runs)})"
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        rows.append([name, str(len(values)), f"{statistics.mean(values):.2f}", number(deviation, 2)])
-    return table(["attention", "seeds", "mean BLEU", "standard deviation"], rows)
+        label = variant if variants.count(variant) == 1 else f"{variant} ({', '.join(run['name'] for run in runs)})"
+        rows.append([label, str(len(runs))])
+        for name in names:
+            values = [run["scores"][test][name] for run in runs if name in run["scores"][test]]
+            mean = statistics.mean(values) if values else None
+            deviation = statistics.stdev(values) if len(values) > 1 else None
+            rows[-1] += [format_score(name, {name: mean}), format_score(name, {name: deviation})]
+    columns = [column for name in names for column in (f"mean {LABELS[name]}", "standard deviation")]
+    return table(["attention", "seeds", *columns], rows)
 
 
 def _speed(experiment: Experiment, results: Tree) -> Iterator[str]:
@@ -194,8 +210,10 @@ def _curves(experiment: Experiment, results: Tree) -> Iterator[str]:
     yield figure(path, experiment.output, "Loss and quality of single checkpoints on the development set.")
     updates = sorted({point["update"] for points in curves.values() for point in points})
     shown = updates if len(updates) <= 12 else [updates[len(updates) * i // 12 - 1] for i in range(1, 13)]
-    by_run = {run: {point["update"]: point.get("bleu") for point in points} for run, points in curves.items()}
-    rows = [[f"{update:,}", *(number(by_run[run].get(update), 1) for run in by_run)] for update in shown]
+    metric = (*metrics_of(point for points in curves.values() for point in points), "loss")[0]
+    by_run = {run: {point["update"]: point for point in points} for run, points in curves.items()}
+    rows = [[f"{update:,}", *(format_score(metric, by_run[run].get(update, {})) for run in by_run)] for update in shown]
+    yield f"{LABELS.get(metric, 'Loss')} of single checkpoints:"
     yield table(["updates", *by_run], rows)
 
 

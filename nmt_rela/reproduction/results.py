@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from typing import Any
 
 from nmt_rela.checkpoints.checkpoint import weights_checksum
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml, diff_configs, override_config
-from nmt_rela.config.schema import Config
-from nmt_rela.generation.evaluation import read_entries
+from nmt_rela.config.schema import Config, EvaluationConfig
+from nmt_rela.generation.evaluation import metrics_of, read_entries
+from nmt_rela.metrics.translation import LABELS, sacrebleu_metrics
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reporting.run_summary import summarize
-from nmt_rela.reporting.significance import paired_bootstrap, sacrebleu_metrics
+from nmt_rela.reporting.significance import paired_bootstrap
 from nmt_rela.reproduction.experiment import BASELINE, Experiment, Run
 from nmt_rela.reproduction.steps import (
     analysis_directory,
@@ -34,7 +36,8 @@ Tree = dict[str, Any]
 def collect_results(experiment: Experiment) -> Tree:
     """Everything that exists, as JSON values; what is missing is None or empty.
 
-    ``significance``: by test set and run, BLEU and chrF with intervals, and p against the softmax run of the same seed.
+    ``significance``: by test set, run and metric of sacreBLEU, an interval, and p against the softmax run of the same
+    seed.
     ``curves``: validations by run. ``attention``: by run, sparsity, null rate and diversity by site, and AER by layer.
     ``speed``: the documents of the benchmarks.
     """
@@ -72,11 +75,14 @@ def _task(experiment: Experiment) -> Tree:
 
 
 def _run(experiment: Experiment, run: Run) -> Tree:
-    names = ("bleu", "bleu_precisions", "bleu_signature", "chrf", "chrf_signature", "sentences", "length_ratio")
+    names = ("bleu_precisions", "sentences", "length_ratio", *LABELS, *(f"{name}_signature" for name in LABELS))
     return summarize(RunDirectory(run.path), run.checkpoint, run.config.training) | {
         "attention": run.attention,
         "other_settings": _other_settings(run),
-        "scores": {test: {name: entry[name] for name in names} for test, entry in _scores(experiment, run).items()},
+        "scores": {
+            test: {name: entry[name] for name in names if name in entry}
+            for test, entry in _scores(experiment, run).items()
+        },
     }
 
 
@@ -107,7 +113,8 @@ def _significance(experiment: Experiment) -> dict[str, dict[str, Tree]]:
             if not systems:
                 continue
             LOG.info("bootstrap of %s, seed %d", test.name, seed)
-            metrics = sacrebleu_metrics(test.bleu_tokenizer)
+            names = metrics_of(entry for run in experiment.of_seed(seed) for entry in _scores(experiment, run).values())
+            metrics = sacrebleu_metrics(names, test.bleu_tokenizer)
             intervals = paired_bootstrap(systems, [list(read_lines(test.target))], metrics)
             baseline = next(run.attention for run in experiment.of_seed(seed) if run.name == systems[0][0])
             for interval in [found for metrics in intervals.values() for found in metrics.values()]:
@@ -147,7 +154,10 @@ def _error_rates(layers: list[Tree]) -> Tree:
 def _other_settings(run: Run) -> str:
     """A fingerprint of the settings that are neither the attention nor the seed: runs are pooled where it is equal."""
     config = actual_config(run)
-    plain = override_config(config, ["run_dir=r", "data.data_dir=d", "model.attention=softmax", "training.seed=0"])
+    plain = override_config(
+        replace(config, evaluation=EvaluationConfig()),
+        ["run_dir=r", "data.data_dir=d", "model.attention=softmax", "training.seed=0"],
+    )
     return hashlib.sha256(config_to_yaml(plain).encode("utf-8")).hexdigest()[:12]
 
 

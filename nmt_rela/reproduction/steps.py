@@ -176,7 +176,10 @@ def _averaging(run: Run) -> Step:
 
 def _evaluation(experiment: Experiment, run: Run) -> Step:
     output = evaluation_directory(experiment, run)
-    more = ["--checkpoint", "average"] if run.arguments else ["--output", str(output)]
+    # Runs that existed may choose other metrics; all are scored alike.
+    metrics = dict.fromkeys(name for other in experiment.runs for name in other.config.evaluation.metrics)
+    alike = ["--output", str(output), "--metrics", ",".join(metrics)]
+    more = ["--checkpoint", "average"] if run.arguments else alike
     return Step(
         name=f"translate {run.name}",
         command=lambda: ["nmt-evaluate", "--model", str(run.path), *more],

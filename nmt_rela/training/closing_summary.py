@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from nmt_rela.checkpoints.checkpoint import update_of
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import Config
+from nmt_rela.metrics.translation import LABELS, format_score
 from nmt_rela.training.trainer_state import TrainerState
 from nmt_rela.utils.progress import format_duration
 
@@ -28,7 +29,8 @@ def closing_summary(run: RunDirectory, config: Config, state: TrainerState, *, s
             for record in run.read_metrics()
             if (record["event"], record["update"]) == ("validation", update_of(best))
         ]
-        score = "" if not values or values[-1] is None else f"{metric} {values[-1]:.2f} "
+        known = values and values[-1] is not None
+        score = f"{LABELS.get(metric, metric)} {format_score(metric, {metric: values[-1]})} " if known else ""
         yield f"best validation: {score}at update {update_of(best):,}, checkpoint {run.path / 'best'}"
     if run.learning_curve.exists():
         yield f"learning curve: {run.learning_curve}"

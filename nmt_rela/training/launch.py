@@ -20,12 +20,14 @@ from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.export.model_card import write_model_card
 from nmt_rela.generation.device import resolve_batch_tokens
 from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
+from nmt_rela.metrics.comet import check_metrics, load_comet
 from nmt_rela.training.closing_summary import closing_summary
 from nmt_rela.training.device_settings import resolve_precision
 from nmt_rela.training.distributed import PeerLostError, RemoteRankError, init_distributed, leave_process_groups
 from nmt_rela.training.kernel_check import check_kernels
 from nmt_rela.training.run_setup import check_run_directory, prepare_run_directory
 from nmt_rela.training.trainer import Trainer
+from nmt_rela.training.validation import validation_metrics
 from nmt_rela.utils.errors import (
     EXIT_DONE,
     EXIT_INTERNAL_ERROR,
@@ -72,6 +74,7 @@ def run(
         context = init_distributed(config.training.device)
         directory = RunDirectory(config.run_dir)
         context.run_on_main(lambda: check_run_directory(config, restart=restart))
+        context.run_on_main(lambda: _check_metrics(config))
         data = context.run_on_main(prepare)
         context.run_on_all_ranks(lambda: _check_is_shared(data))
         precision = context.run_on_all_ranks(lambda: resolve_precision(config.training.precision, context.device))
@@ -144,6 +147,14 @@ class GracefulStop:
         if self._signal is None:
             return EXIT_DONE
         return EXIT_INTERRUPTED if self._signal == signal.SIGINT else EXIT_TERMINATED
+
+
+def _check_metrics(config: Config) -> None:
+    """Raise ConfigError where COMET, or the model that validation needs, is missing."""
+    check_metrics(config.evaluation.metrics, "evaluation.metrics")
+    check_metrics([config.training.checkpoint_metric], "training.checkpoint_metric")
+    if "comet" in validation_metrics(config):
+        load_comet(config.evaluation.comet_model)
 
 
 def _check_is_shared(data: PreparedData) -> None:

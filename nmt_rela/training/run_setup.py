@@ -52,6 +52,7 @@ _MUTABLE_ON_RESUME = frozenset(
         "training.save_every",
         "training.keep_last_checkpoints",
         "training.keep_best_checkpoints",
+        "training.checkpoint_metric",
         "training.patience",
         "training.profile_updates",
         "training.device",
@@ -65,7 +66,7 @@ def is_mutable_on_resume(path: str) -> bool:
     Such settings decide how long the run trains, what it records, how it searches and how much memory it needs, not
     what an update does. A change of any other setting would make it another experiment.
     """
-    return path in _MUTABLE_ON_RESUME or path.startswith("decoding.")
+    return path in _MUTABLE_ON_RESUME or path.startswith(("decoding.", "evaluation."))
 
 
 def check_run_directory(config: Config, *, restart: bool = False) -> None:

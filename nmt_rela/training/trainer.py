@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from nmt_rela.checkpoints.checkpoint import load_state, load_tensors
+from nmt_rela.checkpoints.averaging import rank_by_score
+from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state, load_tensors, oriented
 from nmt_rela.checkpoints.manager import CheckpointManager
 from nmt_rela.checkpoints.run_directory import RunDirectory, build_model, load_weights, settings_to_record
 from nmt_rela.config.schema import Config
@@ -88,7 +89,8 @@ class Trainer:
         self._no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
         # This rank's micro-batches of the latest update, and their loss.
         self._last_batches: tuple[list[Batch], Tensor] = ([], torch.zeros(()))
-        self._score: float | None = None  # of the validation after the latest update
+        # The results of the validation after the latest update.
+        self._validation: dict[str, float | None] | None = None
         self._has_unsaved_update = False
         self.average = WeightAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         if resume is not None:
@@ -255,7 +257,7 @@ class Trainer:
     def _post_step(self, *, stopping: bool) -> None:
         """Log, validate and save where they are due."""
         settings, update = self.config.training, self.state.update
-        self._score = None
+        self._validation = None
         validate = self._is_validation_due()
         save = update % settings.save_every == 0 or validate
         if update % settings.log_every == 0 or save:
@@ -326,10 +328,10 @@ class Trainer:
         with self._autocast():
             result = self.validator.validate(self._deliverable, max_batch_tokens=self.max_batch_tokens)
         metrics = result.metrics
-        score = metrics.get("bleu") if settings.checkpoint_metric == "bleu" else -metrics["loss"]
-        self._score = None if score is None else finite_or_none(score)
-        is_best = self._score is not None and (state.best_score is None or self._score > state.best_score)
-        state.best_score = self._score if is_best else state.best_score
+        self._validation = {name: finite_or_none(value) for name, value in metrics.items()}
+        score = oriented(settings.checkpoint_metric, metrics.get(settings.checkpoint_metric))
+        is_best = score is not None and (state.best_score is None or score > state.best_score)
+        state.best_score = score if is_best else state.best_score
         state.validations_since_best = 0 if is_best else state.validations_since_best + 1
         state.last_validated_update = state.update
         if self.logger:
@@ -351,10 +353,11 @@ class Trainer:
         self._has_unsaved_update = not self.context.run_on_main(
             lambda: self.checkpoints.save(
                 update=self.state.update,
-                score=self._score,
+                validation=self._validation,
                 tensors={"model": self._deliverable.state_dict(), "training": training},
                 state={
                     "progress": asdict(self.state),
+                    "checkpoint_metric": self.config.training.checkpoint_metric,
                     "vocabulary": self.tokenizers.fingerprint,
                     "corpus": self.corpus.base.fingerprint,
                     "config": settings_to_record(self.config),
@@ -378,6 +381,15 @@ class Trainer:
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"{checkpoint}: no state of training that fits: {first_line(error)}") from error
         LOG.info("continuing %s from update %d", self.run_directory.path, self.state.update)
+        metric = self.config.training.checkpoint_metric
+        if state.get("checkpoint_metric", metric) != metric:
+            # Patience begins anew, and the best of the checkpoints that are kept is the one to surpass.
+            kept = [path for path in list_checkpoints(checkpoint.parent) if path.name <= checkpoint.name]
+            ranked = rank_by_score(kept, metric)
+            self.state.best_score = ranked[0][1] if ranked else None
+            self.state.validations_since_best = 0
+            best = f"so far {ranked[0][0].name}" if ranked else "known from the next validation on"
+            LOG.info("the best checkpoint is that of training.checkpoint_metric: %s now, %s", metric, best)
 
     def _initialize_from(self, other: RunDirectory) -> None:
         """Fine-tuning: load another run's weights. Raises CheckpointError when vocabulary or shapes differ."""

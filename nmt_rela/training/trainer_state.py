@@ -20,7 +20,7 @@ class TrainerState:
     next_update_in_epoch: int = 0
     #: Target tokens seen.
     target_tokens: int = 0
-    #: Best validation score so far (BLEU, or minus the loss).
+    #: Best result of training.checkpoint_metric so far, larger is better: that of the loss and of TER is negative.
     best_score: float | None = None
     #: Consecutive validations without a new best score.
     validations_since_best: int = 0

@@ -1,15 +1,16 @@
-"""Quality of a model on the development set: loss, perplexity, BLEU of beam search, attention sparsity."""
+"""Quality of a model on the development set: loss, perplexity, scores of beam search, attention sparsity."""
 
 from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from nmt_rela.config.schema import Config
+from nmt_rela.config.schema import Config, MetricName
 from nmt_rela.data.batch_plan import Pairs, cut_update, plan_epoch
 from nmt_rela.data.data_loader import collate
 from nmt_rela.data.indexed_dataset import ParallelDataset
@@ -19,7 +20,7 @@ from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.generation.options import TranslationOptions
 from nmt_rela.generation.translator import Translator
 from nmt_rela.metrics.attention_sparsity import attention_sparsity
-from nmt_rela.metrics.bleu import compute_scores
+from nmt_rela.metrics.translation import LABELS, compute_scores, format_score
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.training.distributed import DistributedContext
 from nmt_rela.training.objective import TranslationObjective
@@ -38,8 +39,8 @@ _NUM_SAMPLES = 5
 class ValidationResult(NamedTuple):
     """``metrics``: ``loss`` in nats per target token, ``perplexity``, and rates as ``attention_sparsity`` names them.
 
-    ``bleu``, ``chrf`` and ``length_ratio`` (words of the translations divided by words of the references) are there if
-    something was translated.
+    The metrics of the settings and ``length_ratio`` (words of the translations divided by words of the references) are
+    there if something was translated.
     """
 
     metrics: dict[str, float]
@@ -48,10 +49,20 @@ class ValidationResult(NamedTuple):
 
     def summary(self) -> str:
         """The numbers as one line, for the log."""
-        text = "development: loss {loss:.4f}  perplexity {perplexity:.2f}"
-        if "bleu" in self.metrics:
-            text += "  BLEU {bleu:.2f}  chrF {chrf:.2f}  length {length_ratio:.2f}"
-        return text.format(**self.metrics)
+        parts = ["development: loss {loss:.4f}", "perplexity {perplexity:.2f}"]
+        parts += [
+            f"{label} {format_score(name, self.metrics)}" for name, label in LABELS.items() if name in self.metrics
+        ]
+        parts += ["length {length_ratio:.2f}"] * ("length_ratio" in self.metrics)
+        return "  ".join(parts).format(**self.metrics)
+
+
+def validation_metrics(config: Config) -> list[MetricName]:
+    """The metrics of translations that validation computes."""
+    if config.training.validation_decode_sentences == 0:
+        return []
+    wanted = [*config.evaluation.metrics, config.training.checkpoint_metric]
+    return [name for name in dict.fromkeys(wanted) if name != "loss"]
 
 
 class Validator:
@@ -65,25 +76,36 @@ class Validator:
         limit = config.training.validation_decode_sentences
         pairs = read_parallel(data.dev.source, data.dev.target)
         self._pairs = list(islice(pairs, None if limit < 0 else limit))
+        self._evaluation = replace(config.evaluation, metrics=tuple(validation_metrics(config)))
         self._bleu_tokenizer = data.dev.bleu_tokenizer
         self._plan = plan_epoch(
             self._dataset.source_lengths, self._dataset.target_lengths, update_tokens=_BATCH_TOKENS, seed=0, epoch=0
         )
 
     def validate(self, model: Transformer, *, max_batch_tokens: int) -> ValidationResult:
-        """Loss and BLEU of the model, which stays in evaluation mode. All ranks must call it."""
+        """Loss and scores of the model, which stays in evaluation mode. All ranks must call it."""
         model.eval()
         loss, nll = self._losses(model, max_batch_tokens)
         sources, references = [source for source, _ in self._pairs], [target for _, target in self._pairs]
         outputs = self._translate(model, sources)
         metrics = {"loss": loss, "perplexity": math.exp(min(nll, 100.0))}
         if outputs:
-            scores = compute_scores(outputs, references, tokenizer=self._bleu_tokenizer)
-            metrics |= {"bleu": scores.bleu, "chrf": scores.chrf, "length_ratio": scores.length_ratio}
+            scores = self._context.run_on_main(lambda: self._score(sources, outputs, references))
+            metrics |= {name: scores[name] for name in (*self._evaluation.metrics, "length_ratio")}
         first = self._micro_batches(0, _SPARSITY_TOKENS)[0]
         metrics |= attention_sparsity(model, collate(self._dataset, first).to(self._context.device))
         shown = min(_NUM_SAMPLES, len(outputs))
         return ValidationResult(metrics, (sources[:shown], outputs[:shown], references[:shown]))
+
+    def _score(self, sources: list[str], outputs: list[str], references: list[str]) -> dict[str, Any]:
+        return compute_scores(
+            outputs,
+            references,
+            self._evaluation,
+            tokenizer=self._bleu_tokenizer,
+            sources=sources,
+            device=self._context.device,
+        )
 
     def _translate(self, model: Transformer, sources: list[str]) -> list[str]:
         """The translations of all ranks, or none where the model's predictions are not finite."""

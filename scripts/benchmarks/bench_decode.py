@@ -34,7 +34,7 @@ from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.commands import cli
 from nmt_rela.generation.device import DTYPES, resolve_batch_tokens, resolve_device
 from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
-from nmt_rela.metrics.bleu import compute_scores
+from nmt_rela.metrics.translation import compute_scores
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.text import read_lines
 
@@ -131,7 +131,7 @@ def throughput(
         fraction = None
         if output.bytes_read and bytes_per_second:
             fraction = round(output.bytes_read / bytes_per_second * speed.median / sentences, 4)
-        bleu = compute_scores(output.lines, references, tokenizer="13a").bleu if references else None
+        bleu = compute_scores(output.lines, references)["bleu"] if references else None
         rows.append(
             {
                 "subject": name, "beam": beam_size, "batch_tokens": batch_tokens,

@@ -15,6 +15,7 @@ from nmt_rela.commands import average, cli, evaluate, train
 from nmt_rela.config.loader import load_config
 from nmt_rela.generation.device import resolve_device
 from nmt_rela.generation.evaluation import stored_scores
+from nmt_rela.metrics.translation import LABELS
 
 
 def main() -> int:
@@ -45,7 +46,9 @@ def main() -> int:
         "kernels": json.loads(run.environment.read_text(encoding="utf-8"))["kernels"],
         "training_loss": records["train"]["loss"],
         "validation": records["validation"],
-        "tests": {entry["name"]: {"bleu": entry["bleu"], "chrf": entry["chrf"]} for _, entry in stored_scores(run)},
+        "tests": {
+            entry["name"]: {name: entry[name] for name in LABELS if name in entry} for _, entry in stored_scores(run)
+        },
     }
     write_document(options.json, document)
     return 0

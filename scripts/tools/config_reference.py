@@ -34,7 +34,8 @@ An experiment is one YAML file; `nmt-train --config FILE` runs it and `--print-c
 
 A key without a default must be given. Beyond the bounds of single keys: `model.num_heads` divides `model.d_model`;
 `model.tied_embeddings: all` needs `data.joint_vocabulary: true`; `training.learning_rate` is at most 0.1 unless the
-schedule is `noam`; `training.checkpoint_metric: bleu` needs `training.validation_decode_sentences` other than 0.
+schedule is `noam`; `training.checkpoint_metric` other than `loss` needs `training.validation_decode_sentences` other
+than 0; `comet` in `evaluation.metrics` or `training.checkpoint_metric` needs `pip install unbabel-comet`.
 """
 
 
@@ -61,6 +62,8 @@ def accepted(hint: Any, bounds: Any) -> str:
     """The values a field takes, in words."""
     if get_origin(hint) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"a list of {accepted(get_args(hint)[0], bounds)}"
     if hint in (int, float):
         low, high = bounds.get("low"), bounds.get("high")
         name = "whole number" if hint is int else "number"
@@ -86,6 +89,8 @@ def default(field: dataclasses.Field[Any]) -> str:
         return ""
     if isinstance(field.default, bool):
         return f"`{str(field.default).lower()}`"
+    if isinstance(field.default, tuple):
+        return f"`[{', '.join(field.default)}]`"
     return f"`{field.default}`" if field.default != "" else '`""`'
 
 

@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> RunDirectory:
 def add(run: RunDirectory, update: int, score: float | None) -> None:
     first = run.checkpoints / checkpoint_name(1)
     weights = {name: tensor * update for name, tensor in load_tensors(first, "model").items()}
-    state = {"vocabulary": load_state(first)["vocabulary"], "score": score}
+    state = {"vocabulary": load_state(first)["vocabulary"], "validation": {"bleu": score}}
     write_checkpoint(run.checkpoints / checkpoint_name(update), tensors={"model": weights}, state=state)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ from nmt_rela.checkpoints.checkpoint import weights_checksum
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import compare
 from nmt_rela.generation.evaluation import store_evaluation
-from nmt_rela.metrics.bleu import compute_scores
-from nmt_rela.reporting.significance import paired_bootstrap, sacrebleu_metrics
+from nmt_rela.metrics.translation import compute_scores, sacrebleu_metrics
+from nmt_rela.reporting.significance import paired_bootstrap
 from tests.integration.small_run import write_run
 
 REFERENCES = [f"the cat number {number} sat on the mat near the old door" for number in range(60)]
@@ -23,7 +22,7 @@ BETTER = [line.replace("old door", "door") if i % 4 else line for i, line in enu
 
 
 def evaluate(run: RunDirectory, hypotheses: list[str], references: list[str], *, tokenizer: str = "13a") -> None:
-    scores = asdict(compute_scores(hypotheses, references, tokenizer=tokenizer))
+    scores = compute_scores(hypotheses, references, tokenizer=tokenizer)
     entry = {"name": "test", "source": "test.en", "seconds": 2.0, "weights": weights_checksum(run.checkpoint())}
     store_evaluation(run.path / "evaluation" / "last", hypotheses, [references], entry | scores)
 
@@ -64,7 +63,9 @@ def test_runs_are_compared_and_stay_as_they_are(
     before = files_of(*runs)
     text = compared(capsys, *(run.path for run in runs), "--output", tmp_path / "out")
     assert files_of(*runs) == before
-    intervals = paired_bootstrap([("first", WORSE), ("second", BETTER)], [REFERENCES], sacrebleu_metrics("13a"))
+    intervals = paired_bootstrap(
+        [("first", WORSE), ("second", BETTER)], [REFERENCES], sacrebleu_metrics(["bleu", "chrf"], "13a")
+    )
     for name, p in (("first", "–"), ("second", f"{intervals['second']['bleu']['p']:.3f}")):
         bleu = intervals[name]["bleu"]
         assert f"| {name} | last | {bleu['score']:.2f} | {bleu['low']:.2f}–{bleu['high']:.2f} | {p} |" in text

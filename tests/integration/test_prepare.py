@@ -267,7 +267,7 @@ def test_a_tokenizer_of_bleu_is_checked_when_the_task_is_read(tmp_path: Path, mo
     ):
         prepare(settings(task, tmp_path / "out"))
     task = own_task(tmp_path, extra="bleu_tokenizers: {en: ja-mecab}\n")
-    monkeypatch.setattr("nmt_rela.metrics.bleu.find_spec", lambda name: None)
+    monkeypatch.setattr("nmt_rela.metrics.translation.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"'ja-mecab' is not installed \(pip install 'sacrebleu\[ja\]'\); accepted"):
         prepare(settings(task, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

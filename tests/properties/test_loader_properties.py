@@ -47,6 +47,8 @@ def values(hint: Any, bounds: Any) -> st.SearchStrategy[Any]:
         return settings(hint)
     if get_origin(hint) is Literal:
         return st.sampled_from(get_args(hint))
+    if get_origin(hint) is tuple:
+        return st.lists(values(get_args(hint)[0], bounds), min_size=1, unique=True).map(tuple)
     low, high = bounds.get("low"), bounds.get("high")
     plain = {
         bool: st.booleans(),
@@ -78,7 +80,9 @@ def obeying(config: Config) -> Config:
     run = config.run_dir if config.run_dir.strip() else "r"
     decoding = config.decoding
     decoding = dataclasses.replace(decoding, min_length=min(decoding.min_length, decoding.max_length_offset + 1))
-    return dataclasses.replace(config, run_dir=run, data=data, model=model, training=training, decoding=decoding)
+    evaluation = dataclasses.replace(config.evaluation, comet_model=config.evaluation.comet_model.strip() or "x")
+    sections = {"data": data, "model": model, "training": training, "decoding": decoding, "evaluation": evaluation}
+    return dataclasses.replace(config, run_dir=run, **sections)
 
 
 configs = settings(Config).map(obeying).filter(lambda config: config.model.d_model < 2**63)

@@ -35,6 +35,7 @@ SETTINGS = [
     "training.validate_every=7",
     "training.validation_decode_sentences=2",
     "training.keep_last_checkpoints=3",
+    "training.checkpoint_metric=ter",
 ]
 #: What time does to a record is not part of the promise.
 TIMED = ("per_second", "data_wait_fraction", "time", "elapsed")

@@ -20,7 +20,7 @@ from nmt_rela.utils.errors import CheckpointError
 def save_all(run: RunDirectory, settings: TrainingConfig, scores: dict[int, float | None]) -> None:
     manager = CheckpointManager(run, settings)
     for update, score in scores.items():
-        assert manager.save(update=update, score=score, tensors={"model": {}}, state={"update": update})
+        assert manager.save(update=update, validation={"bleu": score}, tensors={"model": {}}, state={"update": update})
 
 
 def name(path: Path | None) -> str:
@@ -71,7 +71,7 @@ def test_a_skipped_damaged_checkpoint_does_not_displace_a_new_one(tmp_path: Path
     settings = replace(settings, keep_last_checkpoints=1)
     manager = CheckpointManager(run, settings)
     assert name(manager.latest_valid()) == "step_00000001"
-    manager.save(update=3, score=None, tensors={"model": {}}, state={"update": 3})
+    manager.save(update=3, validation=None, tensors={"model": {}}, state={"update": 3})
     assert run.checkpoint("last").resolve().name == "step_00000003"
     assert name(CheckpointManager(run, settings).latest_valid()) == "step_00000003"
 
@@ -112,7 +112,9 @@ def test_a_best_that_could_not_be_written_is_not_named(tmp_path: Path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(manager_module, "write_checkpoint", full)
-        assert not CheckpointManager(run, settings).save(update=2, score=9.0, tensors={"model": {}}, state={})
+        assert not CheckpointManager(run, settings).save(
+            update=2, validation={"bleu": 9.0}, tensors={"model": {}}, state={}
+        )
     save_all(run, settings, {3: 4.0, 4: None})
     assert name(run.checkpoint("best")) == "step_00000001"
 

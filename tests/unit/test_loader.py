@@ -186,6 +186,14 @@ def test_a_document_that_is_no_mapping_is_refused(text: str) -> None:
         ("run_dir=", "run_dir: must not be empty"),
         ("training.lr_schedule=constant", "training.learning_rate: found 1.0, a factor for the schedule noam"),
         ("training.validation_decode_sentences=0", "training.checkpoint_metric: 'bleu' needs translations"),
+        ("evaluation.metrics=[ter, bleu, ter]", "evaluation.metrics: found 'ter' more than once"),
+        ("evaluation.metrics=[chrf, blue]", "evaluation.metrics[1]: found the text 'blue'; did you mean 'bleu'?"),
+        (
+            "evaluation.metrics=bleu,ter",
+            "expected a list with at least one entry, found the text 'bleu,ter'; write [bl",
+        ),
+        ("evaluation.metrics=[]", "expected a list with at least one entry, found an empty list"),
+        ("training.checkpoint_metric=trr", "found the text 'trr'; did you mean 'ter'?"),
         ("model={tied_embeddings: all, num_heads: 1}", ""),
     ],
 )

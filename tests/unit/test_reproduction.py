@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics import BLEU, TER
 from sacrebleu.significance import PairedTest
 
 from nmt_rela.attention.variants import ATTENTION_VARIANTS as ALL_VARIANTS
@@ -17,8 +17,9 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import reproduce
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.generation.evaluation import read_entries
+from nmt_rela.metrics.translation import sacrebleu_metrics
 from nmt_rela.reporting.pages import table, to_html
-from nmt_rela.reporting.significance import paired_bootstrap, sacrebleu_metrics
+from nmt_rela.reporting.significance import paired_bootstrap
 from nmt_rela.reproduction import experiment as experiments
 from nmt_rela.reproduction import paper_results, report, steps
 from nmt_rela.reproduction.experiment import (
@@ -308,17 +309,19 @@ def test_p_values_are_those_of_sacrebleu() -> None:
     references = [f"the cat number {i} sat on the mat near the old door" for i in range(60)]
     first = [line.replace("sat on", "sits on") if i % 3 else line for i, line in enumerate(references)]
     second = [line.replace("old door", "door") if i % 4 else line for i, line in enumerate(references)]
-    found = paired_bootstrap([("a", first), ("b", second)], [references], sacrebleu_metrics("13a"))
-    systems = [("a", first), ("b", second)]
-    test = PairedTest(systems, {"BLEU": BLEU()}, [references], test_type="bs", n_samples=1000)
-    expected = test()[1]["BLEU"]
-    assert found["a"]["bleu"]["p"] is None
-    assert found["b"]["bleu"]["p"] == pytest.approx(expected[1].p_value)
-    assert 0.0 < float(found["b"]["bleu"]["p"] or 0.0) <= 1.0
-    low, high = found["b"]["bleu"]["low"], found["b"]["bleu"]["high"]
-    assert (low, high) == pytest.approx((expected[1].mean - expected[1].ci, expected[1].mean + expected[1].ci))
-    alone = paired_bootstrap([("a", first)], [references], sacrebleu_metrics("13a"))
-    assert alone["a"]["bleu"] == pytest.approx(found["a"]["bleu"])
+    systems, metrics = [("a", first), ("b", second)], sacrebleu_metrics(["bleu", "ter"], "13a")
+    found = paired_bootstrap(systems, [references], metrics)
+    oracles = {"BLEU": BLEU(), "TER": TER()}
+    expected = PairedTest(systems, oracles, [references], test_type="bs", n_samples=1000)()[1]
+    alone = paired_bootstrap(systems[:1], [references], metrics)
+    for name in ("bleu", "ter"):
+        (_, result), b = expected[name.upper()], found["b"][name]
+        assert found["a"][name]["p"] is None
+        assert b["p"] == pytest.approx(result.p_value)
+        assert 0.0 < float(b["p"] or 0.0) <= 1.0
+        assert (b["low"], b["high"]) == pytest.approx((result.mean - result.ci, result.mean + result.ci))
+        assert alone["a"][name] == pytest.approx(found["a"][name])
+    assert paired_bootstrap(systems, [references], sacrebleu_metrics(["comet"], "13a")) == {"a": {}, "b": {}}
 
 
 def test_the_html_copy_needs_no_other_file(tmp_path: Path) -> None:

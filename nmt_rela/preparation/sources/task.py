@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
-from nmt_rela.metrics.bleu import default_tokenizer
+from nmt_rela.metrics.translation import default_tokenizer
 from nmt_rela.utils.errors import ConfigError, did_you_mean
 from nmt_rela.utils.shipped import shipped_directories
 

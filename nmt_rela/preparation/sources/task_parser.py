@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 from nmt_rela.config import yaml_nodes
 from nmt_rela.config.builder import build
-from nmt_rela.metrics.bleu import TOKENIZERS
+from nmt_rela.metrics.translation import TOKENIZERS
 from nmt_rela.preparation.sources.task import (
     ARCHIVE_FORMATS,
     SKIPPED_COLUMN,
