@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from nmt_rela.commands import cli
@@ -25,7 +24,7 @@ from nmt_rela.commands.model_arguments import (
 from nmt_rela.generation.options import AlignmentOptions, SamplingOptions, TranslationOptions
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.files import name_file_in_errors
-from nmt_rela.utils.text import decode_lines, open_text, read_lines
+from nmt_rela.utils.text import count_lines, decode_lines, open_text, read_lines
 
 _PAIRS = (
     "--alignment-layer needs --alignments", "--alignment-head needs --alignments",
@@ -80,7 +79,7 @@ def _translate(arguments: Sequence[str] | None) -> None:
             output = stack.enter_context(open(options.output, "wb"))
         # No progress bar where translations and log share a terminal.
         show_progress = options.output is not None or not sys.stdout.isatty()
-        total = _count_lines(options.input)
+        total = 0 if options.input is None else count_lines(options.input)
         with (
             closing(translations),
             ProgressBar("translating", unit="lines", total=total) if show_progress else nullcontext() as bar,
@@ -171,14 +170,6 @@ def _open_input(options: argparse.Namespace) -> AbstractContextManager[BinaryIO]
     # Not sys.stdin, which the interpreter closes at exit, and never closed here: closing would wait for the reading
     # thread, which may wait for a line that never comes.
     return nullcontext(open(sys.stdin.fileno(), "rb", closefd=False))
-
-
-def _count_lines(path: Path | None) -> int:
-    """Lines of a file, for the total of the progress bar; 0 (unknown) for input that can be read only once."""
-    if path is None or not path.is_file():
-        return 0
-    with open_text(path) as stream:
-        return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
 
 
 if __name__ == "__main__":

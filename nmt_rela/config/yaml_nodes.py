@@ -92,20 +92,20 @@ def read_file(path: Path) -> Tree:
     """The tree of a YAML file. Raises ConfigError where the file cannot be read."""
     try:
         data = path.read_bytes()
-        check_head(data[:4096], str(path), ConfigError)
-        text = data.decode("utf-8")
     except FileNotFoundError:
         siblings = [str(path.with_name(other.name)) for other in sorted(path.parent.glob("*.yaml"))]
         hint = f"; {did_you_mean(str(path), siblings)}" if siblings else ""
         raise ConfigError(f"{path}: no such file{hint}") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a directory; expected a YAML file") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: invalid UTF-8 (byte 0x{error.object[error.start]:02x})") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return parse(text, str(path))
+    check_head(data[:4096], str(path), ConfigError)
+    try:
+        return parse(data.decode("utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: invalid UTF-8 (byte 0x{data[error.start]:02x})") from None
 
 
 def parse(text: str, name: str, *, fixed_position: bool = False) -> Tree:

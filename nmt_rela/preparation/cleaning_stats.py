@@ -11,6 +11,8 @@ from typing import Any
 
 #: Reasons for dropping a pair, in the order of the checks. Sub-word lengths are checked after all others.
 DROP_REASONS = ("fields", "undecodable", "empty", "overlength", "copy", "ratio", "duplicate")
+#: The end of a message about pairs that were dropped as undecodable.
+ENCODING_HINT = "; accepted: UTF-8 (try: iconv -f ISO-8859-1, or what it is, -t UTF-8)"
 #: Repairs of kept pairs. A pair is counted under one of them.
 REPAIRS = ("control characters", "separators", "entities", "invisible characters", "decomposed letters")
 

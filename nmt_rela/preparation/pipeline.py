@@ -34,7 +34,7 @@ from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.metrics.translation import check_tokenizer, default_tokenizer
 from nmt_rela.preparation.binarize import available_cores
-from nmt_rela.preparation.cleaning_stats import CleaningStats, read_stats
+from nmt_rela.preparation.cleaning_stats import ENCODING_HINT, CleaningStats, read_stats
 from nmt_rela.preparation.sources.archive_cache import ArchiveCache
 from nmt_rela.preparation.sources.archives import CorruptArchiveError, LocalArchive
 from nmt_rela.preparation.sources.mirror import MIRROR_VARIABLE
@@ -138,9 +138,7 @@ def _log_counts(counts: Mapping[str, Any]) -> None:
     for name, source in counts["sources"].items():
         lost = {reason: pairs for reason, pairs in source["dropped"].items() if reason != "duplicate"}
         if sum(lost.values()) > _MUCH_LOST * source["read"]:
-            hint = (
-                "; accepted: UTF-8 (try: iconv -f ISO-8859-1, or what it is, -t UTF-8)" if "undecodable" in lost else ""
-            )
+            hint = ENCODING_HINT if "undecodable" in lost else ""
             LOG.warning(
                 "source '%s': %.0f %% of %s pairs are dropped: %s (docs/data.md explains the reasons)%s",
                 name, 100 * sum(lost.values()) / source["read"], f"{source['read']:,}",

@@ -13,7 +13,7 @@ from nmt_rela.data.tokenizer import SentencePieceTokenizer, TokenizerPair
 from nmt_rela.metrics.word_alignment import format_gold, read_gold
 from nmt_rela.preparation.binarize import binarize
 from nmt_rela.preparation.cleaning import Cleaner
-from nmt_rela.preparation.cleaning_stats import CleaningStats, format_stats, read_stats, write_stats
+from nmt_rela.preparation.cleaning_stats import ENCODING_HINT, CleaningStats, format_stats, read_stats, write_stats
 from nmt_rela.preparation.sources.archives import LocalArchive
 from nmt_rela.preparation.sources.readers import read_pairs
 from nmt_rela.preparation.sources.task import ParallelSource
@@ -118,7 +118,8 @@ def make_text(
                 _check_number(parallel_source, counts.read)
     if not any(counts.kept for counts in stats.values()):
         text = "; ".join(format_stats({"sources": {name: counts.as_dict() for name, counts in stats.items()}}))
-        raise DataError(f"no training pair is left after cleaning: {text}; docs/data.md explains the reasons")
+        hint = ENCODING_HINT if any("undecodable" in counts.dropped for counts in stats.values()) else ""
+        raise DataError(f"no training pair is left after cleaning: {text}; docs/data.md explains the reasons{hint}")
     write_stats(directory / "cleaning_stats.json", stats)
 
 

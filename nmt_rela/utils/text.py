@@ -31,6 +31,7 @@ Item = TypeVar("Item")
 MAX_LINE = 1 << 20
 
 _HEAD = 4096
+_READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
 _COMPRESSED = re.compile(
     rb"(?P<gzip>\x1f\x8b\x08)|(?P<bzip2>BZh[1-9](?:1AY&SY|\x17rE8P\x90))|(?P<xz>\xfd7zXZ\0)"
     rb"|(?P<zstd>\x28\xb5\x2f\xfd)|(?P<lzma>\x5d\0\0)|(?P<lz4>\x04\x22\x4d\x18)|(?P<zip>PK\x03\x04)"
@@ -45,7 +46,8 @@ _OPENERS: dict[str | None, Callable[[Any], Any]] = {"gzip": gzip.open, "bzip2": 
 def check_head(head: bytes, name: str, error: type[UserError] = DataError) -> None:
     """Raise ``error`` where a text begins as UTF-16, UTF-32, ISO-2022 or compressed data, or has no line feeds."""
     if found := _COMPRESSED.match(head):
-        raise error(f"{name}: compressed with {found.lastgroup}; accepted: plain text, .gz, .bz2 and .xz")
+        accepted = "plain text, .gz, .bz2 and .xz" if error is DataError else "plain text"
+        raise error(f"{name}: compressed with {found.lastgroup}; accepted: {accepted}")
     if encoding := foreign_encoding(head):
         raise error(f"{name}: the text is {encoding}; accepted: UTF-8 (try: iconv -f {encoding} -t UTF-8)")
     if b"\n" not in head and head.count(b"\r") > _MANY_RETURNS:
@@ -150,7 +152,7 @@ def _readable(lines: Iterator[bytes], name: str) -> Iterator[bytes]:
     """Lines whose errors of reading and of decompression are DataErrors."""
     try:
         yield from lines
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except _READ_ERRORS as error:
         raise DataError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
@@ -162,6 +164,17 @@ def read_lines(path: Path | str) -> Iterator[str]:
     """
     with open_text(path) as stream:
         yield from decode_lines(stream, str(path))
+
+
+def count_lines(path: Path) -> int:
+    """The line ends of a file, which may be compressed; 0 (unknown) for what can be read only once, or not at all."""
+    if not path.is_file():
+        return 0
+    try:
+        with open_text(path) as stream:
+            return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+    except _READ_ERRORS:
+        return 0
 
 
 def read_parallel(source: Path | str, target: Path | str) -> Iterator[tuple[str, str]]:

@@ -229,6 +229,9 @@ def test_input_may_be_compressed_and_output_a_file(translated: Translate, tmp_pa
     assert "is the input; accepted: another file" in translated.log.decode()
     translated("--input", str(text), "--output", "/dev/full", status=2)
     assert translated.log.decode().strip().endswith("nmt-translate: error: /dev/full: no space left on device")
+    text.write_bytes(text.read_bytes()[:-9])
+    translated("--input", str(text), status=2)
+    assert translated.log.decode().startswith(f"nmt-translate: error: {text}: cannot be read: Compressed file ended")
 
 
 def test_scores_of_given_translations(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

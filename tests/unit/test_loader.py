@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -266,6 +267,14 @@ def test_a_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
 def test_a_directory_bad_utf8_and_a_bad_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a directory"):
         load_config(tmp_path)
+    for data, message in (
+        (MINIMAL.encode("utf-16"), r"^/.*/c\.yaml: the text is UTF-16; accepted: UTF-8"),
+        (MINIMAL.encode("utf-16-le"), r"^/.*/c\.yaml: the text is UTF-16LE; accepted: UTF-8"),
+        (gzip.compress(MINIMAL.encode()), r"^/.*/c\.yaml: compressed with gzip; accepted: plain text$"),
+    ):
+        (tmp_path / "c.yaml").write_bytes(data)
+        with pytest.raises(ConfigError, match=message):
+            load_config(tmp_path / "c.yaml")
     (tmp_path / "c.yaml").write_bytes(b"run_dir: x\n# caf\xe9\n")
     with pytest.raises(ConfigError, match=r"c\.yaml:2: invalid UTF-8 \(byte 0xe9\)"):
         load_config(tmp_path / "c.yaml")
