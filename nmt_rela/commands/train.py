@@ -74,7 +74,7 @@ def _name_configuration(options: argparse.Namespace) -> None:
     options.config = os.path.join(options.model, "config.yaml")
     if not os.path.isfile(options.config):
         raise ConfigError(f"--model: {options.model} is no run directory, it has no config.yaml; accepted: a run")
-    options.overrides = [f"run_dir={json.dumps(options.model, ensure_ascii=False)}", *options.overrides]
+    options.overrides = [f"run_dir={json.dumps(str(options.model), ensure_ascii=False)}", *options.overrides]
 
 
 def _check_launcher(*, restart: bool) -> None:

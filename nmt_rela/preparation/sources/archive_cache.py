@@ -167,7 +167,7 @@ class ArchiveCache:
         """Download a URL unless its file is there and intact. Returns its SHA-256."""
         record = None if file.sha256 or file.md5 else self._records().get(url)
         if record:
-            file = replace(file, sha256=record["sha256"], bytes=record["bytes"])
+            file = replace(file, sha256=record["sha256"], bytes=record.get("bytes", 0))
         downloads, resumed = 0, False
         while True:
             if not path.is_file():
@@ -208,7 +208,7 @@ class ArchiveCache:
         """The checksum of a file not downloaded here. That of a large one is computed when its size or time changes."""
         status = path.stat()
         known = self._records().get(str(path)) if status.st_size > _LARGE else None
-        if known and (known["bytes"], known["modified"]) == (status.st_size, status.st_mtime_ns):
+        if known and (known.get("bytes"), known.get("modified")) == (status.st_size, status.st_mtime_ns):
             return str(known["sha256"])
         sha256 = sha256_of(path)
         self._record(str(path), {"sha256": sha256, "bytes": status.st_size, "modified": status.st_mtime_ns})
@@ -221,7 +221,8 @@ class ArchiveCache:
 
     def _records(self) -> dict[str, Record]:
         try:
-            return dict(json.loads(self.checksums_file.read_bytes())["files"])
+            records = dict(json.loads(self.checksums_file.read_bytes())["files"])
+            return {key: record | {"sha256": record["sha256"]} for key, record in records.items()}
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError):
