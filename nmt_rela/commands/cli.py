@@ -296,7 +296,8 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = Non
     options = parser.parse_intermixed_args(arguments)
     given = [argument.partition("=")[0] for argument in (sys.argv[1:] if arguments is None else arguments)]
     for action in parser._actions:
-        if isinstance(action, argparse._StoreAction) and sum(map(given.count, action.option_strings)) > 1:
+        single = isinstance(action, argparse._StoreAction | argparse.BooleanOptionalAction)
+        if single and sum(map(given.count, action.option_strings)) > 1:
             parser.error(f"{action.option_strings[0]}: given more than once; accepted: once")
     log_to_stderr(quiet=options.quiet)
     return options

@@ -125,7 +125,7 @@ def override_decoding(config: Config, overrides: Sequence[str]) -> DecodingConfi
     for override in overrides:
         if not override.startswith("decoding."):
             raise ConfigError(
-                f"{override}: only the decoding of a trained model can be set; accepted: decoding.key=value"
+                f"override '{override}': only the decoding of a trained model can be set; accepted: decoding.key=value"
             )
     return override_config(config, overrides).decoding
 

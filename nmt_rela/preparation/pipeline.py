@@ -61,7 +61,7 @@ from nmt_rela.preparation.stages import (
     vocabulary_files,
 )
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
-from nmt_rela.utils.files import atomic_write, describe_missing, read_json, sha256_of
+from nmt_rela.utils.files import atomic_write, check_writable, describe_missing, read_json, sha256_of
 
 LOG = logging.getLogger(__name__)
 
@@ -102,6 +102,10 @@ def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) ->
         if summary["mirror"] != mirror:
             LOG.info("using data prepared before from %s", summary["mirror"] or "the published archives")
         return preparation.prepared_data(summary)
+    try:
+        check_writable(preparation.directory, is_directory=True)
+    except DataError as error:
+        raise ConfigError(f"data.data_dir: {error}") from error
     with exclusive(preparation.directory / ".lock", work=f"prepares data in {preparation.directory}"):
         remove_partial_stages(preparation.directory)
         task, languages = preparation.task, " to ".join(data.languages)

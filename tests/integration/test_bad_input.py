@@ -141,6 +141,16 @@ def test_the_working_directory_is_not_moved_aside(
     assert "run_dir: . holds the working directory and cannot be moved aside" in capsys.readouterr().err
 
 
+def test_a_data_directory_that_cannot_be_written_is_named_by_its_key(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (train, prepare):
+        assert command.main(["--config", str(experiment), f"data.data_dir={experiment}"]) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert "data.data_dir: " in last
+        assert last.endswith(f"{experiment}: not a directory")
+
+
 def test_an_export_is_not_trained_on(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(experiment.parent / "other")
     folder = experiment.parent / "exported"

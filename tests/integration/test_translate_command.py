@@ -171,6 +171,8 @@ def test_processes_translate_as_one_does(translated: Translate) -> None:
         (["--length-penalty", "nan"], "--length-penalty: expected a number, found the text 'nan'"),
         (["--max-length-offset", "99999"], "--max-length-offset: found 99999; accepted: 0 to 10000"),
         (["--beam-size", "2", "decoding.beam_size=3"], "--beam-size: decoding.beam_size is given too"),
+        (["--early-stopping", "--no-early-stopping"], "--early-stopping: given more than once"),
+        ([""], "override '': only the decoding"),
         (["--threads", "100000"], "--threads: found 100000; accepted: 1 to 512"),
         (["--scores", "--format", "jsonl"], "--scores and --format jsonl exclude each other"),
         (["--scores", "--n-best", "2"], "--scores and --n-best exclude each other"),
