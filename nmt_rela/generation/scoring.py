@@ -13,6 +13,10 @@ from nmt_rela.generation.ensemble import mean_log_probs
 from nmt_rela.generation.options import ScoringResult
 from nmt_rela.metrics.forced_log_probs import forced_log_probs
 from nmt_rela.models.transformer import Transformer
+from nmt_rela.utils.errors import DataError
+
+#: Attention weights of a longer pair may not fit into memory, which grows with the square of the length.
+MAX_SUBWORDS = 10_000
 
 
 @torch.inference_mode()
@@ -27,11 +31,18 @@ def score_lines(
 ) -> list[ScoringResult]:
     """The score of each target line given its source line, in order.
 
-    ``batch_tokens`` is the number of padded tokens of the longer side per batch.
+    ``batch_tokens`` is the number of padded tokens of the longer side per batch. Raises DataError for a pair of over
+    MAX_SUBWORDS on a side.
     """
     source_ids = [[*ids, EOS] for ids in tokenizers.source.encode(sources)]
     target_ids = [[*ids, EOS] for ids in tokenizers.target.encode(targets)]
     lengths = [max(len(source), len(target)) for source, target in zip(source_ids, target_ids, strict=True)]
+    for source_line, length in zip(sources, lengths, strict=True):
+        if length > MAX_SUBWORDS:
+            raise DataError(
+                f"a pair of {length:,} sub-words, whose source begins '{source_line[:40]}'; accepted: up to "
+                f"{MAX_SUBWORDS:,} per side, because a pair is scored as one sentence"
+            )
     results: dict[int, ScoringResult] = {}
     for batch in batch_by_tokens(lengths, batch_tokens):
         source = pad_sequences([source_ids[i] for i in batch]).to(device)

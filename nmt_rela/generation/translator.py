@@ -200,7 +200,7 @@ class Translator:
                 trim_malloc()
 
     def score(self, sources: Iterable[str], targets: Iterable[str]) -> list[ScoringResult]:
-        """The model's log-probability of given translations. A line is scored as one sentence, however long it is."""
+        """The model's log-probability of given translations. A line is scored as one sentence."""
         sources, targets = list(_check_lines(sources, "sources")), list(_check_lines(targets, "targets"))
         if len(sources) != len(targets):
             raise DataError(f"targets: found {len(targets):,} for {len(sources):,} sources; accepted: equal numbers")

@@ -342,6 +342,16 @@ def test_chunks_grow_and_keep_order() -> None:
     assert list(read_chunks(iter([]))) == []
 
 
+def test_a_pair_that_is_too_long_to_be_scored_is_named() -> None:
+    with pytest.raises(DataError, match=r"a pair of \d\d,\d{3} sub-words, whose source begins 'der Hund der"):
+        toy_translator().score(["a", "der Hund " * 5_001], ["a", "b"])
+
+
+def test_chunks_of_long_lines_have_few_of_them() -> None:
+    line = "x" * (1 << 20)
+    assert [len(chunk) for chunk in read_chunks(iter([line] * 12), initial=64)] == [5, 5, 2]
+
+
 def test_chunks_raise_the_exception_of_the_input_after_the_lines_before_it() -> None:
     def failing() -> Iterator[str]:
         yield "a"
