@@ -16,20 +16,23 @@ from typing import Any
 from nmt_rela.analysis import plots
 from nmt_rela.analysis.learning_curve import panels_of_runs, quality_metrics
 from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.config.builder import key_paths
 from nmt_rela.config.loader import diff_configs
+from nmt_rela.config.schema import Config
 from nmt_rela.generation.evaluation import Entry, metrics_of, stored_scores
-from nmt_rela.metrics.translation import LABELS, format_score, sacrebleu_metrics
+from nmt_rela.metrics.translation import LABELS, format_score
 from nmt_rela.reporting.pages import figure, number, setting, table, write_pages
 from nmt_rela.reporting.run_summary import machine, summarize
-from nmt_rela.reporting.significance import Interval, paired_bootstrap
+from nmt_rela.reporting.significance import intervals_of
 from nmt_rela.utils.errors import CheckpointError, UserError
 from nmt_rela.utils.progress import format_duration
-from nmt_rela.utils.text import read_lines
 
 LOG = logging.getLogger(__name__)
 
-#: Records of the learning curve in its table.
-_CURVE_ROWS = 8
+#: The name of a run, the directory of an evaluation, and one of its entries in scores.json.
+Evaluation = tuple[str, Path, Entry]
+#: Settings that say where files lie.
+_LOCATIONS = ("run_dir", "data.data_dir")
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,6 @@ class _Run:
             if found := [(directory, entry) for directory, entry in stored if directory == name]:
                 return found
         return []
-
-    def lines(self, directory: str, *names: str) -> list[list[str]]:
-        """Texts of an evaluation."""
-        return [list(read_lines(self.directory.path / "evaluation" / directory / name)) for name in names]
 
 
 def compare_runs(paths: Sequence[Path], output: Path | None) -> tuple[str, list[Path]]:
@@ -106,25 +105,27 @@ def _runs(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def _quality(runs: Sequence[_Run]) -> Iterator[str]:
     """A table per test set and group of runs whose scores can be compared."""
-    groups: dict[str, dict[Any, list[tuple[_Run, str, Entry]]]] = {}
+    by_test: dict[str, list[Evaluation]] = {}
     for run in runs:
-        for directory, entry in run.entries:
-            signatures = {name: _signature(entry, name) for name in metrics_of([entry])}
-            references = run.lines(directory, *_references(run, directory, entry))
-            key = (str(references or run.name), str(signatures))
-            groups.setdefault(entry["name"], {}).setdefault(key, []).append((run, directory, entry))
-    for test, by_key in groups.items():
+        for name, entry in run.entries:
+            directory = run.directory.path / "evaluation" / name
+            by_test.setdefault(entry["name"], []).append((run.name, directory, entry))
+    for test, evaluations in by_test.items():
         yield f"### {test}"
-        if len(by_key) > 1:
-            yield "The runs were scored with other references, metrics or tokenizers: a table each, not to be compared."
-        for members in by_key.values():
+        groups: dict[Any, list[Evaluation]] = {}
+        for evaluation in evaluations:
+            groups.setdefault(_meaning(evaluation, evaluations), []).append(evaluation)
+        if len(groups) > 1:
+            yield "Scored with other references, tokenizers or models: in tables of their own, not to be compared."
+        for members in groups.values():
             yield from _score_table(members)
-        if missing := [run.name for run in runs if all(entry["name"] != test for _, entry in run.entries)]:
+        named = {name for name, _, _ in evaluations}
+        if missing := [run.name for run in runs if run.name not in named]:
             yield f"Without scores of this set: {', '.join(missing)}."
     for run in runs:
         if not run.entries:
             yield f"{run.name}: not evaluated yet; `nmt-evaluate --model {run.directory.path}` does it."
-    if groups:
+    if by_test:
         yield (
             "Intervals (95 %) and p are sacreBLEU's bootstrap over 1,000 resampled test sets. p is the probability "
             "that resampling alone gives a difference to the first run of the table as large as the observed one. "
@@ -132,50 +133,37 @@ def _quality(runs: Sequence[_Run]) -> Iterator[str]:
         )
 
 
-def _score_table(members: Sequence[tuple[_Run, str, Entry]]) -> Iterator[str]:
-    metrics = metrics_of([members[0][2]])
-    intervals = _intervals(members)
+def _meaning(evaluation: Evaluation, others: Sequence[Evaluation]) -> tuple[Any, ...]:
+    """What must be equal for scores to be comparable: references and tokenizer, and the signatures of the metrics that
+    all have, without the version of sacreBLEU.
+    """
+    name, _, entry = evaluation
+    shared = [metric for metric in metrics_of([entry]) if all(metric in other for _, _, other in others)]
+    signatures = [re.sub(r"\|version:[^|]*", "", str(entry[f"{metric}_signature"])) for metric in shared]
+    return entry.get("references_sha256", name), *signatures
+
+
+def _score_table(members: Sequence[Evaluation]) -> Iterator[str]:
+    metrics = metrics_of(entry for _, _, entry in members)
+    intervals = intervals_of(members)
+    header = ["run", "checkpoint"]
+    for metric in metrics:
+        header += [LABELS[metric]]
+        header += ["interval", "p"] if metric in next(iter(intervals.values()), {}) else []
     rows = []
-    for run, directory, entry in members:
-        row = [run.name, directory]
-        for name in metrics:
-            row.append(format_score(name, entry))
-            if name in intervals.get(run.name, {}):
-                interval = intervals[run.name][name]
+    for name, directory, entry in members:
+        row = [name, directory.name]
+        for metric in metrics:
+            row.append(format_score(metric, entry))
+            if interval := intervals.get(name, {}).get(metric):
                 row += [f"{number(interval['low'], 2)}–{number(interval['high'], 2)}", number(interval["p"], 3)]
         speed = entry["sentences"] / entry["seconds"] if entry.get("seconds") else None
         rows.append([*row, number(entry.get("length_ratio"), 3), number(speed, 1)])
-    header = ["run", "checkpoint"]
-    for name in metrics:
-        header += [LABELS[name]]
-        header += ["interval", "p"] if name in next(iter(intervals.values()), {}) else []
     yield table([*header, "length", "sentences/s"], rows, text_columns=2)
-    yield "Signatures: " + ", ".join(f"`{members[0][2][f'{name}_signature']}`" for name in metrics) + "."
+    signatures = [entry.get(f"{metric}_signature") for _, _, entry in members for metric in metrics]
+    yield "Signatures: " + ", ".join(f"`{signature}`" for signature in dict.fromkeys(filter(None, signatures))) + "."
     if not intervals:
-        yield "No intervals: the references are not stored with the translations; `nmt-evaluate` again stores them."
-
-
-def _intervals(members: Sequence[tuple[_Run, str, Entry]]) -> dict[str, dict[str, Interval]]:
-    """Intervals by run and metric; none without references."""
-    run, directory, entry = members[0]
-    if not (names := _references(run, directory, entry)):
-        return {}
-    metrics = sacrebleu_metrics(metrics_of([entry]), entry["bleu_tokenizer"])
-    systems = [(run.name, run.lines(directory, f"{entry['name']}.txt")[0]) for run, directory, entry in members]
-    LOG.info("bootstrap of %s", entry["name"])
-    return paired_bootstrap(systems, run.lines(directory, *names), metrics)
-
-
-def _signature(entry: Entry, metric: str) -> str:
-    """A signature without the version of sacreBLEU."""
-    return re.sub(r"\|version:[^|]*", "", str(entry[f"{metric}_signature"]))
-
-
-def _references(run: _Run, directory: str, entry: Entry) -> list[str]:
-    """The files of the references, if all of them are there."""
-    names = [str(name) for name in entry.get("references", [])]
-    folder = run.directory.path / "evaluation" / directory
-    return names if all((folder / name).is_file() for name in names) else []
+        yield "No intervals: translations or references are not stored; `nmt-evaluate` stores them."
 
 
 def _curves(runs: Sequence[_Run], output: Path | None) -> Iterator[str]:
@@ -210,16 +198,22 @@ def _fingerprint(run: _Run) -> str | None:
         return None
 
 
-def _settings(configs: Mapping[str, Any]) -> Iterator[str]:
-    first = next(iter(configs.values()))
-    changes = [{change.path: change for change in diff_configs(first, config)} for config in configs.values()]
+def _settings(configs: Mapping[str, Config]) -> Iterator[str]:
     yield "## Settings that differ"
-    paths = dict.fromkeys(path for of_run in changes for path in of_run if path != "run_dir")
-    if not paths:
-        yield "None."
-        return
-    rows = []
-    for path in paths:
-        old = next(of_run[path].old for of_run in changes if path in of_run)
-        rows.append([f"`{path}`", *(setting(of_run[path].new if path in of_run else old) for of_run in changes)])
-    yield table(["setting", *configs], rows, text_columns=1 + len(configs))
+    first = next(iter(configs.values()))
+    differing = {change.path for config in configs.values() for change in diff_configs(first, config)}
+    order = list(key_paths(Config))
+    paths = sorted(
+        differing.difference(_LOCATIONS),
+        key=lambda path: next((i for i, known in enumerate(order) if path.startswith(known)), len(order)),
+    )
+    rows = [[f"`{path}`", *(setting(_value(config, path)) for config in configs.values())] for path in paths]
+    yield table(["setting", *configs], rows, text_columns=1 + len(configs)) if rows else "None."
+
+
+def _value(config: Config, path: str) -> object:
+    """The value of a setting; of one attention site, where a run has one attention for all, that one."""
+    value: object = config
+    for name in path.split("."):
+        value = getattr(value, name, value)
+    return value

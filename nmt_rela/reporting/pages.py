@@ -22,7 +22,8 @@ table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular
   overflow-x: auto; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #d5dae0; text-align: left; }
 th { color: #6b747d; font-weight: 600; border-bottom-color: #6b747d; } img { max-width: 100%; }
-pre { background: #f4f6f8; padding: .8rem; overflow-x: auto; font-size: 13px; } code { font-size: .92em; }
+pre { background: #f4f6f8; padding: .8rem; overflow-x: auto; font-size: 13px; }
+code { font-size: .92em; overflow-wrap: anywhere; }
 """
 
 

@@ -11,11 +11,11 @@ from nmt_rela.checkpoints.checkpoint import weights_checksum
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml, diff_configs, override_config
 from nmt_rela.config.schema import Config, EvaluationConfig
-from nmt_rela.generation.evaluation import metrics_of, read_entries
-from nmt_rela.metrics.translation import LABELS, sacrebleu_metrics
+from nmt_rela.generation.evaluation import read_entries
+from nmt_rela.metrics.translation import LABELS
 from nmt_rela.preparation.sources.task_parser import load_task
 from nmt_rela.reporting.run_summary import summarize
-from nmt_rela.reporting.significance import paired_bootstrap
+from nmt_rela.reporting.significance import intervals_of
 from nmt_rela.reproduction.experiment import BASELINE, Experiment, Run
 from nmt_rela.reproduction.steps import (
     analysis_directory,
@@ -26,7 +26,6 @@ from nmt_rela.reproduction.steps import (
     test_names,
 )
 from nmt_rela.utils.files import read_json
-from nmt_rela.utils.text import read_lines
 
 LOG = logging.getLogger(__name__)
 
@@ -99,27 +98,23 @@ def _validations(run: Run) -> list[Tree]:
 
 def _significance(experiment: Experiment) -> dict[str, dict[str, Tree]]:
     """The first run of a seed is the baseline only if it is a softmax run; otherwise there is no p."""
-    if not is_prepared(experiment.runs[0]):
-        return {}
     found: dict[str, dict[str, Tree]] = {}
-    for test in prepared_data(experiment.runs[0]).tests:
-        found[test.name] = {}
+    for test in test_names(experiment):
+        found[test] = {}
         for seed in experiment.seeds:
-            systems = [
-                (run.name, list(read_lines(evaluation_directory(experiment, run) / f"{test.name}.txt")))
-                for run in experiment.of_seed(seed)
-                if test.name in _scores(experiment, run)
+            runs = experiment.of_seed(seed)
+            evaluations = [
+                (run.name, evaluation_directory(experiment, run), entry)
+                for run in runs
+                if (entry := _scores(experiment, run).get(test)) is not None
             ]
-            if not systems:
+            if not evaluations:
                 continue
-            LOG.info("bootstrap of %s, seed %d", test.name, seed)
-            names = metrics_of(entry for run in experiment.of_seed(seed) for entry in _scores(experiment, run).values())
-            metrics = sacrebleu_metrics(names, test.bleu_tokenizer)
-            intervals = paired_bootstrap(systems, [list(read_lines(test.target))], metrics)
-            baseline = next(run.attention for run in experiment.of_seed(seed) if run.name == systems[0][0])
-            for interval in [found for metrics in intervals.values() for found in metrics.values()]:
-                interval["p"] = interval["p"] if baseline == BASELINE else None
-            found[test.name] |= intervals
+            intervals = intervals_of(evaluations)
+            if next(run.attention for run in runs if run.name == evaluations[0][0]) != BASELINE:
+                for interval in [found for metrics in intervals.values() for found in metrics.values()]:
+                    interval["p"] = None
+            found[test] |= intervals
     return found
 
 

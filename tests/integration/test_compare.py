@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from nmt_rela.checkpoints.checkpoint import weights_checksum
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import compare
+from nmt_rela.config.schema import EvaluationConfig, MetricName
 from nmt_rela.generation.evaluation import store_evaluation
 from nmt_rela.metrics.translation import compute_scores, sacrebleu_metrics
 from nmt_rela.reporting.significance import paired_bootstrap
@@ -21,10 +23,14 @@ WORSE = [line.replace("sat on", "sits on") if i % 3 else line for i, line in enu
 BETTER = [line.replace("old door", "door") if i % 4 else line for i, line in enumerate(REFERENCES)]
 
 
-def evaluate(run: RunDirectory, hypotheses: list[str], references: list[str], *, tokenizer: str = "13a") -> None:
-    scores = compute_scores(hypotheses, references, tokenizer=tokenizer)
+def evaluate(
+    run: RunDirectory, hypotheses: list[str], references: list[str], *metrics: MetricName, tokenizer: str = "13a"
+) -> None:
     entry = {"name": "test", "source": "test.en", "seconds": 2.0, "weights": weights_checksum(run.checkpoint())}
-    store_evaluation(run.path / "evaluation" / "last", hypotheses, [references], entry | scores)
+    entry["references_sha256"] = hashlib.sha256("".join([tokenizer, *references]).encode()).hexdigest()
+    settings = EvaluationConfig(metrics=metrics or ("bleu", "chrf"))
+    entry |= compute_scores(hypotheses, references, settings, tokenizer=tokenizer)
+    store_evaluation(run.path / "evaluation" / "last", hypotheses, [references], entry)
 
 
 @pytest.fixture
@@ -88,8 +94,19 @@ def test_scores_that_mean_something_else_are_not_compared(
     else:
         evaluate(runs[1], BETTER, REFERENCES, tokenizer="char")
     text = compared(capsys, *(run.path for run in runs))
-    assert "with other references, metrics or tokenizers: a table each, not to be compared" in text
+    assert "Scored with other references, tokenizers or models: in tables of their own, not to be compared." in text
     assert len(re.findall(r"\| last \| \d+\.\d\d \| [\d.–]+ \| – \|", text)) == 2  # no p
+
+
+def test_metrics_that_only_one_run_has_are_shown_and_the_others_compared(
+    runs: tuple[RunDirectory, RunDirectory], capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(runs[1], BETTER, REFERENCES, "chrf", "ter")
+    text = compared(capsys, *(run.path for run in runs))
+    assert "| run | checkpoint | BLEU | chrF2 | interval | p | TER | length | sentences/s |" in text
+    assert re.search(
+        r"\| second \| last \| – \| [\d.]+ \| [\d.]+–[\d.]+ \| 0\.\d+ \| [\d.]+ \| [\d.]+ \| 30\.0 \|", text
+    )
 
 
 def test_what_is_missing_is_said_with_the_command_that_makes_it(
@@ -100,7 +117,7 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(
     text = compared(capsys, *(run.path for run in runs), third.path)
     assert f"third: not evaluated yet; `nmt-evaluate --model {third.path}` does it." in text
     assert "Without scores of this set: third." in text
-    assert "No intervals: the references are not stored with the translations" in text
+    assert "No intervals: translations or references are not stored" in text
     assert "# Comparison of first, second, third" in text
 
 
