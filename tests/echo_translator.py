@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from nmt_rela.generation.options import Translation, TranslationHypothesis
+from nmt_rela.generation.streaming import Chunk
 from nmt_rela.utils.errors import ConfigError
 
 
 class Echo:
     """Numbers lines instead of translating them; some lines make it fail."""
 
-    def translate(
-        self, lines: Sequence[str], *, first_line: int, prefixes: Sequence[str] | None = None, mark: str = ""
-    ) -> list[Translation]:
-        for line in lines:
+    def translate_chunk(self, chunk: Chunk, *, mark: str = "") -> list[Translation]:
+        for line in chunk.lines:
             if line == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             elif line == "pause":
@@ -30,8 +28,8 @@ class Echo:
             elif line == "fault":
                 raise ZeroDivisionError("of our own making")
         return [
-            Translation(source=line, hypotheses=(_translated(f"{first_line + i}{mark} {os.getpid()}"),))
-            for i, line in enumerate(lines)
+            Translation(source=line, hypotheses=(_translated(f"{chunk.first_line + i}{mark} {os.getpid()}"),))
+            for i, line in enumerate(chunk.lines)
         ]
 
 

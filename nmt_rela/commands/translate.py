@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from functools import partial
 from typing import Any, BinaryIO
@@ -21,7 +21,7 @@ from nmt_rela.commands.model_arguments import (
     load_translator,
     translator_factories,
 )
-from nmt_rela.generation.options import AlignmentOptions, SamplingOptions, TranslationOptions
+from nmt_rela.generation.options import AlignmentOptions, SamplingOptions, Translation, TranslationOptions
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.files import name_file_in_errors
 from nmt_rela.utils.text import count_lines, decode_lines, open_text, read_lines
@@ -30,6 +30,7 @@ _PAIRS = (
     "--alignment-layer needs --alignments", "--alignment-head needs --alignments",
     "--alignment-shifted needs --alignments",
     "--seed needs --sample", "--temperature needs --sample", "--top-k needs --sample", "--top-p needs --sample",
+    "--shard needs --input",
     "--candidates needs --mbr", "--candidates needs --sample",
     "--sample excludes --beam-size", "--sample excludes --early-stopping",
     "--scores excludes --n-best", "--scores excludes --format=jsonl",
@@ -46,10 +47,7 @@ def _translate(arguments: Sequence[str] | None) -> None:
     options = cli.parse(parser, arguments)
     cli.refuse_pairs(parser, options, _PAIRS)
 
-    from nmt_rela.generation.device import worker_devices
     from nmt_rela.generation.formatting import format_jsonl, format_moses, format_text
-    from nmt_rela.generation.multiprocess import translate_multiprocess
-    from nmt_rela.utils.progress import ProgressBar
 
     overrides: dict[str, Any] = {"n_best": options.n_best or 1}
     if options.sample:
@@ -62,10 +60,89 @@ def _translate(arguments: Sequence[str] | None) -> None:
             layer=options.alignment_layer, head=options.alignment_head, shifted=options.alignment_shifted
         )
     formatter = format_jsonl if options.format == "jsonl" else format_text if options.n_best is None else format_moses
-    devices = worker_devices(options.device, options.workers)
-    prefixes = None if options.prefixes is None else read_lines(options.prefixes)
     if options.output and options.input and options.output.exists() and options.output.samefile(options.input):
         parser.error(f"--output {options.output}: is the input; accepted: another file")
+
+    def format_lines(number: int, translations: Iterable[Translation]) -> Iterator[str]:
+        for index, translation in enumerate(translations, start=number):
+            yield from formatter(translation, index, options.scores)
+
+    is_regular = options.input is not None and options.input.is_file()
+    if is_regular and (options.output is None or options.output.is_file() or not options.output.exists()):
+        _translate_file(options, overrides, format_lines)
+    elif options.shard:
+        parser.error("--shard: needs regular files, because the lines are counted first")
+    else:
+        _translate_stream(options, overrides, format_lines)
+
+
+#: Output lines of translations, the first of which has a number.
+_Format = Callable[[int, Iterable[Translation]], Iterator[str]]
+
+
+def _translate_file(options: argparse.Namespace, overrides: dict[str, Any], format_lines: _Format) -> None:
+    """A file in chunks: a shard of it, continued where an interrupted command has stopped."""
+    from nmt_rela.generation.device import worker_devices
+    from nmt_rela.generation.file_translation import PartialOutput, plan_chunks, read_planned_chunks
+    from nmt_rela.generation.multiprocess import translate_chunks
+    from nmt_rela.utils.progress import ProgressBar
+
+    lines = count_lines(options.input)
+    if options.prefixes is not None and (found := count_lines(options.prefixes)) != lines:
+        raise UserError(f"--prefixes: found {found:,} lines for {lines:,} to translate; accepted: one per line")
+    chunks = plan_chunks(lines, shard=options.shard or (1, 1))
+    devices = worker_devices(options.device, options.workers)
+    with ExitStack() as stack:
+        output = None
+        if options.output is not None:
+            output = stack.enter_context(PartialOutput(options.output, _settings(options, lines)))
+        done = output.chunks if output else 0
+        parts = read_planned_chunks(options.input, chunks[done:], prefixes=options.prefixes)
+        translated: Iterator[list[Translation]]
+        if len(devices) == 1:
+            translator = load_translator(options)
+            translated = (translator.translate_chunk(part, **overrides) for part in parts)
+        else:
+            translated = translate_chunks(translator_factories(options, devices), parts, **overrides)
+            stack.callback(translated.close)
+        bar = None
+        if output or not sys.stdout.isatty():  # no bar where translations and log use one terminal
+            total, before = (sum(map(len, some)) for some in (chunks, chunks[:done]))
+            bar = stack.enter_context(ProgressBar("translating", unit="lines", total=total, done=before))
+        for chunk, translations in zip(chunks[done:], translated, strict=True):
+            text = format_lines(chunk.start, translations)
+            if output:
+                output.append(text)
+            else:
+                sys.stdout.buffer.writelines(line.encode("utf-8") + b"\n" for line in text)
+                sys.stdout.buffer.flush()
+            if bar is not None:
+                bar.advance(len(chunk))
+
+
+def _settings(options: argparse.Namespace, lines: int) -> dict[str, Any]:
+    """What the text of a partial output depends on, by option."""
+    from nmt_rela.checkpoints.run_directory import RunDirectory
+
+    unused = ("output", "quiet", "threads", "workers", "device", "input", "model", "checkpoint")
+    given = {f"--{name.replace('_', '-')}": value for name, value in vars(options).items() if name not in unused}
+    checkpoints = [RunDirectory(run).checkpoint(options.checkpoint).resolve() for run in options.model]
+    text = options.input.stat()
+    return {
+        **{name: value if isinstance(value, (int, float)) else str(value) for name, value in given.items()},
+        "--model": [f"{path} of {path.stat().st_mtime_ns}" for path in checkpoints],
+        "--input": f"{options.input} of {lines} lines, {text.st_size} bytes, {text.st_mtime_ns}",
+    }
+
+
+def _translate_stream(options: argparse.Namespace, overrides: dict[str, Any], format_lines: _Format) -> None:
+    """Lines as they come: each is written as soon as it is translated."""
+    from nmt_rela.generation.device import worker_devices
+    from nmt_rela.generation.multiprocess import translate_multiprocess
+    from nmt_rela.utils.progress import ProgressBar
+
+    devices = worker_devices(options.device, options.workers)
+    prefixes = None if options.prefixes is None else read_lines(options.prefixes)
     with _open_input(options) as stream, ExitStack() as stack:
         lines = decode_lines(stream, "stdin" if options.input is None else str(options.input), replace=True)
         if len(devices) == 1:
@@ -77,16 +154,11 @@ def _translate(arguments: Sequence[str] | None) -> None:
         if options.output is not None:
             stack.enter_context(name_file_in_errors(options.output))
             output = stack.enter_context(open(options.output, "wb"))
-        # No progress bar where translations and log share a terminal.
+        # No progress bar where translations and log use one terminal.
         show_progress = options.output is not None or not sys.stdout.isatty()
-        total = 0 if options.input is None else count_lines(options.input)
-        with (
-            closing(translations),
-            ProgressBar("translating", unit="lines", total=total) if show_progress else nullcontext() as bar,
-        ):
+        with closing(translations), ProgressBar("translating", unit="lines") if show_progress else nullcontext() as bar:
             for number, translation in enumerate(translations):
-                for line in formatter(translation, number, options.scores):
-                    output.write(line.encode("utf-8") + b"\n")
+                output.writelines(line.encode("utf-8") + b"\n" for line in format_lines(number, [translation]))
                 output.flush()
                 if bar is not None:
                     bar.advance(1)
@@ -103,7 +175,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input", type=cli.input_file, metavar="FILE", help="read from a file instead of stdin; it may be compressed"
     )
-    parser.add_argument("--output", type=cli.output_file, metavar="FILE", help="write to a file instead of stdout")
+    parser.add_argument(
+        "--output", type=cli.output_file, metavar="FILE",
+        help="write to a file instead of stdout; with --input the same command again continues after an interruption",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="translate part I of N of --input; the parts in order are the whole"
+    )
     parser.add_argument(
         "--prefixes", type=cli.input_file, metavar="FILE",
         help="what translations must begin with: whole words, one line per input line, blank for no prefix",
@@ -160,6 +238,14 @@ def _parser() -> argparse.ArgumentParser:
         help="samples to choose from, with --sample (default: 32)",
     )
     return parser
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """I/N, with I from 1 to N."""
+    index, slash, count = text.partition("/")
+    if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
+    raise argparse.ArgumentTypeError(f"found '{text}'; accepted: I/N, with I from 1 to N, such as 2/8")
 
 
 def _open_input(options: argparse.Namespace) -> AbstractContextManager[BinaryIO]:

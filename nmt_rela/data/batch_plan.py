@@ -175,7 +175,7 @@ def _length_strips(lengths: Lengths, strip_tokens: int, *, offset: int) -> NDArr
 
 def _cut_updates(longest: NDArray[np.int32], update_tokens: int) -> NDArray[np.int64]:
     """Where updates begin when each takes as many pairs, in order, as fit; the number of pairs at the end."""
-    counts = np.arange(1, update_tokens + 1, dtype=np.int64)
+    counts = np.arange(1, min(update_tokens, len(longest)) + 1, dtype=np.int64)
     starts = [0]
     start = 0
     while start < len(longest):

@@ -16,9 +16,8 @@ from multiprocessing.queues import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from nmt_rela.generation.options import Translation
-from nmt_rela.generation.streaming import INITIAL_CHUNK, MAX_CHUNK, read_chunks, zip_prefixes
+from nmt_rela.generation.streaming import INITIAL_CHUNK, MAX_CHUNK, Chunk, number_chunks, read_chunks
 from nmt_rela.utils.errors import UserError
-from nmt_rela.utils.memory import trim_malloc
 from nmt_rela.utils.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -35,14 +34,31 @@ def translate_multiprocess(
     prefixes: Iterable[str] | None = None,
     **overrides: Any,
 ) -> Generator[Translation, None, None]:
-    """``Translator.translate_stream(lines, …)`` by one process per factory.
+    """``Translator.translate_stream(lines, …)`` by one process per factory, as `translate_chunks` does it."""
+    workers = len(factories)
+    chunks = read_chunks(lines, initial=workers * INITIAL_CHUNK, maximum=workers * MAX_CHUNK)
+
+    def parts() -> Iterator[Chunk]:
+        for chunk in number_chunks(chunks, prefixes):
+            for part in split_evenly(chunk.lines, workers):
+                part_prefixes = None if chunk.prefixes is None else chunk.prefixes[part]
+                yield Chunk(chunk.first_line + part.start, chunk.lines[part], part_prefixes)
+
+    with closing(translate_chunks(factories, parts(), **overrides)) as translated:
+        for translations in translated:
+            yield from translations
+
+
+def translate_chunks(
+    factories: Sequence[Callable[[], Translator]], chunks: Iterable[Chunk], **overrides: Any
+) -> Generator[list[Translation], None, None]:
+    """The translations of each chunk, in order, by one process per factory.
 
     Each factory is called in a new process, so it must be picklable; it returns that process's translator. New
     processes import the main script again: a script calls this below ``if __name__ == "__main__"``. The processes end
     when the generator ends or is closed, and when this process dies.
 
-    Raises what a factory or a translator raises, RuntimeError if a process dies, and DataError if there are not as
-    many ``prefixes`` as lines.
+    Raises what a factory, a translator or ``chunks`` raises, and RuntimeError if a process dies.
     """
     context = multiprocessing.get_context("spawn")
     queue: SimpleQueue[Callable[[], Translator]] = context.SimpleQueue()
@@ -60,21 +76,16 @@ def translate_multiprocess(
         # all processes. Starting the resource tracker would reset the mask, so it starts first.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        first_line = 0
-        chunks = read_chunks(lines, initial=workers * INITIAL_CHUNK, maximum=workers * MAX_CHUNK)
-        for chunk, chunk_prefixes in zip_prefixes(chunks, prefixes):
-            for part in split_evenly(chunk, workers):
-                part_prefixes = None if chunk_prefixes is None else chunk_prefixes[part]
-                yield executor.submit(_translate, chunk[part], first_line + part.start, part_prefixes, overrides)
+        for chunk in chunks:
+            yield executor.submit(_translate, chunk, overrides)
             # The executor starts a process only after it has woken the thread that watches them, which so may wait
             # without watching the last one; another call wakes it again.
             executor.submit(os.getpid)
-            first_line += len(chunk)
 
     try:
         with closing(prefetch(submit(), 2 * workers)) as futures:
             for future in futures:
-                yield from future.result()
+                yield future.result()
     except BrokenProcessPool:
         if not errors.empty():
             raise errors.get() from None
@@ -122,10 +133,5 @@ def _exit_with_parent(worker_end: Connection) -> None:
     os._exit(1)
 
 
-def _translate(
-    lines: list[str], first_line: int, prefixes: list[str] | None, overrides: dict[str, Any]
-) -> list[Translation]:
-    translations = _translator.translate(lines, first_line=first_line, prefixes=prefixes, **overrides)
-    if len(lines) >= MAX_CHUNK // 2:  # see Translator.translate_stream
-        trim_malloc()
-    return translations
+def _translate(chunk: Chunk, overrides: dict[str, Any]) -> list[Translation]:
+    return _translator.translate_chunk(chunk, **overrides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 
 from nmt_rela.utils.errors import DataError
@@ -48,23 +49,31 @@ def read_chunks(
             raise error
 
 
-def zip_prefixes(
-    chunks: Iterable[list[str]], prefixes: Iterable[str] | None
-) -> Iterator[tuple[list[str], list[str] | None]]:
-    """Every chunk with its ``prefixes``, one per line; None without prefixes.
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Lines that are translated together, with the number of the first one in its file, from 0."""
+
+    first_line: int
+    lines: list[str]
+    #: One per line; None without prefixes.
+    prefixes: list[str] | None
+
+
+def number_chunks(
+    chunks: Iterable[list[str]], prefixes: Iterable[str] | None, *, first_line: int = 0
+) -> Iterator[Chunk]:
+    """Every chunk with its number and its ``prefixes``.
 
     Raises DataError if there are more prefixes than lines, or fewer.
     """
-    if prefixes is None:
-        for chunk in chunks:
-            yield chunk, None
-        return
-    remaining, count = iter(prefixes), 0
+    remaining = None if prefixes is None else iter(prefixes)
+    count = first_line
     for chunk in chunks:
-        taken = list(islice(remaining, len(chunk)))
-        count += len(taken)
-        if len(taken) < len(chunk):
+        taken = None if remaining is None else list(islice(remaining, len(chunk)))
+        if taken is not None and len(taken) < len(chunk):
+            count += len(taken)
             raise DataError(f"--prefixes: {count:,} lines, but there are more to translate; accepted: one per line")
-        yield chunk, taken
-    if next(remaining, None) is not None:
+        yield Chunk(count, chunk, taken)
+        count += len(chunk)
+    if remaining is not None and next(remaining, None) is not None:
         raise DataError(f"--prefixes: more than the {count:,} lines to translate; accepted: one per line")

@@ -31,7 +31,7 @@ from nmt_rela.generation.options import EMPTY, ScoringResult, Translation, Trans
 from nmt_rela.generation.sampling import sample
 from nmt_rela.generation.scoring import score_lines
 from nmt_rela.generation.segmentation import Segment, count_given_words, join_segments, segment_lines
-from nmt_rela.generation.streaming import MAX_CHUNK, read_chunks, zip_prefixes
+from nmt_rela.generation.streaming import MAX_CHUNK, Chunk, number_chunks, read_chunks
 from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError, did_you_mean
@@ -192,12 +192,17 @@ class Translator:
         options = self._options(options, overrides)
         lines = _check_lines(lines, "lines")
         prefixes = None if prefixes is None else _check_lines(prefixes, "prefixes")
-        first_line = 0
-        for chunk, chunk_prefixes in zip_prefixes(read_chunks(lines), prefixes):
-            yield from self.translate(chunk, options, first_line=first_line, prefixes=chunk_prefixes)
-            first_line += len(chunk)
-            if len(chunk) == MAX_CHUNK:  # constantly changing batch shapes fragment the heap
-                trim_malloc()
+        for chunk in number_chunks(read_chunks(lines), prefixes):
+            yield from self.translate_chunk(chunk, options)
+
+    def translate_chunk(
+        self, chunk: Chunk, options: TranslationOptions | None = None, **overrides: Any
+    ) -> list[Translation]:
+        """The translations of one chunk of a stream or file."""
+        found = self.translate(chunk.lines, options, first_line=chunk.first_line, prefixes=chunk.prefixes, **overrides)
+        if len(chunk.lines) >= MAX_CHUNK // 2:  # constantly changing batch shapes fragment the heap
+            trim_malloc()
+        return found
 
     def score(self, sources: Iterable[str], targets: Iterable[str]) -> list[ScoringResult]:
         """The model's log-probability of given translations. A line is scored as one sentence."""
