@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ from nmt_rela.utils.files import CHECKSUMS, first_damaged_file, read_regular
 LOG = logging.getLogger(__name__)
 
 AVERAGE = "average"
+#: Settings of the model in which a run may differ from the one whose weights it starts from.
+_FREE = frozenset({"attention", "dropout", "embedding_dropout", "attention_dropout", "ffn_dropout"})
 #: An exported run directory has this file instead of checkpoints.
 EXPORTED = "model.safetensors"
 
@@ -178,6 +180,26 @@ class RunDirectory:
             if checkpoint.resolve() == present:
                 raise
             self._load_verified(model, checkpoint, vocabulary)  # training has moved the link meanwhile
+        return checkpoint
+
+    def initialize(self, model: Transformer, config: ModelConfig) -> Path:
+        """Load the weights into a model of other attention or dropout (``config``); return the checkpoint.
+
+        Norms and gates of ReLA that this run does not have stay as they are. Raises CheckpointError where another
+        setting differs, or as `load_weights_into`.
+        """
+        own = self.config().model
+        differing = [
+            f"model.{item.name} is {getattr(own, item.name)}, not {getattr(config, item.name)}"
+            for item in fields(config)
+            if item.name not in _FREE and getattr(own, item.name) != getattr(config, item.name)
+        ]
+        if differing:
+            raise CheckpointError(f"{self.config_file}: {', '.join(differing)}")
+        trained = build_model(own, self.load_tokenizers())
+        checkpoint = self.load_weights_into(trained)
+        weights = trained.state_dict()
+        model.load_state_dict({name: weights.get(name, start) for name, start in model.state_dict().items()})
         return checkpoint
 
     def _load_verified(self, model: Transformer, checkpoint: Path, vocabulary: str) -> None:

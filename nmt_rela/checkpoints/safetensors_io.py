@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor
+
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import CheckpointError, UserError, first_line
 
@@ -27,6 +29,19 @@ def write_weights(path: Path, model: Transformer, *, vocabulary: str) -> None:
         save_model(model, str(path), metadata={"format": _FORMAT, "vocabulary": vocabulary})
     except SafetensorError as error:
         raise CheckpointError(f"{path.name}: cannot be written: {first_line(error)}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file by name. Raises CheckpointError if it is damaged."""
+    require_safetensors()
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
+    return tensors
 
 
 def read_weights(path: Path, model: Transformer, *, vocabulary: str) -> None:

@@ -1,4 +1,4 @@
-"""Tokenizers: SentencePiece models with fixed special ids.
+"""Tokenizers: SentencePiece models with fixed special ids, or with a vocabulary beside them that has these ids.
 
 Every stored or translated sentence ends in ``EOS``. ``BOS`` only starts the decoder. ``PAD`` fills batches.
 """
@@ -6,23 +6,27 @@ Every stored or translated sentence ends in ``EOS``. ``BOS`` only starts the dec
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
 from nmt_rela.utils.errors import DataError
-from nmt_rela.utils.files import atomic_write
+from nmt_rela.utils.files import atomic_write, read_json
 
 PAD, UNK, EOS, BOS = 0, 1, 2, 3
 #: The first sub-word of a word starts with this character.
 WORD_START = "▁"
 #: A tag: a word put before source sentences to say something of them, such as ``<2de>``. It is one sub-word.
 TAG = r"<[\w-]+>"
+#: The end of the name of a vocabulary's file, instead of ``.model``.
+VOCABULARY = ".vocab.json"
 _INVISIBLE = frozenset((PAD, EOS, BOS))
 #: SentencePiece has one seed for the whole process.
 _SAMPLING = threading.Lock()
@@ -34,26 +38,44 @@ class SentencePieceTokenizer:
     Args:
         model: the bytes of a model file.
         name: the file's name in messages.
+        vocabulary: the sub-words by id where they are not the model's own, as in Marian: the special ones first. What
+            it lacks of the model's sub-words becomes UNK. ``>>x<<`` in it, which says what language to translate into,
+            is one sub-word at the start of a line.
 
     Raises:
         DataError: the bytes are no SentencePiece model, or one with other special ids.
     """
 
-    def __init__(self, model: bytes, *, name: str) -> None:
+    def __init__(self, model: bytes, *, name: str, vocabulary: Sequence[str] | None = None) -> None:
         self._model = model
+        self._vocabulary = None if vocabulary is None else tuple(vocabulary)
+        self.size: int
+        self.fingerprint: str
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:  # its text only names a line of SentencePiece's source
             raise DataError(f"{name}: not a SentencePiece model, or a damaged one") from error
         processor = self._processor
+        if self._vocabulary is not None:
+            self._ids = {piece: i for i, piece in enumerate(self._vocabulary)}
+            if len(self._ids) < len(self._vocabulary) or len(self._vocabulary) <= BOS:
+                raise DataError(f"{name}: its vocabulary has a sub-word twice, or no special ones")
+            self.size = len(self._vocabulary)
+            self.fingerprint = hashlib.sha256(model + json.dumps(self._vocabulary).encode()).hexdigest()
+            return
         found = (processor.pad_id(), processor.unk_id(), processor.eos_id(), processor.bos_id())
         if found != (PAD, UNK, EOS, BOS):
             raise DataError(
                 f"{name}: special ids pad, unk, eos, bos are {found}; "
                 f"accepted: {(PAD, UNK, EOS, BOS)} (train SentencePiece with pad_id=0 unk_id=1 eos_id=2 bos_id=3)"
             )
-        self.size: int = processor.get_piece_size()
-        self.fingerprint: str = hashlib.sha256(model).hexdigest()
+        self.size = processor.get_piece_size()
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """The sub-words by id."""
+        return self.convert_ids_to_pieces(range(self.size))
 
     @cached_property
     def tags(self) -> dict[str, int]:
@@ -68,17 +90,24 @@ class SentencePieceTokenizer:
             model = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path}: cannot read the tokenizer ({error.strerror})") from error
-        return cls(model, name=str(path))
+        vocabulary, beside = None, path.with_suffix(VOCABULARY)
+        if beside.exists():
+            vocabulary = read_json(beside)
+            if not isinstance(vocabulary, list) or not all(isinstance(piece, str) for piece in vocabulary):
+                raise DataError(f"{beside}: expected a list of sub-words")
+        return cls(model, name=str(path), vocabulary=vocabulary)
 
     def save(self, path: Path) -> None:
-        """Write the model file atomically, with the very bytes that were loaded."""
+        """Write the model file atomically, with the very bytes that were loaded, and the vocabulary beside it."""
         with atomic_write(path) as stream:
             stream.write(self._model)
+        if self._vocabulary is not None:
+            with atomic_write(path.with_suffix(VOCABULARY)) as stream:
+                stream.write(json.dumps(self._vocabulary, ensure_ascii=False, indent=0).encode("utf-8"))
 
     def encode(self, lines: Sequence[str], *, threads: int = 1) -> list[list[int]]:
         """Sub-word ids of each line, without EOS. An empty line has none."""
-        ids: list[list[int]] = self._processor.encode(list(lines), out_type=int, num_threads=threads)
-        return ids
+        return self._encode(lines, num_threads=threads)
 
     def sample(self, lines: Sequence[str], *, alpha: float, seed: int) -> list[list[int]]:
         """Sub-word ids of each line by a segmentation drawn at random, without EOS; the same for the same ``seed``.
@@ -88,23 +117,43 @@ class SentencePieceTokenizer:
         with _SAMPLING:
             # A call starts a thread, whose generator starts from the seed.
             sentencepiece.set_random_generator_seed(seed)
-            ids: list[list[int]] = self._processor.encode(
-                list(lines), out_type=int, enable_sampling=True, nbest_size=-1, alpha=alpha, num_threads=1
-            )
-        return ids
+            return self._encode(lines, enable_sampling=True, nbest_size=-1, alpha=alpha, num_threads=1)
+
+    def _encode(self, lines: Sequence[str], **options: Any) -> list[list[int]]:
+        """Sub-word ids of each line; ``options`` are SentencePiece's."""
+        if self._vocabulary is None:
+            ids: list[list[int]] = self._processor.encode(list(lines), out_type=int, **options)
+            return ids
+        split = [self._split_tag(line) for line in lines]
+        pieces = self._processor.encode([text for _, text in split], out_type=str, **options)
+        return [
+            [*tag, *(self._ids.get(piece, UNK) for piece in line)] for (tag, _), line in zip(split, pieces, strict=True)
+        ]
 
     def decode(self, ids: Sequence[Sequence[int]], *, threads: int = 1) -> list[str]:
         """The text of each id sequence, without PAD, EOS and BOS. UNK becomes SentencePiece's ``⁇``."""
         if not ids:  # SentencePiece takes an empty list for one empty sentence
             return []
         visible = [[int(i) for i in sentence if i not in _INVISIBLE] for sentence in ids]
+        if self._vocabulary is not None:
+            decoded = (self._processor.decode_pieces(self.convert_ids_to_pieces(sentence)) for sentence in visible)
+            # A sub-word that this model does not have stays as it is.
+            return [line.replace(WORD_START, " ").strip() for line in decoded]
         lines: list[str] = self._processor.decode(visible, out_type=str, num_threads=threads)
         return lines
 
     def convert_ids_to_pieces(self, ids: Sequence[int]) -> list[str]:
         """The sub-word of each id."""
+        if self._vocabulary is not None:
+            return [self._vocabulary[i] for i in ids]
         pieces: list[str] = self._processor.id_to_piece([int(i) for i in ids])
         return pieces
+
+    def _split_tag(self, line: str) -> tuple[list[int], str]:
+        """The id of a tag before a line, if there is one, and the rest."""
+        if line.startswith(">>") and (end := line.find("<<") + 2) > 2 and line[:end] in self._ids:
+            return [self._ids[line[:end]]], line[end:]
+        return [], line
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +167,11 @@ class TokenizerPair:
     def is_shared(self) -> bool:
         """Whether both sides have the same model."""
         return self.source.fingerprint == self.target.fingerprint
+
+    @property
+    def have_one_vocabulary(self) -> bool:
+        """Whether an id means the same sub-word on both sides."""
+        return self.source.vocabulary == self.target.vocabulary
 
     @property
     def fingerprint(self) -> str:

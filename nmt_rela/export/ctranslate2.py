@@ -203,4 +203,4 @@ def _values(tensor: Tensor) -> Any:
 
 
 def _tokens(tokenizer: SentencePieceTokenizer) -> list[str]:
-    return tokenizer.convert_ids_to_pieces(range(tokenizer.size))
+    return list(tokenizer.vocabulary)

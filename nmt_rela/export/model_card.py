@@ -106,7 +106,9 @@ def _card_lines(run: RunDirectory, library: str, usage: str) -> Iterator[str]:
     yield _row("width", f"{model.d_model}, feed-forward {model.ffn_dim:,}, {model.num_heads} heads")
     tokenizers = run.load_tokenizers()
     sizes = [tokenizers.source.size, tokenizers.target.size]
-    yield _row("sub-words", f"{sizes[0]:,}, joint" if tokenizers.is_shared else f"{sizes[0]:,} and {sizes[1]:,}")
+    yield _row(
+        "sub-words", f"{sizes[0]:,}, joint" if tokenizers.have_one_vocabulary else f"{sizes[0]:,} and {sizes[1]:,}"
+    )
     yield from ("", "## Training", "", "| | |", "| --- | --- |")
     state = _state(run)
     progress = state.get("progress", {})

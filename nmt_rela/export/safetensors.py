@@ -9,13 +9,17 @@ import torch
 from nmt_rela.checkpoints.run_directory import EXPORTED, RunDirectory
 from nmt_rela.checkpoints.safetensors_io import require_safetensors, write_weights
 from nmt_rela.config.loader import config_to_yaml
+from nmt_rela.config.schema import Config
+from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.export.model_card import export_readme
+from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.files import atomic_directory, write_checksums
 
 #: Storage types of the weights, the default first.
 QUANTIZATIONS = ("float32", "float16", "bfloat16")
 
-_README = """\
+#: The README.md of a folder that is a run directory without checkpoints.
+README = """\
 # $source to $target
 
 Made by nmt-export: `model.safetensors` (tied weights are stored once), `config.yaml` and `tokenizer/`. Needs
@@ -41,10 +45,16 @@ def export_safetensors(
 ) -> None:
     """Write the model of a checkpoint into the folder ``output``. Raises UserError if safetensors is not installed."""
     require_safetensors()
-    config, tokenizers, model = run.config(), run.load_tokenizers(), run.load_model(checkpoint)
+    config = run.config()
+    model = run.load_model(checkpoint).to(getattr(torch, quantization))
+    write_run(output, model, config, run.load_tokenizers(), export_readme(README, config))
+
+
+def write_run(output: Path, model: Transformer, config: Config, tokenizers: TokenizerPair, readme: str) -> None:
+    """Write a model as a run directory without checkpoints, which commands accept."""
     with atomic_directory(output) as partial:
-        write_weights(partial / EXPORTED, model.to(getattr(torch, quantization)), vocabulary=tokenizers.fingerprint)
+        write_weights(partial / EXPORTED, model, vocabulary=tokenizers.fingerprint)
         (partial / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
         tokenizers.save(partial / "tokenizer")
-        (partial / "README.md").write_text(export_readme(_README, config), encoding="utf-8")
+        (partial / "README.md").write_text(readme, encoding="utf-8")
         write_checksums(partial)

@@ -138,10 +138,16 @@ class NmtRelaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: `Transformer` has initialized itself, and weights are never missing."""
 
-    def _tie_weights(self) -> None:  # transformers 4; 5 reads _tied_weights_keys
+    def tie_weights(self, missing_keys: set[str] | None = None, **_kwargs: Any) -> None:
+        """Make tied parameters one again, and take them from ``missing_keys``."""
+        # The library's own form would lengthen the bias of an embedding to the size of the vocabulary.
+        missing = set() if missing_keys is None else missing_keys
         for name, source in self.config.tied_weights.items():
-            module, _, attribute = name.rpartition(".")
-            setattr(self.get_submodule(module), attribute, self.get_parameter(source))
+            present, other = (name, source) if source in missing and name not in missing else (source, name)
+            module, _, attribute = other.rpartition(".")
+            setattr(self.get_submodule(module), attribute, self.get_parameter(present))
+            if present not in missing:
+                missing.discard(other)
 
     def get_encoder(self, *_args: Any, **_kwargs: Any) -> nn.Module:
         """The encoder as a module of its own."""

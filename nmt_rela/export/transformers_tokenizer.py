@@ -26,6 +26,8 @@ class NmtRelaTokenizer(PreTrainedTokenizer):
 
     vocab_files_names = {  # noqa: RUF012
         "joint_file": "joint.model", "source_file": "source.model", "target_file": "target.model",
+        "joint_vocabulary": "joint.vocab.json", "source_vocabulary": "source.vocab.json",
+        "target_vocabulary": "target.vocab.json",
     }  # fmt: skip
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
 
@@ -36,12 +38,14 @@ class NmtRelaTokenizer(PreTrainedTokenizer):
         target_file: str | None = None,
         **kwargs: Any,
     ) -> None:
+        for name in self.vocab_files_names:  # those beside the models are found there
+            kwargs.pop(name, None)
         found = joint_file or source_file or target_file
         self.tokenizers = TokenizerPair.load(Path(found).parent if found else Path("."))
         settings = {name: kwargs[name] for name in NORMALIZATION_SETTINGS if name in kwargs}
         data = DataConfig(task="-", **{"source_language": "source", "target_language": "target", **settings})
         self._normalize = [normalization_for(language, data) for language in data.languages]
-        self._pieces = [_pieces(tokenizer) for tokenizer in self._sides]
+        self._pieces = [tokenizer.vocabulary for tokenizer in self._sides]
         self._ids = [{piece: i for i, piece in enumerate(pieces)} for pieces in self._pieces]
         self._input_side = 0  # 0: source, 1: target
         self._decode_use_source_tokenizer = False  # a name that other tools know
@@ -133,7 +137,3 @@ class NmtRelaTokenizer(PreTrainedTokenizer):
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = None) -> None:
         """Nothing: ``save_vocabulary`` writes the file; transformers would copy this module."""
-
-
-def _pieces(tokenizer: SentencePieceTokenizer) -> list[str]:
-    return tokenizer.convert_ids_to_pieces(range(tokenizer.size))

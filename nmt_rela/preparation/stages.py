@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.normalization import normalization_for, normalization_rule
-from nmt_rela.data.tokenizer import SentencePieceTokenizer, TokenizerPair
+from nmt_rela.data.tokenizer import VOCABULARY, SentencePieceTokenizer, TokenizerPair
 from nmt_rela.metrics.word_alignment import format_gold, read_gold
 from nmt_rela.preparation.binarize import binarize
 from nmt_rela.preparation.cleaning import Cleaner
@@ -168,9 +168,13 @@ def make_tokenizers(directory: Path, data: DataConfig, text: Path, *, tags: Sequ
 
 
 def vocabulary_files(path: Path) -> list[Path]:
-    """The SentencePiece models that ``data.vocabulary`` means: a run's, those in a directory, or one file."""
+    """The SentencePiece models that ``data.vocabulary`` means: a run's, those in a directory, or one file.
+
+    Vocabularies beside models follow them.
+    """
     directory = path / "tokenizer" if (path / "tokenizer").is_dir() else path
-    return [path] if path.is_file() else sorted(directory.glob("*.model"))
+    models = [path] if path.is_file() else sorted(directory.glob("*.model"))
+    return models + [beside for model in models if (beside := model.with_suffix(VOCABULARY)).exists()]
 
 
 def copy_tokenizers(directory: Path, vocabulary: Path, *, data: DataConfig, tags: Sequence[str]) -> None:
@@ -186,8 +190,8 @@ def copy_tokenizers(directory: Path, vocabulary: Path, *, data: DataConfig, tags
         tokenizers = TokenizerPair(joint, joint)
     else:
         tokenizers = TokenizerPair.load(vocabulary_files(vocabulary)[0].parent)
-    if tokenizers.is_shared != data.joint_vocabulary:
-        found = "one vocabulary for both sides" if tokenizers.is_shared else "one vocabulary per side"
+    if tokenizers.have_one_vocabulary != data.joint_vocabulary:
+        found = "one vocabulary for both sides" if tokenizers.have_one_vocabulary else "one vocabulary per side"
         raise ConfigError(
             f"data.joint_vocabulary: found {str(data.joint_vocabulary).lower()}, but {vocabulary} has {found}"
         )

@@ -98,7 +98,8 @@ def check_run_directory(config: Config, *, restart: bool = False) -> None:
         initialize_from = RunDirectory(config.training.initialize_from)
         try:
             initialize_from.config()  # raises where it is not a run
-            initialize_from.load_weights_into(build_model(config.model, initialize_from.load_tokenizers()))
+            model = build_model(config.model, initialize_from.load_tokenizers())
+            initialize_from.initialize(model, config.model)
         except UserError as error:
             raise ConfigError(f"training.initialize_from: {error}") from error
 

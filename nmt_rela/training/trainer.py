@@ -398,7 +398,7 @@ class Trainer:
                 raise CheckpointError(
                     f"{other.path} has another vocabulary than the prepared data, in which its ids mean other sub-words"
                 )
-            checkpoint = other.load_weights_into(self.model)
+            checkpoint = other.initialize(self.model, self.config.model)
             if self.average:
                 self.average.model.load_state_dict(self.model.state_dict())
         except UserError as error:

@@ -133,7 +133,8 @@ def help_of(program: str) -> str:
     """What ``--help`` says."""
     line = [sys.executable, str(REPOSITORY / program), "--help"]
     if program.startswith("nmt-"):
-        line = [sys.executable, "-m", f"nmt_rela.commands.{program.removeprefix('nmt-')}", "--help"]
+        module = "import_model" if program == "nmt-import" else program.removeprefix("nmt-")
+        line = [sys.executable, "-m", f"nmt_rela.commands.{module}", "--help"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{program} --help: {done.stderr}"
     return done.stdout

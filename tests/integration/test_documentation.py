@@ -14,7 +14,10 @@ NAMES = [page.relative_to(REPOSITORY).as_posix() for page in PAGES]
 #: Pages whose shell blocks say what becomes of each.
 MARKED = [
     "README.md",
-    *(f"docs/{name}.md" for name in ("attention", "data", "training", "decoding", "analysis", "troubleshooting")),
+    *(
+        f"docs/{name}.md"
+        for name in ("attention", "data", "training", "decoding", "export", "analysis", "troubleshooting")
+    ),
 ]
 
 

@@ -20,8 +20,20 @@ import nmt_rela
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: Without the directory lines that make adds when make has called it.
 MAKE = ("make", "--no-print-directory")
-COMMANDS = "prepare train translate evaluate export average compare score analyze reproduce".split()
-HEAVY = ("torch", "numpy", "sentencepiece", "sacrebleu", "matplotlib", "tensorboard", "ctranslate2", "safetensors")
+COMMANDS = "prepare train translate evaluate export import average compare score analyze reproduce".split()
+#: The module of each command; "import" is a word of Python.
+MODULES = {name: name for name in COMMANDS} | {"import": "import_model"}
+HEAVY = (
+    "torch",
+    "numpy",
+    "sentencepiece",
+    "sacrebleu",
+    "matplotlib",
+    "tensorboard",
+    "ctranslate2",
+    "safetensors",
+    "transformers",
+)
 
 
 def tracked_files() -> list[Path]:
@@ -35,7 +47,8 @@ def test_every_command_is_an_entry_point() -> None:
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
     lines = setup["options.entry_points"]["console_scripts"].split("\n")
-    assert sorted(filter(None, lines)) == sorted(f"nmt-{name} = nmt_rela.commands.{name}:main" for name in COMMANDS)
+    wanted = [f"nmt-{name} = nmt_rela.commands.{module}:main" for name, module in MODULES.items()]
+    assert sorted(filter(None, lines)) == sorted(wanted)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -56,7 +69,7 @@ def test_help_is_installed_and_answers_at_once(name: str) -> None:
 def test_help_loads_nothing_heavy(name: str) -> None:
     code = f"""
 import sys
-from nmt_rela.commands.{name} import main
+from nmt_rela.commands.{MODULES[name]} import main
 status = main(["--help"])
 print("loaded:", *sorted(set({HEAVY!r}) & set(sys.modules)))
 sys.exit(status)
@@ -67,7 +80,7 @@ sys.exit(status)
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_wrong_argument_is_one_line(name: str) -> None:
-    line = [sys.executable, "-m", f"nmt_rela.commands.{name}", "--no-such-option"]
+    line = [sys.executable, "-m", f"nmt_rela.commands.{MODULES[name]}", "--no-such-option"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"nmt-{name}: error: ")

@@ -1,0 +1,407 @@
+"""Import of Marian models in the format of transformers, such as those of OPUS-MT: a folder becomes a run directory.
+
+Their vocabulary is put into the order of ours: padding, unknown, end, start, then the others. The start of a target has
+a row of its own, a copy of the embedding that the model starts from. As an output it is suppressed by its bias.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from torch import Tensor
+
+from nmt_rela.checkpoints.run_directory import build_model
+from nmt_rela.checkpoints.safetensors_io import read_tensors
+from nmt_rela.config.loader import config_from_yaml, config_to_yaml, override_config
+from nmt_rela.config.schema import Config, DataConfig, DecodingConfig, ModelConfig, TrainingConfig
+from nmt_rela.data.tokenizer import BOS, SentencePieceTokenizer, TokenizerPair
+from nmt_rela.export.model_card import export_readme
+from nmt_rela.export.safetensors import README, write_run
+from nmt_rela.models.embedding import sinusoidal_positions
+from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError
+from nmt_rela.utils.files import read_json
+
+LOG = logging.getLogger(__name__)
+
+_ORIGIN = """\
+# $source to $target
+
+Imported by nmt-import from `$name`, a Marian model in the format of transformers. Licence by its README: $licence.
+Settings of training in `config.yaml` are defaults, not those of the model's own training. """
+#: Whether both sides have one embedding.
+_ONE_EMBEDDING = "share_encoder_decoder_embeddings"  # words: allow
+#: What transformers assumes where config.json is silent.
+_DEFAULTS: dict[str, Any] = {
+    "decoder_vocab_size": None, "scale_embedding": False, "activation_function": "gelu",
+    _ONE_EMBEDDING: True, "tie_word_embeddings": True, "max_position_embeddings": 1024,
+    "dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0,
+}  # fmt: skip
+#: Sizes that config.json must give.
+_SIZES = (
+    "vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim",
+    "encoder_attention_heads", "decoder_attention_heads",
+)  # fmt: skip
+#: Settings of other architectures, which transformers ignores in Marian models.
+_FOREIGN = {
+    "normalize_before": False, "normalize_embedding": False, "add_final_layer_norm": False,
+    "static_position_embeddings": True, "quantization_config": None,
+}  # fmt: skip
+_ACTIVATIONS = {"relu": "relu", "swish": "swish", "silu": "swish", "gelu": "gelu"}
+#: How much less the logit of the start is than that of the sub-word whose embedding it copies.
+_START_PENALTY = 30.0
+_NAME = re.compile(r"opus-mt-(?:tc-(?:base-|big-|bible-big-)?)?([A-Za-z_]+)-([A-Za-z_]+)")
+
+
+def import_marian(folder: Path, output: Path, overrides: Sequence[str] = ()) -> Config:
+    """Write the model of ``folder`` as the run directory ``output``; its configuration.
+
+    ``overrides`` are settings, except of ``model``, as on the command line. Nothing in the folder is executed. Raises
+    CheckpointError, with all reasons, for what is not such a model or cannot be represented.
+    """
+    settings = _read(folder / "config.json")
+    if settings.get("model_type") != "marian":
+        raise CheckpointError(
+            f"{folder / 'config.json'}: the architecture is {settings.get('model_type')!r}; accepted: 'marian'"
+        )
+    settings = _DEFAULTS | settings
+    if reasons := _unsupported(settings):
+        raise CheckpointError(f"{folder / 'config.json'}: cannot be represented: {'; '.join(reasons)}")
+    source, target = _read_vocabularies(folder, settings)
+    config = _configuration(folder, output, settings, overrides)
+    weights = _read_weights(folder)
+    model = build_model(config.model, TokenizerPair(source.tokenizer, target.tokenizer))
+    model.load_state_dict(_Conversion(folder, weights, settings).convert(model.state_dict(), source, target))
+    name = str(settings.get("_name_or_path") or folder.resolve().name)
+    readme = export_readme(_ORIGIN + README.partition("\n\n")[2], config, name=name, licence=_licence(folder))
+    write_run(output, model.eval(), config, TokenizerPair(source.tokenizer, target.tokenizer), readme)
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: {'no JSON object' if path.exists() else 'missing'}; expected a Marian model")
+    return content
+
+
+def _unsupported(settings: Mapping[str, Any]) -> list[str]:
+    """All reasons why a configuration has no counterpart."""
+    reasons = [
+        f"{name} is {settings.get(name)!r}, expected a whole number from 1"
+        for name in _SIZES
+        if type(settings.get(name)) is not int or settings[name] < 1
+    ]
+    if not reasons:
+        for name in ("ffn_dim", "attention_heads"):
+            sides = settings[f"encoder_{name}"], settings[f"decoder_{name}"]
+            if sides[0] != sides[1]:
+                reasons.append(f"encoder_{name} is {sides[0]} and decoder_{name} {sides[1]}, expected equal ones")
+        if settings["d_model"] % settings["encoder_attention_heads"]:
+            reasons.append("d_model is no multiple of the attention heads")
+    if settings["activation_function"] not in _ACTIVATIONS:
+        found, accepted = settings["activation_function"], ", ".join(_ACTIVATIONS)
+        reasons.append(f"activation_function is {found!r}, accepted: {accepted}")
+    special = [settings.get(f"{name}_token_id") for name in ("pad", "eos", "decoder_start")]
+    if any(type(i) is not int or i < 0 for i in special):
+        reasons.append("pad_token_id, eos_token_id and decoder_start_token_id must be whole numbers")
+    elif special[0] == special[1]:
+        reasons.append("padding and end of sentence are the same sub-word")
+    reasons += [
+        f"{name} is {settings[name]!r}, expected {expected!r}"
+        for name, expected in _FOREIGN.items()
+        if settings.get(name, expected) != expected
+    ]
+    for name, low, high in (("dropout", 0, 0.9), ("attention_dropout", 0, 0.9), ("activation_dropout", 0, 0.9)):
+        if not isinstance(settings[name], (int, float)) or not low <= settings[name] <= high:
+            reasons.append(f"{name} is {settings[name]!r}, expected a number from {low} to {high}")
+    return reasons
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A tokenizer in our order of ids, and the row of the model that each id has there."""
+
+    tokenizer: SentencePieceTokenizer
+    rows: Tensor
+
+
+def _read_vocabularies(folder: Path, settings: Mapping[str, Any]) -> tuple[_Side, _Side]:
+    """Source and target. Raises CheckpointError."""
+    shared = settings[_ONE_EMBEDDING]
+    names = read_json(folder / "tokenizer_config.json") or {}
+    tokens = {
+        name: token.get("content", "") if isinstance(token := names.get(f"{name}_token") or default, dict) else token
+        for name, default in (("pad", "<pad>"), ("unk", "<unk>"), ("eos", "</s>"))
+    }
+    sizes = settings["vocab_size"], settings["decoder_vocab_size"] or settings["vocab_size"]
+    sides = []
+    for side, size, file in zip(
+        ("source", "target"), sizes, ("vocab.json", "vocab.json" if shared else "target_vocab.json"), strict=True
+    ):
+        path = folder / file
+        ids = _read(path)
+        if shared:
+            size = sizes[0]
+        if not all(type(i) is int and 0 <= i < size for i in ids.values()) or len(set(ids.values())) < len(ids):
+            raise CheckpointError(f"{path}: the ids must differ and lie below the size of the vocabulary, {size}")
+        if missing := [tokens[name] for name in ("unk", "eos") if tokens[name] not in ids]:
+            raise CheckpointError(f"{path}: lacks the sub-words {', '.join(missing)}")
+        unk, eos = ids[tokens["unk"]], ids[tokens["eos"]]
+        pad, start = settings["pad_token_id"], settings["decoder_start_token_id"]
+        if shared or side == "target":
+            if settings["eos_token_id"] != eos:
+                raise CheckpointError(
+                    f"{path}: {tokens['eos']} has the id {eos}, but eos_token_id of config.json is "
+                    f"{settings['eos_token_id']}"
+                )
+            if max(pad, start) >= size:
+                raise CheckpointError(
+                    f"{folder / 'config.json'}: pad_token_id or decoder_start_token_id is above {size - 1}"
+                )
+        else:  # never seen by the model
+            pad, start = ids.get(tokens["pad"], eos), eos
+        pieces = {i: piece for piece, i in ids.items()}
+        ordered = [pieces.get(i, f"[{i}]") for i in range(size)]
+        special = [tokens["pad"] if pad == eos else ordered[pad], ordered[unk], ordered[eos], "<s>"]
+        while special[BOS] in ids:
+            special[BOS] += "'"
+        others = [i for i in range(size) if i not in (pad, unk, eos)]
+        spm = folder / f"{side}.spm"
+        try:
+            tokenizer = SentencePieceTokenizer(
+                spm.read_bytes(), name=str(spm), vocabulary=[*special, *(ordered[i] for i in others)]
+            )
+        except OSError as error:
+            raise CheckpointError(f"{spm}: cannot be read ({(error.strerror or '').lower()})") from error
+        except DataError as error:
+            raise CheckpointError(str(error)) from error
+        sides.append(_Side(tokenizer, torch.tensor([pad, unk, eos, start, *others])))
+    return sides[0], sides[1]
+
+
+def _configuration(folder: Path, output: Path, settings: Mapping[str, Any], overrides: Sequence[str]) -> Config:
+    """The configuration of the run. Raises ConfigError."""
+    shared, tied = settings[_ONE_EMBEDDING], settings["tie_word_embeddings"]
+    if shared and not tied:
+        LOG.warning("%s: one embedding for both sides becomes two in the run, which training makes differ", folder)
+    ties: Literal["target", "all", "none"] = ("all" if shared else "target") if tied else "none"
+    languages = _languages(folder)
+    search = {**settings, **(read_json(folder / "generation_config.json") or {})}
+    beam, penalty = search.get("num_beams") or 1, search.get("length_penalty")
+    for override in overrides:
+        if override.startswith("model."):
+            raise ConfigError(f"override '{override}': what is imported has its own model; accepted: data and decoding")
+    config = Config(
+        run_dir=str(output),
+        data=DataConfig(
+            task="imported",
+            source_language=languages[0],
+            target_language=languages[1],
+            joint_vocabulary=bool(shared),
+            vocabulary_size=settings["vocab_size"] + 1,
+            subword_model=_subword_model(folder / "source.spm"),
+            max_length=settings["max_position_embeddings"],
+        ),
+        model=ModelConfig(
+            attention="softmax",
+            encoder_layers=settings["encoder_layers"],
+            decoder_layers=settings["decoder_layers"],
+            d_model=settings["d_model"],
+            ffn_dim=settings["encoder_ffn_dim"],
+            num_heads=settings["encoder_attention_heads"],
+            layer_norm_epsilon=1e-5,
+            activation=_ACTIVATIONS[settings["activation_function"]],  # type: ignore[arg-type]
+            dropout=settings["dropout"],
+            embedding_dropout=settings["dropout"],
+            attention_dropout=settings["attention_dropout"],
+            ffn_dropout=settings["activation_dropout"],
+            tied_embeddings=ties,
+            scale_embeddings=bool(settings["scale_embedding"]),
+            output_bias=True,
+            positions="marian",
+        ),
+        training=TrainingConfig(),
+        decoding=DecodingConfig(
+            beam_size=beam,
+            length_penalty=1.0 if penalty is None else max(penalty, 0.0),
+            early_stopping=search.get("early_stopping") is True,
+        ),
+    )
+    config = override_config(config_from_yaml(config_to_yaml(config), str(folder / "config.json")), overrides)
+    if {"source", "target"} & set(config.data.languages):
+        raise ConfigError(
+            f"{folder}: does not say what its languages are; give data.source_language=… and data.target_language=…, "
+            "such as en and de"
+        )
+    return config
+
+
+def _languages(folder: Path) -> tuple[str, str]:
+    """The languages by the tokenizer's settings or the folder's name; "source" and "target" where they are unknown."""
+    names = read_json(folder / "tokenizer_config.json") or {}
+    found = _NAME.search(folder.resolve().name)
+    source, target = found.groups() if found else ("source", "target")
+    return str(names.get("source_lang") or source), str(names.get("target_lang") or target)
+
+
+def _subword_model(spm: Path) -> Literal["bpe", "unigram"]:
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made by protobuf
+    proto.ParseFromString(spm.read_bytes())
+    return "bpe" if proto.trainer_spec.model_type == proto.trainer_spec.BPE else "unigram"
+
+
+def _licence(folder: Path) -> str:
+    """The licence by the head of README.md."""
+    try:
+        head = (folder / "README.md").read_text(encoding="utf-8").split("---")[1]
+        return str(yaml.safe_load(head)["license"])
+    except (OSError, UnicodeDecodeError, LookupError, TypeError, yaml.YAMLError):
+        return "not stated"
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors by name, in float32: of safetensors files, or of a pickle that holds nothing but tensors.
+
+    Raises CheckpointError.
+    """
+    weights: dict[str, Tensor] = {}
+    pickled = folder / "pytorch_model.bin"
+    if files := sorted(folder.glob("model*.safetensors")):
+        for file in files:
+            weights |= read_tensors(file)
+    elif pickled.exists():
+        try:
+            weights = torch.load(pickled, map_location="cpu", weights_only=True)
+        except Exception as error:  # of many types, for damaged or forbidden content
+            raise CheckpointError(f"{pickled}: damaged, or more than tensors; it is not executed") from error
+    else:
+        raise CheckpointError(f"{folder}: no weights; accepted: model.safetensors or pytorch_model.bin")
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"{pickled}: does not hold tensors by name")
+    return {name: value.float() for name, value in weights.items()}
+
+
+class _Conversion:
+    """The weights of a Marian model by the names of a `Transformer`; every reason why they do not fit is collected."""
+
+    def __init__(self, folder: Path, weights: dict[str, Tensor], settings: Mapping[str, Any]) -> None:
+        self.folder, self.weights, self.settings = folder, dict(weights), settings
+        self.reasons: list[str] = []
+
+    def convert(self, expected: Mapping[str, Tensor], source: _Side, target: _Side) -> dict[str, Tensor]:
+        """Raises CheckpointError with all reasons."""
+        width, inner = self.settings["d_model"], self.settings["encoder_ffn_dim"]
+        found: dict[str, Tensor] = {}
+        for stack in ("encoder", "decoder"):
+            for index in range(self.settings[f"{stack}_layers"]):
+                theirs, ours = f"model.{stack}.layers.{index}", f"{stack}.{index}"
+                parts = {
+                    "self_attention.qkv_proj": [f"self_attn.{part}_proj" for part in "qkv"],
+                    "self_attention.out_proj": ["self_attn.out_proj"],
+                    "cross_attention.q_proj": ["encoder_attn.q_proj"],
+                    "cross_attention.kv_proj": [f"encoder_attn.{part}_proj" for part in "kv"],
+                    "cross_attention.out_proj": ["encoder_attn.out_proj"],
+                    "feed_forward.fc1": ["fc1"],
+                    "feed_forward.fc2": ["fc2"],
+                }
+                for name, linears in parts.items():
+                    if stack == "encoder" and name.startswith("cross"):
+                        continue
+                    shape = {"feed_forward.fc1": (inner, width), "feed_forward.fc2": (width, inner)}.get(
+                        name, (width, width)
+                    )
+                    for parameter, size in (("weight", shape), ("bias", shape[:1])):
+                        tensors = [self._take(f"{theirs}.{linear}.{parameter}", size) for linear in linears]
+                        found[f"{ours}.{name}.{parameter}"] = torch.cat(tensors)
+                for name, norm in (
+                    ("self_attention", "self_attn_layer_norm"),
+                    ("cross_attention", "encoder_attn_layer_norm"),
+                    ("feed_forward", "final_layer_norm"),
+                ):
+                    if stack == "encoder" and name.startswith("cross"):
+                        continue
+                    for parameter in ("weight", "bias"):
+                        found[f"{ours}.{name}_residual.layer_norm.{parameter}"] = self._take(
+                            f"{theirs}.{norm}.{parameter}", (width,)
+                        )
+        found |= self._embeddings(source, target)
+        self._check_positions()
+        self.reasons += [f"{name} has no place in the model" for name in sorted(self.weights)]
+        self.reasons += [
+            f"{name} would be {list(found[name].shape)}, not {list(tensor.shape)}"
+            for name, tensor in expected.items()
+            if not self.reasons and found[name].shape != tensor.shape
+        ]
+        if self.reasons:
+            first, more = self.reasons[:8], len(self.reasons) - 8
+            raise CheckpointError(
+                f"{self.folder}: its weights do not fit its config.json: {'; '.join(first)}"
+                + (f"; and {more} more" if more > 0 else "")
+            )
+        return found
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        tensor = self.weights.pop(name, None)
+        if tensor is None or tensor.shape != shape:
+            problem = "is missing" if tensor is None else f"is {list(tensor.shape)}, expected {list(shape)}"
+            self.reasons.append(f"{name} {problem}")
+            return torch.zeros(shape)
+        return tensor
+
+    def _take_alias(self, names: Sequence[str], shape: tuple[int, int]) -> Tensor:
+        """The matrix that several names stand for. Files have one of them, or all."""
+        present = [name for name in names if name in self.weights]
+        taken = [self._take(name, shape) for name in present or names[:1]]
+        if not all(torch.equal(taken[0], other) for other in taken):
+            self.reasons.append(f"{' and '.join(present)} differ, but config.json says that they are one")
+        return taken[0]
+
+    def _embeddings(self, source: _Side, target: _Side) -> dict[str, Tensor]:
+        width = self.settings["d_model"]
+        source_size, target_size = (int(side.rows.max()) + 1 for side in (source, target))
+        encoder, decoder = (f"model.{stack}.embed_tokens.weight" for stack in ("encoder", "decoder"))
+        groups = [[encoder], [decoder], ["lm_head.weight"]]
+        shared = self.weights.get("model.shared.weight")
+        if self.settings["tie_word_embeddings"] and self.settings[_ONE_EMBEDDING]:
+            groups = [["model.shared.weight", encoder, decoder, "lm_head.weight"]]
+        elif self.settings["tie_word_embeddings"]:
+            groups = [[encoder], [decoder, "lm_head.weight"]]
+        elif shared is not None:  # by transformers 4 the only one; 5 has separate ones beside it
+            del self.weights["model.shared.weight"]
+            self.weights = {encoder: shared, decoder: shared} | self.weights
+        matrices: dict[str, Tensor] = {}
+        for group in groups:
+            size = source_size if group == [encoder] else target_size
+            matrices |= dict.fromkeys(group, self._take_alias(group, (size, width)))
+        bias = torch.zeros(target_size)
+        if "final_logits_bias" in self.weights:
+            bias = self._take("final_logits_bias", (1, target_size)).flatten()
+        bias = bias[target.rows]
+        bias[BOS] -= _START_PENALTY
+        return {
+            "source_embedding.weight": matrices[encoder][source.rows],
+            "target_embedding.weight": matrices[decoder][target.rows],
+            "output_embedding": matrices["lm_head.weight"][target.rows],
+            "output_bias": bias,
+        }
+
+    def _check_positions(self) -> None:
+        """Older files hold the positions; they must be those that are computed."""
+        for stack in ("encoder", "decoder"):
+            name = f"model.{stack}.embed_positions.weight"
+            table = self.weights.pop(name, None)
+            if table is None:
+                continue
+            expected = sinusoidal_positions(len(table) if table.dim() else 0, self.settings["d_model"], "marian")
+            if table.shape != expected.shape or not torch.allclose(table, expected, atol=1e-4):
+                self.reasons.append(f"{name} holds other positions than the sinusoids of Marian")
