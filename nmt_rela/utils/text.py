@@ -167,14 +167,9 @@ def read_lines(path: Path | str) -> Iterator[str]:
 
 
 def count_lines(path: Path) -> int:
-    """The line ends of a file, which may be compressed; 0 (unknown) for what can be read only once, or not at all."""
-    if not path.is_file():
-        return 0
-    try:
-        with open_text(path) as stream:
-            return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
-    except _READ_ERRORS:
-        return 0
+    """The lines of a file, which may be compressed. Raises DataError where it cannot be read."""
+    with open_text(path) as stream:
+        return sum(1 for _ in _readable(raw_lines(stream, str(path)), str(path)))
 
 
 def read_parallel(source: Path | str, target: Path | str) -> Iterator[tuple[str, str]]:
