@@ -10,8 +10,10 @@ import pytest
 from nmt_rela.metrics.comet import load_comet
 
 _PACKAGE = """
+import logging
 from types import SimpleNamespace
 
+logging.basicConfig(level=logging.INFO)
 calls = []
 
 

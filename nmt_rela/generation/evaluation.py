@@ -89,9 +89,14 @@ def evaluate(
 
 
 def _stored_translations(directory: Path, entry: Entry, sources: Sequence[str]) -> tuple[Entry, list[str] | None]:
-    """The entry of the same weights and settings, and its translations; nothing if they are not of these sources."""
-    file = directory / f"{entry['name']}.txt"
-    for old in read_entries(directory / "scores.json"):
+    """The entry of the same weights and settings, and its translations; nothing if they are not of these sources.
+
+    Those of another folder are found too: of another tokenizer, or of another name of the same checkpoint.
+    """
+    around = {file.parent for top in (directory, directory.parent) for file in top.glob("*/scores.json")}
+    folders = [directory, directory.parent, *sorted(around)]
+    for folder, old in ((place, found) for place in folders for found in read_entries(place / "scores.json")):
+        file = folder / f"{entry['name']}.txt"
         if all(old.get(key) == entry[key] for key in ("name", "weights", "settings")) and file.is_file():
             hypotheses = file.read_bytes().decode("utf-8", errors="replace").split("\n")[:-1]
             if old.get("translations_sha256") == _digest(__version__, sources, hypotheses):

@@ -33,9 +33,13 @@ def load_comet(name: str) -> Any:
     check_metrics(["comet"], "evaluation.metrics")
     for logger in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(logger).setLevel(logging.ERROR)  # lines about the hardware at every call
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
     try:
         from comet import download_model, load_from_checkpoint
 
+        root.handlers[:] = handlers  # the package prints the log of the whole process, ours a second time
+        root.setLevel(level)
         return load_from_checkpoint(name if name.endswith(".ckpt") else download_model(name))
     except Exception as error:  # of four libraries and the network
         raise ConfigError(

@@ -33,8 +33,11 @@ _LISTED = 6
 
 
 def similar_names(found: str, accepted: Iterable[str]) -> list[str]:
-    """The nearest accepted name, if it differs from ``found`` by little more than a slip of the keyboard."""
-    return difflib.get_close_matches(found, sorted(accepted), n=1, cutoff=0.66 if len(found) <= 6 else 0.75)
+    """The nearest accepted name, if it differs from ``found`` in case, or by a slip of the keyboard."""
+    names = sorted(accepted)
+    if same := [name for name in names if name.lower() == found.lower()]:
+        return same[:1]
+    return difflib.get_close_matches(found, names, n=1, cutoff=0.66 if len(found) <= 6 else 0.75)
 
 
 def did_you_mean(found: str, accepted: Iterable[str], *, page: str = "") -> str:

@@ -191,6 +191,18 @@ def test_a_report_reads_the_scores_of_the_present_weights(tmp_path: Path) -> Non
     assert {name: entry["bleu"] for name, entry in found.items()} == {"test": 30.0}
 
 
+def test_a_report_has_the_metrics_of_the_scores(tmp_path: Path) -> None:
+    run, report = write_run(tmp_path / "one"), tmp_path / "report"
+    more = {"ter": 61.26, "ter_signature": "TER|x", "comet": 0.81234, "comet_signature": "COMET|y"}
+    write_scores(report, run, 30.0, **more)
+    write_report(existing(tmp_path, output=report))
+    text = re.sub(" +", " ", (report / "report.md").read_text("utf-8"))
+    columns = "BLEU | 95 % interval | p | chrF2 | 95 % interval | p | TER | 95 % interval | p | COMET | length |"
+    assert columns in text
+    assert "| 30.00 | – | – | 1.00 | – | – | 61.26 | – | – | 0.8123 | 1.000 |" in text
+    assert "`TER|x`, `COMET|y`." in text
+
+
 def test_a_report_writes_nothing_into_runs_that_it_is_shown(tmp_path: Path) -> None:
     write_run(tmp_path / "one")
     for step in steps_of(existing(tmp_path, output=tmp_path / "report")):
