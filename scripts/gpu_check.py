@@ -222,7 +222,7 @@ def plan(device: str, scratch: Path, *, tiny: bool, multi30k: bool) -> list[list
     return [
         [Stage("device", [f"{benchmarks}/bench_device.py", *on_device, *(["--small"] if tiny else [])], 60)],
         [
-            Stage("kernels against reference", kernels, 120),
+            Stage("kernels against reference", kernels, 240),
             test("tests of kernels", 240, *kernel_tests),
             test("tests of a GPU", 240, "tests/gpu"),
             *(train("demo", variant, 240) for variant in variants),

@@ -177,6 +177,10 @@ def detect_faults(folder: Path) -> None:
         loss, nll = forward(self, batch)
         return (loss * torch.ones(1)).sum(), nll
 
+    def with_copied_number(self: TranslationObjective, batch: Batch) -> Any:
+        loss, nll = forward(self, batch)
+        return loss * torch.tensor(2.0, device=loss.device), nll
+
     def with_decision(optimizer: Any, scaler: Any, norm: Any) -> Any:
         return step(optimizer, scaler, norm) if bool(norm.isfinite()) else norm
 
@@ -185,6 +189,7 @@ def detect_faults(folder: Path) -> None:
 
     for owner, name, fault, message in (
         (TranslationObjective, "forward", with_host_tensor, "found at least two devices"),
+        (TranslationObjective, "forward", with_copied_number, "copied from the CPU"),
         (trainer_module, "step_unless_nonfinite", with_decision, "aten._local_scalar_dense"),
         (Batch, "to", with_host_indices, "indices on the CPU"),
     ):

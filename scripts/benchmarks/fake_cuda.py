@@ -62,8 +62,8 @@ class FakeDevice:
     """What a test says of the device while it is there."""
 
     def __init__(self) -> None:
-        #: Whether numbers may be read from the device, which makes the caller wait; they are all 1. Else
-        #: it raises.
+        #: Whether the caller may wait for the device: to read numbers, which are all 1, or to write some. Else it
+        #: raises.
         self.may_be_read = False
         #: False while an operator is made up: FakeTensorMode would initialize a device that is available.
         self.is_available = True
@@ -110,6 +110,9 @@ def fake_cuda(observe: Observer | None = None) -> Iterator[FakeDevice]:
             if func is torch.ops.aten._to_copy.default and (kwargs or {}).get("device") == torch.device("cpu"):
                 assert device.may_be_read, "a tensor is copied to the CPU, which waits for it"
                 return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+            if func is torch.ops.aten._to_copy.default and not isinstance(args[0], FakeTensor):
+                is_waited_for = not (kwargs or {}).get("non_blocking")
+                assert device.may_be_read or not is_waited_for, "a tensor is copied from the CPU, which waits for it"
             device.is_available = False
             try:
                 with self.fake:
