@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import pty
 import re
 import shlex
+import signal
 import struct
 import sys
 import termios
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nmt_rela.analysis import learning_curve
 from nmt_rela.checkpoints.run_directory import RunDirectory
@@ -68,6 +71,36 @@ def test_a_log_shows_early_that_the_run_lives_and_ends_with_the_next_commands(
     assert [(words[0], words[1:3]) for words in commands] == [
         (name, ["--model", str(run.path)]) for name in ("nmt-average", "nmt-evaluate", "nmt-translate", "nmt-analyze")
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "last_words"),
+    [
+        (["training.max_hours=1e-9"], 0, "stopped at update 1 after .*: training.max_hours is over; the same command"),
+        (["training.max_epochs=1"], 0, r"finished at update \d+ after .*: training.max_epochs is reached"),
+        (["training.learning_rate=0", "training.patience=1"], 0, "finished at update 12 after .*: early stop, 1 valid"),
+        (["training.save_every=3"], 143, "stopped at update 2 after .*: SIGTERM; the same command continues the run"),
+    ],
+)
+def test_the_log_says_why_training_ended(
+    config: Path,
+    settings: list[str],
+    status: int,
+    last_words: str,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if status == 143:
+        updates = itertools.count(1)
+        hook = register_optimizer_step_post_hook(lambda *_: next(updates) == 2 and signal.raise_signal(signal.SIGTERM))
+        request.addfinalizer(hook.remove)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    try:
+        assert train.main(["--config", str(config), *SETTINGS, "training.max_updates=99", *settings]) == status
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert re.search(rf"^[0-9:]{{8}} {last_words}", capsys.readouterr().err, flags=re.MULTILINE)
 
 
 def test_times_are_recorded_and_add_up_over_starts(config: Path) -> None:
