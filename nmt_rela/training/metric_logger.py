@@ -16,8 +16,10 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.utils.text import write_lines
 
 LOG = logging.getLogger(__name__)
-#: Learning curves may be drawn for this fraction of the time.
-_DRAWING_TIME = 0.01
+#: Fractions of the time for which a learning curve may be drawn: since the last one, and at the end of all training.
+_DRAWING, _LAST_DRAWING = 0.01, 0.1
+#: Seconds that the first drawing is thought to take.
+_FIRST_DRAWING = 0.5
 #: train.log receives the messages of all modules.
 _PACKAGE_LOG = logging.getLogger("nmt_rela")
 
@@ -40,7 +42,7 @@ class MetricLogger:
         self._run, self._elapsed = run, elapsed
         self._warned: set[str] = set()
         self._board: Any = None
-        self._drawn, self._drawing_seconds, self._is_curve_stale = time.monotonic(), 1.0, False
+        self._drawn, self._drawing_seconds, self._is_curve_stale = time.monotonic(), _FIRST_DRAWING, False
         self._best_effort("the log file", self._open_log)
         # The record of an epoch that begins here is written again.
         last = {"train": update, "validation": validated, "epoch": update - 1}
@@ -86,10 +88,10 @@ class MetricLogger:
         self._best_effort("samples", write)
 
     def draw_curve(self, *, is_last: bool = False) -> None:
-        """Draw the learning curve anew if that takes little of the time since the last drawing, and at the end."""
+        """Draw the learning curve anew if that takes little of the time since the last drawing, or of all training."""
         start = time.monotonic()
-        is_due = is_last or start - self._drawn > self._drawing_seconds / _DRAWING_TIME
-        if not is_due or not self._is_curve_stale:
+        seconds_allowed = self._elapsed() * _LAST_DRAWING if is_last else (start - self._drawn) * _DRAWING
+        if self._drawing_seconds > seconds_allowed or not self._is_curve_stale:
             return
         self._is_curve_stale = False
         if find_spec("matplotlib") is None:

@@ -46,7 +46,8 @@ UPDATE = re.compile(
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(metric_logger, "_FIRST_DRAWING", 0.0)  # a curve even of a second's training
     return write_digits(tmp_path, reverse=False, pairs=100)
 
 
@@ -188,7 +189,6 @@ def test_a_learning_curve_never_ends_a_run(
     if fault == "missing":
         monkeypatch.setattr(metric_logger, "find_spec", lambda name: None)
     monkeypatch.setattr(learning_curve.plots, "curves", draw)
-    monkeypatch.setattr(metric_logger, "_DRAWING_TIME", 1e9)  # whenever there is something to draw
     caplog.set_level(logging.INFO, logger="nmt_rela")
     run = train_to(config)
     assert caplog.text.count(message) == 1
