@@ -299,7 +299,9 @@ def test_evaluation_of_given_text(run: Path, tmp_path: Path, capsys: pytest.Capt
     assert "tok:13a" in result["bleu_signature"]
     directory = run / "evaluation/last"
     assert (directory / "test.a.txt").read_text(encoding="utf-8").split("\n")[:-1] == expected
-    assert json.loads((directory / "scores.json").read_text(encoding="utf-8")) == [result]
+    (stored,) = json.loads((directory / "scores.json").read_text(encoding="utf-8"))
+    assert stored.pop("references") == ["references/1/test.a.txt"]
+    assert stored == result
     assert evaluate.main([*arguments, "--tokenizer", "char", "--beam-size", "1"]) == 0
     printed = capsys.readouterr().out
     assert "tok:char" in printed
