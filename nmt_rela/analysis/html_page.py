@@ -29,6 +29,7 @@ from nmt_rela.utils.files import atomic_write
 #: Runs that the page shows side by side at most.
 MAX_RUNS = 5
 _SCRIPTS = ("weights.js", "view.js", "page.js")
+_LIVE_SCRIPTS = ("weights.js", "normalization.js", "live.js", "live_view.js", "view.js", "page.js")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +62,21 @@ class PageRun:
     layer_measures: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LivePart:
+    """What makes a page translate by itself (`live_page.live_part`)."""
+
+    #: What the page has to know of each run's model, as JSON values.
+    runs: Sequence[Mapping[str, Any]]
+    #: Texts that the page holds, by their ids: the engine, models, tokenizers.
+    blocks: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the texts."""
+        return sum(len(text) for text in self.blocks.values())
+
+
 def pack_weights(weights: Mapping[str, npt.ArrayLike]) -> str:
     """One sentence's weights, [layers, heads, queries, keys] by site, as base64 text of the page's format."""
     parts = []
@@ -74,9 +90,19 @@ def pack_weights(weights: Mapping[str, npt.ArrayLike]) -> str:
     return base64.b64encode(zlib.compress(b"".join(parts), 6)).decode("ascii")
 
 
-def render_page(runs: Sequence[PageRun], texts: Sequence[tuple[str, str]], *, title: str, subtitle: str = "") -> str:
-    """The page as HTML text. ``texts`` are the source and target lines of the sentences of every run."""
-    assert all(len(run.sentences) == len(texts) for run in runs)
+def render_page(
+    runs: Sequence[PageRun],
+    texts: Sequence[tuple[str, str]],
+    *,
+    title: str,
+    subtitle: str = "",
+    live: LivePart | None = None,
+) -> str:
+    """The page as HTML text. ``texts`` are the source and target lines of the sentences of every run.
+
+    With ``live``, they are examples to translate, and the weights of the sentences are left out.
+    """
+    assert live or all(len(run.sentences) == len(texts) for run in runs)
     data = {
         "title": title,
         "subtitle": subtitle,
@@ -84,24 +110,31 @@ def render_page(runs: Sequence[PageRun], texts: Sequence[tuple[str, str]], *, ti
         "sentences": [{"source": source, "target": target} for source, target in texts],
         "runs": [_run_data(run) for run in runs],
     }
-    blocks = "\n".join(
-        f'<script type="text/plain" id="weights-{number}-{index}">{sentence.weights}</script>'
-        for number, run in enumerate(runs)
-        for index, sentence in enumerate(run.sentences)
-        if sentence is not None
-    )
+    if live is None:
+        blocks = {
+            f"weights-{number}-{index}": sentence.weights
+            for number, run in enumerate(runs)
+            for index, sentence in enumerate(run.sentences)
+            if sentence is not None
+        }
+    else:
+        blocks = dict(live.blocks)
+        data |= {
+            "live": True,
+            "runs": [_run_data(run) | {"live": of, "sentences": []} for run, of in zip(runs, live.runs, strict=True)],
+        }
     values = {
         "title": html.escape(title),
         "style": page_part("page.css"),
-        "script": "\n".join(page_part(name) for name in _SCRIPTS),
+        "script": "\n".join(page_part(name) for name in (_SCRIPTS if live is None else _LIVE_SCRIPTS)),
         "data": _script_json(data),
-        "weights": blocks,
+        "weights": "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in blocks.items()),
     }
     # One pass over the template, so that a value that looks like a placeholder is not replaced.
     return re.sub(r"@(\w+)@", lambda placeholder: values[placeholder[1]], page_part("page.html"))
 
 
-def write_page(path: Path, runs: Sequence[PageRun], texts: Sequence[tuple[str, str]], **options: str) -> Path:
+def write_page(path: Path, runs: Sequence[PageRun], texts: Sequence[tuple[str, str]], **options: Any) -> Path:
     """Write the page of ``render_page`` atomically."""
     with atomic_write(path) as stream:
         stream.write(render_page(runs, texts, **options).encode("utf-8"))

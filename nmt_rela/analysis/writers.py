@@ -21,7 +21,7 @@ from nmt_rela.analysis import plots
 from nmt_rela.analysis.alignment import AVERAGE, MODES, LayerAlignment
 from nmt_rela.analysis.data import AnalysisData
 from nmt_rela.analysis.head_ablation import Head
-from nmt_rela.analysis.html_page import PageRun, write_page
+from nmt_rela.analysis.html_page import LivePart, PageRun, write_page
 from nmt_rela.analysis.pipeline import RunAnalysis
 from nmt_rela.analysis.statistics import LayerStatistics, pool_layers
 from nmt_rela.metrics.word_alignment import AlignmentCounts
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Version of ``analysis.json``. It changes when a key changes its meaning.
 FORMAT = 1
+#: Sentences that the live page proposes at most.
+LIVE_EXAMPLES = 50
 #: Fields of a run that are written as they are.
 _PLAIN_FIELDS = (
     "name", "sentences", "overlength", "source_subwords", "target_subwords", "loss", "alignment_left_out",
@@ -41,13 +43,15 @@ _PLAIN_FIELDS = (
 )  # fmt: skip
 #: What an analysis writes besides its three tables.
 _REPLACED = (
-    "attention.html", "alignments/*/layer*.txt", "plots/*_by_layer.*", "plots/null_rate_histogram.*",
+    "attention.html", "live.html", "alignments/*/layer*.txt", "plots/*_by_layer.*", "plots/null_rate_histogram.*",
     "plots/heatmap.*", "plots/head_ablation.*",
 )  # fmt: skip
 
 
-def write_analysis(directory: Path, data: AnalysisData, runs: Sequence[RunAnalysis]) -> list[Path]:
-    """Write everything except the plots; the paths to show to the user."""
+def write_analysis(
+    directory: Path, data: AnalysisData, runs: Sequence[RunAnalysis], *, live: LivePart | None = None
+) -> list[Path]:
+    """Write everything except the plots; the paths to show to the user. ``live`` asks for the page with models."""
     if (directory / "analysis.json").exists():  # of an earlier analysis, perhaps of other runs
         for file in chain.from_iterable(map(directory.glob, _REPLACED)):
             file.unlink()
@@ -62,15 +66,28 @@ def write_analysis(directory: Path, data: AnalysisData, runs: Sequence[RunAnalys
         for (layer, head, mode), lines in run.pharaoh.items():
             label = "average" if head == AVERAGE else f"head{head}"
             write_lines(alignments / file_name(run.name) / f"layer{layer}.{label}.{mode}.txt", lines)
+    pages = [_page_run(run) for run in runs]
+    names = _enumeration([run.name for run in runs])
+    if live:
+        written.append(
+            write_page(
+                directory / "live.html",
+                pages,
+                data.lines[:LIVE_EXAMPLES],
+                title=f"Live attention of {names}",
+                subtitle=f"examples and numbers by layer: {data.name}",
+                live=live,
+            )
+        )
     shown = max((len(run.page) for run in runs), default=0)
     if shown:
         first = f", the first {shown} here" if shown < len(data.lines) else ""
         written.append(
             write_page(
                 directory / "attention.html",
-                [_page_run(run) for run in runs],
+                pages,
                 data.lines[:shown],
-                title=f"Attention of {_enumeration([run.name for run in runs])} on {data.name}",
+                title=f"Attention of {names} on {data.name}",
                 subtitle=f"{len(data.lines):,} sentence pairs{first}; the target is the reference translation",
             )
         )

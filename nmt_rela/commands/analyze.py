@@ -5,11 +5,13 @@ The models read a text with its reference translation (teacher forcing). Layers 
     nmt-analyze --model runs/demo
     nmt-analyze --model runs/demo-rela-g --model runs/demo-softmax --output compare
     nmt-analyze --model runs/demo --source in.en --target in.de --gold in.align
+    nmt-analyze --model runs/demo --model runs/demo-softmax --live    a page that translates by itself
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +25,14 @@ from nmt_rela.utils.files import check_writable
 
 if TYPE_CHECKING:
     from nmt_rela.analysis.data import AnalysisData
-    from nmt_rela.config.schema import DataConfig
+    from nmt_rela.analysis.html_page import LivePart
+    from nmt_rela.checkpoints.run_directory import RunDirectory
+    from nmt_rela.config.schema import DataConfig, DecodingConfig
+    from nmt_rela.models.transformer import Transformer
 
 _PAIRS = (
     "--source needs --target", "--target needs --source", "--source excludes --test-set",
+    "--live-limit needs --live", "--live-bits needs --live",
     "--no-plots excludes --plots", "--no-plots excludes --sentence", "--no-plots excludes --layer",
 )  # fmt: skip
 
@@ -70,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         help="switch heads off, and compare null rates with translation quality, on the first N pairs (default: skip)",
     )  # fmt: skip
     add("--page-sentences", type=count, default=100, metavar="N", help="sentences on the page (default: 100; 0: none)")
+    add("--live", action="store_true", help="also write live.html, which carries the models and translates by itself")
+    add("--live-limit", type=cli.number_from(1), metavar="MB", help="the largest live page (default: 20 MB)")
+    add(
+        "--live-bits", type=cli.one_of(("8", "7", "6", "5", "4")), metavar="N",
+        help="bits per weight on the live page, 4 to 8 (default: 8); fewer make it smaller and cost quality",
+    )  # fmt: skip
     line = cli.number_from(1)
     add("--sentence", type=line, metavar="LINE", help="line of the heatmap's sentence (default: a short one)")
     add(
@@ -90,8 +102,8 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     options = cli.parse(parser, arguments)
     cli.refuse_pairs(parser, options, _PAIRS)
-    if options.overrides and not options.ablate_heads:
-        parser.error(f"{options.overrides[0]}: only the translations of --ablate-heads use decoding settings")
+    if options.overrides and not options.ablate_heads and not options.live:
+        parser.error(f"{options.overrides[0]}: only translations, of --ablate-heads or --live, use decoding settings")
     check_overrides(options.overrides, ("max_length_offset", "min_length", "batch_tokens"), by="--ablate-heads")
     formats = [] if options.no_plots else options.plots or ["png"]
 
@@ -121,6 +133,7 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     if heatmap_sentence >= len(data.lines):
         raise DataError(f"--sentence {options.sentence}: {data.name} has {len(data.lines)} lines")
     models = [run.load_model(options.checkpoint, device=device) for run in runs]
+    live = _live_part(options, runs, models, decodings) if options.live else None
     for model in models:
         check_kernels(model, torch.float32, device)
     analyses = [
@@ -142,10 +155,29 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     print(statistics_table(analyses))
     if data.gold is not None:
         print("\n" + alignment_table(analyses))
-    written = write_analysis(output, data, analyses)
+    written = write_analysis(output, data, analyses, live=live)
     if formats:
         written += write_plots(output / "plots", analyses, layer=options.layer, formats=formats)
     print("", *written, sep="\n")
+
+
+def _live_part(
+    options: argparse.Namespace,
+    runs: Sequence[RunDirectory],
+    models: Sequence[Transformer],
+    decodings: Sequence[DecodingConfig],
+) -> LivePart:
+    """The models for the live page. Raises ConfigError where they are larger than --live-limit."""
+    from nmt_rela.analysis.live_page import live_part
+
+    part = live_part(runs, models, decodings, bits=int(options.live_bits or 8))
+    limit = options.live_limit or 20
+    if part.size > limit * 1e6:
+        raise ConfigError(
+            f"--live: the page takes {part.size / 1e6:.1f} MB; accepted: up to --live-limit, {limit} MB. "
+            f"Ask for --live-limit {math.ceil(part.size / 1e6)}, or make it smaller with --live-bits"
+        )
+    return part
 
 
 def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:

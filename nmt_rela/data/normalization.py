@@ -43,14 +43,19 @@ def normalization_rule(*languages: str, data: DataConfig) -> str:
 
 def normalization_for(language: str, data: DataConfig) -> Callable[[str], str]:
     """The function that repairs and normalizes text of a language. Doing it twice changes nothing more."""
-    keeps_joiners = normalization_rule(language, data=data) != "nmt_nfkc"
-    romanian = data.romanian_diacritics if primary_language(language) == "ro" else "none"
+    keeps_joiners, romanian = language_rules(language, data)
 
     def normalize(text: str) -> str:
         text, _ = repair_text(text)
         return normalize_romanian(text if keeps_joiners else _JOINERS.sub("", text), romanian)
 
     return normalize
+
+
+def language_rules(language: str, data: DataConfig) -> tuple[bool, RomanianDiacritics]:
+    """What ``normalization_for`` does beside repairs: whether zero-width joiners stay, and to Romanian letters."""
+    keeps_joiners = normalization_rule(language, data=data) != "nmt_nfkc"
+    return keeps_joiners, data.romanian_diacritics if primary_language(language) == "ro" else "none"
 
 
 def repair_text(text: str) -> tuple[str, str]:

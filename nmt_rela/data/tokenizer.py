@@ -47,7 +47,8 @@ class SentencePieceTokenizer:
     """
 
     def __init__(self, model: bytes, *, name: str, vocabulary: Sequence[str] | None = None) -> None:
-        self._model = model
+        #: The bytes of the model file.
+        self.model = model
         self._vocabulary = None if vocabulary is None else tuple(vocabulary)
         self.size: int
         self.fingerprint: str
@@ -71,6 +72,11 @@ class SentencePieceTokenizer:
             )
         self.size = processor.get_piece_size()
         self.fingerprint = hashlib.sha256(model).hexdigest()
+
+    @property
+    def has_own_vocabulary(self) -> bool:
+        """Whether the ids are those of a vocabulary beside the model."""
+        return self._vocabulary is not None
 
     @property
     def vocabulary(self) -> Sequence[str]:
@@ -100,7 +106,7 @@ class SentencePieceTokenizer:
     def save(self, path: Path) -> None:
         """Write the model file atomically, with the very bytes that were loaded, and the vocabulary beside it."""
         with atomic_write(path) as stream:
-            stream.write(self._model)
+            stream.write(self.model)
         if self._vocabulary is not None:
             with atomic_write(path.with_suffix(VOCABULARY)) as stream:
                 stream.write(json.dumps(self._vocabulary, ensure_ascii=False, indent=0).encode("utf-8"))

@@ -254,7 +254,7 @@ def test_ablation_translates_with_the_decoding_overrides(
         (["--model", "{rela}", "--checkpoint", "bst"], "no checkpoint 'bst'"),
         (["--model", "{rela}", "--ablate-heads", "1", "decoding.beam_siz=2"], "did you mean 'beam_size'"),
         (["--model", "{rela}", "--ablate-heads", "1", "model.num_heads=2"], "accepted: decoding.key=value"),
-        (["--model", "{rela}", "decoding.beam_size=2"], "only the translations of --ablate-heads use"),
+        (["--model", "{rela}", "decoding.beam_size=2"], "only translations, of --ablate-heads or --live, use"),
         (["--model", "{rela}", "--gold-reversed"], "--gold-reversed: text.en has no gold alignments"),
     ],
 )

@@ -17,6 +17,7 @@ from odd_text import odd_lines
 from nmt_rela.analysis.head_ablation import ablate_heads
 from nmt_rela.analysis.live_model import pack_model, quantize_rows
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
+from nmt_rela.data.tokenizer import SentencePieceTokenizer
 from nmt_rela.generation.beam_search import beam_search
 from nmt_rela.generation.decoding_step import SearchConstraints
 from nmt_rela.models.attention_capture import capture_attention
@@ -40,8 +41,15 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 )
 
 
-def check_tokenizer(engine: Engine, directory: Path, model_type: str, rule: str, lines: int, **options: Any) -> None:
-    """Ids of lines, and their text again, are those of the library."""
+TOKENIZE = """
+const bytes = Uint8Array.from(atob(given.model), (character) => character.charCodeAt(0));
+const tokenizer = new SentencePieceTokenizer(bytes, given.vocabulary);
+const ids = given.text.map((line) => tokenizer.encode(line));
+return {ids, text: given.ids.map((line) => tokenizer.decode(line))};
+"""
+
+
+def train_tokenizer(directory: Path, model_type: str, rule: str, **options: Any) -> bytes:
     corpus = [" ".join(line.split()) for line in odd_lines(1200, seed=1)]
     (directory / "corpus").write_text("".join(f"{line}\n" for line in corpus if line), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
@@ -49,16 +57,21 @@ def check_tokenizer(engine: Engine, directory: Path, model_type: str, rule: str,
         normalization_rule_name=rule, character_coverage=0.985, hard_vocab_limit=False, minloglevel=2,
         pad_id=0, unk_id=1, eos_id=2, bos_id=3, user_defined_symbols=["<2de>", "foo_bar"], **options,
     )  # fmt: skip
-    model = (directory / "model.model").read_bytes()
-    text = odd_lines(lines, seed=2)
-    found = engine.run(
-        "const tokenizer = new SentencePieceTokenizer(Uint8Array.from(atob(given.model), (c) => c.charCodeAt(0)));"
-        "const ids = given.text.map((line) => tokenizer.encode(line));"
-        "return {ids, text: ids.map((of) => tokenizer.decode(of))};",
-        {"model": base64.b64encode(model).decode(), "text": text},
-    )
+    return (directory / "model.model").read_bytes()
+
+
+def given_tokenizer(
+    model: bytes, text: list[str], ids: list[list[int]], vocabulary: list[str] | None = None
+) -> dict[str, Any]:
+    return {"model": base64.b64encode(model).decode(), "text": text, "ids": ids, "vocabulary": vocabulary}
+
+
+def check_tokenizer(engine: Engine, directory: Path, model_type: str, rule: str, lines: int, **options: Any) -> None:
+    """Ids of lines, and their text again, are those of the library."""
+    model, text = train_tokenizer(directory, model_type, rule, **options), odd_lines(lines, seed=2)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     wanted = processor.encode(text, out_type=int)
+    found = engine.run(TOKENIZE, given_tokenizer(model, text, wanted))
     differing = [line for line, ours, theirs in zip(text, found["ids"], wanted, strict=True) if ours != theirs]
     assert differing == []
     assert found["text"] == processor.decode(wanted)
@@ -67,6 +80,19 @@ def check_tokenizer(engine: Engine, directory: Path, model_type: str, rule: str,
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
 def test_tokenization_equals_the_library(engine: Engine, tmp_path: Path, model_type: str) -> None:
     check_tokenizer(engine, tmp_path, model_type, "nmt_nfkc", 500)
+
+
+def test_ids_of_a_vocabulary_beside_the_model_equal_python(engine: Engine, tmp_path: Path) -> None:
+    """As in runs of imported Marian models: other ids, sub-words that the model lacks, a tag before the line."""
+    train_tokenizer(tmp_path, "unigram", "nmt_nfkc")
+    own = SentencePieceTokenizer.load(tmp_path / "model.model")
+    vocabulary = ["<pad>", "<unk>", "</s>", "<s>", ">>de<<", "▁elsewhere", *reversed(own.vocabulary[4:1500])]
+    tokenizer = SentencePieceTokenizer(own.model, name="test", vocabulary=vocabulary)
+    text = [">>de<< " + line if i % 3 else line for i, line in enumerate(odd_lines(200, seed=2))]
+    ids = [[*line, 5] for line in tokenizer.encode(text)]
+    found = engine.run(TOKENIZE, given_tokenizer(own.model, text, ids, vocabulary))
+    assert [[*line, 5] for line in found["ids"]] == ids
+    assert found["text"] == tokenizer.decode(ids)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 // The state of the page, and how mouse, keyboard and address change it.
 
 // ---------------------------------------------------------------- state, also in the address
-const state = {runs: page.runs.map((_, i) => i).slice(0, page.max_runs), sentence: 0, site: "cross", layer: 0, head: 0, shade: "head", map: "patterns", hold: null};
+const state = {runs: page.runs.map((_, i) => i).slice(0, page.max_runs), sentence: 0, site: "cross", layer: 0, head: 0, shade: "head", map: "patterns", hold: null, source: page.sentences[0]?.source ?? "", target: null, beam: 0, choice: 0, off: {}};
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -16,13 +16,30 @@ function readAddress() {
   if (given.has("layer")) state.layer = whole("layer", 999);
   if (given.has("head")) state.head = given.get("head") === "mean" ? "mean" : whole("head", 999);
   if (given.has("map")) state.map = given.get("map");
+  if (page.live) readLiveAddress(given);
   state.hold = given.has("query") ? {query: whole("query", 9999), key: null} : given.has("key") ? {query: null, key: whole("key", 9999)} : null;
   clamp();
+}
+
+/** The source is in the address unless it is that of an example; heads that are off are run.site.layer.head. */
+function readLiveAddress(given) {
+  const example = given.has("source") ? page.sentences.findIndex(({source}) => source === given.get("source")) : state.sentence;
+  state.sentence = example;
+  state.source = given.get("source") ?? page.sentences[example]?.source ?? "";
+  state.target = given.get("target");
+  state.choice = Number.parseInt(given.get("choice"), 10) || 0;
+  state.beam = BEAMS.includes(+given.get("beam")) ? +given.get("beam") : 0;
+  state.off = readOff(given.get("off") ?? "");
 }
 
 function writeAddress() {
   const {runs, sentence, site, layer, head, shade, map, hold} = state;
   const shown = new URLSearchParams({runs: runs.join(","), sentence, site, layer, head, shade, map});
+  if (page.live) {
+    if (sentence < 0) { shown.delete("sentence"); shown.set("source", state.source); }
+    const off = writeOff();
+    for (const [name, value] of Object.entries({target: state.target, beam: state.beam, choice: state.choice, off})) if (value) shown.set(name, value);
+  }
   if (hold?.query != null) shown.set("query", hold.query);
   else if (hold?.key != null) shown.set("key", hold.key);
   history.replaceState(null, "", "#" + shown.toString().replaceAll("%2C", ","));
@@ -30,7 +47,7 @@ function writeAddress() {
 
 const layersShown = () => Math.max(...state.runs.map((run) => page.runs[run].sites[state.site].layers));
 const headsShown = () => Math.max(...state.runs.map((run) => page.runs[run].sites[state.site].heads));
-const mapChoices = () => ["patterns", ...new Set(state.runs.flatMap((run) => Object.keys(page.runs[run].sites[state.site].head_measures)))];
+const mapChoices = () => ["patterns", ...(page.live ? [COST] : []), ...new Set(state.runs.flatMap((run) => Object.keys(page.runs[run].sites[state.site].head_measures)))];
 
 function clamp() {
   state.layer = Math.min(state.layer, layersShown() - 1);
@@ -40,6 +57,7 @@ function clamp() {
 
 function change(changes) {
   if ("sentence" in changes || "site" in changes) state.hold = null;
+  if (page.live && "sentence" in changes && !("source" in changes)) changes = {...changes, source: page.sentences[changes.sentence].source, target: null, choice: 0};
   Object.assign(state, changes);
   clamp();
   draw();
@@ -97,9 +115,16 @@ async function draw() {
   drawControls();
   readColours();
   const shown = [...state.runs].sort((a, b) => a - b), alone = shown.length === 1;
-  const blocks = await Promise.all(shown.map((run) => (page.runs[run].sentences[state.sentence] ? weightsOf(run, state.sentence) : null)));
-  if (turn !== drawing) return;
-  drawn = {shown, blocks, alone};
+  if (page.live) {
+    shown.forEach(request);
+    drawForm();
+    drawn = {shown, alone, sentences: shown.map(liveSentence), blocks: shown.map((run) => live[run].result?.sites ?? null)};
+  } else {
+    const sentences = shown.map((run) => page.runs[run].sentences[state.sentence]);
+    const blocks = await Promise.all(shown.map((run, i) => (sentences[i] ? weightsOf(run, state.sentence) : null)));
+    if (turn !== drawing) return;
+    drawn = {shown, alone, sentences, blocks};
+  }
   layOut();
   document.documentElement.dataset.drawn = String(turn);
 }
@@ -107,7 +132,7 @@ async function draw() {
 /** Build the views for the available width: that of the window, or of a printed sheet. */
 function layOut() {
   if (!drawn) return;
-  const {shown, blocks, alone} = drawn, paper = document.documentElement.classList.contains("paper");
+  const {shown, sentences, blocks, alone} = drawn, paper = document.documentElement.classList.contains("paper");
   const rem = Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
   const room = paper ? 960 : byId("views").clientWidth, narrow = room < 46 * rem, aside = alone && !narrow;
   const columns = narrow ? 1 : Math.min(shown.length, Math.max(1, Math.floor(room / (paper ? 170 : 200))));
@@ -117,12 +142,20 @@ function layOut() {
   byId("views").style.setProperty("--columns", columns);
   views = [];
   const elements = shown.map((run, i) => {
-    if (!blocks[i]) return make("section", {class: "view"}, make("header", {class: "title"}, make("h2", {}, page.runs[run].name)), make("p", {class: "absent"}, "This sentence is too long for the page of this run."));
-    const view = buildView(run, blocks[i][state.site], sizes);
+    if (!blocks[i]) return make("section", {class: "view"}, make("header", {class: "title"}, make("h2", {}, page.runs[run].name)), page.live ? buildTranslation(run) : make("p", {class: "absent"}, "This sentence is too long for the page of this run."));
+    const view = buildView(run, sentences[i], blocks[i][state.site], sizes);
     views.push(view);
     return view.element;
   });
-  byId("views").replaceChildren(...elements);
+  keepingFocus(() => byId("views").replaceChildren(...elements));
+}
+
+/** Do something that draws controls anew; the one that has the focus keeps it. */
+function keepingFocus(redraw) {
+  const {control} = document.activeElement?.dataset ?? {}, open = [...document.querySelectorAll("#views details[open] > summary")].map((e) => e.dataset.control);
+  redraw();
+  for (const summary of document.querySelectorAll("#views summary")) if (open.includes(summary.dataset.control)) summary.parentElement.open = true;
+  if (control) document.querySelector(`[data-control="${control}"]`)?.focus();
 }
 
 function step(by) {
@@ -152,6 +185,7 @@ const KEYS = {
   ArrowUp: () => change({layer: Math.max(0, state.layer - 1)}), ArrowDown: () => change({layer: Math.min(layersShown() - 1, state.layer + 1)}),
   1: () => change({site: "encoder"}), 2: () => change({site: "decoder"}), 3: () => change({site: "cross"}),
   j: () => step(1), k: () => step(-1), ",": () => stepToken("query", -1), ".": () => stepToken("query", 1), "<": () => stepToken("key", -1), ">": () => stepToken("key", 1),
+  ...(page.live ? {x: () => toggleHeads(state.runs, "head"), l: () => toggleHeads(state.runs, "layer"), s: () => toggleHeads(state.runs, "site"), a: () => change({off: {}, choice: 0})} : {}),
   m: () => change({shade: state.shade === "head" ? "row" : "head"}), Escape: () => hold(null),
 };
 
@@ -176,7 +210,7 @@ function start() {
   });
   byId("map").addEventListener("change", (event) => change({map: event.target.value}));
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=search], select")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=search], textarea, select")) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const inList = byId("sentence-list").contains(event.target) && {ArrowUp: KEYS.k, ArrowDown: KEYS.j}[key];
     const action = inList || KEYS[key];
@@ -190,7 +224,9 @@ function start() {
   window.addEventListener("afterprint", () => paper(false));
   let waiting = 0;
   window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(layOut, 120); });
-  const known = new Set(page.runs.flatMap((run) => Object.values(run.sites).flatMap((site) => [...Object.keys(site.head_measures), ...Object.keys(site.layer_measures)])));
+  if (page.live) startForm();
+  document.querySelectorAll("[data-live]").forEach((element) => { element.hidden = !page.live; });
+  const known = new Set([...(page.live ? [COST] : []), ...page.runs.flatMap((run) => Object.values(run.sites).flatMap((site) => [...Object.keys(site.head_measures), ...Object.keys(site.layer_measures)]))]);
   byId("terms").querySelector("dl").append(...Object.entries(TERMS).filter(([name]) => known.has(name) || ["reference", "layer", "null row"].includes(name)).flatMap(([name, text]) => [make("dt", {}, label(name)), make("dd", {}, text)]));
   startAtBestHead();
   if (!("DecompressionStream" in window)) { byId("views").append(make("p", {class: "absent"}, "This browser cannot decompress the weights (no DecompressionStream); use a version from 2023 or later.")); return; }

@@ -1,8 +1,8 @@
 // The view of one run: running text, matrix, map of heads, numbers.
 
 // ---------------------------------------------------------------- one run
-function buildView(run, block, {width, height, alone, side, short}) {
-  const data = page.runs[run], sentence = data.sentences[state.sentence];
+function buildView(run, sentence, block, {width, height, alone, side, short}) {
+  const data = page.runs[run];
   const site = data.sites[state.site];
   const layer = Math.min(state.layer, site.layers - 1);
   const head = state.head === "mean" ? "mean" : Math.min(state.head, site.heads - 1);
@@ -12,6 +12,7 @@ function buildView(run, block, {width, height, alone, side, short}) {
   const peak = (q) => state.shade === "row" ? Math.max(...matrix.rows[q]) : matrix.max;
 
   const element = make("section", {class: alone ? "view alone" : "view", "data-run": run, "aria-label": data.name});
+  if (page.live && isOff(run, state.site, layer, head)) element.classList.add("silenced");
   const measured = Object.entries(site.head_measures).map(([name, rows]) => [name, head === "mean" ? null : rows[layer]?.[head]]);
   const facts = ["sparsity", "null_rate", "entropy"].map((name) => [label(name).toLowerCase(), measured.find(([n]) => n === name)?.[1]]).filter(([, value]) => value != null);
   element.append(make("header", {class: "title"}, make("h2", {title: data.name}, data.name),
@@ -20,7 +21,7 @@ function buildView(run, block, {width, height, alone, side, short}) {
   // Running text: hovering a token shades the other side.
   const line = (axis, tokens) => {
     const spans = tokens.map((token, i) => make("span", {class: `token${token.special ? " special" : ""}${axis === "query" && isNull[i] ? " null" : ""}`, "data-side": axis, "data-index": i}, token.text));
-    const running = make("p", {class: "reading", "data-side": axis}, make("span", {class: "caption"}, axes.names[axis === "query" ? 0 : 1]));
+    const running = make("p", {class: "reading", dir: "auto", "data-side": axis}, make("span", {class: "caption"}, axes.names[axis === "query" ? 0 : 1]));
     spans.forEach((span, i) => running.append(i && tokens[i].begins ? " " : "", span));
     return [running, spans];
   };
@@ -113,8 +114,8 @@ function buildView(run, block, {width, height, alone, side, short}) {
     make("span", {}, ">0", make("i", {class: "ramp", style: rampStyle}), state.shade === "row" ? "row maximum" : number(matrix.max)),
     isNull.some(Boolean) ? make("span", {}, make("i", {class: "void"}), "null row") : "");
   const plot = make("div", {class: "plot"}, holder);
-  const parts = [queryLine, keyLine, plot, legend, says];
-  const asides = [buildMap(block, site, layer, head, side), buildNumbers(site, layer, short)];
+  const parts = [...(page.live ? [buildTranslation(run)] : []), queryLine, keyLine, plot, legend, says];
+  const asides = [buildMap(run, block, site, layer, head, side), ...(page.live ? [buildRanking(run)] : []), ...(site.layers && site.head_measures.sparsity ? [buildNumbers(site, layer, short)] : [])];
   element.append(...(alone ? [make("div", {}, ...parts), make("div", {}, ...asides)] : [...parts, ...asides]));
   paint();
   show(state.hold);
@@ -134,8 +135,8 @@ function buildView(run, block, {width, height, alone, side, short}) {
 }
 
 /** Layers by heads: a miniature of every head, or one of its numbers. */
-function buildMap(block, site, layer, head, width) {
-  const heads = [...Array(site.heads).keys(), "mean"], numbers = state.map === "patterns" ? null : site.head_measures[state.map];
+function buildMap(run, block, site, layer, head, width) {
+  const heads = [...Array(site.heads).keys(), "mean"], numbers = state.map === "patterns" ? null : state.map === COST ? live[run].result.costs?.[state.site] ?? [] : site.head_measures[state.map];
   const size = Math.max(15, Math.min(46, Math.floor((width - 30) / heads.length) - 3));
   const grid = make("div", {class: "heads", style: `grid-template-columns: 22px repeat(${site.heads}, ${size}px) ${size + 6}px`});
   grid.append(make("span", {class: "rank"}), ...heads.map((h) => make("span", {class: h === "mean" ? "rank mean" : "rank"}, h === "mean" ? (size < 30 ? "x̄" : "mean") : String(h))));
@@ -144,8 +145,9 @@ function buildMap(block, site, layer, head, width) {
     grid.append(make("span", {class: "rank side"}, String(l)));
     for (const h of heads) {
       const value = numbers && h !== "mean" ? numbers[l]?.[h] : null;
-      const name = `layer ${l}, ${h === "mean" ? "mean of heads" : `head ${h}`}${numbers ? `: ${label(state.map)} ${number(value)}` : ""}`;
-      const button = make("button", {type: "button", tabindex: "-1", title: name, "aria-label": name, "aria-pressed": String(l === layer && h === head), class: h === "mean" ? "mean" : null, style: `width:${size}px;height:${size}px`, onclick: () => change({layer: l, head: h})});
+      const off = page.live && h !== "mean" && isOff(run, state.site, l, h);
+      const name = `layer ${l}, ${h === "mean" ? "mean of heads" : `head ${h}`}${off ? ", switched off" : ""}${numbers ? `: ${label(state.map)} ${number(value)}` : ""}`;
+      const button = make("button", {type: "button", tabindex: "-1", title: name, "aria-label": name, "aria-pressed": String(l === layer && h === head), class: h === "mean" ? "mean" : off ? "off" : null, style: `width:${size}px;height:${size}px`, onclick: () => change({layer: l, head: h})});
       if (!numbers) button.append(miniature(block, l, h));
       else if (value != null) {
         const fraction = Math.abs(value) / peak;
@@ -156,7 +158,7 @@ function buildMap(block, site, layer, head, width) {
       grid.append(button);
     }
   }
-  return make("div", {}, make("h3", {}, numbers ? `${label(state.map)} of every head, all sentences` : "Every head, this sentence"), make("div", {class: "scroll"}, grid));
+  return make("div", {}, make("h3", {}, numbers ? (state.map === COST ? "What each head is worth here" : `${label(state.map)} of every head, all sentences`) : "Every head, this sentence"), make("div", {class: "scroll"}, grid));
 }
 
 function miniature(block, layer, head) {

@@ -5,10 +5,11 @@ const byId = (id) => document.getElementById(id);
 const SITES = [["encoder", "Encoder"], ["decoder", "Decoder"], ["cross", "Cross"]];
 const SHADES = [["head", "Head"], ["row", "Row"]];
 const LABELS = {sparsity: "Sparsity", null_rate: "Null rate", entropy: "Entropy", mass: "Mass", diversity: "Diversity"};
+const COST = "Cost here";
 const SHORT = {sparsity: "Zeros", null_rate: "Null", diversity: "Div.", "AER normal": "AER", "AER shifted": "Shift."};
 const label = (name) => LABELS[name] ?? name;
 const TERMS = {
-  reference: "The target is the given reference translation: the model reads it word by word (teacher forcing) and did not write it.",
+  reference: page.live ? "Numbers by layer and the alignment error rates come from a test set with reference translations; all else from the sentence that you see." : "The target is the given reference translation: the model reads it word by word (teacher forcing) and did not write it.",
   layer: "Layers and heads count from 0. A row of the matrix is a query, a column is a key.",
   "null row": "A query whose weights are all 0: the head attends to nothing. Only ReLA has such rows.",
   sparsity: "Fraction of the weights that are exactly 0, among the positions that a query may attend to.",
@@ -18,6 +19,7 @@ const TERMS = {
   diversity: "How different the heads of a layer are (generalized Jensen–Shannon divergence, in nats): 0 when all are equal, at most ln(heads).",
   "AER normal": "Alignment error rate against the gold alignment, lower is better: each target word is linked to the source word of largest weight in the step that predicts it. By layer: its best head.",
   "AER shifted": "The same, with the weights of the next step, which reads the word.",
+  "Cost here": "Fall of the log-probability of the shown target when this head alone is switched off: its output is set to 0, before the norm of ReLA.",
   "Loss without": "Rise of the loss, in nats per sub-word, when the head is switched off.",
 };
 
@@ -56,6 +58,10 @@ function matrixOf(block, layer, head) {
   const size = block.queries * block.keys, values = new Float32Array(size);
   const heads = head === "mean" ? [...Array(block.heads).keys()] : [head];
   for (const h of heads) {
+    if (block.values) { // of the live page
+      for (let i = 0, at = (layer * block.heads + h) * size; i < size; i++, at++) values[i] += block.values[at] / heads.length;
+      continue;
+    }
     const index = layer * block.heads + h, scale = block.largest[index] / (255 * 255 * heads.length);
     for (let i = 0, at = index * size; i < size; i++, at++) values[i] += scale * block.codes[at] * block.codes[at];
   }
@@ -96,10 +102,10 @@ function tokensOf(pieces) {
 
 function axesOf(site, sentence) {
   const source = tokensOf(sentence.source), target = tokensOf(sentence.target);
-  const read = tokensOf(["<s>", ...sentence.target.slice(0, -1)]);
+  const read = tokensOf(["<s>", ...sentence.target.slice(0, -1)]), what = page.live ? (sentence.isOwn ? "your target" : "the translation") : "the reference";
   if (site === "encoder") return {queries: source, keys: source, names: ["From", "To"], read: null};
-  if (site === "decoder") return {queries: target, keys: read, names: ["Predicting the reference", "Attending to the reference so far"], read};
-  return {queries: target, keys: source, names: ["Predicting the reference", "Attending to the source"], read};
+  if (site === "decoder") return {queries: target, keys: read, names: [`Predicting ${what}`, `Attending to ${what} so far`], read};
+  return {queries: target, keys: source, names: [`Predicting ${what}`, "Attending to the source"], read};
 }
 
 // ---------------------------------------------------------------- helpers

@@ -3,10 +3,11 @@
 const UNKNOWN_PENALTY = 10;
 
 class SentencePieceTokenizer {
-  /** `bytes` are those of a model file. */
-  constructor(bytes) {
+  /** `bytes` are those of a model file; `vocabulary` are the sub-words by id where they are not the model's own. */
+  constructor(bytes, vocabulary = null) {
     const model = parseModelProto(bytes);
-    Object.assign(this, {model, pieces: model.pieces, ids: new Map(), longest: 1});
+    Object.assign(this, {model, pieces: model.pieces, ids: new Map(), longest: 1, vocabulary});
+    this.vocabularyIds = vocabulary && new Map(vocabulary.map((text, id) => [text, id]));
     model.pieces.forEach(({text, type}, id) => {
       if (!["normal", "user_defined", "unused"].includes(type)) return;
       this.ids.set(text, id);
@@ -18,23 +19,32 @@ class SentencePieceTokenizer {
     this.lowest = scores.reduce((a, b) => Math.min(a, b), Infinity);
     this.highest = scores.reduce((a, b) => Math.max(a, b), -Infinity);
     this.unknown = model.pieces.findIndex(({type}) => type === "unknown");
-    this.bytePieces = new Map(model.pieces.flatMap(({text, type}, id) => (type === "byte" ? [[Number(text.slice(1, -1)), id]] : [])));
+    this.byteIds = new Map(model.pieces.flatMap(({text, type}, id) => (type === "byte" ? [[text, id]] : [])));
   }
 
   /** Sub-word ids, without EOS. */
   encode(text) {
+    if (!this.vocabulary) return this.split(text).map((piece) => this.ids.get(piece) ?? this.byteIds.get(piece) ?? this.unknown);
+    // A tag >>x<< before a line, which the vocabulary knows, is one sub-word.
+    const tag = text.match(/^>>.*?<</)?.[0], isTag = this.vocabularyIds.has(tag);
+    const ids = this.split(isTag ? text.slice(tag.length) : text).map((piece) => this.vocabularyIds.get(piece) ?? UNK);
+    return isTag ? [this.vocabularyIds.get(tag), ...ids] : ids;
+  }
+
+  /** The sub-words of a text. A run of unknown ones is one, or its bytes. */
+  split(text) {
     const normalized = this.normalizer.normalize(text);
     if (!normalized) return [];
-    const found = this.model.type === "bpe" ? this.encodeBpe(normalized) : this.encodeUnigram(normalized);
-    const ids = [];
+    const pieces = [];
     let afterUnknown = false;
-    for (const piece of found) {
-      const id = this.ids.get(piece) ?? this.unknown, isUnknown = id === this.unknown;
-      if (isUnknown && this.model.byteFallback) for (const byte of encodeUtf8(piece)) ids.push(this.bytePieces.get(byte));
-      else if (!isUnknown || !afterUnknown) ids.push(id); // a run of unknown pieces is one
+    for (const piece of this.model.type === "bpe" ? this.encodeBpe(normalized) : this.encodeUnigram(normalized)) {
+      const isUnknown = !this.ids.has(piece);
+      if (isUnknown && this.model.byteFallback) pieces.push(...Array.from(encodeUtf8(piece), byteName));
+      else if (isUnknown && afterUnknown) pieces[pieces.length - 1] += piece;
+      else pieces.push(piece);
       afterUnknown = isUnknown;
     }
-    return ids;
+    return pieces;
   }
 
   /** Merge the pair of highest score, the leftmost among equals, as long as a pair forms a piece. */
@@ -104,7 +114,15 @@ class SentencePieceTokenizer {
 
   /** The sub-word of an id. */
   piece(id) {
-    return this.pieces[id].text;
+    return this.vocabulary?.[id] ?? this.pieces[id].text;
+  }
+
+  /** The model's own piece of an id: text and type. A sub-word that the model does not have is text as it is. */
+  ownPiece(id) {
+    if (!this.vocabulary) return this.pieces[id];
+    if (id === UNK) return this.pieces[this.unknown];
+    const text = this.vocabulary[id], own = this.ids.get(text) ?? this.byteIds.get(text);
+    return own === undefined ? {text, type: "normal"} : this.pieces[own];
   }
 
   /** The text of ids; PAD, EOS and BOS have none. */
@@ -116,8 +134,8 @@ class SentencePieceTokenizer {
       bytes = [];
     };
     for (const id of ids) {
-      const {text: piece, type} = this.pieces[id];
-      if (type === "control") continue;
+      const {text: piece, type} = this.ownPiece(id);
+      if ([PAD, EOS, BOS].includes(id) || type === "control") continue;
       if (type === "byte") {
         bytes.push(Number(piece.slice(1, -1)));
         atStart = false;
@@ -138,9 +156,12 @@ class SentencePieceTokenizer {
       if (shown) atStart = false;
     }
     flush();
-    return text;
+    return this.vocabulary ? text.trim() : text;
   }
 }
+
+/** The piece of a byte. */
+const byteName = (byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
 
 /** A binary heap; `compare(a, b) < 0` where a comes first. */
 class PriorityQueue {
