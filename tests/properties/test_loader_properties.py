@@ -91,6 +91,7 @@ def obeying(config: Config) -> Config:
 configs = settings(Config).map(obeying).filter(lambda config: config.model.d_model < 2**63)
 
 
+@hypothesis.settings(deadline=None)
 @given(configs)
 def test_written_settings_read_back_exactly(config: Config) -> None:
     again = config_from_yaml(config_to_yaml(config))
