@@ -163,10 +163,7 @@ class NmtRelaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Tools embed source and target by this one function. Where the two sides have different vectors, it gives both,
         one behind the other; ``forward`` takes the half that it needs, and the other has no gradient.
         """
-        model = self.transformer
-        if model.source_embedding.weight is model.target_embedding.weight:
-            return model.source_embedding
-        return _BothEmbeddings(model)
+        return _InputEmbeddings(self.transformer)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Decoder inputs [batch, length] for labels, in which -100 is padding."""
@@ -288,24 +285,33 @@ class _Encoder(nn.Module):
         return output.to_tuple() if return_dict is False else output
 
 
-class _BothEmbeddings(nn.Module):
-    """Token ids to [..., 2 · d_model]: as source and as target."""
+class _InputEmbeddings(nn.Module):
+    """Token ids to [..., d_model], or [..., 2 · d_model] where source and target differ: as source and as target."""
 
     def __init__(self, model: Transformer) -> None:
         super().__init__()
-        self.source, self.target = model.source_embedding, model.target_embedding
+        source, target = model.source_embedding, model.target_embedding
+        self.sides = nn.ModuleList([source] if source.weight is target.weight else [source, target])
 
     @property
     def weight(self) -> Tensor:
-        """[vocabulary, 2 · d_model], with zeros where one vocabulary is the larger one."""
-        weights = self.source.weight, self.target.weight
+        """One row per token, of the width of the vectors; zeros where one vocabulary is the larger one."""
+        weights = [side.weight for side in self._embeddings]
         size = max(map(len, weights))
         return torch.cat([F.pad(weight, (0, 0, 0, size - len(weight))) for weight in weights], dim=1)
 
+    @property
+    def embedding_dim(self) -> int:
+        """The width of the vectors."""
+        return sum(side.weight.shape[1] for side in self._embeddings)
+
+    @property
+    def _embeddings(self) -> list[TokenEmbedding]:
+        return [side for side in self.sides if isinstance(side, TokenEmbedding)]
+
     def forward(self, tokens: Tensor) -> Tensor:
         # An id beyond one vocabulary belongs to the other, whose half is used.
-        sides = self.source, self.target
-        return torch.cat([side(tokens.clamp(max=len(side.weight) - 1)) for side in sides], dim=-1)
+        return torch.cat([side(tokens.clamp(max=len(side.weight) - 1)) for side in self._embeddings], dim=-1)
 
 
 class _LayerCache:

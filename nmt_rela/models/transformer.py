@@ -125,7 +125,11 @@ class Transformer(nn.Module):
 
     def decode(self, target_input: Tensor, encoder_output: EncoderOutput) -> Tensor:
         """Hidden states [batch, target_length, d_model] of whole targets (teacher forcing)."""
-        x = ResidualStream.of(self.target_embedding.add_positions(self.embed_target(target_input)))
+        return self.decode_embedded(self.embed_target(target_input), encoder_output)
+
+    def decode_embedded(self, embedded: Tensor, encoder_output: EncoderOutput) -> Tensor:
+        """`decode` for vectors [batch, target_length, d_model]."""
+        x = ResidualStream.of(self.target_embedding.add_positions(embedded))
         for layer in self.decoder:
             x = layer(x, encoder_output.hidden_states, CAUSAL_MASK, encoder_output.attention_mask)
         return final_states(self.decoder_norm, x)

@@ -16,7 +16,16 @@ MARKED = [
     "README.md",
     *(
         f"docs/{name}.md"
-        for name in ("attention", "data", "training", "decoding", "export", "analysis", "troubleshooting")
+        for name in (
+            "attention",
+            "data",
+            "training",
+            "decoding",
+            "export",
+            "analysis",
+            "interpretability",
+            "troubleshooting",
+        )
     ),
 ]
 

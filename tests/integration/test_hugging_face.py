@@ -22,6 +22,7 @@ from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import BOS, EOS, PAD
 from nmt_rela.models.attention_capture import capture_attention
 from nmt_rela.utils.errors import CheckpointError
+from tests.integration.documentation import REPOSITORY, blocks_of
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed: pip install -e '.[huggingface]'"
@@ -286,3 +287,48 @@ def test_a_moved_folder_without_the_package_says_how_to_install_it(folder: Path,
     done = subprocess.run([sys.executable, "-c", code], cwd=moved, capture_output=True, text=True)
     assert done.returncode != 0
     assert "pip install 'nmt_rela[huggingface]'" in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("package", "files"), [("bertviz", 2), pytest.param("inseq", 4, marks=pytest.mark.slow)], ids=["bertviz", "inseq"]
+)
+def test_the_examples_of_the_page_on_interpretability(
+    folder: Path, tmp_path: Path, package: str, files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    (tmp_path / "hub").symlink_to(folder)
+    page = blocks_of(REPOSITORY / "docs/interpretability.md")
+    (block,) = [block for block in page if f"needs {package}" in block.mark]
+    (tmp_path / "program.py").write_text(block.text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("program.py")
+    pages = [path.read_text(encoding="utf-8") for path in tmp_path.glob("*.html")]
+    assert len(pages) == files
+    assert all("</s>" in page or "&lt;/s&gt;" in page for page in pages)
+
+
+def test_gradients_by_inseq_are_those_of_the_source_embeddings(loaded: tuple[Any, Any], run: RunDirectory) -> None:
+    inseq = pytest.importorskip("inseq", reason="inseq is not installed")
+    model, tokenizer = loaded
+    search = {"max_new_tokens": 3, "num_beams": 1}
+    found = inseq.load_model(model, "saliency", tokenizer=tokenizer).attribute(
+        LINES[0], attribute_target=True, generation_args=search, show_progress=False
+    )
+    (sequence,) = found.sequence_attributions
+    ids = torch.tensor(tokenizer([LINES[0]])["input_ids"])
+    # inseq encodes the text of the translation anew.
+    text = tokenizer.decode(model.generate(ids, **search)[0], skip_special_tokens=True)
+    target = torch.tensor([[BOS, *tokenizer(text_target=text)["input_ids"]]])
+    ours = run.load_model()
+    source_vectors = ours.source_embedding(ids).detach().requires_grad_()
+    target_vectors = ours.embed_target(target[:, :2]).detach().requires_grad_()
+    x = ours.encode_embedded(source_vectors, ids != PAD)
+    logits = ours.decode_embedded(target_vectors, x)
+    probability = ours.output_projection(logits)[0, 1].softmax(0)[target[0, 2]]  # of the second sub-word
+    of_source, of_target = torch.autograd.grad(probability, [source_vectors, target_vectors])
+    width = of_source.shape[2]
+    theirs = sequence.source_attributions[:, 1], sequence.target_attributions[:2, 1]
+    torch.testing.assert_close(theirs[0][:, :width], of_source[0].abs(), atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(theirs[1][:, width:], of_target[0].abs(), atol=1e-6, rtol=1e-3)
+    assert not theirs[0][:, width:].any()
+    assert not theirs[1][:, :width].any()
