@@ -72,6 +72,7 @@ format: $(INSTALLED) ## Rewrite the code in the common style
 docs: $(INSTALLED) ## Generate docs/configuration.md from the schema, GPU tables from docs/measurements
 	$(BIN)/python scripts/tools/config_reference.py
 	$(BIN)/python scripts/tools/gpu_tables.py
+	$(BIN)/python scripts/tools/live_demo.py
 
 bench: $(INSTALLED) ## Measure speed (scripts/benchmarks/bench_*.py)
 	@set -e; for script in $(sort $(wildcard scripts/benchmarks/bench_*.py)); do echo "== $$script"; $(BIN)/python $$script; done

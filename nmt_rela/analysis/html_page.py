@@ -123,10 +123,15 @@ def render_page(
             "live": True,
             "runs": [_run_data(run) | {"live": of, "sentences": []} for run, of in zip(runs, live.runs, strict=True)],
         }
+    return fill_template(data, blocks)
+
+
+def fill_template(data: Mapping[str, Any], blocks: Mapping[str, str]) -> str:
+    """The page around its data and its blocks of text, by their ids."""
     values = {
-        "title": html.escape(title),
+        "title": html.escape(data["title"]),
         "style": page_part("page.css"),
-        "script": "\n".join(page_part(name) for name in (_SCRIPTS if live is None else _LIVE_SCRIPTS)),
+        "script": "\n".join(page_part(name) for name in (_LIVE_SCRIPTS if data.get("live") else _SCRIPTS)),
         "data": _script_json(data),
         "weights": "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in blocks.items()),
     }

@@ -26,6 +26,13 @@ def engine_source() -> str:
     return "\n".join(page_part(f"engine/{name}.js") for name in _ENGINE)
 
 
+def worker_source() -> str:
+    """The script of a worker: the engine, and what answers the page."""
+    source = f"{engine_source()}\n{page_part('engine/worker.js')}"
+    assert "</script" not in source
+    return source
+
+
 def live_part(
     runs: Sequence[RunDirectory],
     models: Sequence[Transformer],
@@ -34,12 +41,11 @@ def live_part(
     bits: int = 8,
 ) -> LivePart:
     """The models of some runs, their tokenizers and settings, and the engine."""
-    blocks = {"engine": f"{engine_source()}\n{page_part('engine/worker.js')}"}
-    assert "</script" not in blocks["engine"]
+    blocks = {"engine": worker_source()}
     descriptions: list[dict[str, Any]] = []
     for number, (run, model, decoding) in enumerate(zip(runs, models, decodings, strict=True)):
         packed, tokenizers = pack_model(model, bits=bits), run.load_tokenizers()
-        blocks[f"model-{number}"] = _deflate(packed.weights)
+        blocks[f"model-{number}"] = _deflate(packed.weights, zlib.Z_FILTERED)
         of_run = []
         for tokenizer in (tokenizers.source, tokenizers.target):
             name = f"tokenizer-{tokenizer.fingerprint[:12]}"
@@ -67,5 +73,7 @@ def _description(config: Config, decoding: DecodingConfig) -> dict[str, Any]:
     }
 
 
-def _deflate(content: bytes) -> str:
-    return base64.b64encode(zlib.compress(content, 9)).decode("ascii")
+def _deflate(content: bytes, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> str:
+    """zlib data as base64. Weights repeat by chance only, so that looking for repetitions would cost size."""
+    compressor = zlib.compressobj(9, strategy=strategy)
+    return base64.b64encode(compressor.compress(content) + compressor.flush()).decode("ascii")

@@ -17,6 +17,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MAX_BYTES = 500_000
+#: Larger files, and their own limits.
+LARGE = {"docs/live-demo.html": 2_000_000}
 MAX_CODE_LINES = 450
 MAX_README_LINES = 150
 REQUIRED = ("LICENSE", "README.md", "CHANGELOG.md", "docs/STYLE.md")
@@ -41,10 +43,11 @@ def line_count(file: Path) -> int:
 
 
 def large_files(root: Path, files: Sequence[Path]) -> Iterator[str]:
-    """Files above 500 kB."""
+    """Files above 500 kB, or above their own limit."""
     for file in files:
-        if file.stat().st_size > MAX_BYTES:
-            yield f"{file.relative_to(root)}: {file.stat().st_size:,} bytes; at most {MAX_BYTES:,}"
+        limit = LARGE.get(file.relative_to(root).as_posix(), MAX_BYTES)
+        if file.stat().st_size > limit:
+            yield f"{file.relative_to(root)}: {file.stat().st_size:,} bytes; at most {limit:,}"
 
 
 def long_files(root: Path, files: Sequence[Path]) -> Iterator[str]:

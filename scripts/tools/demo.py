@@ -49,7 +49,7 @@ def _demonstrate(arguments: Sequence[str] | None) -> int:
         if status:
             return status
     _show_examples(config)
-    status = _step(["nmt-analyze", "--model", config.run_dir])
+    status = _step(["nmt-analyze", "--model", config.run_dir, "--live"])
     if not status:
         print("\n".join(_closing_lines(config, seconds=round(time.monotonic() - start))))
     return status
@@ -65,7 +65,7 @@ def _closing_lines(config: Config, *, seconds: int) -> Iterator[str]:
     yield f'    echo "The old cat sleeps." | nmt-translate --model {model}'
     yield f"    nmt-translate --model {model} < FILE                # your own text, one sentence per line"
     yield "\nand open in a browser:\n"
-    for path in (run.path / "analysis" / "attention.html", run.learning_curve):
+    for path in (run.path / "analysis" / "live.html", run.path / "analysis" / "attention.html", run.learning_curve):
         if path.exists():
             yield f"    {path.resolve().as_uri()}"
 

@@ -12,6 +12,7 @@ from odd_text import ODD, odd_lines
 from small_run import ENGLISH, write_run, write_text
 from test_live_engine import dequantize
 from test_page_layout import CHECKS
+from tools.live_demo import render
 
 from nmt_rela.analysis.head_ablation import ablate_heads
 from nmt_rela.checkpoints.run_directory import RunDirectory
@@ -239,6 +240,24 @@ def test_the_page_prints(browser: Chromium, page: Path, tmp_path: Path) -> None:
     open_at(browser, page, f"#source={SOURCE}")
     browser.print_pdf(tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+
+
+DEMO = Path(__file__).parents[2] / "docs/live-demo.html"
+
+
+def test_the_demo_page_is_up_to_date() -> None:
+    page = DEMO.read_text(encoding="utf-8")
+    assert render(page) == page, "docs/live-demo.html is out of date: make docs"
+    assert DEMO.stat().st_size <= 2_000_000
+
+
+def test_the_demo_page_translates_and_a_head_is_worth_a_word(browser: Chromium) -> None:
+    """As the picture in the README shows it."""
+    open_at(browser, DEMO, "#sentence=0&site=cross&layer=1&head=2&off=1.cross.1.2")
+    whole = "Die Ärztin sagt, dass dein Freund den Schlüssel braucht."
+    assert translations(browser) == [whole, whole.replace("Schlüssel", "Tisch")]
+    assert browser.evaluate("[...document.querySelectorAll('mark')].map((e) => e.textContent)") == ["Tisch"]
+    assert f"With all heads: {whole}" in facts(browser, 1)
 
 
 def test_a_page_over_the_limit_names_its_size(

@@ -18,7 +18,7 @@ def test_the_demo_ends_with_what_to_type_and_to_open(
 ) -> None:
     run = tmp_path / "my run"
     (run / "analysis").mkdir(parents=True)
-    for path in (run / "analysis" / "attention.html", run / "learning_curve.png"):
+    for path in (run / "analysis" / "live.html", run / "analysis" / "attention.html", run / "learning_curve.png"):
         path.touch()
     (tmp_path / "venv/bin").mkdir(parents=True)
     (tmp_path / "venv/bin/activate").touch()
@@ -34,5 +34,8 @@ def test_the_demo_ends_with_what_to_type_and_to_open(
         check_command(words[:3])
         assert words[1:3] == ["--model", str(run)]
     opened = [line for line in lines if line.startswith("file:")]
-    assert opened == [path.as_uri() for path in (run / "analysis" / "attention.html", run / "learning_curve.png")]
+    assert opened == [
+        path.as_uri()
+        for path in (run / "analysis" / "live.html", run / "analysis" / "attention.html", run / "learning_curve.png")
+    ]
     assert not any(re.search(r"\s", address) for address in opened)
