@@ -23,8 +23,9 @@ from nmt_rela.utils.files import atomic_write, read_json
 PAD, UNK, EOS, BOS = 0, 1, 2, 3
 #: The first sub-word of a word starts with this character.
 WORD_START = "▁"
-#: A tag: a word put before source sentences to say something of them, such as ``<2de>``. It is one sub-word.
-TAG = r"<[\w-]+>"
+#: A tag: a word put before source sentences to say something of them, such as ``<2de>``, or ``>>de<<`` in models of
+#: Marian. It is one sub-word.
+TAG = r"<[\w-]+>|>>[\w-]+<<"
 #: The end of the name of a vocabulary's file, instead of ``.model``.
 VOCABULARY = ".vocab.json"
 _INVISIBLE = frozenset((PAD, EOS, BOS))

@@ -79,7 +79,8 @@ def import_marian(folder: Path, output: Path, overrides: Sequence[str] = ()) -> 
     model = build_model(config.model, TokenizerPair(source.tokenizer, target.tokenizer))
     model.load_state_dict(_Conversion(folder, weights, settings).convert(model.state_dict(), source, target))
     name = str(settings.get("_name_or_path") or folder.resolve().name)
-    readme = export_readme(_ORIGIN + README.partition("\n\n")[2], config, name=name, licence=_licence(folder))
+    page = _ORIGIN + README.partition("\n\n")[2].replace("Made by nmt-export:", "The folder holds")
+    readme = export_readme(page, config, name=name, licence=_licence(folder))
     write_run(output, model.eval(), config, TokenizerPair(source.tokenizer, target.tokenizer), readme)
     return config
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, takewhile
 
 from nmt_rela.data.tokenizer import EOS, WORD_START, SentencePieceTokenizer
 from nmt_rela.generation.decoding_step import length_penalty_factor
@@ -51,10 +51,13 @@ def segment_lines(
     for index, ids in enumerate(tokenizer.encode(lines)):
         if not ids:
             continue
-        slices = [slice(0, len(ids))]
+        slices, leading = [slice(0, len(ids))], 0
         pieces = tokenizer.convert_ids_to_pieces(ids) if len(ids) >= max_length or given_words is not None else []
         if len(ids) >= max_length:
-            slices = split_tokens(pieces, max_length - 1)
+            # Tags before a line are said again before each of its later parts.
+            first = takewhile(lambda piece: piece == WORD_START or piece in tokenizer.tags, pieces[: max_length // 2])
+            leading = max((i + 1 for i, piece in enumerate(first) if piece in tokenizer.tags), default=0)
+            slices = split_tokens(pieces, max_length - 1 - leading)
             LOG.warning(
                 "line %d: %d sub-words, more than the model's %d; translated in %d parts",
                 first_line + index + 1, len(ids), max_length - 1, len(slices),
@@ -70,8 +73,8 @@ def segment_lines(
             yield Segment(
                 line=index,
                 seed=((first_line + index) << 16) + number,
-                ids=[*ids[part], EOS],
-                words=(*words[part], ()) if words else (),
+                ids=[*(ids[:leading] if number else ()), *ids[part], EOS],
+                words=(*(words[:leading] if number else ()), *words[part], ()) if words else (),
                 prefix=list(prefixes[index]) if prefixes is not None and number == 0 else [],
             )
 

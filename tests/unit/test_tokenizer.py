@@ -151,3 +151,30 @@ def test_a_missing_tokenizer_is_named(tokenizer: SentencePieceTokenizer, tmp_pat
     tokenizer.save(tmp_path / "source.model")
     with pytest.raises(DataError, match=r"target\.model: cannot read"):
         TokenizerPair.load(tmp_path)
+
+
+def test_a_vocabulary_beside_a_model_has_its_own_ids(tmp_path: Path) -> None:
+    model = train(specials=(-1, 0, 2, 1))  # as those of Marian
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    pieces = [processor.id_to_piece(i) for i in range(3, processor.get_piece_size())]
+    vocabulary = ["<pad>", "<unk>", "</s>", "<s>", ">>de<<", *reversed([p for p in pieces if p != "B"])]
+    SentencePieceTokenizer(model, name="marian", vocabulary=vocabulary).save(tmp_path / "source.model")
+    tokenizer = SentencePieceTokenizer.load(tmp_path / "source.model")
+    assert tokenizer.size == len(vocabulary)
+    assert tokenizer.tags == {">>de<<": 4}
+    ids = tokenizer.encode([*LINES, f">>de<< {LINES[0]}", f">>en<< {LINES[0]}", ""])
+    split = processor.encode(LINES, out_type=str)
+    assert tokenizer.convert_ids_to_pieces(ids[0]) == split[0]
+    assert ids[:4] == [[vocabulary.index(piece) if piece in vocabulary else UNK for piece in line] for line in split]
+    assert [UNK in line for line in ids[:4]] == [False, True, False, False]
+    assert ids[4] == [4, *ids[0]]
+    assert 4 not in ids[5]
+    assert ids[6] == []
+    known = [line for line, row in zip(LINES, ids, strict=False) if UNK not in row]
+    assert tokenizer.decode([[BOS, *row, EOS, PAD] for row in tokenizer.encode(known)]) == known
+    assert pickle.loads(pickle.dumps(tokenizer)).encode(LINES) == ids[:4]
+    changed = SentencePieceTokenizer(model, name="marian", vocabulary=[*vocabulary[:-2], *vocabulary[:-3:-1]])
+    assert changed.fingerprint != tokenizer.fingerprint
+    (tmp_path / "source.vocab.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match=r"source\.vocab\.json"):
+        SentencePieceTokenizer.load(tmp_path / "source.model")

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from toy_translator import sentences, toy_model, toy_tokenizers, toy_translator
 
-from nmt_rela.data.tokenizer import EOS, PAD
+from nmt_rela.data.tokenizer import EOS, PAD, SentencePieceTokenizer
 from nmt_rela.generation.device import resolve_device
 from nmt_rela.generation.formatting import format_jsonl, format_moses, format_text, strip_newlines
 from nmt_rela.generation.options import (
@@ -28,7 +29,7 @@ from nmt_rela.generation.options import (
     TranslationHypothesis,
     TranslationOptions,
 )
-from nmt_rela.generation.segmentation import count_given_words, split_tokens
+from nmt_rela.generation.segmentation import count_given_words, segment_lines, split_tokens
 from nmt_rela.generation.streaming import read_chunks
 from nmt_rela.generation.translator import Translator
 from nmt_rela.metrics.word_alignment import word_ids
@@ -159,6 +160,20 @@ def test_long_lines_are_translated_in_parts(caplog: pytest.LogCaptureFixture) ->
     assert best.alignment is not None
     assert max(source for source, _ in best.alignment) > words // 2
     assert all(source < words and target < len(best.text.split()) for source, target in best.alignment)
+
+
+def test_every_part_of_a_long_line_has_the_tags_before_it(tmp_path: Path) -> None:
+    joint = toy_tokenizers().source
+    joint.save(tmp_path / "joint.model")
+    vocabulary = [*joint.vocabulary, ">>b<<"]
+    model = (tmp_path / "joint.model").read_bytes()
+    tokenizer = SentencePieceTokenizer(model, name="toy", vocabulary=vocabulary)
+    text = " ".join(sentences(4, seed=3))
+    (ids,) = joint.encode([text])
+    parts = list(segment_lines([f">>b<< {text}"], None, tokenizer, max_length=20, first_line=0))
+    assert len(parts) > 2
+    assert all(len(part.ids) <= 20 and part.ids[0] == joint.size and part.ids[-1] == EOS for part in parts)
+    assert [i for part in parts for i in part.ids[1:-1]] == ids
 
 
 def test_long_lines_are_cut_after_sentences_then_words() -> None:
