@@ -13,34 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nmt_rela.data.tokenizer import WORD_START
-from nmt_rela.utils.errors import UserError
+from nmt_rela.generation.heatmap import INK, MUTED, RULE, colour_map, grid
 from nmt_rela.utils.files import atomic_write
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MUTED, RULE, NULL = "#1b2127", "#6b747d", "#d5dae0", "#d9730d"
 #: Okabe and Ito's colours, which colour-blind readers can distinguish. They repeat after five runs.
 RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#5f4b00")
 MARKERS = ("o", "s", "^", "D", "v")
-#: From almost white to almost black, with evenly falling lightness.
-SCALE = ("#dfeaf3", "#a9cbe4", "#5f9fcd", "#23699f", "#08304f")
-SITE_TITLES = {"encoder": "encoder self-attention", "decoder": "decoder self-attention", "cross": "cross-attention"}
-_FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Arial Unicode MS", "PingFang SC")
 
 Series = Mapping[str, Sequence[float | None]]
-
-
-def require_matplotlib() -> None:
-    """Raise UserError, which names the command that installs matplotlib, where it is absent."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "plots need matplotlib, which is not installed; run: pip install 'nmt_rela[analysis]', or use --no-plots"
-        ) from error
 
 
 def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
@@ -55,41 +38,6 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png",)) -> list[
         with atomic_write(path) as stream:
             figure.savefig(stream, format=path.suffix[1:], dpi=160, facecolor="white")
     return paths
-
-
-def heatmap(
-    queries: Sequence[str],
-    keys: Sequence[str],
-    weights: npt.ArrayLike,
-    *,
-    panels: Sequence[str],
-    title: str = "",
-    columns: int = 4,
-) -> Figure:
-    """Weight matrices side by side, queries down and keys across, one panel per head.
-
-    ``weights`` is [panels, queries, keys]. Each panel is shaded up to its own maximum, which stands above it. A weight
-    of exactly 0 is left blank, and a null row is struck through, as in the paper's figure of null attention.
-    """
-    matrices = np.asarray(weights, dtype=float)
-    if matrices.shape != (len(panels), len(queries), len(keys)):
-        raise ValueError(f"weights have shape {matrices.shape}; expected {(len(panels), len(queries), len(keys))}")
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
-    cell = 0.17
-    figure, axes = _grid(rows, columns, width=cell * len(keys) + 0.35, height=cell * len(queries) + 0.4, margin=1.5)
-    for index, axis in enumerate(axes.flat):
-        if index >= len(panels):
-            axis.set_visible(False)
-            continue
-        row, column = divmod(index, columns)
-        _draw_matrix(axis, matrices[index])
-        peak = f"max {matrices[index].max():.2g}" if matrices[index].any() else "all zero"
-        axis.set_xlabel(f"{panels[index]} · {peak}", fontsize=8, color=MUTED, labelpad=5)
-        _label_tokens(axis, queries if column == 0 else [], keys if row == 0 else [])
-    if title:
-        figure.suptitle(title, fontsize=10, color=INK, x=0.01, ha="left")
-    return figure
 
 
 def by_layer(
@@ -167,10 +115,10 @@ def head_grid(panels: Mapping[str, npt.ArrayLike], *, label: str) -> Figure:
     """One number per head, layers down and heads across, one panel per title; cells are shaded by absolute value."""
     matrices = {title: np.asarray(values, dtype=float) for title, values in panels.items()}
     rows, columns = (max(matrix.shape[side] for matrix in matrices.values()) for side in (0, 1))
-    figure, axes = _grid(1, len(panels), width=0.46 * columns + 0.4, height=0.3 * rows + 0.5, margin=0.8)
+    figure, axes = grid(1, len(panels), width=0.46 * columns + 0.4, height=0.3 * rows + 0.5, margin=0.8)
     peak = max((float(np.abs(matrix).max()) for matrix in matrices.values()), default=0.0) or 1.0
     for axis, (title, matrix) in zip(axes.flat, matrices.items(), strict=True):
-        axis.imshow(np.abs(matrix), cmap=_colour_map(), vmin=0, vmax=peak, aspect="auto")
+        axis.imshow(np.abs(matrix), cmap=colour_map(), vmin=0, vmax=peak, aspect="auto")
         for (layer, head), value in np.ndenumerate(matrix):
             colour = "white" if abs(value) > 0.55 * peak else INK
             axis.text(head, layer, f"{value:+.3f}", ha="center", va="center", fontsize=6, color=colour)
@@ -183,17 +131,6 @@ def head_grid(panels: Mapping[str, npt.ArrayLike], *, label: str) -> Figure:
     axes.flat[0].set_ylabel("layer", fontsize=8, color=MUTED)
     figure.suptitle(label, fontsize=9, color=MUTED, x=0.01, ha="left")
     return figure
-
-
-def readable(subwords: Sequence[str]) -> list[str]:
-    """Labels of sub-words: the start of a word without ▁, its continuation after a dot, special tokens by name."""
-    meanings = {"</s>": "‹end›", "<s>": "‹start›"}
-    shown = []
-    for index, subword in enumerate(subwords):
-        begins = subword.startswith(WORD_START) or index == 0
-        text = subword.removeprefix(WORD_START) or WORD_START
-        shown.append(meanings.get(subword, text if begins else f"·{text}"))
-    return shown
 
 
 def _panels(
@@ -209,7 +146,7 @@ def _panels(
     """A figure with one titled axis per panel, in rows of ``columns`` (None: one row), and the names of all runs."""
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
-    figure, axes = _grid(rows, columns, width=width, height=height, margin=0.9, sharey=sharey)
+    figure, axes = grid(rows, columns, width=width, height=height, margin=0.9, sharey=sharey)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, title in zip(axes.flat, panels, strict=False):
@@ -226,54 +163,6 @@ def _panels(
         list(axes.flat[: len(panels)]),
         list(dict.fromkeys(run for series in panels.values() for run in series)),
     )
-
-
-def _grid(
-    rows: int, columns: int, *, width: float, height: float, margin: float, sharey: bool = False
-) -> tuple[Figure, Any]:
-    require_matplotlib()
-    from matplotlib import font_manager, rc_context
-    from matplotlib.figure import Figure
-
-    installed = set(font_manager.get_font_names())
-    with rc_context({"font.family": [name for name in _FONTS if name in installed] or ["sans-serif"]}):
-        figure = Figure(figsize=(width * columns + margin, height * rows + margin), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
-    return figure, axes
-
-
-def _colour_map() -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("attention", SCALE)
-
-
-def _draw_matrix(axis: Axes, matrix: npt.NDArray[np.float64]) -> None:
-    from matplotlib.patches import Rectangle
-
-    queries, keys = matrix.shape
-    shown = np.where(matrix == 0.0, np.nan, matrix)  # NaN is not drawn
-    axis.imshow(shown, cmap=_colour_map(), vmin=0, vmax=matrix.max() or 1.0, aspect="equal", interpolation="nearest")
-    for query in np.flatnonzero(~matrix.any(axis=1)):
-        axis.add_patch(Rectangle((-0.5, query - 0.5), keys, 1, color=NULL, alpha=0.10, lw=0))
-        axis.plot([-0.5, keys - 0.5], [query, query], color=NULL, lw=0.7)
-    axis.set_xticks(np.arange(keys + 1) - 0.5, minor=True)
-    axis.set_yticks(np.arange(queries + 1) - 0.5, minor=True)
-    axis.grid(which="minor", color=RULE, linewidth=0.35)
-    axis.set_axisbelow(True)
-    axis.tick_params(which="both", length=0)
-    for spine in axis.spines.values():
-        spine.set(color=RULE, linewidth=0.6)
-    axis.set_xlim(-0.5, keys - 0.5)
-    axis.set_ylim(queries - 0.5, -0.5)
-
-
-def _label_tokens(axis: Axes, queries: Sequence[str], keys: Sequence[str]) -> None:
-    axis.xaxis.tick_top()
-    style: dict[str, Any] = {"fontsize": 7, "color": INK, "parse_math": False}  # a dollar sign starts no formula
-    axis.set_xticks(range(len(keys)), keys, rotation=90, **style)
-    axis.set_yticks(range(len(queries)), queries, **style)
-    axis.tick_params(length=0, pad=2)
 
 
 def _run_style(index: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from nmt_rela.analysis.head_ablation import Head
 from nmt_rela.analysis.html_page import LivePart, PageRun, write_page
 from nmt_rela.analysis.pipeline import RunAnalysis
 from nmt_rela.analysis.statistics import LayerStatistics, pool_layers
+from nmt_rela.generation.heatmap import SITE_TITLES, heatmap, readable
 from nmt_rela.metrics.word_alignment import AlignmentCounts
 from nmt_rela.models.transformer import ATTENTION_SITES
 from nmt_rela.utils.files import atomic_write
@@ -304,7 +305,7 @@ def write_plots(
         """title of the site → run → one value per layer"""
         return {
             title: {run.name: [value(layer) for layer in _layers(run, site)] for run in runs}
-            for site, title in plots.SITE_TITLES.items()
+            for site, title in SITE_TITLES.items()
         }
 
     null_rates = per_layer(lambda layer: layer.null_rate)
@@ -328,10 +329,7 @@ def write_plots(
         if run.head_ablation is not None:
             changes = loss_changes(run)
             figures[f"head_ablation.{file_name(run.name)}"] = plots.head_grid(
-                {
-                    title: np.array(_head_matrix(run, changes, site), dtype=float)
-                    for site, title in plots.SITE_TITLES.items()
-                },
+                {title: np.array(_head_matrix(run, changes, site), dtype=float) for site, title in SITE_TITLES.items()},
                 label=f"{run.name}: rise of the loss without a head (nats per sub-word)",
             )
         if run.heatmap:
@@ -366,9 +364,9 @@ def _heatmap_figure(run: RunAnalysis, layer: int | None) -> Figure:
         best = min(run.alignment, key=lambda found: found.best.error_rate, default=None)
         layer = len(weights) - 1 if best is None else best.layer
     source, target = run.heatmap_subwords
-    return plots.heatmap(
-        plots.readable(target),
-        plots.readable(source),
+    return heatmap(
+        readable(target),
+        readable(source),
         weights[layer],
         panels=[f"head {head}" for head in range(weights.shape[1])],
         title=f"{run.name}: cross-attention ({run.attention['cross']}), layer {layer}",

@@ -62,6 +62,9 @@ class RunDirectory:
         self.epochs = self.path / "epochs"
         self.lock = self.path / ".lock"
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
     def config(self) -> Config:
         """The run's resolved configuration. Raises CheckpointError if this is no run directory."""
         if not self.config_file.is_file():

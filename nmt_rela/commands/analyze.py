@@ -109,14 +109,15 @@ def _analyze(arguments: Sequence[str] | None) -> None:
 
     import torch
 
-    from nmt_rela.analysis import pipeline, plots
+    from nmt_rela.analysis import pipeline
     from nmt_rela.analysis.writers import alignment_table, statistics_table, write_analysis, write_plots
     from nmt_rela.checkpoints.run_directory import RunDirectory
     from nmt_rela.generation.device import resolve_device
+    from nmt_rela.generation.heatmap import require_matplotlib
     from nmt_rela.generation.kernel_check import check_kernels
 
     if formats:
-        plots.require_matplotlib()
+        require_matplotlib()
     device = resolve_device(options.device)
     runs = [RunDirectory(path) for path in options.model]
     configs = [run.config() for run in runs]

@@ -7,7 +7,7 @@ A field's comment block (``#:`` lines above it) is its documentation. Fields wit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
 AttentionName = Literal["softmax", "sparsemax", "entmax15", "rela-i", "rela-g"]
@@ -17,6 +17,16 @@ MetricName = Literal["bleu", "chrf", "chrf++", "ter", "comet"]
 def bounds(*, low: float | None = None, high: float | None = None) -> Mapping[str, Any]:
     """Metadata of a numeric field: inclusive bounds; None is unbounded."""
     return {"low": low, "high": high}
+
+
+def show_settings(settings: Any, separator: str = ", ") -> str:
+    """The call that makes a dataclass of settings, without those that have their default."""
+    shown = []
+    for item in fields(settings):
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        if repr(value := getattr(settings, item.name)) != repr(default):
+            shown.append(f"{item.name}={value!r}")
+    return f"{type(settings).__name__}({separator.join(shown)})"
 
 
 #: Metadata of a path.
@@ -54,6 +64,8 @@ class RegularizationBySide:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """Which corpus, in which direction, and how it is cleaned and split into sub-words."""
+
+    __repr__ = show_settings
 
     #: A task: a name in ``data/tasks/`` or the path of a task file, relative to the config that names it.
     task: str
@@ -123,6 +135,8 @@ class DataConfig:
 class ModelConfig:
     """The Transformer. Field names are the arguments of ``models.transformer.Transformer``."""
 
+    __repr__ = show_settings
+
     #: One for all three sites, or a mapping with the keys encoder, decoder, cross.
     attention: AttentionName | AttentionBySite = "rela-g"
     #: Encoder layers.
@@ -167,6 +181,8 @@ class ModelConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
     """Optimization, duration of the run, validation, logging and checkpoints."""
+
+    __repr__ = show_settings
 
     #: Stop after this many updates.
     max_updates: int = field(default=300_000, metadata=bounds(low=1))
@@ -238,6 +254,8 @@ class TrainingConfig:
 class DecodingConfig:
     """The search of validation, nmt-translate and nmt-evaluate."""
 
+    __repr__ = show_settings
+
     #: Hypotheses kept per sentence; 1 is greedy search.
     beam_size: int = field(default=4, metadata=bounds(low=1, high=256))
     #: Exponent of the length penalty ((5 + length) / 6)^alpha; 0 is none.
@@ -258,6 +276,8 @@ class DecodingConfig:
 class EvaluationConfig:
     """The scores of validation, nmt-evaluate, the model card and the report of nmt-reproduce."""
 
+    __repr__ = show_settings
+
     #: A list of metrics of translations. BLEU, chrF, chrF++ and TER are sacreBLEU's; comet needs ``pip install
     #: unbabel-comet``.
     metrics: tuple[MetricName, ...] = ("bleu", "chrf")
@@ -268,6 +288,9 @@ class EvaluationConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """One experiment."""
+
+    def __repr__(self) -> str:
+        return show_settings(self, ",\n       ")
 
     #: The run directory, relative to where the command is called.
     run_dir: str = field(metadata=PATH)

@@ -156,6 +156,12 @@ class SentencePieceTokenizer:
         pieces: list[str] = self._processor.id_to_piece([int(i) for i in ids])
         return pieces
 
+    def convert_pieces_to_ids(self, pieces: Sequence[str]) -> list[int]:
+        """The id of each sub-word of the vocabulary."""
+        if self._vocabulary is not None:
+            return [self._ids[piece] for piece in pieces]
+        return [self._processor.piece_to_id(piece) for piece in pieces]
+
     def _split_tag(self, line: str) -> tuple[list[int], str]:
         """The id of a tag before a line, if there is one, and the rest."""
         if line.startswith(">>") and (end := line.find("<<") + 2) > 2 and line[:end] in self._ids:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections.abc import Sequence
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -15,6 +12,7 @@ from nmt_rela.data.tokenizer import SentencePieceTokenizer
 from nmt_rela.generation.decoding_step import Hypothesis
 from nmt_rela.generation.options import AlignmentOptions
 from nmt_rela.metrics.word_alignment import Link, link_words, words_of_subwords
+from nmt_rela.models.attention_capture import ObservableModels
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError
 
@@ -33,16 +31,16 @@ class WordAligner:
     def __init__(
         self,
         models: Sequence[Transformer],
+        observable: ObservableModels,
         target_tokenizer: SentencePieceTokenizer,
         *,
         device: torch.device,
         spaced: bool = True,
     ) -> None:
-        """``spaced``: the target language has spaces between words."""
+        """``observable`` are the same models. ``spaced``: the target language has spaces between words."""
         self._spaced = spaced
-        self._models, self._tokenizer, self._device = tuple(models), target_tokenizer, device
-        self._observed: tuple[Transformer, ...] | None = None
-        self._lock = threading.Lock()
+        self._models, self._observable = tuple(models), observable
+        self._tokenizer, self._device = target_tokenizer, device
 
     def check(self, options: AlignmentOptions) -> None:
         """Raise ConfigError for a layer or head that a model does not have."""
@@ -70,8 +68,8 @@ class WordAligner:
         ]
         source = pad_sequences([ids for ids, _, _ in pairs]).to(self._device)
         target = pad_sequences([hypothesis.tokens for _, _, hypothesis in pairs]).to(self._device)
-        with self._lock:
-            matrices = [_cross_attention(model, source, target, options) for model in self._observed_models()]
+        with self._observable.lend() as models:
+            matrices = [_cross_attention(model, source, target, options) for model in models]
         weights = torch.stack(matrices).mean(dim=0).cpu().numpy()  # [pairs, target length, source length]
         links = iter(
             link_words(
@@ -83,14 +81,6 @@ class WordAligner:
             for row, (ids, words, hypothesis) in enumerate(pairs)
         )
         return [[next(links) for _ in of_sentence] for of_sentence in hypotheses]
-
-    def _observed_models(self) -> tuple[Transformer, ...]:
-        """Modules of their own with the same parameters, so that observing them does not affect other threads."""
-        if self._observed is None:
-            tensors = chain.from_iterable((*model.parameters(), *model.buffers()) for model in self._models)
-            memo = {id(tensor): tensor for tensor in tensors}
-            self._observed = tuple(copy.deepcopy(model, dict(memo)) for model in self._models)
-        return self._observed
 
 
 def _cross_attention(model: Transformer, source: Tensor, target: Tensor, options: AlignmentOptions) -> Tensor:

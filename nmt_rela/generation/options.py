@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from html import escape
 from typing import TYPE_CHECKING, Literal
 
 from nmt_rela.config.builder import check_fields
-from nmt_rela.config.schema import DecodingConfig, bounds
+from nmt_rela.config.schema import DecodingConfig, bounds, show_settings
 from nmt_rela.utils.errors import ConfigError
 
 if TYPE_CHECKING:  # options are read before anything heavy is imported
@@ -51,6 +52,8 @@ class TranslationOptions(DecodingConfig):
 
     Raises ConfigError for values out of range.
     """
+
+    __repr__ = show_settings
 
     #: Hypotheses returned per line.
     n_best: int = field(default=1, metadata=bounds(low=1, high=1_000))
@@ -113,6 +116,12 @@ class TranslationHypothesis:
     #: Links (source word, target word) between white-space separated words, counted from 0; None if not asked for.
     alignment: frozenset[Link] | None = None
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.text!r}, score {self.score:.4f}, {len(self.tokens)} sub-words>"
+
+
+#: Classes of HTML in which a notebook takes no dollar signs for formulas.
+NO_FORMULAS = "tex2jax_ignore mathjax_ignore"
 
 #: The translation of a blank line.
 EMPTY = TranslationHypothesis(text="", score=0.0, log_probability=0.0, tokens=(), token_log_probabilities=())
@@ -130,6 +139,22 @@ class Translation:
         """The best translation."""
         return self.hypotheses[0].text
 
+    def __repr__(self) -> str:
+        more = f", {len(self.hypotheses)} hypotheses" if len(self.hypotheses) > 1 else ""
+        return f"<{type(self).__name__} {self.source!r} → {self.text!r}, score {self.hypotheses[0].score:.4f}{more}>"
+
+    def _repr_html_(self) -> str:
+        """The source above its hypotheses and their scores, for a notebook."""
+        rows = "".join(
+            f'<tr><td dir="auto" style="text-align:start">{escape(hypothesis.text)}</td>'
+            f"<td>{hypothesis.score:.4f}</td><td>{hypothesis.log_probability:.4f}</td></tr>"
+            for hypothesis in self.hypotheses
+        )
+        return (
+            f'<table class="{NO_FORMULAS}"><tr><th dir="auto" style="text-align:start">{escape(self.source)}</th>'
+            f"<th>score</th><th>log-probability</th></tr>{rows}</table>"
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoringResult:
@@ -139,3 +164,6 @@ class ScoringResult:
     log_probability: float
     tokens: tuple[str, ...]
     token_log_probabilities: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} log-probability {self.log_probability:.4f}, {len(self.tokens)} sub-words>"

@@ -10,7 +10,7 @@ from itertools import repeat
 from os import PathLike
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -21,6 +21,7 @@ from nmt_rela.data.languages import writing_system
 from nmt_rela.data.normalization import normalization_for
 from nmt_rela.data.tokenizer import UNK, TokenizerPair
 from nmt_rela.generation.alignment import WordAligner
+from nmt_rela.generation.attention import SentenceAttention, encode_sentences, read_attention
 from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
 from nmt_rela.generation.beam_search import beam_search
 from nmt_rela.generation.decoding_step import Hypothesis, SearchConstraints, StepDecoder
@@ -32,6 +33,7 @@ from nmt_rela.generation.sampling import sample
 from nmt_rela.generation.scoring import score_lines
 from nmt_rela.generation.segmentation import Segment, count_given_words, join_segments, segment_lines
 from nmt_rela.generation.streaming import MAX_CHUNK, Chunk, number_chunks, read_chunks
+from nmt_rela.models.attention_capture import ObservableModels
 from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError, did_you_mean
@@ -75,7 +77,20 @@ class Translator:
         self.normalize_target = normalize_target
         self.sentence_joiner = sentence_joiner
         self.spaced = spaced
-        self._aligner = WordAligner(self.models, tokenizers.target, device=self.device, spaced=spaced[1])
+        self._observable = ObservableModels(self.models)
+        self._aligner = WordAligner(
+            self.models, self._observable, tokenizers.target, device=self.device, spaced=spaced[1]
+        )
+
+    def __repr__(self) -> str:
+        model, count = self.models[0], len(self.models)
+        variants = dict.fromkeys(module.variant for module in model.attention_modules().values())
+        return (
+            f"<{type(self).__name__} {f'{count} models, ' * (count > 1)}{'/'.join(variants)}, "
+            f"{len(model.encoder)}+{len(model.decoder)} layers, d_model {model.output_embedding.shape[1]}, "
+            f"{self.tokenizers.source.size:,} → {self.tokenizers.target.size:,} sub-words, "
+            f"beam_size {self.options.beam_size}, on {self.device}>"
+        )
 
     @classmethod
     def load(
@@ -215,6 +230,55 @@ class Translator:
             batch_tokens=resolve_batch_tokens(self.options.batch_tokens, self.device) // self.options.beam_size,
             device=self.device,
         )  # fmt: skip
+
+    @overload  # a line is an iterable of text too
+    def attention(  # type: ignore[overload-overlap]
+        self, source: str, target: str | None = None
+    ) -> SentenceAttention: ...
+
+    @overload
+    def attention(self, source: Iterable[str], target: Iterable[str] | None = None) -> list[SentenceAttention]: ...
+
+    def attention(
+        self, source: str | Iterable[str], target: str | Iterable[str] | None = None
+    ) -> SentenceAttention | list[SentenceAttention]:
+        """What every head attends to while the model reads a line and its target, by default its own translation.
+
+        A list of lines gives a list, and needs a list of targets, or none. Raises ConfigError for an ensemble,
+        DataError for a blank line and for one that ``translate`` would split.
+        """
+        if len(self.models) > 1:
+            raise ConfigError(f"attention: found an ensemble of {len(self.models)} models; accepted: one model")
+        if isinstance(source, str):
+            if not isinstance(target, (str, NoneType)):
+                raise DataError(f"target: found {target!r:.60}; accepted beside one source: one line, or None")
+            return self.attention([source], None if target is None else [target])[0]
+        lines = list(_check_lines(source, "source"))
+        sources = encode_sentences(
+            map(self.normalize_source, lines), self.tokenizers.source, name="source", max_length=self.max_source_length
+        )
+        if blank := [number for number, ids in enumerate(sources) if len(ids) == 1]:
+            raise DataError(f"source[{blank[0]}]: found a blank line; accepted: a line with words")
+        made: list[Translation] = self.translate(lines) if target is None else []
+        if target is None:
+            texts = [translation.text for translation in made]
+            targets = [
+                self.tokenizers.target.convert_pieces_to_ids(translation.hypotheses[0].tokens) for translation in made
+            ]
+        else:
+            texts = list(_check_lines(target, "target"))
+            targets = encode_sentences(
+                map(self.normalize_target, texts), self.tokenizers.target, name="target",
+                max_length=self.max_source_length,
+            )  # fmt: skip
+        if len(texts) != len(lines):
+            raise DataError(f"target: found {len(texts):,} for {len(lines):,} sources; accepted: equal numbers")
+        pairs = zip(zip(lines, sources, strict=True), zip(texts, targets, strict=True), strict=True)
+        with self._observable.lend() as (model,):
+            return [
+                read_attention(model, self.tokenizers, *pair, translation)
+                for pair, translation in zip(pairs, made or repeat(None), strict=False)
+            ]
 
     def _options(self, options: TranslationOptions | None, overrides: dict[str, Any]) -> TranslationOptions:
         accepted = [field.name for field in fields(TranslationOptions)]

@@ -12,9 +12,12 @@ at masked positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -51,3 +54,22 @@ def capture_attention(model: Transformer) -> Iterator[dict[tuple[str, int], Tens
 
     with observe_attention(model, capture):
         yield captured
+
+
+class ObservableModels:
+    """Modules of their own with the parameters of some models, so that observing does not affect their other users."""
+
+    def __init__(self, models: Sequence[Transformer]) -> None:
+        self._models = tuple(models)
+        self._copies: tuple[Transformer, ...] | None = None
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lend(self) -> Iterator[tuple[Transformer, ...]]:
+        """The modules, for one thread at a time. They are made when they are first asked for."""
+        with self._lock:
+            if self._copies is None:
+                tensors = chain.from_iterable((*model.parameters(), *model.buffers()) for model in self._models)
+                memo = {id(tensor): tensor for tensor in tensors}
+                self._copies = tuple(copy.deepcopy(model, dict(memo)) for model in self._models)
+            yield self._copies

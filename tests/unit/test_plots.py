@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nmt_rela.analysis import plots, writers
+from nmt_rela.generation.heatmap import heatmap, readable
 from nmt_rela.utils.errors import UserError
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra 'analysis')")
@@ -24,7 +25,7 @@ def weights() -> np.ndarray:
 
 
 def test_heatmap_has_one_panel_per_head_with_its_maximum_and_leaves_zeros_blank() -> None:
-    figure = plots.heatmap(QUERIES, KEYS, weights(), panels=["head 0", "head 1", "head 2"], title="cross", columns=2)
+    figure = heatmap(QUERIES, KEYS, weights(), panels=["head 0", "head 1", "head 2"], title="cross", columns=2)
     axes = [axis for axis in figure.axes if axis.get_visible()]
     assert [axis.get_xlabel() for axis in axes] == ["head 0 · max 1.5", "head 1 · all zero", "head 2 · max 0.25"]
     shown = axes[0].images[0].get_array()
@@ -35,7 +36,7 @@ def test_heatmap_has_one_panel_per_head_with_its_maximum_and_leaves_zeros_blank(
 
 
 def test_dollar_signs_in_names_are_no_formulas(tmp_path: Path) -> None:
-    figure = plots.heatmap(QUERIES, KEYS, weights(), panels=["a", "b", "c"], title=r"cost$\bad$: cross-attention")
+    figure = heatmap(QUERIES, KEYS, weights(), panels=["a", "b", "c"], title=r"cost$\bad$: cross-attention")
     curves = plots.curves({"BLEU": {r"cost$\bad$": [(1, 2.0), (2, 3.0)]}}, xlabel="updates")
     for number, drawn in enumerate((figure, curves)):
         assert plots.save(drawn, tmp_path / str(number))[0].stat().st_size > 0
@@ -48,14 +49,14 @@ def test_names_of_runs_have_different_files() -> None:
 
 
 def test_heatmap_strikes_null_rows_through() -> None:
-    figure = plots.heatmap(QUERIES, KEYS, weights(), panels=["a", "b", "c"])
+    figure = heatmap(QUERIES, KEYS, weights(), panels=["a", "b", "c"])
     assert [len(axis.lines) for axis in figure.axes[:3]] == [1, 3, 0]
     assert list(figure.axes[0].lines[0].get_ydata()) == [2, 2]
 
 
 def test_heatmap_refuses_weights_of_another_shape() -> None:
     with pytest.raises(ValueError, match=r"weights have shape \(3, 3, 4\); expected \(2, 3, 4\)"):
-        plots.heatmap(QUERIES, KEYS, weights(), panels=["a", "b"])
+        heatmap(QUERIES, KEYS, weights(), panels=["a", "b"])
 
 
 def test_curves_by_layer_have_gaps_where_nothing_is_defined() -> None:
@@ -105,7 +106,7 @@ def test_figures_are_written_in_every_requested_format(tmp_path: Path) -> None:
 
 
 def test_labels_of_subwords_are_readable() -> None:
-    assert plots.readable(["<s>", "▁old", "er", "▁", "▁house", "</s>"]) == [
+    assert readable(["<s>", "▁old", "er", "▁", "▁house", "</s>"]) == [
         "‹start›",
         "old",
         "·er",
@@ -113,7 +114,7 @@ def test_labels_of_subwords_are_readable() -> None:
         "house",
         "‹end›",
     ]
-    assert plots.readable(["un", "▁known"]) == ["un", "known"]
+    assert readable(["un", "▁known"]) == ["un", "known"]
 
 
 def test_without_matplotlib_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,4 +127,4 @@ def test_without_matplotlib_the_error_names_what_to_install(monkeypatch: pytest.
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(UserError, match=r"pip install 'nmt_rela\[analysis\]'"):
-        plots.heatmap(QUERIES, KEYS, weights(), panels=["a", "b", "c"])
+        heatmap(QUERIES, KEYS, weights(), panels=["a", "b", "c"])
