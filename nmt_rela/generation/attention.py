@@ -100,12 +100,14 @@ class SentenceAttention:
     def to_bertviz(self) -> dict[str, Any]:
         """The arguments of BertViz: ``head_view(**attention.to_bertviz())``, and the same for ``model_view``.
 
-        BertViz labels queries and keys of the decoder alike: with the sub-words that it reads.
+        BertViz labels queries and keys of the decoder alike: with the sub-words that it reads. It draws a weight as an
+        opacity, so a head whose largest weight is above 1 is divided by it.
         """
-        weights = {
-            f"{site}_attention": [torch.from_numpy(layer.copy())[None] for layer in getattr(self, site)]
-            for site in ATTENTION_SITES
-        }  # per layer [1, heads, queries, keys]
+
+        def scaled(layer: Array) -> torch.Tensor:  # [1, heads, queries, keys]
+            return torch.from_numpy(layer / layer.max(axis=(1, 2), keepdims=True).clip(min=1))[None]
+
+        weights = {f"{site}_attention": [scaled(layer) for layer in getattr(self, site)] for site in ATTENTION_SITES}
         return weights | {"encoder_tokens": list(self.source_tokens), "decoder_tokens": list(self.target_inputs)}
 
     def __repr__(self) -> str:
