@@ -1,89 +1,144 @@
 """Sub-word regularization: a corpus with other segmentations of the same sentences, drawn anew for each epoch.
 
-A unigram model draws a segmentation from its distribution (Kudo 2018, arXiv:1804.10959), a bpe model leaves out merges
-at random (BPE-dropout: Provilkov et al. 2020, arXiv:1910.13267). SentencePiece does both.
+The drawing is plain Python, which would keep the threads of a training waiting, so ``ResamplingProcess`` runs this
+file as a program of its own.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-
-import numpy as np
+from random import Random
+from typing import Any
 
 from nmt_rela.data.indexed_dataset import ParallelDataset, TokenSequences, flatten, write_dataset
-from nmt_rela.data.tokenizer import UNK, SentencePieceTokenizer, TokenizerPair
-from nmt_rela.utils.errors import ConfigError
+from nmt_rela.data.subword_sampler import SubwordSampler
+from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.utils.errors import DataError
+from nmt_rela.utils.processes import terminate_with_parent
 
-#: Pairs that are segmented with one seed. Part of the definition of an epoch's segmentations.
-_BLOCK = 1024
+#: Pairs that a process segments at a time.
+_BLOCK = 2048
+#: The ids of the source and of the target sentences of some pairs, without EOS.
+_Sentences = tuple[list[list[int]], list[list[int]]]
+_Segment = Callable[[range], _Sentences]
+#: Set once in each worker process.
+_segment_of_worker: _Segment
+#: Lower priority than that of the training beside it.
+_NICE = 5
 
 
 def resample(
-    tokenizer: SentencePieceTokenizer, ids: list[list[int]], *, alpha: float, seed: int, max_length: int
-) -> list[list[int]]:
-    """Other segmentations of the same sentences, without EOS. The same arguments give the same result.
-
-    A sentence keeps its ids where its text would not be read back as it is (unknown characters, truncation), where a
-    tag would be split, and where the new ones, EOS included, would be more than ``max_length``.
-
-    Args:
-        alpha: bpe: the probability that a merge is left out. unigram: the exponent of the probabilities; segmentations
-            differ the more the smaller it is.
-    """
-    lines = tokenizer.decode(ids)
-    tags = frozenset(tokenizer.tags.values())
-
-    def is_accepted(old: list[int], same: list[int], new: list[int]) -> bool:
-        unchanged = same == old and UNK not in old and tags.intersection(old) == tags.intersection(new)
-        return unchanged and len(new) < max_length
-
-    return [
-        new if is_accepted(old, same, new) else old
-        for old, same, new in zip(
-            ids, tokenizer.encode(lines), tokenizer.sample(lines, alpha=alpha, seed=seed), strict=True
-        )
-    ]
-
-
-def write_resampled_dataset(
     dataset: ParallelDataset,
     tokenizers: TokenizerPair,
     directory: Path,
     *,
-    alphas: tuple[float, float],
+    alphas: Sequence[float],
     max_length: int,
     seed: int,
     epoch: int,
+    workers: int = 1,
 ) -> None:
     """Write the dataset of an epoch: the same pairs, segmented anew.
 
-    It is a function of the dataset and the arguments. A side whose alpha (source, target) is 0 stays as it is.
-
-    Raises ConfigError where this version of SentencePiece cannot draw the same segmentations again.
+    The segmentation of a sentence is a function of its ids, its position in the dataset, the side, ``seed`` and
+    ``epoch``. A side whose alpha (source, target) is 0 stays as it is, and so does a sentence that would have more than
+    ``max_length`` sub-words, EOS included. ``workers`` processes divide the work.
     """
-
-    def segmented(
-        block: int, side: int, tokenizer: SentencePieceTokenizer, sentences: TokenSequences
-    ) -> list[list[int]]:
-        first = block * _BLOCK
-        ids = [sentences[index][:-1].tolist() for index in range(first, min(first + _BLOCK, len(dataset)))]
-        if not alphas[side]:
-            return ids
-        number = int(np.random.SeedSequence([seed, epoch, block, side]).generate_state(1, np.uint32)[0])
-        return resample(tokenizer, ids, alpha=alphas[side], seed=number, max_length=max_length)
-
-    sides = (tokenizers.source, dataset.sources), (tokenizers.target, dataset.targets)
+    samplers = [
+        SubwordSampler(tokenizer, alpha) if alpha else None
+        for tokenizer, alpha in zip((tokenizers.source, tokenizers.target), alphas, strict=True)
+    ]
+    segment = partial(_segment, dataset, samplers, max_length, (seed, epoch))
+    blocks = (range(start, min(start + _BLOCK, len(dataset))) for start in range(0, len(dataset), _BLOCK))
     with write_dataset(
         directory,
         source_vocabulary_size=tokenizers.source.size,
         target_vocabulary_size=tokenizers.target.size,
         vocabulary_fingerprint=tokenizers.fingerprint,
     ) as writer:
-        for block in range(-(-len(dataset) // _BLOCK)):
-            source, target = (segmented(block, side, *sides[side]) for side in (0, 1))
-            if block == 0 and (source, target) != tuple(segmented(0, side, *sides[side]) for side in (0, 1)):
-                raise ConfigError(
-                    "data.subword_regularization: this version of SentencePiece cannot repeat what it draws, so a run "
-                    "could not be continued; accepted: 0, or sentencepiece 0.2.0 or newer"
-                )
+        for source, target in map(segment, blocks) if workers == 1 else _in_processes(segment, blocks, workers):
             writer.append(*flatten(source), *flatten(target))
+
+
+def _segment(
+    dataset: ParallelDataset,
+    samplers: Sequence[SubwordSampler | None],
+    max_length: int,
+    seeds: tuple[int, int],
+    pairs: range,
+) -> _Sentences:
+    def sentence(side: int, sentences: TokenSequences, pair: int) -> list[int]:
+        ids: list[int] = sentences[pair][:-1].tolist()
+        if (sampler := samplers[side]) is None:
+            return ids
+        drawn = sampler.sample(ids, Random(f"{seeds} {pair} {side}"))
+        return drawn if len(drawn) < max_length else ids
+
+    source, target = (
+        [sentence(side, sentences, pair) for pair in pairs]
+        for side, sentences in enumerate((dataset.sources, dataset.targets))
+    )
+    return source, target
+
+
+def _in_processes(segment: _Segment, blocks: Iterator[range], workers: int) -> Iterator[_Sentences]:
+    # By fork, which this program may use, as it has no other threads: the samplers are neither built nor sent again.
+    with get_context("fork").Pool(workers, _start_worker, (segment,)) as pool:
+        yield from pool.imap(_segment_in_worker, blocks)
+
+
+def _start_worker(segment: _Segment) -> None:
+    global _segment_of_worker
+    terminate_with_parent()
+    _segment_of_worker = segment
+
+
+def _segment_in_worker(pairs: range) -> _Sentences:
+    return _segment_of_worker(pairs)
+
+
+class ResamplingProcess:
+    """``resample`` in a process of its own, of lower priority."""
+
+    def __init__(self, dataset: Path, tokenizers: Path, directory: Path, **arguments: Any) -> None:
+        self._directory = directory
+        paths = {"dataset": str(dataset), "tokenizers": str(tokenizers), "directory": str(directory)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, json.dumps(paths | arguments)],
+            start_new_session=True,  # Ctrl-C in a terminal goes to the training, which saves and stops
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait(self) -> None:
+        """Return when the dataset is written. Raises DataError when that fails."""
+        _, error = self._process.communicate()
+        if self._process.returncode:
+            lines = error.strip().splitlines() or [f"status {self._process.returncode}"]
+            raise DataError(
+                f"{self._directory}: data.subword_regularization: the segmentations cannot be written: {lines[-1]}"
+            )
+
+    def stop(self) -> None:
+        """End it, if it is still at work."""
+        self._process.terminate()
+        self._process.wait()
+
+
+def _main() -> None:
+    terminate_with_parent()
+    os.nice(_NICE)
+    arguments = json.loads(sys.argv[1])
+    dataset, tokenizers, directory = (Path(arguments.pop(name)) for name in ("dataset", "tokenizers", "directory"))
+    resample(ParallelDataset(dataset), TokenizerPair.load(tokenizers), directory, **arguments)
+
+
+if __name__ == "__main__":
+    _main()

@@ -8,12 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import sentencepiece
 
@@ -29,8 +28,6 @@ TAG = r"<[\w-]+>|>>[\w-]+<<"
 #: The end of the name of a vocabulary's file, instead of ``.model``.
 VOCABULARY = ".vocab.json"
 _INVISIBLE = frozenset((PAD, EOS, BOS))
-#: SentencePiece has one seed for the whole process.
-_SAMPLING = threading.Lock()
 
 
 class SentencePieceTokenizer:
@@ -85,6 +82,18 @@ class SentencePieceTokenizer:
         return self.convert_ids_to_pieces(range(self.size))
 
     @cached_property
+    def scores(self) -> dict[str, float]:
+        """The score of each sub-word that the model learned: its log-probability, or minus the rank of its merge."""
+        processor = self._processor
+        learned = (i for i in range(processor.get_piece_size()) if not (processor.is_control(i) or i == UNK))
+        return {processor.id_to_piece(i): processor.get_score(i) for i in learned}
+
+    @property
+    def algorithm(self) -> Literal["bpe", "unigram"]:
+        """How the model segments. Ranks are whole numbers, log-probabilities are not."""
+        return "bpe" if all(score.is_integer() for score in self.scores.values()) else "unigram"
+
+    @cached_property
     def tags(self) -> dict[str, int]:
         """The tags among the sub-words, and their ids."""
         pieces = self.convert_ids_to_pieces(range(BOS + 1, self.size))
@@ -114,25 +123,11 @@ class SentencePieceTokenizer:
 
     def encode(self, lines: Sequence[str], *, threads: int = 1) -> list[list[int]]:
         """Sub-word ids of each line, without EOS. An empty line has none."""
-        return self._encode(lines, num_threads=threads)
-
-    def sample(self, lines: Sequence[str], *, alpha: float, seed: int) -> list[list[int]]:
-        """Sub-word ids of each line by a segmentation drawn at random, without EOS; the same for the same ``seed``.
-
-        ``alpha`` is explained in ``data/subword_regularization.py``.
-        """
-        with _SAMPLING:
-            # A call starts a thread, whose generator starts from the seed.
-            sentencepiece.set_random_generator_seed(seed)
-            return self._encode(lines, enable_sampling=True, nbest_size=-1, alpha=alpha, num_threads=1)
-
-    def _encode(self, lines: Sequence[str], **options: Any) -> list[list[int]]:
-        """Sub-word ids of each line; ``options`` are SentencePiece's."""
         if self._vocabulary is None:
-            ids: list[list[int]] = self._processor.encode(list(lines), out_type=int, **options)
+            ids: list[list[int]] = self._processor.encode(list(lines), out_type=int, num_threads=threads)
             return ids
         split = [self._split_tag(line) for line in lines]
-        pieces = self._processor.encode([text for _, text in split], out_type=str, **options)
+        pieces = self._processor.encode([text for _, text in split], out_type=str, num_threads=threads)
         return [
             [*tag, *(self._ids.get(piece, UNK) for piece in line)] for (tag, _), line in zip(split, pieces, strict=True)
         ]

@@ -7,7 +7,6 @@ processes: they share the model in memory, and a kill leaves none of them behind
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,11 +37,6 @@ class EncodedBlock:
     target_lengths: NDArray[np.int32]
     #: Positions in the block of the pairs that were dropped (``overlength``, ``empty``) or ``truncated``.
     changed: dict[str, NDArray[np.int64]]
-
-
-def available_cores() -> int:
-    """Number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def encode_block(

@@ -33,7 +33,6 @@ from nmt_rela.data.normalization import normalization_rule
 from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.metrics.translation import check_tokenizer, default_tokenizer
-from nmt_rela.preparation.binarize import available_cores
 from nmt_rela.preparation.cleaning_stats import ENCODING_HINT, CleaningStats, read_stats
 from nmt_rela.preparation.sources.archive_cache import ArchiveCache
 from nmt_rela.preparation.sources.archives import CorruptArchiveError, LocalArchive
@@ -62,6 +61,7 @@ from nmt_rela.preparation.stages import (
 )
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
 from nmt_rela.utils.files import atomic_write, check_writable, describe_missing, read_json, sha256_of
+from nmt_rela.utils.processes import available_cores
 
 LOG = logging.getLogger(__name__)
 

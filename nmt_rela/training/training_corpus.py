@@ -17,18 +17,19 @@ from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
 from nmt_rela.data.corpus_weights import source_weights, weighted_pairs
 from nmt_rela.data.indexed_dataset import ParallelDataset
 from nmt_rela.data.prepared_data import PreparedData
-from nmt_rela.data.subword_regularization import write_resampled_dataset
+from nmt_rela.data.subword_regularization import ResamplingProcess
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.training.distributed import DistributedContext
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.prefetch import prefetch
+from nmt_rela.utils.processes import available_cores
 
 
 class TrainingCorpus:
     """The pairs of every epoch.
 
-    With sub-word regularization each epoch has a dataset of its own in the run's ``epochs/``. The main rank writes it
-    in a background thread during the epoch before.
+    With sub-word regularization each epoch has a dataset of its own in the run's ``epochs/``. A process of the main
+    rank writes it during the epoch before.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class TrainingCorpus:
         self._sizes: dict[str, int] = {name: counts["kept"] for name, counts in data.counts["sources"].items()}
         if sum(self._sizes.values()) != len(self.base):
             raise DataError(f"{data.train}: {len(self.base):,} pairs, {sum(self._sizes.values()):,} by the statistics")
-        self._directory = run.epochs
+        self._directory, self._tokenizer_directory = run.epochs, data.tokenizer
         #: The datasets of the epochs after ``_epoch``, as they are written.
         self._written: Generator[Path, None, None] | None = None
+        self._process: ResamplingProcess | None = None
         self._epoch = -1
 
     def plan(self, epoch: int) -> BatchPlan:
@@ -87,6 +89,10 @@ class TrainingCorpus:
 
     def remove_segmentations(self) -> None:
         """Remove what a finished run needs no more."""
+        if self._written is not None:
+            self._written.close()
+        if self._process is not None:
+            self._process.stop()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _resampled(self, epoch: int) -> Path:
@@ -109,15 +115,17 @@ class TrainingCorpus:
         try:
             ParallelDataset(path, self._tokenizers).verify()
         except DataError:
-            write_resampled_dataset(
-                self.base,
-                self._tokenizers,
+            self._process = ResamplingProcess(
+                self.base.directory,
+                self._tokenizer_directory,
                 path,
                 alphas=data.regularization,
                 max_length=data.max_length,
                 seed=seed,
                 epoch=epoch,
+                workers=max(1, available_cores() // 2),
             )
+            self._process.wait()
         return path
 
 

@@ -27,8 +27,9 @@ import sentencepiece
 from harness import environment, interleave, make_parser, peak_resident_bytes, print_row, write_document
 
 from nmt_rela.data.tokenizer import TokenizerPair
-from nmt_rela.preparation.binarize import available_cores, binarize
+from nmt_rela.preparation.binarize import binarize
 from nmt_rela.preparation.tokenizer_training import sample_evenly, train_sentencepiece
+from nmt_rela.utils.processes import available_cores
 
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 

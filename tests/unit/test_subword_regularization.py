@@ -5,22 +5,25 @@ from __future__ import annotations
 import io
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pytest
 import sentencepiece
 
 from nmt_rela.data.indexed_dataset import ParallelDataset, flatten, write_dataset
-from nmt_rela.data.subword_regularization import resample, write_resampled_dataset
+from nmt_rela.data.subword_regularization import ResamplingProcess, resample
+from nmt_rela.data.subword_sampler import SubwordSampler
 from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer, TokenizerPair
+from nmt_rela.utils.errors import DataError
 
 LINES = ["the little cat sees the old house", "the old tree", "a cat reads", "trees and houses", "the cats see"] * 30
 
 
-def make_tokenizer(algorithm: str) -> SentencePieceTokenizer:
+def make_tokenizer(algorithm: str, lines: list[str] = LINES) -> SentencePieceTokenizer:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(LINES), model_writer=model, model_type=algorithm, vocab_size=60, hard_vocab_limit=False,
-        pad_id=PAD, unk_id=UNK, eos_id=EOS, bos_id=BOS, minloglevel=2,
+        sentence_iterator=iter(lines), model_writer=model, model_type=algorithm, vocab_size=60, hard_vocab_limit=False,
+        user_defined_symbols=["<bt>"], pad_id=PAD, unk_id=UNK, eos_id=EOS, bos_id=BOS, minloglevel=2,
     )  # fmt: skip
     return SentencePieceTokenizer(model.getvalue(), name=algorithm)
 
@@ -30,51 +33,67 @@ def tokenizer(request: pytest.FixtureRequest) -> SentencePieceTokenizer:
     return make_tokenizer(request.param)
 
 
-def test_segmentations_are_drawn_as_sentencepiece_draws_them(tokenizer: SentencePieceTokenizer) -> None:
+def drawn(tokenizer: SentencePieceTokenizer, line: str, *, alpha: float, draws: int) -> Counter[tuple[int, ...]]:
+    sampler, (ids,) = SubwordSampler(tokenizer, alpha), tokenizer.encode([line])
+    return Counter(tuple(sampler.sample(ids, Random(f"{seed}"))) for seed in range(draws))
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.4])
+def test_segmentations_are_drawn_as_sentencepiece_draws_them(tokenizer: SentencePieceTokenizer, alpha: float) -> None:
     line, draws = "the old tree", 4_000
-    ids = tokenizer.encode([line] * (draws // 20))
-    ours = Counter(
-        tuple(drawn) for seed in range(20) for drawn in resample(tokenizer, ids, alpha=0.3, seed=seed, max_length=99)
-    )
-    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer._model)
+    ours = drawn(tokenizer, line, alpha=alpha, draws=draws)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
     theirs = Counter(
-        tuple(processor.encode(line, enable_sampling=True, nbest_size=-1, alpha=0.3)) for _ in range(draws)
+        tuple(processor.encode(line, enable_sampling=True, nbest_size=-1, alpha=alpha)) for _ in range(draws)
     )
-    assert len(ours) > 8
-    common = [sequence for sequence, count in theirs.items() if count >= 40]
-    assert common
+    assert len(ours) > 5
+    common = [sequence for sequence in ours.keys() | theirs.keys() if ours[sequence] + theirs[sequence] >= 60]
     # Two samples of a frequency differ by five standard deviations in one of a million cases.
     assert all(abs(ours[found] - theirs[found]) < 5 * (ours[found] + theirs[found]) ** 0.5 for found in common)
 
 
-def test_the_text_stays_and_the_same_seed_gives_the_same_ids(tokenizer: SentencePieceTokenizer) -> None:
-    ids = tokenizer.encode(LINES)
-    new = resample(tokenizer, ids, alpha=0.2, seed=5, max_length=99)
+def test_the_text_stays(tokenizer: SentencePieceTokenizer) -> None:
+    sampler, ids = SubwordSampler(tokenizer, 0.3), tokenizer.encode(LINES)
+    new = [sampler.sample(sentence, Random(number)) for number, sentence in enumerate(ids)]
     assert new != ids
     assert tokenizer.decode(new) == LINES
-    assert new == resample(tokenizer, ids, alpha=0.2, seed=5, max_length=99)
-    assert new != resample(tokenizer, ids, alpha=0.2, seed=6, max_length=99)
 
 
-def test_unknown_characters_and_the_largest_length_are_kept(tokenizer: SentencePieceTokenizer) -> None:
-    with_unknown, plain = tokenizer.encode(["the 猫 sees", "the little cat sees the old house"])
-    limit = len(plain) + 2
-    new = resample(tokenizer, [with_unknown, plain] * 50, alpha=0.3, seed=1, max_length=limit)
-    assert all(ids == with_unknown for ids in new[::2])
-    assert max(map(len, new[1::2])) < limit
+def test_words_with_unknown_characters_and_tags_are_kept(tokenizer: SentencePieceTokenizer) -> None:
+    sampler, (ids,) = SubwordSampler(tokenizer, 0.3), tokenizer.encode(["<bt> the 猫 sees trees"])
+    tag = tokenizer.tags["<bt>"]
+    several = {tuple(sampler.sample(ids, Random(seed))) for seed in range(50)}
+    assert len(several) > 5
+    assert all(one.count(tag) == ids.count(tag) == 1 and one.count(UNK) == ids.count(UNK) for one in several)
 
 
-def test_an_epochs_dataset_depends_on_seed_and_epoch_alone(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
-    ids = tokenizer.encode(LINES * 10)  # two blocks
-    pair = TokenizerPair(tokenizer, tokenizer)
+def test_text_without_spaces_is_segmented_too() -> None:
+    """As in Chinese, where a sentence is one word; long enough for a product of probabilities to vanish."""
+    tokenizer = make_tokenizer("unigram", [line.replace(" ", "") for line in LINES])
+    line = "thelittlecatseestheoldhouse" * 40
+    (ids,) = tokenizer.encode([line])
+    new = SubwordSampler(tokenizer, 0.3).sample(ids, Random(1))
+    assert new != ids
+    assert tokenizer.decode([new]) == [line]
+
+
+@pytest.fixture
+def base(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> ParallelDataset:
+    ids = tokenizer.encode(LINES * 15)  # two blocks
+    TokenizerPair(tokenizer, tokenizer).save(tmp_path / "tokenizers")
+    fingerprint = TokenizerPair(tokenizer, tokenizer).fingerprint
     sizes = {"source_vocabulary_size": tokenizer.size, "target_vocabulary_size": tokenizer.size}
-    with write_dataset(tmp_path / "base", **sizes, vocabulary_fingerprint=pair.fingerprint) as writer:
+    with write_dataset(tmp_path / "base", **sizes, vocabulary_fingerprint=fingerprint) as writer:
         writer.append(*flatten(ids), *flatten(ids))
-    base = ParallelDataset(tmp_path / "base")
+    return ParallelDataset(tmp_path / "base")
 
-    def epoch(number: int, seed: int, alphas: tuple[float, float] = (0.2, 0.0)) -> ParallelDataset:
-        path = tmp_path / f"{number}-{seed}-{alphas}"
-        write_resampled_dataset(base, pair, path, alphas=alphas, max_length=99, seed=seed, epoch=number)
+
+def test_an_epochs_dataset_depends_on_seed_and_epoch_and_no_process(
+    tokenizer: SentencePieceTokenizer, base: ParallelDataset, tmp_path: Path
+) -> None:
+    def epoch(number: int, seed: int) -> ParallelDataset:
+        path, pair = tmp_path / f"{number}-{seed}", TokenizerPair(tokenizer, tokenizer)
+        resample(base, pair, path, alphas=(0.2, 0.0), max_length=99, seed=seed, epoch=number)
         return ParallelDataset(path)
 
     first = epoch(0, 1)
@@ -82,6 +101,13 @@ def test_an_epochs_dataset_depends_on_seed_and_epoch_alone(tokenizer: SentencePi
     assert first.fingerprint not in (base.fingerprint, epoch(1, 1).fingerprint, epoch(0, 2).fingerprint)
     assert (first.target_lengths == base.target_lengths).all()
     assert int(first.source_lengths.sum()) > int(base.source_lengths.sum())
-    again = tmp_path / "again"
-    write_resampled_dataset(base, pair, again, alphas=(0.2, 0.0), max_length=99, seed=1, epoch=0)
-    assert ParallelDataset(again).fingerprint == first.fingerprint
+    tokenizers, settings = tmp_path / "tokenizers", {"alphas": (0.2, 0.0), "max_length": 99, "seed": 1, "epoch": 0}
+    ResamplingProcess(base.directory, tokenizers, tmp_path / "other", **settings, workers=2).wait()
+    assert ParallelDataset(tmp_path / "other").fingerprint == first.fingerprint
+    resample(base, TokenizerPair.load(tokenizers), tmp_path / "short", **settings | {"max_length": 10})
+    short = ParallelDataset(tmp_path / "short").source_lengths
+    assert (short[short > 10] == base.source_lengths[short > 10]).all()
+    with pytest.raises(
+        DataError, match=r"other: data\.subword_regularization: the segmentations cannot be written: .*no"
+    ):
+        ResamplingProcess(tmp_path / "nowhere", tokenizers, tmp_path / "other", **settings).wait()
