@@ -43,8 +43,8 @@ def find_chromium() -> str:
 class Chromium:
     """One page in one browser; a context manager that ends the browser it started."""
 
-    def __init__(self, profile: Path, *, width: int = 1360, height: int = 850) -> None:
-        self._profile, self._size = profile, (width, height)
+    def __init__(self, profile: Path, *, width: int = 1360, height: int = 850, patience: float = PATIENCE) -> None:
+        self._profile, self._size, self._patience = profile, (width, height), patience
         self._count = 0
         self._session: str | None = None
         self._pending = b""
@@ -87,7 +87,7 @@ class Chromium:
         if self._session is not None:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + self._patience
         while time.monotonic() < until:
             answer = self._next_message()
             if answer is None:
@@ -122,7 +122,7 @@ class Chromium:
 
     def wait_for(self, expression: str) -> None:
         """Wait until a JavaScript expression is true."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + self._patience
         while time.monotonic() < until:
             if self.evaluate(expression):
                 return

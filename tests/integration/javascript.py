@@ -18,7 +18,7 @@ class Engine:
     """A context manager whose ``run`` evaluates JavaScript in the scope of the engine's files."""
 
     def __init__(self, profile: Path) -> None:
-        self._browser = Chromium(profile) if any(map(shutil.which, NAMES)) else None
+        self._browser = Chromium(profile, patience=600) if any(map(shutil.which, NAMES)) else None
         if self._browser is None and shutil.which("node") is None:
             pytest.skip(f"neither node nor a browser ({', '.join(NAMES)}) runs the page's engine here")
 

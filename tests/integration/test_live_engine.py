@@ -53,7 +53,7 @@ def train_tokenizer(directory: Path, model_type: str, rule: str, **options: Any)
     corpus = [" ".join(line.split()) for line in odd_lines(1200, seed=1)]
     (directory / "corpus").write_text("".join(f"{line}\n" for line in corpus if line), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(directory / "corpus"), model_prefix=str(directory / "model"), vocab_size=2100, model_type=model_type,
+        input=str(directory / "corpus"), model_prefix=str(directory / "model"), vocab_size=2400, model_type=model_type,
         normalization_rule_name=rule, character_coverage=0.985, hard_vocab_limit=False, minloglevel=2,
         pad_id=0, unk_id=1, eos_id=2, bos_id=3, user_defined_symbols=["<2de>", "foo_bar"], **options,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from chromium import Chromium, find_chromium
+from firefox import Firefox
 from odd_text import ODD, odd_lines
 from small_run import ENGLISH, write_run, write_text
 from test_live_engine import dequantize
@@ -282,3 +283,15 @@ def test_a_page_over_the_limit_names_its_size(
     assert not (tmp_path / "o").exists()
     assert analyze.main(["--model", str(runs[0].path), *options, "--live-limit", "35"]) == 0
     assert (tmp_path / "o" / "live.html").exists()
+
+
+@pytest.mark.slow
+def test_firefox_translates_as_chromium_does(tmp_path: Path) -> None:
+    with Firefox(tmp_path) as browser:
+        browser.open(DEMO, "#sentence=0&site=cross&layer=1&head=2&off=1.cross.1.2")
+        browser.wait_for("document.querySelectorAll('.view .text').length === 2")
+        shown = browser.evaluate("[...document.querySelectorAll('.view .text')].map((e) => e.textContent)")
+        whole = "Die Ärztin sagt, dass dein Freund den Schlüssel braucht."
+        assert shown == [whole, whole.replace("Schlüssel", "Tisch")]
+        browser.wait_for("document.querySelectorAll('.ranking li').length === 16")
+        assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

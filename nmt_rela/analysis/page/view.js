@@ -57,12 +57,13 @@ function buildView(run, sentence, block, {width, height, alone, side, short}) {
     canvas.height = plotHeight * density;
     const context = canvas.getContext("2d");
     context.scale(density, density);
+    const zero = style("--zero"), none = style("--null-soft");
     for (let q = 0; q < matrix.queries; q++) {
       const limit = peak(q);
       for (let k = 0; k < matrix.keys; k++) {
         if (!visible(q, k)) continue;
         const w = matrix.rows[q][k];
-        context.fillStyle = w > 0 ? shadeOf(w / limit) : style(isNull[q] ? "--null-soft" : "--zero");
+        context.fillStyle = w > 0 ? shadeOf(w / limit) : isNull[q] ? none : zero;
         context.fillRect(k * cell, q * cell, cell - gap, cell - gap);
       }
     }
@@ -164,11 +165,12 @@ function buildMap(run, block, site, layer, head, width) {
 function miniature(block, layer, head) {
   const matrix = matrixOf(block, layer, head), canvas = make("canvas", {width: matrix.keys, height: matrix.queries});
   const context = canvas.getContext("2d"), image = context.createImageData(matrix.keys, matrix.queries);
-  const rgb = (name) => style(name).match(/[0-9a-f]{2}/gi).map((c) => Number.parseInt(c, 16));
-  const zero = rgb("--zero"), none = rgb("--null-soft");
-  for (let i = 0; i < matrix.values.length; i++) {
-    const w = matrix.values[i], colour = w > 0 ? ramp[Math.round(255 * Math.min(1, w / matrix.max))] : matrix.sums[Math.floor(i / matrix.keys)] === 0 ? none : zero;
-    image.data.set([...colour, 255], 4 * i);
+  const pixel = ([r, g, b]) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0, pixels = new Uint32Array(image.data.buffer);
+  const rgb = (name) => pixel(style(name).match(/[0-9a-f]{2}/gi).map((c) => Number.parseInt(c, 16)));
+  const zero = rgb("--zero"), none = rgb("--null-soft"), colours = ramp.map(pixel);
+  for (let i = 0; i < pixels.length; i++) {
+    const w = matrix.values[i];
+    pixels[i] = w > 0 ? colours[Math.round(255 * Math.min(1, w / matrix.max))] : matrix.sums[Math.floor(i / matrix.keys)] === 0 ? none : zero;
   }
   context.putImageData(image, 0, 0);
   return canvas;

@@ -72,7 +72,7 @@ function matrixOf(block, layer, head) {
 
 // ---------------------------------------------------------------- colours
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-let ramp = [];
+let ramp = [], shades = [];
 
 function readColours() {
   const stops = style("--scale").split(/\s+/).map((hex) => [1, 3, 5].map((i) => Number.parseInt(hex.slice(i, i + 2), 16)));
@@ -80,8 +80,9 @@ function readColours() {
     const place = (i / 255) * (stops.length - 1), low = Math.min(Math.floor(place), stops.length - 2);
     return stops[low].map((c, k) => Math.round(c + (stops[low + 1][k] - c) * (place - low)));
   });
+  shades = ramp.map((colour) => `rgb(${colour.join(" ")})`);
 }
-const shadeOf = (fraction) => `rgb(${ramp[Math.round(255 * Math.max(0, Math.min(1, fraction)))].join(" ")})`;
+const shadeOf = (fraction) => shades[Math.round(255 * Math.max(0, Math.min(1, fraction)))];
 /** Black or white, whichever reads better on a shade (relative luminance as in WCAG). */
 function inkOn(fraction) {
   const [r, g, b] = ramp[Math.round(255 * Math.max(0, Math.min(1, fraction)))].map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));

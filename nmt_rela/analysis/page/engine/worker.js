@@ -73,6 +73,7 @@ async function answer({id, source, target, choice, heads, search}) {
         await check();
         if (step % 10 === 9) say("progress", {step: step + 1});
       });
+      if (!found.length) throw new Error("the model's predictions are not finite numbers");
       for (const hypothesis of found) hypothesis.text = targetTokenizer.decode(hypothesis.tokens);
     }
     if (known.size >= 50) known.delete(known.keys().next().value);
