@@ -47,7 +47,7 @@ $(BIN)/pip:
 FORCE:
 
 demo: $(INSTALLED) ## Train a small rela-g model on the embedded corpus, translate, score and draw it
-	@$(BIN)/python scripts/tools/demo.py
+	@$(BIN)/nmt-demo
 
 # One process per core; a file's tests stay in one process, as they use the same trained run.
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile

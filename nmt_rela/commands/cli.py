@@ -41,6 +41,7 @@ from nmt_rela.utils.errors import (
     did_you_mean,
 )
 from nmt_rela.utils.files import FULL_DISK, PARTIAL, check_writable, expand_user
+from nmt_rela.utils.shipped import find_config
 
 Item = TypeVar("Item")
 
@@ -185,6 +186,12 @@ def path(text: str) -> Path:
 
 
 @_reader
+def configuration(text: str) -> Path:
+    """An argparse type: the path of a configuration, or the name of one that comes with the package."""
+    return find_config(text) if text.strip() else path(text)
+
+
+@_reader
 def input_file(text: str) -> Path:
     """An argparse type: a file, or a pipe, that can be read."""
     found = path(text)
@@ -266,9 +273,10 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = Tr
     parser.add_argument(
         "--config",
         required=required,
-        type=path,
+        type=configuration,
         metavar="FILE",
-        help="the experiment, a YAML file (docs/configuration.md)",
+        help="the experiment: a YAML file (docs/configuration.md), or the name of one that comes with the "
+        "package, such as demo, quick or small",
     )
     parser.add_argument("--print-config", action="store_true", help="print the settings in full and stop")
     add_overrides(parser)

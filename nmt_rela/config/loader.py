@@ -1,9 +1,10 @@
 """Configurations: strict YAML to the dataclasses of ``schema.py``, and back.
 
-A file may extend another one (``extends: base.yaml``, relative to itself) and is merged over it key by key. Overrides
-``section.key=value`` are merged last. Every key must exist, and every value must have the field's exact type (a whole
-number may stand for a decimal one) and lie within its bounds. A mistake raises ``ConfigError``: one line with the file
-and line, or the override, the key path, what was found and what is accepted.
+A file may extend another one (``extends: base.yaml``, relative to itself; ``extends: small``, which comes with the
+package) and is merged over it key by key. Overrides ``section.key=value`` are merged last. Every key must exist, and
+every value must have the field's exact type (a whole number may stand for a decimal one) and lie within its bounds. A
+mistake raises ``ConfigError``: one line with the file and line, or the override, the key path, what was found and what
+is accepted.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from nmt_rela.config.yaml_nodes import (
     read_file,
 )
 from nmt_rela.utils.errors import ConfigError, UserError
+from nmt_rela.utils.shipped import find_config, is_name
 
 #: The page of the manual that describes every setting.
 _PAGE = "docs/configuration.md"
@@ -48,9 +50,12 @@ class ConfigChange:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a configuration file, what it extends, and ``section.key=value`` overrides. Raises ConfigError."""
-    name = str(path)
-    return _build_config(_with_overrides(_read(Path(path), ()), overrides), name)
+    """Read a configuration file, what it extends, and ``section.key=value`` overrides. Raises ConfigError.
+
+    Text may also be the name of a configuration that comes with the package: ``demo``.
+    """
+    file = find_config(path)
+    return _build_config(_with_overrides(_read(file, ()), overrides), str(file))
 
 
 @contextmanager
@@ -59,8 +64,9 @@ def name_file_of_setting(path: str | Path, overrides: Sequence[str] = ()) -> Ite
 
     Such errors are found after reading, where a setting does not fit the task, the corpus or the machine.
     """
-    tree = _with_overrides(_read(Path(path), ()), overrides)
-    _, positions = build(Config, tree, str(path), page=_PAGE, other_names=OTHER_NAMES)
+    file = find_config(path)
+    tree = _with_overrides(_read(file, ()), overrides)
+    _, positions = build(Config, tree, str(file), page=_PAGE, other_names=OTHER_NAMES)
     try:
         yield
     except UserError as error:
@@ -112,8 +118,12 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> Mapping:
     parent_name = parent.as_text() if isinstance(parent, Scalar) else None
     if not parent_name or "\0" in parent_name:
         raise ConfigError(f"{where}: extends: expected the name of a YAML file, found {describe_node(parent)}")
-    parent_path = Path(os.path.normpath(path.parent / parent_name))
     chain = (*extended_by, path.resolve())
+    try:
+        is_shipped = is_name(parent_name)
+        parent_path = find_config(parent_name) if is_shipped else Path(os.path.normpath(path.parent / parent_name))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: extends: {error}") from None
     if parent_path.resolve() in chain:
         raise ConfigError(f"{where}: extends: {parent_path} extends itself, by way of {path}")
     try:
@@ -138,7 +148,7 @@ def _resolve_task(tree: Mapping, folder: Path) -> None:
     """Make the path of a task file absolute. It is relative to the configuration that names it."""
     data = tree.entries.get("data")
     task = data.entries.get("task") if isinstance(data, Mapping) else None
-    if isinstance(data, Mapping) and isinstance(task, Scalar) and ("/" in task.text or _is_yaml(task.text)):
+    if isinstance(data, Mapping) and isinstance(task, Scalar) and not is_name(task.text):
         absolute = os.path.normpath(folder.absolute() / os.path.expanduser(task.text))
         data.entries["task"] = Scalar(task.position, absolute, quoted=True)
 

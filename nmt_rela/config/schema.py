@@ -84,8 +84,8 @@ class DataConfig:
     #: One vocabulary for both languages (true) or one each (false).
     joint_vocabulary: bool = True
     #: Sub-words per vocabulary, the four special ones included. Lowered, with a warning, where the corpus is too
-    #: small for it.
-    vocabulary_size: int = field(default=32_000, metadata=bounds(low=8, high=1_000_000))
+    #: small for it. auto: one for every ten training pairs, from 1,000 to 32,000, beside the characters of the corpus.
+    vocabulary_size: Literal["auto"] | int = field(default=32_000, metadata=bounds(low=8, high=1_000_000))
     #: Largest number of sentences, sampled evenly over the corpus, that SentencePiece is trained on.
     tokenizer_sample_size: int = field(default=2_000_000, metadata=bounds(low=1))
     #: Fraction of the characters that SentencePiece must cover.

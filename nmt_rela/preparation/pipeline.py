@@ -59,6 +59,7 @@ from nmt_rela.preparation.stages import (
     make_train,
     vocabulary_files,
 )
+from nmt_rela.preparation.tokenizer_training import suitable_size
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
 from nmt_rela.utils.files import atomic_write, check_writable, describe_missing, read_json, sha256_of
 from nmt_rela.utils.processes import available_cores
@@ -67,6 +68,8 @@ LOG = logging.getLogger(__name__)
 
 #: A source that loses a larger fraction of its pairs in cleaning, duplicates aside, is warned of.
 _MUCH_LOST = 0.1
+#: A vocabulary of more than this many times the suitable size is warned of.
+_MANY_SUBWORDS = 4
 #: Increased when the code of a stage gives another result for the same inputs.
 _VERSIONS = {"sets": 3, "text": 4, "overlap": 1, "tokenizers": 2, "train": 1, "dev": 2}
 #: The same for the modes of one option; data of other modes stays valid.
@@ -151,6 +154,11 @@ def _log_counts(counts: Mapping[str, Any]) -> None:
     sizes = counts["vocabulary"]
     if (smaller := min(sizes["source"], sizes["target"])) < sizes["requested"]:
         LOG.warning("the corpus supports %d sub-words, not data.vocabulary_size=%d", smaller, sizes["requested"])
+    if sizes["requested"] > _MANY_SUBWORDS * (suitable := suitable_size(counts["total"]["kept"])):
+        LOG.warning(
+            "data.vocabulary_size: %s sub-words are too many for %s training pairs to teach; 'auto' would be about %s",
+            *(f"{number:,}" for number in (sizes["requested"], counts["total"]["kept"], suitable)),
+        )
     for name, pairs in counts["overlap"].items():
         LOG.warning(
             "%s: %s of its %s pairs also stand in the training text, which raises its scores; none is dropped",
@@ -425,6 +433,6 @@ def _counts(stages: Mapping[str, Path], data: DataConfig) -> dict[str, Any]:
         "vocabulary": {
             "source": tokenizers.source.size,
             "target": tokenizers.target.size,
-            "requested": 0 if data.vocabulary else data.vocabulary_size,
+            "requested": 0 if data.vocabulary or data.vocabulary_size == "auto" else data.vocabulary_size,
         },
     }

@@ -17,7 +17,7 @@ from nmt_rela.preparation.cleaning_stats import ENCODING_HINT, CleaningStats, fo
 from nmt_rela.preparation.sources.archives import LocalArchive
 from nmt_rela.preparation.sources.readers import read_pairs
 from nmt_rela.preparation.sources.task import ParallelSource
-from nmt_rela.preparation.tokenizer_training import sample_evenly, train_sentencepiece
+from nmt_rela.preparation.tokenizer_training import sample_evenly, suitable_size, train_sentencepiece
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
 from nmt_rela.utils.progress import ProgressBar
 from nmt_rela.utils.text import MAX_LINE, write_lines
@@ -153,12 +153,19 @@ def make_tokenizers(directory: Path, data: DataConfig, text: Path, *, tags: Sequ
     models = []
     for group in groups:
         sample = max(data.tokenizer_sample_size // len(group), 1)
-        samples = (sample_evenly(text / f"train.{language}", lines=kept, sample=sample) for language in group)
+        paths = [text / f"train.{language}" for language in group]
+
+        def lines(paths: Sequence[Path] = paths, sample: int = sample) -> Iterator[str]:
+            return chain.from_iterable(sample_evenly(path, lines=kept, sample=sample) for path in paths)
+
+        size = data.vocabulary_size
+        if size == "auto":
+            size = suitable_size(kept) + len(set(chain.from_iterable(lines())))
         models.append(
             train_sentencepiece(
-                chain.from_iterable(samples),
+                lines(),
                 algorithm=data.subword_model,
-                size=data.vocabulary_size,
+                size=size,
                 character_coverage=data.character_coverage,
                 normalization=normalization_rule(*group, data=data),
                 tags=tags if data.source_language in group else (),

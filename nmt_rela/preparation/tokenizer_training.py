@@ -22,6 +22,14 @@ _PART = re.compile(rf".{{1,{_MAX_CHARACTERS}}}(?: |\Z)|.{{1,{_MAX_CHARACTERS}}}"
 _THREADS = 16
 
 
+def suitable_size(pairs: int) -> int:
+    """Sub-words for a corpus: one for every ten training pairs, from 1,000 to 32,000.
+
+    Small corpora are translated better with few (Sennrich and Zhang 2019; Ding, Renduchintala and Duh 2019).
+    """
+    return min(max(pairs // 10, 1_000), 32_000)
+
+
 def sample_evenly(path: Path, *, lines: int, sample: int) -> Iterator[str]:
     """At most ``sample`` of the ``lines`` lines of a file, evenly spaced."""
     sample = min(sample, lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from nmt_rela.metrics.comet import check_metrics
 from nmt_rela.training.run_setup import check_run_directory
 from nmt_rela.utils.errors import CheckpointError, ConfigError, did_you_mean
 from nmt_rela.utils.files import atomic_write, expand_user
-from nmt_rela.utils.shipped import shipped_directories
+from nmt_rela.utils.shipped import find_config
 
 LOG = logging.getLogger(__name__)
 
@@ -136,24 +135,13 @@ class Experiment:
         return [run for run in self.runs if run.seed == seed]
 
 
-def shipped_config(name: str) -> Path:
-    """A configuration of the checkout or of the installed wheel. Raises ConfigError if it is not there."""
-    directories = shipped_directories("configs", "configs")
-    for directory in directories:
-        if (directory / name).is_file():
-            path = directory / name
-            shown = os.path.relpath(path)
-            return path if shown.startswith("..") else Path(shown)
-    raise ConfigError(f"{name}: no such configuration in {' or '.join(map(str, directories))}")
-
-
 def config_of_task(task: str) -> Path:
     """The configuration of a task: a name of ``TASKS``, or the path of a YAML file. Raises ConfigError."""
     if task.endswith((".yaml", ".yml")):
         return Path(expand_user(task))
     if task not in TASKS:
         raise ConfigError(f"task: unknown '{task}'; {did_you_mean(task, TASKS)} (or the path of a configuration)")
-    return shipped_config(f"{TASKS[task]}.yaml")
+    return find_config(TASKS[task])
 
 
 def new_experiment(

@@ -15,7 +15,7 @@ from nmt_rela.metrics.translation import LABELS, format_score
 from nmt_rela.reporting.pages import figure, number, setting, table, write_pages
 from nmt_rela.reporting.run_summary import machine
 from nmt_rela.reproduction import paper_results
-from nmt_rela.reproduction.experiment import ATTENTION_VARIANTS, BASELINE, Experiment, shipped_config
+from nmt_rela.reproduction.experiment import ATTENTION_VARIANTS, BASELINE, Experiment
 from nmt_rela.reproduction.results import Tree, actual_config, collect_results
 from nmt_rela.reproduction.steps import BENCHMARKS, Record, analysis_directory, read_records
 from nmt_rela.utils.errors import ConfigError
@@ -280,7 +280,7 @@ def _alignment(experiment: Experiment, results: Tree) -> Iterator[str]:
 
 def _deviations(experiment: Experiment, results: Tree) -> Iterator[str]:
     unset = ["run_dir=r", "data.task=t", "data.source_language=a", "data.target_language=b"]
-    base = load_config(shipped_config("base.yaml"), unset)
+    base = load_config("base", unset)
     ignored = ("model.attention", "training.seed", *_LOGGING_SETTINGS, *_RELEASED_CODE)
     changed = [
         f"`{change.path}` {setting(change.new)} (paper: {setting(change.old)})"

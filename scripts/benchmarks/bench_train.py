@@ -43,6 +43,7 @@ from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
 from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer
 from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
 from nmt_rela.preparation.pipeline import prepare
+from nmt_rela.preparation.tokenizer_training import suitable_size
 from nmt_rela.training.distributed import init_distributed
 from nmt_rela.training.trainer import Trainer
 from nmt_rela.utils.errors import ConfigError
@@ -169,7 +170,9 @@ def measure(
     """The document: one row per variant and other model."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = random_data(folder, random_pairs, config.data.vocabulary_size) if random_pairs else prepare(config.data)
+        size = config.data.vocabulary_size
+        size = suitable_size(random_pairs) if size == "auto" else size
+        data = random_data(folder, random_pairs, size) if random_pairs else prepare(config.data)
         trainers = {variant: make_trainer(config, data, variant, folder) for variant in variants}
         first_trainer = trainers[variants[0]]
         device, precision = first_trainer.context.device, first_trainer.precision

@@ -24,7 +24,7 @@ An experiment is one YAML file; `nmt-train --config FILE` runs it and `--print-c
 * **Start from another file** with `extends: base.yaml` (relative to the file that says so). Sections are merged key by
   key, so a file holds only what it changes. `configs/base.yaml` spells out the defaults, which are the paper's.
 * **Override on the command line** with `section.key=value`, after or before the options:
-  `nmt-train --config configs/demo.yaml model.attention=softmax run_dir=runs/demo-softmax`. The value is YAML. Commands
+  `nmt-train --config demo model.attention=softmax run_dir=runs/demo-softmax`. The value is YAML. Commands
   that take `--model RUN` accept overrides of the run's own settings, such as `decoding.beam_size=8`.
 * **Strict**: an unknown key, a key given twice, a wrong type or a value out of bounds ends the command with one line
   that names the file and line, or the override, and the nearest valid choice; the exit status is 2.

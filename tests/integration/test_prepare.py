@@ -24,6 +24,7 @@ from nmt_rela.data.normalization import normalization_for
 from nmt_rela.data.tokenizer import EOS, TokenizerPair
 from nmt_rela.preparation.cleaning_stats import format_stats
 from nmt_rela.preparation.pipeline import load_prepared, prepare
+from nmt_rela.preparation.tokenizer_training import suitable_size
 from nmt_rela.utils.errors import ConfigError, DataError
 from nmt_rela.utils.text import read_lines
 
@@ -178,6 +179,20 @@ def test_a_vocabulary_larger_than_the_corpus_supports_is_lowered(
         assert [*format_stats(prepared.counts)][-1].endswith(" sub-words (data.vocabulary_size: 50,000)")
     with pytest.raises(ConfigError, match=r"data\.vocabulary_size: found 12; the corpus has \d+ characters"):
         prepare(settings(task, tmp_path / "out", vocabulary_size=12))
+
+
+def test_an_automatic_vocabulary_follows_the_corpus_and_a_too_large_one_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert [suitable_size(pairs) for pairs in (10, 42_000, 5_000_000)] == [1_000, 4_200, 32_000]
+    task = own_task(tmp_path)
+    letters = "".join(map(chr, range(0x4E00, 0x4E00 + 1_500)))  # more characters than 1,000 sub-words could hold
+    write(tmp_path / "text/train.en", [f"{line} {letters[5 * n : 5 * n + 5]}" for n, line in enumerate(sentences(300))])
+    prepared = prepare(settings(task, tmp_path / "out", vocabulary_size="auto"))
+    assert 1_500 < prepared.counts["vocabulary"]["source"] <= 2_600
+    assert "sub-words" not in caplog.text
+    prepare(settings(task, tmp_path / "out", vocabulary_size=16_000))
+    assert "16,000 sub-words are too many for 300 training pairs to teach; 'auto' would be about 1,000" in caplog.text
 
 
 @pytest.mark.parametrize(

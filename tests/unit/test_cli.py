@@ -150,8 +150,8 @@ def test_overrides_and_options_mix() -> None:
     [
         ([], "the following arguments are required: --config"),
         (["--config"], "--config: expected one argument"),
-        (["--confg", "x", "--config", "c"], "--confg: unknown argument; did you mean '--config'?"),
-        (["--config", "c", "--config=d"], "--config: given more than once; accepted: once"),
+        (["--confg", "x", "--config", "c.yaml"], "--confg: unknown argument; did you mean '--config'?"),
+        (["--config", "c.yaml", "--config=d.yaml"], "--config: given more than once; accepted: once"),
         (["--conf", "c"], "required: --config"),
     ],
 )

@@ -351,6 +351,39 @@ def test_an_override_is_checked_against_the_file_it_changes(tmp_path: Path) -> N
         load_config(file, ["model.num_heads=64"])
 
 
+# Names of shipped configurations
+
+
+def test_a_configuration_that_comes_with_the_package_is_known_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("demo") == load_config(CONFIGS / "demo.yaml")
+    mine = write(tmp_path, "mine.yaml", "extends: small\n" + MINIMAL)
+    assert load_config(mine) == load_config(write(tmp_path, "path.yaml", f"extends: {CONFIGS}/small.yaml\n" + MINIMAL))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("smal", "unknown configuration 'smal'; did you mean 'small'?"),
+        ("mine", "unknown configuration 'mine'; for the file write mine.yaml"),
+        ("plain", "unknown configuration 'plain'; for the file write ./plain"),
+        ("nothing-like-it", "accepted: base, base-prenorm, big, big-prenorm, demo, "),
+    ],
+)
+def test_an_unknown_name_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "mine.yaml", MINIMAL)
+    write(tmp_path, "plain", MINIMAL)
+    with pytest.raises(ConfigError) as caught:
+        load_config(name)
+    assert hint in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, "other.yaml", f"extends: {name}\n" + MINIMAL))
+    assert str(caught.value).startswith(f"{tmp_path}/other.yaml:1: extends: unknown configuration '{name}'; ")
+
+
 # Differences, and the shipped files
 
 

@@ -20,7 +20,7 @@ import nmt_rela
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: Without the directory lines that make adds when make has called it.
 MAKE = ("make", "--no-print-directory")
-COMMANDS = "prepare train translate evaluate export import average compare score analyze reproduce".split()
+COMMANDS = "demo prepare train translate evaluate export import average compare score analyze reproduce".split()
 #: The module of each command; "import" is a word of Python.
 MODULES = {name: name for name in COMMANDS} | {"import": "import_model"}
 HEAVY = (

@@ -33,6 +33,7 @@ from nmt_rela.reproduction.experiment import (
 from nmt_rela.reproduction.report import write_report
 from nmt_rela.reproduction.runner import download_size
 from nmt_rela.reproduction.steps import read_records, steps_of, write_record
+from nmt_rela.utils import shipped
 from nmt_rela.utils.errors import ConfigError
 from tests.integration.small_run import write_run
 
@@ -83,8 +84,10 @@ def test_every_task_loads_at_every_scale(task: str, scale: str) -> None:
 
 
 def test_configurations_of_an_installed_wheel_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "shipped_directories", lambda *_: [tmp_path / "checkout", tmp_path / "share"])
-    with pytest.raises(ConfigError, match=r"wmt14-en-de.yaml: no such configuration in .*checkout or .*share"):
+    monkeypatch.setattr(shipped, "shipped_directories", lambda *_: [tmp_path / "checkout", tmp_path / "share"])
+    with pytest.raises(
+        ConfigError, match=r"unknown configuration 'wmt14-en-de'; there is none in .*checkout or .*share"
+    ):
         experiments.config_of_task("wmt14")
     (tmp_path / "share").mkdir()
     (tmp_path / "share" / "wmt14-en-de.yaml").write_text("")

@@ -11,8 +11,8 @@ from itertools import product
 from pathlib import Path
 
 from nmt_rela.metrics.translation import default_tokenizer
-from nmt_rela.utils.errors import ConfigError, did_you_mean
-from nmt_rela.utils.shipped import shipped_directories
+from nmt_rela.utils.errors import ConfigError
+from nmt_rela.utils.shipped import find_shipped, is_name, shipped_directories
 
 #: Formats of archives: the container and the compression around it.
 ARCHIVE_FORMATS: dict[str, tuple[str, str]] = {
@@ -142,19 +142,15 @@ def archives_of(parallel_sources: Iterable[ParallelSource], languages: Iterable[
 
 def find_task(name_or_path: str) -> Path:
     """The file of a task, which is a path or the name of a shipped task. Raises ConfigError where there is none."""
-    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+    if not is_name(name_or_path):
         path = Path(name_or_path).expanduser()
         if not path.is_file():
             raise ConfigError(f"data.task: {path}: no such task file")
         return path.absolute()  # paths of local text are relative to it
-    directories = shipped_directories("data/tasks", "tasks")
-    for directory in directories:
-        if (directory / f"{name_or_path}.yaml").is_file():
-            return directory / f"{name_or_path}.yaml"
-    if Path(f"{name_or_path}.yaml").is_file():
-        raise ConfigError(f"data.task: unknown task '{name_or_path}'; for the file write {name_or_path}.yaml")
-    names = {path.stem for directory in directories for path in directory.glob("*.yaml")}
-    raise ConfigError(f"data.task: unknown task '{name_or_path}'; {did_you_mean(name_or_path, names)}")
+    try:
+        return find_shipped("task", name_or_path, shipped_directories("data/tasks", "tasks"))
+    except ConfigError as error:
+        raise ConfigError(f"data.task: {error}") from None
 
 
 def archive_format_of(file_name: str) -> str:

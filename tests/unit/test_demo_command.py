@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.tools import demo
+from nmt_rela.commands import demo
 from tests.integration.documentation import check_command
 
 
