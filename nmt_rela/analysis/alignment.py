@@ -11,14 +11,14 @@ import numpy.typing as npt
 from torch import Tensor
 
 from nmt_rela.analysis.teacher_forcing import TeacherForcedBatch
-from nmt_rela.metrics.word_alignment import AlignmentCounts, GoldAlignment, extract_alignment, format_pharaoh
+from nmt_rela.metrics.word_alignment import AlignmentCounts, GoldAlignment, format_pharaoh, link_words
 
 #: Stands for the matrix averaged over the heads of a layer where a head number is expected.
 AVERAGE = -1
 #: The decoder step whose row links a word: the one that predicts it, or the next one, which reads it.
 MODES = ("normal", "shifted")
-#: The word of every source and of every target sub-word (``word_ids``).
-WordIds = tuple[Sequence[int], Sequence[int]]
+#: The words of every source and of every target sub-word (``words_of_subwords``).
+PairWords = tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]
 #: (layer, head or AVERAGE, mode)
 Channel = tuple[int, int, str]
 
@@ -47,11 +47,11 @@ class AlignmentConsumer:
     """An attention consumer that extracts word links from cross-attention and scores them.
 
     Args:
-        words: the word ids of the pairs, by index. A pair that is absent is left out.
+        words: the words of the pairs, by index. A pair that is absent is left out.
         gold: the gold alignment of every sentence, by index. Without it only the head averages are aligned.
     """
 
-    def __init__(self, words: Mapping[int, WordIds], gold: Sequence[GoldAlignment] | None = None) -> None:
+    def __init__(self, words: Mapping[int, PairWords], gold: Sequence[GoldAlignment] | None = None) -> None:
         self._words = words
         self._gold = gold
         self._lines: dict[Channel, dict[int, str]] = defaultdict(dict)
@@ -72,7 +72,7 @@ class AlignmentConsumer:
 
     def _add(self, index: int, layer: int, head: int, matrix: npt.NDArray[np.float32]) -> None:
         for mode in MODES:
-            links = extract_alignment(matrix, *self._words[index], shifted=mode == "shifted")
+            links = link_words(matrix, *self._words[index], shifted=mode == "shifted")
             self._lines[layer, head, mode][index] = format_pharaoh(links)
             if self._gold is not None:
                 self._counts[layer, head, mode].add(links, self._gold[index])

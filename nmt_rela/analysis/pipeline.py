@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nmt_rela.analysis.alignment import AlignmentConsumer, Channel, LayerAlignment, WordIds
+from nmt_rela.analysis.alignment import AlignmentConsumer, Channel, LayerAlignment, PairWords
 from nmt_rela.analysis.data import AnalysisData
 from nmt_rela.analysis.head_ablation import ABLATION_STEPS, measure_heads
 from nmt_rela.analysis.html_page import PageSentence, pack_weights
@@ -28,7 +29,7 @@ from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.generation.options import TranslationOptions
 from nmt_rela.generation.translator import Translator
 from nmt_rela.metrics.translation import compute_scores
-from nmt_rela.metrics.word_alignment import NO_WORD, split_words, word_ids
+from nmt_rela.metrics.word_alignment import split_words, words_of_subwords
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.progress import ProgressBar
@@ -55,7 +56,7 @@ class RunAnalysis:
     loss: float
     layers: Sequence[LayerStatistics]
     alignment: Sequence[LayerAlignment]
-    #: Pairs left out of the alignment because their sub-words do not form the words of the text split at white space.
+    #: Pairs left out of the alignment because their sub-words do not form the words of the text.
     alignment_left_out: int
     pharaoh: Mapping[Channel, Sequence[str]]
     #: Null rate with the mean log-probability of the reference.
@@ -119,7 +120,7 @@ def analyze_run(
             heatmap.update(weights)
 
     statistics, null_rates = AttentionStatistics(), SentenceNullRates()
-    words = {pair.index: ids for pair in pairs if (ids := _word_ids(data, tokenizers, pair)) is not None}
+    words = {pair.index: found for pair in pairs if (found := _words(data, tokenizers, pair)) is not None}
     alignment = AlignmentConsumer(words, data.gold)
     recorder = WeightRecorder(on_page | {heatmap_sentence}, len(modules), keep)
     with ProgressBar(f"{name}: reading {data.name}", unit="pairs", total=len(pairs)) as bar:
@@ -202,8 +203,15 @@ def _subwords(tokenizers: TokenizerPair, pair: EncodedPair) -> tuple[tuple[str, 
     return tuple(source), tuple(tokenizers.target.convert_ids_to_pieces(pair.target))
 
 
-def _word_ids(data: AnalysisData, tokenizers: TokenizerPair, pair: EncodedPair) -> WordIds | None:
-    """The word of each sub-word, or None where the words are not those of the line."""
-    source, target = (word_ids(subwords) for subwords in _subwords(tokenizers, pair))
-    counts = [max(words, default=NO_WORD) + 1 for words in (source, target)]
-    return (source, target) if counts == [len(split_words(line)) for line in data.lines[pair.index]] else None
+def _words(data: AnalysisData, tokenizers: TokenizerPair, pair: EncodedPair) -> PairWords | None:
+    """The words of each sub-word, or None where they are not those of the line."""
+    found = []
+    for tokenizer, line, spaced in zip(
+        (tokenizers.source, tokenizers.target), data.lines[pair.index], data.spaced, strict=True
+    ):
+        (pieces,) = tokenizer.split([line])
+        words = [*words_of_subwords(pieces, spaced=spaced), ()]  # the end of sentence has none
+        if len(set(chain.from_iterable(words))) != len(split_words(line, spaced=spaced)):
+            return None
+        found.append(words)
+    return found[0], found[1]

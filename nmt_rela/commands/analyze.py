@@ -185,6 +185,7 @@ def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:
     """The text of ``--source`` and ``--target``, or a set of the task."""
     from nmt_rela.analysis.data import read_analysis_data
     from nmt_rela.checkpoints.run_directory import RunDirectory
+    from nmt_rela.data.languages import are_spaced
     from nmt_rela.data.normalization import normalization_for
     from nmt_rela.data.prepared_data import EvaluationSet
     from nmt_rela.preparation.pipeline import bleu_tokenizer_of, load_prepared
@@ -203,7 +204,11 @@ def _read_data(options: argparse.Namespace, config: DataConfig) -> AnalysisData:
         files = replace(files, gold_alignments=options.gold or files.gold_alignments)
     source, target = (normalization_for(language, config) for language in config.languages)
     return read_analysis_data(
-        files, normalize=(source, target), gold_reversed=options.gold_reversed, sentences=options.sentences
+        files,
+        normalize=(source, target),
+        spaced=are_spaced(config.languages),
+        gold_reversed=options.gold_reversed,
+        sentences=options.sentences,
     )
 
 

@@ -50,6 +50,7 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
         if key == "training.seed" and options.seeds:
             parser.error("training.seed and --seeds exclude each other")
 
+    from nmt_rela.data.languages import are_spaced
     from nmt_rela.metrics.word_alignment import read_gold
     from nmt_rela.reproduction.experiment import existing_experiment, new_experiment
     from nmt_rela.reproduction.report import write_report
@@ -74,7 +75,8 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
         source, target, links = options.gold
         if "analysis" in options.skip:
             parser.error("--gold and --skip analysis exclude each other")
-        read_gold(links, list(read_parallel(source, target)), reverse=options.gold_reversed)
+        spaced = are_spaced(experiment.config.data.languages)
+        read_gold(links, list(read_parallel(source, target)), reverse=options.gold_reversed, spaced=spaced)
     steps = list(steps_of(experiment))
     if options.plan:
         for line in plan_lines(experiment, steps):

@@ -121,3 +121,9 @@ def writing_system(code: str) -> WritingSystem:
     if not script and primary not in _PRIMARY:
         return WritingSystem(spaced=False)  # unknown: words are counted by the characters of the text
     return _SCRIPTS.get(script, WritingSystem())
+
+
+def are_spaced(languages: tuple[str, str]) -> tuple[bool, bool]:
+    """Whether the words of source and target stand between spaces."""
+    source, target = languages
+    return writing_system(source).spaced, writing_system(target).spaced

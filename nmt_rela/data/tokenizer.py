@@ -55,6 +55,7 @@ class SentencePieceTokenizer:
         except RuntimeError as error:  # its text only names a line of SentencePiece's source
             raise DataError(f"{name}: not a SentencePiece model, or a damaged one") from error
         processor = self._processor
+        self._ids: dict[str, int] = {}
         if self._vocabulary is not None:
             self._ids = {piece: i for i, piece in enumerate(self._vocabulary)}
             if len(self._ids) < len(self._vocabulary) or len(self._vocabulary) <= BOS:
@@ -131,6 +132,12 @@ class SentencePieceTokenizer:
         return [
             [*tag, *(self._ids.get(piece, UNK) for piece in line)] for (tag, _), line in zip(split, pieces, strict=True)
         ]
+
+    def split(self, lines: Sequence[str]) -> list[list[str]]:
+        """The sub-words of each line. One that the vocabulary lacks is as the line has it."""
+        split = [self._split_tag(line) for line in lines]
+        pieces = self._processor.encode([text for _, text in split], out_type=str)
+        return [[*self.convert_ids_to_pieces(tag), *line] for (tag, _), line in zip(split, pieces, strict=True)]
 
     def decode(self, ids: Sequence[Sequence[int]], *, threads: int = 1) -> list[str]:
         """The text of each id sequence, without PAD, EOS and BOS. UNK becomes SentencePiece's ``⁇``."""

@@ -52,7 +52,7 @@ def segment_lines(
         if not ids:
             continue
         slices, leading = [slice(0, len(ids))], 0
-        pieces = tokenizer.convert_ids_to_pieces(ids) if len(ids) >= max_length or given_words is not None else []
+        pieces = tokenizer.split([lines[index]])[0] if len(ids) >= max_length or given_words is not None else []
         if len(ids) >= max_length:
             # Tags before a line are said again before each of its later parts.
             first = takewhile(lambda piece: piece == WORD_START or piece in tokenizer.tags, pieces[: max_length // 2])
@@ -86,9 +86,7 @@ def count_given_words(
 
     Normalization may make several words of one, or none: unusual spaces and ``▁`` separate words for the model only.
     """
-    words = map(
-        tokenizer.convert_ids_to_pieces, tokenizer.encode([normalize(w) for w in split_words(line, spaced=spaced)])
-    )
+    words = tokenizer.split([normalize(word) for word in split_words(line, spaced=spaced)])
     counts = [1 + max(chain((NO_WORD,), *words_of_subwords(pieces, spaced=spaced))) for pieces in words]
     return [number for number, count in enumerate(counts) for _ in range(count)] or [0]
 

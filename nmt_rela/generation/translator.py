@@ -17,7 +17,7 @@ import torch
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import DecodingConfig
 from nmt_rela.data.data_loader import pad_sequences
-from nmt_rela.data.languages import writing_system
+from nmt_rela.data.languages import are_spaced, writing_system
 from nmt_rela.data.normalization import normalization_for
 from nmt_rela.data.tokenizer import UNK, TokenizerPair
 from nmt_rela.generation.alignment import WordAligner
@@ -133,7 +133,7 @@ class Translator:
             normalize_source=normalization_for(data.source_language, data),
             normalize_target=normalization_for(data.target_language, data),
             sentence_joiner=writing_system(data.target_language).sentence_joiner,
-            spaced=(writing_system(data.source_language).spaced, writing_system(data.target_language).spaced),
+            spaced=are_spaced(data.languages),
         )
 
     def translate(

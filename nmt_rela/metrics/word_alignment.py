@@ -220,10 +220,10 @@ def link_words(
     Sub-words of the same words count as one. A link of two such groups links all their words.
     """
     sources, targets = ([words for words in dict.fromkeys(side) if words] for side in (source_words, target_words))
-    ids = [
-        [groups.index(words) if words else NO_WORD for words in side]
-        for groups, side in ((sources, source_words), (targets, target_words))
-    ]
+    ids = []
+    for groups, side in ((sources, source_words), (targets, target_words)):
+        numbers = {words: number for number, words in enumerate(groups)}
+        ids.append([numbers.get(words, NO_WORD) for words in side])
     links = extract_alignment(weights, ids[0], ids[1], shifted=shifted)
     return frozenset(link for i, j in links for link in product(sources[i], targets[j]))
 
@@ -269,6 +269,7 @@ def read_gold(
     normalize: Sequence[Callable[[str], str]] = (str, str),
     *,
     reverse: bool = False,
+    spaced: tuple[bool, bool] = (True, True),
 ) -> list[GoldAlignment]:
     """The gold links of sentence pairs, in words of the normalized pairs: a link to a word that becomes two is doubled.
 
@@ -277,6 +278,8 @@ def read_gold(
         pairs: sources and targets as they were given, whose words the file counts.
         normalize: the normalization of each side.
         reverse: the file has the target word first.
+        spaced: whether the words of each language stand between spaces. Where they do not, the file may count the
+            words of a text that was segmented, which is so if all links fit them; otherwise it counts characters.
 
     Raises:
         DataError: the file has another number of lines than pairs, or a link of words that a pair does not have.
@@ -284,12 +287,21 @@ def read_gold(
     gold = [links.reversed() if reverse else links for links in read_pharaoh(path)]
     if len(gold) != len(pairs):
         raise DataError(f"{path}: {len(gold):,} lines of links for {len(pairs):,} pairs; accepted: one line per pair")
+    fits = [
+        all(link[side] < len(split_words(pair[side])) for pair, of_pair in zip(pairs, gold, strict=True)
+            for link in of_pair.possible)
+        for side in (0, 1)
+    ]  # fmt: skip
+    between_spaces = [is_spaced or fit for is_spaced, fit in zip(spaced, fits, strict=True)]
+    for language, is_spaced, between in zip(("source", "target"), spaced, between_spaces, strict=True):
+        if not is_spaced:
+            LOG.info("%s: %s words are %s", path, language, "between spaces" if between else "single characters")
     renumbered = []
     from_one = all(i and j for links in gold for i, j in links.possible)
     for number, (pair, links) in enumerate(zip(pairs, gold, strict=True), start=1):
         words = [
-            [split_words(normal(word)) for word in split_words(side)]
-            for side, normal in zip(pair, normalize, strict=True)
+            [split_words(normal(word), spaced=is_spaced) for word in split_words(text, spaced=between)]
+            for text, normal, is_spaced, between in zip(pair, normalize, spaced, between_spaces, strict=True)
         ]
         counts = [len(side) for side in words]
         for i, j in sorted(links.possible):

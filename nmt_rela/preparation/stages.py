@@ -8,6 +8,7 @@ from itertools import accumulate, chain, islice
 from pathlib import Path
 
 from nmt_rela.config.schema import DataConfig
+from nmt_rela.data.languages import are_spaced
 from nmt_rela.data.normalization import normalization_for, normalization_rule
 from nmt_rela.data.tokenizer import VOCABULARY, SentencePieceTokenizer, TokenizerPair
 from nmt_rela.metrics.word_alignment import format_gold, read_gold
@@ -49,7 +50,8 @@ def make_sets(
         for side, language in enumerate(data.languages):
             write_lines(directory / f"{name}.{language}", (normalize[side](pair[side]) for pair in pairs))
         if len(group) == 1 and (path := group[0].alignments):
-            gold = read_gold(path, pairs, normalize, reverse=group[0].alignment_order != data.languages)
+            is_reversed = group[0].alignment_order != data.languages
+            gold = read_gold(path, pairs, normalize, reverse=is_reversed, spaced=are_spaced(data.languages))
             write_lines(directory / f"{name}.align", map(format_gold, gold))
         lines[name] = len(pairs)
     (directory / "lines.json").write_text(json.dumps(lines), "utf-8")

@@ -118,11 +118,15 @@ def test_the_manual_names_every_key_column_and_plot(output: Path) -> None:
         )
 
 
-def test_the_manuals_python_example_runs(place: Path) -> None:
-    example = re.findall(r"```python\n(.*?)```", MANUAL.read_text(encoding="utf-8"), flags=re.S)[0]
+def test_the_manuals_python_examples_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence, batch = re.findall(r"```python\n(.*?)```", MANUAL.read_text(encoding="utf-8"), flags=re.S)[:2]
     names: dict[str, Any] = {}
-    exec(example.replace("runs/demo", str(place / "rela")), names)
+    exec(batch.replace("runs/demo", str(place / "rela")), names)
     assert names["attention"]["cross", 1].shape[:2] == (1, HEADS)
+    if _has_matplotlib():
+        monkeypatch.chdir(tmp_path)
+        exec(sentence.replace("runs/demo", str(place / "rela")), names)
+        assert names["attention"].target == "das alte Haus"
 
 
 def test_tables_agree_with_the_json(output: Path) -> None:
@@ -218,6 +222,24 @@ def test_blank_lines_and_mismatched_words_are_accepted_and_counted(
     run = json.loads((tmp_path / "analysis.json").read_text())["runs"][0]
     assert run["alignment_left_out"] == 1  # never the blank pair: no words, and none expected
     assert said in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("target", "links"), [("红房子\n猫", "0-0 1-1 1-2\n0-0"), ("红 房子\n猫", "0-0 1-1\n0-0")])
+def test_words_of_a_language_without_spaces_are_its_characters(
+    place: Path, tmp_path: Path, target: str, links: str
+) -> None:
+    run = write_run(tmp_path / "zh")  # its vocabulary has none of the characters
+    run.config_file.write_text(run.config_file.read_text().replace("target_language: de", "target_language: zh"))
+    files = {"en": "red house\ncat", "zh": target, "gold": links}
+    for name, text in files.items():
+        (tmp_path / f"text.{name}").write_text(f"{text}\n", encoding="utf-8")
+    options = [f"--source={tmp_path}/text.en", f"--target={tmp_path}/text.zh", f"--gold={tmp_path}/text.gold"]
+    assert main([f"--model={run.path}", *options, "--no-plots", "--quiet"]) == 0
+    found = json.loads((run.path / "analysis/analysis.json").read_text())["runs"][0]
+    assert found["alignment_left_out"] == 0
+    assert {layer["average"]["sure"] for layer in found["alignment"]} == {4}
+    lines = read_pharaoh(run.path / "analysis/alignments/zh/layer0.average.normal.txt")
+    assert {target for _, target in lines[0].sure} <= {0, 1, 2}
 
 
 def test_ablation_translates_with_the_decoding_overrides(

@@ -7,7 +7,7 @@ import torch
 
 from nmt_rela.analysis.alignment import AVERAGE, AlignmentConsumer
 from nmt_rela.analysis.teacher_forcing import EncodedPair, TeacherForcedBatch
-from nmt_rela.metrics.word_alignment import AlignmentCounts, GoldAlignment, parse_pharaoh, word_ids
+from nmt_rela.metrics.word_alignment import AlignmentCounts, GoldAlignment, parse_pharaoh, words_of_subwords
 
 # Two words on either side, the second in two sub-words; EOS last.
 SOURCE, TARGET = ("▁the", "▁hou", "se", "</s>"), ("▁das", "▁Ha", "us", "</s>")
@@ -20,7 +20,7 @@ def batch_of(pairs: int) -> TeacherForcedBatch:
 
 
 def listen(weights: torch.Tensor, gold: list[GoldAlignment] | None, *, known: int = 2) -> AlignmentConsumer:
-    words = {index: (word_ids(SOURCE), word_ids(TARGET)) for index in range(known)}
+    words = {index: (words_of_subwords(SOURCE), words_of_subwords(TARGET)) for index in range(known)}
     consumer = AlignmentConsumer(words, gold)
     consumer(batch_of(len(weights)), "cross", 0, weights)
     consumer(batch_of(len(weights)), "encoder", 0, weights)
@@ -71,7 +71,16 @@ def test_without_gold_only_head_averages_are_aligned() -> None:
     assert set(consumer.pharaoh(2)) == {(0, AVERAGE, "normal"), (0, AVERAGE, "shifted")}
 
 
-def test_a_pair_without_word_ids_has_an_empty_line() -> None:
+def test_a_link_of_characters_links_all_that_a_subword_has() -> None:
+    words = words_of_subwords(("▁the", "▁house", "</s>")), words_of_subwords(("▁这", "房子", "</s>"), spaced=False)
+    consumer = AlignmentConsumer({0: words}, [parse_pharaoh("0-0 1-1 1-2")])
+    pair = TeacherForcedBatch([EncodedPair(0, (4, 5, 2), (6, 7, 2))], *[torch.full((1, 3), 4)] * 2)
+    consumer(pair, "cross", 0, torch.eye(3)[None, None])
+    assert consumer.pharaoh(1)[0, 0, "normal"] == ["0-0 1-1 1-2"]
+    assert consumer.scores()[0].best.error_rate == 0
+
+
+def test_a_pair_without_words_has_an_empty_line() -> None:
     consumer = listen(heads(), GOLD, known=1)
     assert consumer.pharaoh(2)[0, 0, "normal"] == ["0-0 1-1", ""]
     assert consumer.scores()[0].heads[0].sure == 2

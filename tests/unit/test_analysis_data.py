@@ -67,3 +67,5 @@ def test_an_empty_text_is_refused(tmp_path: Path) -> None:
 def test_the_heatmap_shows_the_first_sentence_of_six_to_twenty_words(words: list[int], chosen: int) -> None:
     lines = [(" ".join("a" * count), "b") for count in words]
     assert AnalysisData(name="t", lines=lines).heatmap_sentence() == chosen
+    unspaced = [("b", "字" * count) for count in words]
+    assert AnalysisData(name="t", lines=unspaced, spaced=(True, False)).heatmap_sentence() == chosen

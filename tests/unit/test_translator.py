@@ -229,6 +229,15 @@ def test_word_alignments_count_the_words_that_blanks_separate(odd: str) -> None:
     assert all(source < len(line.encode().split()) for source, _ in links)
 
 
+def test_characters_that_the_vocabulary_lacks_count_one_by_one_without_spaces() -> None:
+    tokenizer, line = toy_tokenizers().source, "漢字Hund漢 字字"
+    assert count_given_words(line, tokenizer, str, spaced=False) == [0, 1, 2, 3, 4, 5]
+    (segment,) = segment_lines(
+        [line], None, tokenizer, max_length=30, given_words=[range(6)], spaced=False, first_line=0
+    )
+    assert list(dict.fromkeys(itertools.chain(*segment.words))) == [0, 1, 2, 3, 4, 5]
+
+
 def test_samples_do_not_depend_on_the_batch() -> None:
     translator = toy_translator()
     drawn = translator.translate(LINES, n_best=3, sampling=SamplingOptions(seed=7))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_aer_equals_the_value_computed_by_hand() -> None:
     assert AlignmentCounts().error_rate == 1.0
 
 
-def gold_of(directory: Path, *links: str, pair: tuple[str, str], **options: bool) -> list[str]:
+def gold_of(directory: Path, *links: str, pair: tuple[str, str], **options: Any) -> list[str]:
     path = directory / "gold"
     path.write_text("\n".join(links) + "\n", "utf-8")
     normalize = [lambda text: text.replace("\xa0", " ").replace("\u200b", "")] * 2
@@ -168,6 +169,22 @@ def test_gold_links_count_the_words_of_the_normalized_text(tmp_path: Path) -> No
     pair = ("10\xa0000 \u200b Euro", "ten thousand euros")
     assert gold_of(tmp_path, "0-0 0p1 1-2 2-2", pair=pair) == ["0-0 0p1 1-0 1p1 2-2"]
     assert gold_of(tmp_path, "0-0 1p0 2-2", pair=pair, reverse=True) == ["0-0 0p1 1-0 1p1 2-2"]
+
+
+@pytest.mark.parametrize(
+    ("target", "links", "expanded"),
+    [
+        ("我们喜欢猫", "0-0 0-1 1-2 1-3 2-4", "0-0 0-1 1-2 1-3 2-4"),  # characters
+        ("我们 喜欢 猫", "0-0 1-1 2-2", "0-0 0-1 1-2 1-3 2-4"),  # words of a segmented text
+        ("我们 喜欢 猫", "0-0 0-1 1-2 1-3 2-4", "0-0 0-1 1-2 1-3 2-4"),  # characters of the same text
+        ("我 喜欢 iPad", "0-0 1p1 2-2", "0-0 1p1 1p2 2-3"),
+    ],
+)
+def test_gold_links_of_a_language_without_spaces_become_links_of_characters(
+    tmp_path: Path, target: str, links: str, expanded: str
+) -> None:
+    found = gold_of(tmp_path, links, pair=("we like cats", target), spaced=(True, False))
+    assert found == [expanded]
 
 
 @pytest.mark.parametrize(
