@@ -73,8 +73,8 @@ class LivePart:
 
     @property
     def size(self) -> int:
-        """Bytes of the texts."""
-        return sum(len(text) for text in self.blocks.values())
+        """Bytes of the texts, and of what is known of the runs (their vocabularies, for example)."""
+        return sum(map(len, self.blocks.values())) + len(_script_json(list(self.runs)).encode())
 
 
 def pack_weights(weights: Mapping[str, npt.ArrayLike]) -> str:

@@ -140,10 +140,16 @@ function layOut() {
   const sizes = {width, alone, height: paper ? 430 : 0, side: aside ? 26 * rem : width, short: !aside && width < 27 * rem};
   byId("views").className = `${width < 300 ? "narrow" : ""} ${columns === 1 && !aside ? "single" : ""}`;
   byId("views").style.setProperty("--columns", columns);
+  const before = views;
   views = [];
   const elements = shown.map((run, i) => {
     if (!blocks[i]) return make("section", {class: "view"}, make("header", {class: "title"}, make("h2", {}, page.runs[run].name)), page.live ? buildTranslation(run) : make("p", {class: "absent"}, "This sentence is too long for the page of this run."));
-    const view = buildView(run, sentences[i], blocks[i][state.site], sizes);
+    // Another run's result, or a progress, leaves a view as it is: to draw long sentences takes time.
+    const {result, working} = page.live ? live[run] : {}, {site, layer, head, shade, map, off} = state;
+    const drawnFor = [result, map === COST && result?.costs, JSON.stringify([site, layer, head, shade, map, off[run], working, sizes])];
+    const kept = page.live && before.find((view) => view.run === run && view.drawnFor.every((value, k) => value === drawnFor[k]));
+    const view = kept || {...buildView(run, sentences[i], blocks[i][state.site], sizes), drawnFor};
+    if (kept) view.show(state.hold);
     views.push(view);
     return view.element;
   });
@@ -217,7 +223,7 @@ function start() {
     if (action) { event.preventDefault(); action(); }
   });
   window.addEventListener("hashchange", () => { readAddress(); draw(); });
-  const again = () => { readColours(); layOut(); };
+  const again = () => { views = []; readColours(); layOut(); };
   const paper = (on) => { document.documentElement.classList.toggle("paper", on); again(); };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
   window.addEventListener("beforeprint", () => paper(true));
