@@ -25,7 +25,7 @@ install: $(INSTALLED) ## Create .venv with the pinned dependencies and the packa
 $(INSTALLED): setup.cfg pyproject.toml scripts/constraints.txt $(VENV)/.torch-wanted
 	@echo "== Installing $(TORCH) (the largest download) and nmt_rela into $(VENV)"
 	$(BIN)/python -m pip install --disable-pip-version-check $(TORCH_WORDS)
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint scripts/constraints.txt --editable '.[analysis,dev,export]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint scripts/constraints.txt --editable '.[analysis,dev,export,huggingface]'
 	@touch $@
 
 # Rewritten only when TORCH changes, which makes the installation out of date.

@@ -120,7 +120,7 @@ class SentencePieceTokenizer:
             stream.write(self.model)
         if self._vocabulary is not None:
             with atomic_write(path.with_suffix(VOCABULARY)) as stream:
-                stream.write(json.dumps(self._vocabulary, ensure_ascii=False, indent=0).encode("utf-8"))
+                stream.write(json.dumps(self._vocabulary, indent=0).encode("utf-8"))
 
     def encode(self, lines: Sequence[str], *, threads: int = 1) -> list[list[int]]:
         """Sub-word ids of each line, without EOS. An empty line has none."""

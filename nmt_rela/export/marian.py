@@ -43,11 +43,12 @@ _DEFAULTS: dict[str, Any] = {
     _ONE_EMBEDDING: True, "tie_word_embeddings": True, "max_position_embeddings": 1024,
     "dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0,
 }  # fmt: skip
-#: Sizes that config.json must give.
-_SIZES = (
-    "vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim",
-    "encoder_attention_heads", "decoder_attention_heads",
-)  # fmt: skip
+#: Sizes that config.json gives, and the largest ones.
+_SIZES = {
+    "vocab_size": 999_999, "decoder_vocab_size": 999_999, "d_model": 65_536, "max_position_embeddings": 65_535,
+    "encoder_layers": 1_000, "decoder_layers": 1_000, "encoder_ffn_dim": 1_000_000, "decoder_ffn_dim": 1_000_000,
+    "encoder_attention_heads": 1_000, "decoder_attention_heads": 1_000,
+}  # fmt: skip
 #: Settings of other architectures, which transformers ignores in Marian models.
 _FOREIGN = {
     "normalize_before": False, "normalize_embedding": False, "add_final_layer_norm": False,
@@ -71,22 +72,29 @@ def import_marian(folder: Path, output: Path, overrides: Sequence[str] = ()) -> 
             f"{folder / 'config.json'}: the architecture is {settings.get('model_type')!r}; accepted: 'marian'"
         )
     settings = _DEFAULTS | settings
+    settings["decoder_vocab_size"] = settings["decoder_vocab_size"] or settings.get("vocab_size")
     if reasons := _unsupported(settings):
         raise CheckpointError(f"{folder / 'config.json'}: cannot be represented: {'; '.join(reasons)}")
     source, target = _read_vocabularies(folder, settings)
     config = _configuration(folder, output, settings, overrides)
     weights = _read_weights(folder)
-    model = build_model(config.model, TokenizerPair(source.tokenizer, target.tokenizer))
-    model.load_state_dict(_Conversion(folder, weights, settings).convert(model.state_dict(), source, target))
+    converted = _Conversion(folder, weights, settings).convert(source, target)
+    tokenizers = TokenizerPair(source.tokenizer, target.tokenizer)
+    model = build_model(config.model, tokenizers)
+    model.load_state_dict(converted)
+    if settings[_ONE_EMBEDDING] and not settings["tie_word_embeddings"]:
+        LOG.warning("%s: one embedding for both sides becomes two in the run, which training makes differ", folder)
     name = str(settings.get("_name_or_path") or folder.resolve().name)
     page = _ORIGIN + README.partition("\n\n")[2].replace("Made by nmt-export:", "The folder holds")
     readme = export_readme(page, config, name=name, licence=_licence(folder))
-    write_run(output, model.eval(), config, TokenizerPair(source.tokenizer, target.tokenizer), readme)
+    write_run(output, model.eval(), config, tokenizers, readme)
     return config
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError."""
+def _read(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    """A JSON object; one that is ``optional`` is empty where the file is missing. Raises CheckpointError."""
+    if optional and not path.exists():
+        return {}
     content = read_json(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: {'no JSON object' if path.exists() else 'missing'}; expected a Marian model")
@@ -96,9 +104,14 @@ def _read(path: Path) -> dict[str, Any]:
 def _unsupported(settings: Mapping[str, Any]) -> list[str]:
     """All reasons why a configuration has no counterpart."""
     reasons = [
-        f"{name} is {settings.get(name)!r}, expected a whole number from 1"
-        for name in _SIZES
-        if type(settings.get(name)) is not int or settings[name] < 1
+        f"{name} is {settings.get(name)!r}, expected a whole number from 1 to {high:,}"
+        for name, high in _SIZES.items()
+        if type(settings.get(name)) is not int or not 1 <= settings[name] <= high
+    ]
+    reasons += [
+        f"{name} is {settings[name]!r}, expected true or false"
+        for name in (_ONE_EMBEDDING, "tie_word_embeddings", "scale_embedding")
+        if type(settings[name]) is not bool
     ]
     if not reasons:
         for name in ("ffn_dim", "attention_heads"):
@@ -107,8 +120,8 @@ def _unsupported(settings: Mapping[str, Any]) -> list[str]:
                 reasons.append(f"encoder_{name} is {sides[0]} and decoder_{name} {sides[1]}, expected equal ones")
         if settings["d_model"] % settings["encoder_attention_heads"]:
             reasons.append("d_model is no multiple of the attention heads")
-    if settings["activation_function"] not in _ACTIVATIONS:
-        found, accepted = settings["activation_function"], ", ".join(_ACTIVATIONS)
+    found, accepted = settings["activation_function"], ", ".join(_ACTIVATIONS)
+    if not isinstance(found, str) or found not in _ACTIVATIONS:
         reasons.append(f"activation_function is {found!r}, accepted: {accepted}")
     special = [settings.get(f"{name}_token_id") for name in ("pad", "eos", "decoder_start")]
     if any(type(i) is not int or i < 0 for i in special):
@@ -137,12 +150,12 @@ class _Side:
 def _read_vocabularies(folder: Path, settings: Mapping[str, Any]) -> tuple[_Side, _Side]:
     """Source and target. Raises CheckpointError."""
     shared = settings[_ONE_EMBEDDING]
-    names = read_json(folder / "tokenizer_config.json") or {}
+    names = _read(folder / "tokenizer_config.json", optional=True)
     tokens = {
-        name: token.get("content", "") if isinstance(token := names.get(f"{name}_token") or default, dict) else token
+        name: str(token.get("content") if isinstance(token := names.get(f"{name}_token") or default, dict) else token)
         for name, default in (("pad", "<pad>"), ("unk", "<unk>"), ("eos", "</s>"))
     }
-    sizes = settings["vocab_size"], settings["decoder_vocab_size"] or settings["vocab_size"]
+    sizes = settings["vocab_size"], settings["decoder_vocab_size"]
     sides = []
     for side, size, file in zip(
         ("source", "target"), sizes, ("vocab.json", "vocab.json" if shared else "target_vocab.json"), strict=True
@@ -191,12 +204,10 @@ def _read_vocabularies(folder: Path, settings: Mapping[str, Any]) -> tuple[_Side
 def _configuration(folder: Path, output: Path, settings: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     """The configuration of the run. Raises ConfigError."""
     shared, tied = settings[_ONE_EMBEDDING], settings["tie_word_embeddings"]
-    if shared and not tied:
-        LOG.warning("%s: one embedding for both sides becomes two in the run, which training makes differ", folder)
     ties: Literal["target", "all", "none"] = ("all" if shared else "target") if tied else "none"
     languages = _languages(folder)
-    search = {**settings, **(read_json(folder / "generation_config.json") or {})}
-    beam, penalty = search.get("num_beams") or 1, search.get("length_penalty")
+    search = {**settings, **_read(folder / "generation_config.json", optional=True)}
+    beam, penalty = search.get("num_beams") or 1, search.get("length_penalty", 1.0)
     for override in overrides:
         if override.startswith("model."):
             raise ConfigError(f"override '{override}': what is imported has its own model; accepted: data and decoding")
@@ -232,7 +243,7 @@ def _configuration(folder: Path, output: Path, settings: Mapping[str, Any], over
         training=TrainingConfig(),
         decoding=DecodingConfig(
             beam_size=beam,
-            length_penalty=1.0 if penalty is None else max(penalty, 0.0),
+            length_penalty=max(penalty, 0.0) if isinstance(penalty, (int, float)) else 1.0,
             early_stopping=search.get("early_stopping") is True,
         ),
     )
@@ -247,10 +258,15 @@ def _configuration(folder: Path, output: Path, settings: Mapping[str, Any], over
 
 def _languages(folder: Path) -> tuple[str, str]:
     """The languages by the tokenizer's settings or the folder's name; "source" and "target" where they are unknown."""
-    names = read_json(folder / "tokenizer_config.json") or {}
+    names = _read(folder / "tokenizer_config.json", optional=True)
     found = _NAME.search(folder.resolve().name)
     source, target = found.groups() if found else ("source", "target")
-    return str(names.get("source_lang") or source), str(names.get("target_lang") or target)
+    given = (names.get(f"{side}_lang") for side in ("source", "target"))
+    source, target = (
+        name if isinstance(name, str) and re.fullmatch(r"[A-Za-z_-]+", name) else default
+        for name, default in zip(given, (source, target), strict=True)
+    )
+    return source, target
 
 
 def _subword_model(spm: Path) -> Literal["bpe", "unigram"]:
@@ -299,7 +315,7 @@ class _Conversion:
         self.folder, self.weights, self.settings = folder, dict(weights), settings
         self.reasons: list[str] = []
 
-    def convert(self, expected: Mapping[str, Tensor], source: _Side, target: _Side) -> dict[str, Tensor]:
+    def convert(self, source: _Side, target: _Side) -> dict[str, Tensor]:
         """Raises CheckpointError with all reasons."""
         width, inner = self.settings["d_model"], self.settings["encoder_ffn_dim"]
         found: dict[str, Tensor] = {}
@@ -323,7 +339,7 @@ class _Conversion:
                     )
                     for parameter, size in (("weight", shape), ("bias", shape[:1])):
                         tensors = [self._take(f"{theirs}.{linear}.{parameter}", size) for linear in linears]
-                        found[f"{ours}.{name}.{parameter}"] = torch.cat(tensors)
+                        found[f"{ours}.{name}.{parameter}"] = tensors[0] if self.reasons else torch.cat(tensors)
                 for name, norm in (
                     ("self_attention", "self_attn_layer_norm"),
                     ("cross_attention", "encoder_attn_layer_norm"),
@@ -335,28 +351,30 @@ class _Conversion:
                         found[f"{ours}.{name}_residual.layer_norm.{parameter}"] = self._take(
                             f"{theirs}.{norm}.{parameter}", (width,)
                         )
-        found |= self._embeddings(source, target)
+        matrices, bias = self._take_embeddings(source, target)
         self._check_positions()
         self.reasons += [f"{name} has no place in the model" for name in sorted(self.weights)]
-        self.reasons += [
-            f"{name} would be {list(found[name].shape)}, not {list(tensor.shape)}"
-            for name, tensor in expected.items()
-            if not self.reasons and found[name].shape != tensor.shape
-        ]
         if self.reasons:
             first, more = self.reasons[:8], len(self.reasons) - 8
             raise CheckpointError(
                 f"{self.folder}: its weights do not fit its config.json: {'; '.join(first)}"
                 + (f"; and {more} more" if more > 0 else "")
             )
-        return found
+        bias = bias[target.rows]
+        bias[BOS] -= _START_PENALTY
+        return found | {
+            "source_embedding.weight": matrices[0][source.rows],
+            "target_embedding.weight": matrices[1][target.rows],
+            "output_embedding": matrices[2][target.rows],
+            "output_bias": bias,
+        }
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         tensor = self.weights.pop(name, None)
         if tensor is None or tensor.shape != shape:
             problem = "is missing" if tensor is None else f"is {list(tensor.shape)}, expected {list(shape)}"
             self.reasons.append(f"{name} {problem}")
-            return torch.zeros(shape)
+            return torch.zeros(0)
         return tensor
 
     def _take_alias(self, names: Sequence[str], shape: tuple[int, int]) -> Tensor:
@@ -367,7 +385,8 @@ class _Conversion:
             self.reasons.append(f"{' and '.join(present)} differ, but config.json says that they are one")
         return taken[0]
 
-    def _embeddings(self, source: _Side, target: _Side) -> dict[str, Tensor]:
+    def _take_embeddings(self, source: _Side, target: _Side) -> tuple[list[Tensor], Tensor]:
+        """The matrices of source, target and output, and the bias of the output, by their ids."""
         width = self.settings["d_model"]
         source_size, target_size = (int(side.rows.max()) + 1 for side in (source, target))
         encoder, decoder = (f"model.{stack}.embed_tokens.weight" for stack in ("encoder", "decoder"))
@@ -387,14 +406,7 @@ class _Conversion:
         bias = torch.zeros(target_size)
         if "final_logits_bias" in self.weights:
             bias = self._take("final_logits_bias", (1, target_size)).flatten()
-        bias = bias[target.rows]
-        bias[BOS] -= _START_PENALTY
-        return {
-            "source_embedding.weight": matrices[encoder][source.rows],
-            "target_embedding.weight": matrices[decoder][target.rows],
-            "output_embedding": matrices["lm_head.weight"][target.rows],
-            "output_bias": bias,
-        }
+        return [matrices[encoder], matrices[decoder], matrices["lm_head.weight"]], bias
 
     def _check_positions(self) -> None:
         """Older files hold the positions; they must be those that are computed."""

@@ -27,7 +27,7 @@ from tests.integration.documentation import REPOSITORY, blocks_of
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed: pip install -e '.[huggingface]'"
 )
-LINES = sentences(200, seed=12, longest=9)
+LINES = sentences(200, seed=12, longest=5)
 MIXED = {"encoder": "softmax", "decoder": "entmax15", "cross": "rela-g"}
 
 
@@ -95,7 +95,7 @@ def compare(run: RunDirectory, folder: Path, lines: list[str]) -> None:
 
 def test_logits_loss_and_translations_are_those_of_the_run(run: RunDirectory, folder: Path) -> None:
     lengths = [len(ids) for ids in run.load_tokenizers().source.encode(LINES)]
-    compare(run, folder, [line for line, length in zip(LINES, lengths, strict=True) if length in (12, 20)][:8])
+    compare(run, folder, [line for line, length in zip(LINES, lengths, strict=True) if length in (8, 12)][:8])
 
 
 @pytest.mark.slow

@@ -203,6 +203,30 @@ def test_bad_folders_are_refused(folder: Path, tmp_path: Path, capsys: pytest.Ca
         assert name in refusal(broken, out, capsys)
 
 
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"d_model": 10**12}),
+        ("config.json", {"decoder_layers": 10**12, "tie_word_embeddings": "x"}),
+        ("config.json", {"activation_function": [], "dropout": "x", "eos_token_id": [0]}),
+        ("config.json", {"num_beams": -1}),
+        ("tokenizer_config.json", {"unk_token": 1.5}),
+        ("vocab.json", {"</s>": 10**12}),
+        ("vocab.json", {"</s>": 1}),
+    ],
+    ids=str,
+)
+def test_strange_values_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, changes: dict[str, Any]
+) -> None:
+    strange = copied(folder, tmp_path / "strange")
+    content = json.loads((strange / file).read_text("utf-8"))
+    (strange / file).write_text(json.dumps({**content, **changes}), encoding="utf-8")
+    if "num_beams" in changes:
+        (strange / "generation_config.json").unlink()
+    refusal(strange, tmp_path / "out", capsys)
+
+
 def test_every_reason_is_listed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     message = refusal(

@@ -158,7 +158,7 @@ def test_a_vocabulary_beside_a_model_has_its_own_ids(tmp_path: Path) -> None:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     pieces = [processor.id_to_piece(i) for i in range(3, processor.get_piece_size())]
     split = processor.encode(LINES, out_type=str)
-    dropped = (set(split[1]) - {piece for line in (split[0], *split[2:]) for piece in line}).pop()
+    dropped = min(set(split[1]) - {piece for line in (split[0], *split[2:]) for piece in line})
     vocabulary = ["<pad>", "<unk>", "</s>", "<s>", ">>de<<", *reversed([p for p in pieces if p != dropped])]
     SentencePieceTokenizer(model, name="marian", vocabulary=vocabulary).save(tmp_path / "source.model")
     tokenizer = SentencePieceTokenizer.load(tmp_path / "source.model")
