@@ -43,6 +43,8 @@ from nmt_rela.utils.errors import (
 from nmt_rela.utils.files import FULL_DISK, PARTIAL, check_writable, expand_user
 from nmt_rela.utils.shipped import find_config
 
+LOG = logging.getLogger(__name__)
+
 Item = TypeVar("Item")
 
 #: The exit status that a shell reports for a process ended by SIGPIPE: the reader of stdout is gone.
@@ -295,7 +297,8 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse options and overrides in any order, and configure the log (``--quiet``).
 
-    An option may be given more than once only where its values are collected. Raises UserError where stdout is closed.
+    An option may be given more than once only where its values are collected; an override, with a warning. Raises
+    UserError where stdout is closed.
     """
     if sys.stdout is None:
         raise UserError("stdout is closed; accepted: a file, a pipe or /dev/null")
@@ -308,6 +311,12 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = Non
         if single and sum(map(given.count, action.option_strings)) > 1:
             parser.error(f"{action.option_strings[0]}: given more than once; accepted: once")
     log_to_stderr(quiet=options.quiet)
+    overrides: dict[str, str] = {}
+    for override in getattr(options, "overrides", ()):
+        key = override.partition("=")[0].strip()
+        if key in overrides:
+            LOG.warning("%s: given more than once; %s replaces %s", key, override, overrides[key])
+        overrides[key] = override
     return options
 
 

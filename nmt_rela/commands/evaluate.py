@@ -121,6 +121,8 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
         try:
             store_evaluation(directory, hypotheses, references, entry)
         except OSError as error:
+            if options.output is not None:
+                raise
             LOG.warning("%s: %s; translations and scores are not stored", directory, error.strerror)
         else:
             LOG.info("translations and scores: %s", directory)

@@ -15,6 +15,7 @@ from itertools import islice
 
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import add_model_arguments, check_overrides, load_translator
+from nmt_rela.utils.errors import DataError
 
 LOG = logging.getLogger("nmt_rela")
 
@@ -66,12 +67,14 @@ def _score(arguments: Sequence[str] | None) -> None:
     pairs = read_parallel(options.source, options.target)
     translator = load_translator(options)
     total = 0.0
-    tokens = 0
+    tokens = first_line = 0
     while chunk := list(islice(pairs, _CHUNK)):
-        for scored in translator.score([source for source, _ in chunk], [target for _, target in chunk]):
+        sources, targets = zip(*chunk, strict=True)
+        for scored in translator.score(sources, targets, first_line=first_line):
             total += scored.log_probability
             tokens += len(scored.tokens)
             print(f"{scored.log_probability:.6f}" if options.format == "text" else format_score_jsonl(scored))
+        first_line += len(chunk)
     if tokens:
         LOG.info(
             "%d sub-words, %.4f nats per sub-word, perplexity %.3f", tokens, -total / tokens, math.exp(-total / tokens)
@@ -90,7 +93,11 @@ def _score_n_best(options: argparse.Namespace) -> None:
     def scored() -> Iterator[NBestEntry]:
         for start in range(0, len(entries), _CHUNK):
             chunk = entries[start : start + _CHUNK]
-            results = translator.score([sources[entry.line] for entry in chunk], [entry.text for entry in chunk])
+            texts = [sources[entry.line] for entry in chunk], [entry.text for entry in chunk]
+            try:
+                results = translator.score(*texts, first_line=start)  # lines of the list, not of the source
+            except DataError as error:
+                raise DataError(f"{options.n_best}: {error}") from None
             for entry, result in zip(chunk, results, strict=True):
                 penalty = length_penalty_factor(len(result.tokens), translator.options.length_penalty)
                 yield replace(entry, fields=(*entry.fields, f"{result.log_probability / penalty:.6f}"))

@@ -28,20 +28,21 @@ def score_lines(
     *,
     batch_tokens: int,
     device: torch.device,
+    first_line: int = 0,
 ) -> list[ScoringResult]:
     """The score of each target line given its source line, in order.
 
-    ``batch_tokens`` is the number of padded tokens of the longer side per batch. Raises DataError for a pair of over
-    MAX_SUBWORDS on a side.
+    ``batch_tokens`` is the number of padded tokens of the longer side per batch. ``first_line`` is the number of the
+    first line in its file, from 0. Raises DataError, which names the line, for a pair of over MAX_SUBWORDS on a side.
     """
     source_ids = [[*ids, EOS] for ids in tokenizers.source.encode(sources)]
     target_ids = [[*ids, EOS] for ids in tokenizers.target.encode(targets)]
     lengths = [max(len(source), len(target)) for source, target in zip(source_ids, target_ids, strict=True)]
-    for source_line, length in zip(sources, lengths, strict=True):
+    for number, (source_line, length) in enumerate(zip(sources, lengths, strict=True), start=first_line + 1):
         if length > MAX_SUBWORDS:
             raise DataError(
-                f"a pair of {length:,} sub-words, whose source begins '{source_line[:40]}'; accepted: up to "
-                f"{MAX_SUBWORDS:,} per side, because a pair is scored as one sentence"
+                f"line {number}: a pair of {length:,} sub-words, whose source begins '{source_line[:40]}'; accepted: "
+                f"up to {MAX_SUBWORDS:,} per side, because a pair is scored as one sentence"
             )
     results: dict[int, ScoringResult] = {}
     for batch in batch_by_tokens(lengths, batch_tokens):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import fields, replace
 from itertools import repeat
-from os import PathLike
 from pathlib import Path
 from types import NoneType
 from typing import Any, overload
@@ -21,6 +20,7 @@ from nmt_rela.data.languages import are_spaced, writing_system
 from nmt_rela.data.normalization import normalization_for
 from nmt_rela.data.tokenizer import UNK, TokenizerPair
 from nmt_rela.generation.alignment import WordAligner
+from nmt_rela.generation.arguments import check_lines, read_paths
 from nmt_rela.generation.attention import SentenceAttention, encode_sentences, read_attention
 from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
 from nmt_rela.generation.beam_search import beam_search
@@ -110,7 +110,7 @@ class Translator:
         unknown device.
         """
         resolved = resolve_device(device)
-        directories = [RunDirectory(run) for run in _read_paths(runs)]
+        directories = [RunDirectory(run) for run in read_paths(runs)]
         if not isinstance(checkpoint, (str, NoneType)):
             raise ConfigError(f"checkpoint: found {checkpoint!r}; accepted: average, best, last, step_N or None")
         if not isinstance(decoding, (DecodingConfig, NoneType)):
@@ -155,8 +155,12 @@ class Translator:
         ConfigError for options out of range, DataError for lines that are no text.
         """
         options = self._options(options, overrides)
-        lines = list(_check_lines(lines, "lines"))
-        prefixes = None if prefixes is None else list(_check_lines(prefixes, "prefixes"))
+        if not isinstance(first_line, int) or first_line < 0:
+            raise ConfigError(f"first_line: found {first_line!r}; accepted: a whole number from 0")
+        if progress is not None and not callable(progress):
+            raise ConfigError(f"progress: found {progress!r}; accepted: a function of a number of lines, or None")
+        lines = list(check_lines(lines, "lines"))
+        prefixes = None if prefixes is None else list(check_lines(prefixes, "prefixes"))
         if prefixes is not None and len(prefixes) != len(lines):
             raise DataError(f"prefixes: found {len(prefixes):,} for {len(lines):,} lines; accepted: one per line")
         assert not any(model.training for model in self.models), "translating with dropout on"
@@ -205,8 +209,8 @@ class Translator:
         as lines.
         """
         options = self._options(options, overrides)
-        lines = _check_lines(lines, "lines")
-        prefixes = None if prefixes is None else _check_lines(prefixes, "prefixes")
+        lines = check_lines(lines, "lines")
+        prefixes = None if prefixes is None else check_lines(prefixes, "prefixes")
         for chunk in number_chunks(read_chunks(lines), prefixes):
             yield from self.translate_chunk(chunk, options)
 
@@ -219,9 +223,13 @@ class Translator:
             trim_malloc()
         return found
 
-    def score(self, sources: Iterable[str], targets: Iterable[str]) -> list[ScoringResult]:
-        """The model's log-probability of given translations. A line is scored as one sentence."""
-        sources, targets = list(_check_lines(sources, "sources")), list(_check_lines(targets, "targets"))
+    def score(self, sources: Iterable[str], targets: Iterable[str], *, first_line: int = 0) -> list[ScoringResult]:
+        """The model's log-probability of given translations. A line is scored as one sentence.
+
+        ``first_line`` is the number of the first line in its file, from 0. Raises DataError, which names the line, for
+        one that is too long.
+        """
+        sources, targets = list(check_lines(sources, "sources")), list(check_lines(targets, "targets"))
         if len(sources) != len(targets):
             raise DataError(f"targets: found {len(targets):,} for {len(sources):,} sources; accepted: equal numbers")
         return score_lines(
@@ -229,6 +237,7 @@ class Translator:
             [self.normalize_source(line) for line in sources], [self.normalize_target(line) for line in targets],
             batch_tokens=resolve_batch_tokens(self.options.batch_tokens, self.device) // self.options.beam_size,
             device=self.device,
+            first_line=first_line,
         )  # fmt: skip
 
     @overload  # a line is an iterable of text too
@@ -253,7 +262,7 @@ class Translator:
             if not isinstance(target, (str, NoneType)):
                 raise DataError(f"target: found {target!r:.60}; accepted beside one source: one line, or None")
             return self.attention([source], None if target is None else [target])[0]
-        lines = list(_check_lines(source, "source"))
+        lines = list(check_lines(source, "source"))
         sources = encode_sentences(
             map(self.normalize_source, lines), self.tokenizers.source, name="source", max_length=self.max_source_length
         )
@@ -266,7 +275,7 @@ class Translator:
                 self.tokenizers.target.convert_pieces_to_ids(translation.hypotheses[0].tokens) for translation in made
             ]
         else:
-            texts = list(_check_lines(target, "target"))
+            texts = list(check_lines(target, "target"))
             targets = encode_sentences(
                 map(self.normalize_target, texts), self.tokenizers.target, name="target",
                 max_length=self.max_source_length,
@@ -296,10 +305,17 @@ class Translator:
         self, lines: Sequence[str], options: TranslationOptions, *, first_line: int, prefixes: Sequence[str] | None
     ) -> list[Segment]:
         normalized = None if prefixes is None else [self.normalize_target(prefix) for prefix in prefixes]
+        encoded = None if normalized is None else self.tokenizers.target.encode(normalized)
+        for number, prefix in enumerate(encoded or (), start=first_line + 1):
+            if len(prefix) >= self.max_source_length:
+                raise DataError(
+                    f"line {number}: its prefix has {len(prefix):,} sub-words; accepted: up to "
+                    f"{self.max_source_length - 1:,}"
+                )
         segments = segment_lines(
             # A blank line has no segment, not even for an unusual space that the tokenizer knows.
             [text if (text := self.normalize_source(line)).strip() else "" for line in lines],
-            None if normalized is None else self.tokenizers.target.encode(normalized),
+            encoded,
             self.tokenizers.source,
             max_length=self.max_source_length,
             given_words=None
@@ -395,27 +411,3 @@ class Translator:
         if not all(hypotheses and math.isfinite(hypotheses[0].score) for hypotheses in found):
             raise CheckpointError("the model's predictions are not finite numbers; was its training stable?")
         return found
-
-
-def _check_lines(lines: Iterable[str], name: str) -> Iterator[str]:
-    """The lines of an argument. Raises DataError for what holds no lines, and at the first line that is no text."""
-    if isinstance(lines, (str, bytes)) or not isinstance(lines, Iterable):
-        raise DataError(
-            f"{name}: found one {type(lines).__name__}; accepted: a list (or other iterable) of lines, ['A line.']"
-        )
-
-    def check() -> Iterator[str]:
-        for number, line in enumerate(lines):
-            if not isinstance(line, str) or (not line.isascii() and line.encode(errors="ignore").decode() != line):
-                raise DataError(f"{name}[{number}]: found {line!a:.60}; accepted: text (str) without surrogates")
-            yield line
-
-    return check()
-
-
-def _read_paths(runs: str | Path | Iterable[str | Path]) -> list[str | Path]:
-    """The run directories of an argument, one at least."""
-    paths = [runs] if isinstance(runs, (str, PathLike)) else list(runs) if isinstance(runs, Iterable) else []
-    if not paths or not all(isinstance(path, (str, PathLike)) and str(path) for path in paths):
-        raise CheckpointError(f"runs: found {runs!r:.60}; accepted: the path of a run directory, or a list of them")
-    return paths

@@ -174,15 +174,16 @@ class Trainer:
                         self.scaler.scale(loss / normalizer).backward()
                 self.metrics.update(loss.detach(), nll, batch)
                 loss_sum += loss.detach()
-        self.scaler.unscale_(self.optimizer)
-        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        if settings.max_grad_norm:
-            clip_grads_with_norm_(self.parameters, settings.max_grad_norm, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, state.update + 1, d_model=self.config.model.d_model)
-        skipped = step_unless_nonfinite(self.optimizer, self.scaler, norm)
-        if self.average:
-            self.average.update(self.model, state.update + 1)
+        with self._memory_errors():
+            self.scaler.unscale_(self.optimizer)
+            norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+            if settings.max_grad_norm:
+                clip_grads_with_norm_(self.parameters, settings.max_grad_norm, norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(settings, state.update + 1, d_model=self.config.model.d_model)
+            skipped = step_unless_nonfinite(self.optimizer, self.scaler, norm)
+            if self.average:
+                self.average.update(self.model, state.update + 1)
         self.optimizer.zero_grad(set_to_none=True)
         self._consecutive_nonfinite = (self._consecutive_nonfinite + skipped) * skipped
         self._last_batches = (batches, loss_sum)
@@ -215,19 +216,27 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
 
     @contextmanager
-    def _memory_errors(self, batch: Batch) -> Iterator[None]:
-        """Say which setting makes a micro-batch too large for the GPU."""
+    def _memory_errors(self, batch: Batch | None = None) -> Iterator[None]:
+        """Say which setting is too large for the GPU: that of a micro-batch, or the model and its optimizer."""
         try:
             yield
         except torch.OutOfMemoryError as error:
-            sentences, length = batch.source.shape
-            raise ConfigError(
-                f"training.max_batch_tokens: found {self.max_batch_tokens}, too many for the memory of "
-                f"{self.context.device}: a micro-batch of {sentences} sentences, {length} source and "
-                f"{batch.target.shape[1]} target tokens long, does not fit; the same command with "
-                f"training.max_batch_tokens={max(self.max_batch_tokens // 2, 1)} continues the run "
-                f"({first_line(error)})"
-            ) from error
+            device, found = self.context.device, self.max_batch_tokens
+            if batch is None:
+                count = sum(parameter.numel() for parameter in self.parameters)
+                fault = (
+                    f"model: {count:,} parameters, their gradients and the optimizer's state do not fit the memory of "
+                    f"{device}; accepted: a smaller model, by model.d_model, model.ffn_dim, the layers or "
+                    "data.vocabulary_size"
+                )
+            else:
+                sentences, length = batch.source.shape
+                fault = (
+                    f"training.max_batch_tokens: found {found}, too many for the memory of {device}: a micro-batch of "
+                    f"{sentences} sentences, {length} source and {batch.target.shape[1]} target tokens long, does not "
+                    f"fit; the same command with training.max_batch_tokens={max(found // 2, 1)} continues the run"
+                )
+            raise ConfigError(f"{fault} ({first_line(error)})") from error
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(

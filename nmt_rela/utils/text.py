@@ -38,20 +38,32 @@ _COMPRESSED = re.compile(
 )
 #: Escape sequences that switch to a set of two bytes per character.
 _ISO_2022 = re.compile(rb"\x1b\$(?:[@AB]|\([@-D]|\)[ACG])")
+#: NUL characters in the head of a file that may still be text.
+_FEW_NULS = 4
 #: Carriage returns in a text without line feeds that are its line ends.
 _MANY_RETURNS = 5
 _OPENERS: dict[str | None, Callable[[Any], Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 
 
 def check_head(head: bytes, name: str, error: type[UserError] = DataError) -> None:
-    """Raise ``error`` where a text begins as UTF-16, UTF-32, ISO-2022 or compressed data, or has no line feeds."""
+    """Raise ``error`` where a text begins in another encoding, compressed or as binary data, or has no line feeds."""
     if found := _COMPRESSED.match(head):
         accepted = "plain text, .gz, .bz2 and .xz" if error is DataError else "plain text"
         raise error(f"{name}: compressed with {found.lastgroup}; accepted: {accepted}")
     if encoding := foreign_encoding(head):
         raise error(f"{name}: the text is {encoding}; accepted: UTF-8 (try: iconv -f {encoding} -t UTF-8)")
+    if head.count(0) > _FEW_NULS and (b"\0\0\0" in head or not _is_utf8(head)):
+        raise error(f"{name}: found binary data; accepted: UTF-8 text")
     if b"\n" not in head and head.count(b"\r") > _MANY_RETURNS:
         raise error(f"{name}: lines end with carriage returns alone; accepted: line feeds (try: tr '\\r' '\\n')")
+
+
+def _is_utf8(head: bytes) -> bool:
+    try:
+        codecs.utf_8_decode(head, "strict", False)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def foreign_encoding(head: bytes) -> str:

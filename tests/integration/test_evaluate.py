@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ def run(tmp_path: Path) -> RunDirectory:
     return run
 
 
-def evaluated(run: RunDirectory, text: str, *arguments: str) -> None:
+def evaluated(run: RunDirectory, text: str, *arguments: str, status: int = 0) -> None:
     given = [f"--source={run.path.parent / text}", f"--reference={run.path.parent / text}", "--device=cpu", "--quiet"]
-    assert evaluate.main(["--model", str(run.path), *given, *arguments]) == 0
+    assert evaluate.main(["--model", str(run.path), *given, *arguments]) == status
 
 
 def stored(run: RunDirectory) -> dict[tuple[str, str], Any]:
@@ -109,6 +110,17 @@ def test_scores_that_cannot_be_stored_are_printed_with_a_warning(
     printed = capsys.readouterr()
     assert "BLEU|" in printed.out
     assert "not stored" in printed.err
+
+
+def test_a_full_disk_below_output_is_an_error(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _lines: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("nmt_rela.generation.evaluation.write_lines", full)
+    evaluated(run, "first", "--output", str(run.path.parent / "out"), status=2)
+    assert capsys.readouterr().err.rstrip().endswith("out/first.txt: no space left on device")
 
 
 def test_a_text_that_replaces_another_of_its_name_is_named(

@@ -165,6 +165,19 @@ def test_a_run_that_ran_out_of_memory_continues_with_smaller_micro_batches(
     assert updates_done(config, *common, "training.max_batch_tokens=200") == 3
 
 
+def test_the_optimizer_s_memory_is_that_of_the_model(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("nmt_rela.training.trainer.step_unless_nonfinite", fail)
+    assert train.main(["--config", str(config), "--quiet", "training.max_updates=1"]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"error: model: [\d,]+ parameters, .* the optimizer's state do not fit the memory of cpu", error)
+    assert "decoding" not in error
+
+
 def test_a_log_that_cannot_be_written_does_not_end_the_run(
     config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -219,9 +219,11 @@ def test_ensembles_need_one_vocabulary(translated: Translate, run: Path, tmp_pat
         model.write(b"\x1a\x05\x0a\x03abc")  # another name of the normalizer: the same pieces, another model
     translated("--model", str(other), status=2)
     assert "another vocabulary" in translated.log.decode()
+    translated("--model", f"{run}/../{run.name}", status=2)
+    assert f"{run.name}: found more than once; accepted: an ensemble of different runs" in translated.log.decode()
 
 
-def test_input_may_be_compressed_and_output_a_file(translated: Translate, tmp_path: Path) -> None:
+def test_input_may_be_compressed_and_output_a_file(translated: Translate, run: Path, tmp_path: Path) -> None:
     expected = translated()
     text, output = tmp_path / "text", tmp_path / "output"
     text.write_bytes(gzip.compress("\n".join([*LINES, ""]).encode()))
@@ -231,6 +233,8 @@ def test_input_may_be_compressed_and_output_a_file(translated: Translate, tmp_pa
     assert "is the input; accepted: another file" in translated.log.decode()
     translated("--input", str(text), "--output", "/dev/full", status=2)
     assert translated.log.decode().strip().endswith("nmt-translate: error: /dev/full: no space left on device")
+    translated("--input", str(run / "tokenizer/joint.model"), status=2)
+    assert "joint.model: found binary data; accepted: UTF-8 text" in translated.log.decode()
     text.write_bytes(text.read_bytes()[:-9])
     translated("--input", str(text), status=2)
     assert translated.log.decode().startswith(f"nmt-translate: error: {text}: cannot be read: Compressed file ended")
@@ -278,7 +282,11 @@ def test_candidates_are_scored_and_ranked_by_the_mean(
             for i in range(4)]  # fmt: skip
     assert capsys.readouterr().out.splitlines() == [lines[n][1] for n in best]
     assert best != [0, 3, 6, 9], "not only the first ones"
-    for bad, where in (("0 ||| a ||| 1\n7 ||| b ||| 1\n", "list:2: line 7"), ("Hund\n", "list:1: found 'Hund'")):
+    for bad, where in (
+        ("0 ||| a ||| 1\n7 ||| b ||| 1\n", "list:2: line 7"),
+        ("Hund\n", "list:1: found 'Hund'"),
+        (f"0 ||| a ||| 1\n0 ||| {'der Hund ' * 5_001} ||| 1\n", "list: line 2: a pair of"),
+    ):
         listed.write_text(bad, "utf-8")
         assert score.main(rescore) == 2
         printed = capsys.readouterr()

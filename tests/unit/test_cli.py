@@ -145,6 +145,12 @@ def test_overrides_and_options_mix() -> None:
     assert options.quiet
 
 
+def test_an_override_given_twice_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.parse(config_parser(), ["--config", "c.yaml", "data.max_length=5", "run_dir=r", "data.max_length=6"])
+    message = "data.max_length: given more than once; data.max_length=6 replaces data.max_length=5"
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

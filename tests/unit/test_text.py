@@ -148,6 +148,19 @@ def test_single_nuls_are_not_taken_for_utf_16(line: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    "data",
+    [
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x10",
+        b"\xd8\5\0\0\0\0\0\0" + b'{"weight": 1}' * 9,
+        b"caf\xe9" + b"\0text\n" * 9,
+    ],
+)
+def test_binary_data_is_refused_by_name(data: bytes) -> None:
+    with pytest.raises(DataError, match=r"^stream: found binary data; accepted: UTF-8 text"):
+        lines_of(data, replace=True)
+
+
+@pytest.mark.parametrize(
     ("magic", "name"),
     [
         (b"\x28\xb5\x2f\xfd rest", "zstd"),

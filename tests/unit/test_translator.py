@@ -298,6 +298,25 @@ def test_options_out_of_range_are_refused() -> None:
         resolve_device("cuda:99")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"first_line": "x"}, "first_line: found 'x'; accepted: a whole number from 0"),
+        ({"first_line": -1}, "first_line: found -1; accepted: a whole number from 0"),
+        ({"progress": 5}, "progress: found 5; accepted: a function"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        toy_translator().translate(LINES, **arguments)
+
+
+def test_a_prefix_longer_than_a_line_may_be_is_refused_with_its_line() -> None:
+    translator = toy_translator(max_source_length=32)
+    with pytest.raises(DataError, match=r"^line 12: its prefix has \d+ sub-words; accepted: up to 31"):
+        translator.translate(LINES[:2], prefixes=["", "ein Haus " * 40], first_line=10)
+
+
 def test_lines_that_are_no_list_or_have_no_partner_are_refused() -> None:
     translator = toy_translator()
     with pytest.raises(DataError, match="lines: found one str; accepted: a list"):
@@ -367,7 +386,7 @@ def test_chunks_grow_and_keep_order() -> None:
 
 
 def test_a_pair_that_is_too_long_to_be_scored_is_named() -> None:
-    with pytest.raises(DataError, match=r"a pair of \d\d,\d{3} sub-words, whose source begins 'der Hund der"):
+    with pytest.raises(DataError, match=r"^line 2: a pair of \d\d,\d{3} sub-words, whose source begins 'der Hund der"):
         toy_translator().score(["a", "der Hund " * 5_001], ["a", "b"])
 
 
