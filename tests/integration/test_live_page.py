@@ -127,6 +127,16 @@ def test_a_layer_and_a_site_are_switched_by_buttons_that_keep_the_focus(browser:
     assert browser.evaluate("document.querySelectorAll('.heads [aria-label*=\"switched off\"]').length") == 8
 
 
+def test_a_click_with_shift_switches_a_head_of_one_run_off(browser: Chromium, page: Path) -> None:
+    open_at(browser, page, f"#source={SOURCE}&site=cross&layer=0&head=0")
+    browser.evaluate(
+        "document.querySelector(\"[data-run='1'] .heads button[aria-label='layer 1, head 3']\")"
+        ".dispatchEvent(new MouseEvent('click', {bubbles: true, shiftKey: true}))"
+    )
+    browser.wait_for("document.querySelectorAll(\"[data-run='1'] .heads button.off\").length === 1")
+    assert "off=1.cross.1.3" in browser.evaluate("location.hash")
+
+
 def test_a_target_of_ones_own_is_scored(browser: Chromium, page: Path, translators: list[Translator]) -> None:
     target = "das haus hund"
     open_at(browser, page, f"#source={SOURCE}&target={target}")

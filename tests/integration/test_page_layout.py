@@ -42,7 +42,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check_layout(browser: Chromium, page: Path, width: int, runs: int, *, dark: bool) -> None:
     browser.resize(width, 800)
     browser.dark(dark)
-    browser.open(page, f"#runs={','.join(map(str, range(runs)))}")
+    browser.open(page, f"#runs={','.join(map(str, range(runs)))}&site=cross&layer=1&head=2")  # null rows
     browser.evaluate("document.getElementById('terms').open = true")
     assert check(browser, "overprinted") == []
     assert check(browser, "cut") == []

@@ -148,7 +148,7 @@ function buildMap(run, block, site, layer, head, width) {
       const value = numbers && h !== "mean" ? numbers[l]?.[h] : null;
       const off = page.live && h !== "mean" && isOff(run, state.site, l, h);
       const name = `layer ${l}, ${h === "mean" ? "mean of heads" : `head ${h}`}${off ? ", switched off" : ""}${numbers ? `: ${label(state.map)} ${number(value)}` : ""}`;
-      const button = make("button", {type: "button", tabindex: "-1", title: name, "aria-label": name, "aria-pressed": String(l === layer && h === head), class: h === "mean" ? "mean" : off ? "off" : null, style: `width:${size}px;height:${size}px`, onclick: () => change({layer: l, head: h})});
+      const button = make("button", {type: "button", tabindex: "-1", title: page.live ? `${name} (with Shift: off or on)` : name, "aria-label": name, "aria-pressed": String(l === layer && h === head), class: h === "mean" ? "mean" : off ? "off" : null, style: `width:${size}px;height:${size}px`, onclick: (event) => { change({layer: l, head: h}); if (page.live && event.shiftKey) toggleHeads([run], "head"); }});
       if (!numbers) button.append(miniature(block, l, h));
       else if (value != null) {
         const fraction = Math.abs(value) / peak;
