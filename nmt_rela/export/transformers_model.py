@@ -25,7 +25,7 @@ from nmt_rela.data.tokenizer import BOS, EOS, PAD
 from nmt_rela.models.embedding import TokenEmbedding
 from nmt_rela.models.layers import ResidualStream
 from nmt_rela.models.transformer import Transformer, final_states
-from nmt_rela.utils.errors import CheckpointError
+from nmt_rela.utils.errors import CheckpointError, ConfigError
 
 #: A file of an exported folder, by the class that it holds.
 FILES = {
@@ -164,6 +164,10 @@ class NmtRelaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         one behind the other; ``forward`` takes the half that it needs, and the other has no gradient.
         """
         return _InputEmbeddings(self.transformer)
+
+    def resize_token_embeddings(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Refused: the vocabulary is that of the run. Raises ConfigError."""
+        raise ConfigError("the vocabulary of an exported model cannot be resized")
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Decoder inputs [batch, length] for labels, in which -100 is padding."""

@@ -250,6 +250,7 @@ def test_a_step_of_fine_tuning(folder: Path, tmp_path: Path) -> None:
     arguments = transformers.Seq2SeqTrainingArguments(
         output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=2, gradient_accumulation_steps=2,
         learning_rate=1e-3, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True, seed=1,
+        predict_with_generate=True, generation_num_beams=1,
     )  # fmt: skip
     collator = transformers.DataCollatorForSeq2Seq(tokenizer, model=model)
     before = {name: value.clone() for name, value in model.named_parameters()}
@@ -258,6 +259,15 @@ def test_a_step_of_fine_tuning(folder: Path, tmp_path: Path) -> None:
     changed = [name for name, value in model.named_parameters() if not torch.equal(before[name], value)]
     assert {name.split(".")[1] for name in changed} >= {"encoder", "decoder", "source_embedding", "output_embedding"}
     assert model.transformer.output_embedding is model.transformer.target_embedding.weight
+    evaluated = trainer.predict(data[:3], max_new_tokens=6)
+    inputs = tokenizer(LINES[:3], padding=True, return_tensors="pt")
+    model.eval()
+    generated = model.generate(**inputs, num_beams=1, max_new_tokens=6)
+    assert evaluated.predictions[:, : generated.shape[1]].tolist() == generated.tolist()
+    with torch.no_grad():
+        labels = tokenizer(text_target=LINES[8:11], padding=True, return_tensors="pt")["input_ids"]
+        found = model(**inputs, labels=labels.masked_fill(labels == PAD, -100))
+    assert found.loss.item() == pytest.approx(evaluated.metrics["test_loss"], abs=1e-4)
     trainer.save_model(str(tmp_path / "tuned"))
     again = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "tuned", trust_remote_code=True)
     assert torch.equal(again.transformer.output_embedding, model.transformer.output_embedding)
