@@ -409,12 +409,12 @@ class _Conversion:
         return [matrices[encoder], matrices[decoder], matrices["lm_head.weight"]], bias
 
     def _check_positions(self) -> None:
-        """Older files hold the positions; they must be those that are computed."""
+        """Older files hold the positions, some in half precision; they must be those that are computed."""
         for stack in ("encoder", "decoder"):
             name = f"model.{stack}.embed_positions.weight"
             table = self.weights.pop(name, None)
             if table is None:
                 continue
             expected = sinusoidal_positions(len(table) if table.dim() else 0, self.settings["d_model"], "marian")
-            if table.shape != expected.shape or not torch.allclose(table, expected, atol=1e-4):
+            if table.shape != expected.shape or not torch.allclose(table, expected, atol=2e-3):
                 self.reasons.append(f"{name} holds other positions than the sinusoids of Marian")

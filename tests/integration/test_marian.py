@@ -18,11 +18,13 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import evaluate, export, import_model, train
 from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import BOS, EOS, PAD
+from nmt_rela.models.embedding import sinusoidal_positions
 from tests.integration.own_text import own_task
 
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[huggingface]'")
 LINES = sentences(200, seed=12, longest=9)
 STEPS = 14
+STACKS = ("encoder", "decoder")
 
 
 def imported(folder: Path, output: Path, *arguments: str) -> RunDirectory:
@@ -265,7 +267,12 @@ def test_pickles_are_loaded_as_tensors_or_not_at_all(
     pickled, evil = copied(folder, tmp_path / "pickled"), copied(folder, tmp_path / "evil")
     for path in (pickled, evil):
         (path / "model.safetensors").unlink()
-    torch.save(load_file(folder / "model.safetensors"), pickled / "pytorch_model.bin")
+    tensors = load_file(folder / "model.safetensors")
+    # Files of older releases hold positions too.
+    positions = {f"model.{stack}.embed_positions.weight": sinusoidal_positions(64, 32, "marian") for stack in STACKS}
+    torch.save({name: x + 0.1 for name, x in positions.items()} | tensors, pickled / "pytorch_model.bin")
+    assert "other positions" in refusal(pickled, tmp_path / "out", capsys)
+    torch.save({name: x.half() for name, x in positions.items()} | tensors, pickled / "pytorch_model.bin")
     again = imported(pickled, tmp_path / "again").load_model().state_dict()
     assert all(torch.equal(again[name], value) for name, value in run.load_model().state_dict().items())
     (evil / "pytorch_model.bin").write_bytes(pickle.dumps(Executed(tmp_path / "executed")))
