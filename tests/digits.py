@@ -11,7 +11,7 @@ licence: made here
 languages: [plain, turned]
 train:
   - name: train
-    files: {plain: train.plain, turned: train.turned}
+    files: {plain: train.plain, turned: train.turned}LINKS
 dev:
   - name: dev
     files: {plain: dev.plain, turned: dev.turned}
@@ -64,8 +64,13 @@ TINY = [
 ]
 
 
-def write_digits(directory: Path, *, reverse: bool, pairs: int = 4_000, variant: str = "rela-g") -> Path:
-    """Write text (no test sentence among the training ones), task and configuration; return the last one's path."""
+def write_digits(
+    directory: Path, *, reverse: bool, pairs: int = 4_000, variant: str = "rela-g", links: bool = False
+) -> Path:
+    """Write text (no test sentence among the training ones), task and configuration; return the last one's path.
+
+    ``links``: the training text has word links.
+    """
     generator = random.Random(11)
     seen: dict[str, None] = {}
     while len(seen) < pairs + 200:
@@ -75,7 +80,13 @@ def write_digits(directory: Path, *, reverse: bool, pairs: int = 4_000, variant:
         (directory / f"{name}.plain").write_text("".join(f"{line}\n" for line in part), encoding="utf-8")
         turned = [line[::-1] if reverse else line for line in part]
         (directory / f"{name}.turned").write_text("".join(f"{line}\n" for line in turned), encoding="utf-8")
-    (directory / "digits.yaml").write_text(TASK, encoding="utf-8")
+    given = "\n    alignments: {file: train.align, order: [turned, plain]}" if links else ""
+    (directory / "digits.yaml").write_text(TASK.replace("LINKS", given), encoding="utf-8")
+    if links:
+        lengths = [len(line.split()) for line in lines[200:]]
+        rows = (((n - 1 - i if reverse else i, i) for i in range(n)) for n in lengths)
+        text = "".join(" ".join(f"{i}-{j}" for i, j in row) + "\n" for row in rows)
+        (directory / "train.align").write_text(text, encoding="utf-8")
     config = directory / "config.yaml"
     values = {"RUN": str(directory / "run"), "DATA": str(directory / "prepared"), "VARIANT": variant}
     text = CONFIG

@@ -65,7 +65,8 @@ def trainer_on_device(
         *SHORT,
         *(f"model.{each}dropout=0.1" for each in ("", "embedding_", "attention_", "ffn_")), *overrides,
     ]  # fmt: skip
-    config = load_config(write_digits(folder, reverse=False, variant=variant), settings)
+    settings.append("training.guided_alignment.weight=0.1")
+    config = load_config(write_digits(folder, reverse=False, variant=variant, links=True), settings)
     run = RunDirectory(config.run_dir)
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     context = DistributedContext(0, 1, torch.device("cuda", 0))
@@ -174,12 +175,12 @@ def detect_faults(folder: Path) -> None:
     forward, to, step = TranslationObjective.forward, Batch.to, trainer_module.step_unless_nonfinite
 
     def with_host_tensor(self: TranslationObjective, batch: Batch) -> Any:
-        loss, nll = forward(self, batch)
-        return (loss * torch.ones(1)).sum(), nll
+        loss, *others = forward(self, batch)
+        return (loss * torch.ones(1)).sum(), *others
 
     def with_copied_number(self: TranslationObjective, batch: Batch) -> Any:
-        loss, nll = forward(self, batch)
-        return loss * torch.tensor(2.0, device=loss.device), nll
+        loss, *others = forward(self, batch)
+        return loss * torch.tensor(2.0, device=loss.device), *others
 
     def with_decision(optimizer: Any, scaler: Any, norm: Any) -> Any:
         return step(optimizer, scaler, norm) if bool(norm.isfinite()) else norm

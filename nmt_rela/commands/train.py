@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with name_file_of_setting(options.config, options.overrides):
             code = launch.run(
                 config,
-                lambda: prepare(config.data),
+                lambda: prepare(config.data, needs_links=config.training.guided_alignment.weight > 0),
                 restart=options.restart,
                 arguments=list(sys.argv[1:] if arguments is None else arguments),
             )

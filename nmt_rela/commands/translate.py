@@ -199,13 +199,13 @@ def _parser() -> argparse.ArgumentParser:
     links.add_argument("--alignments", action="store_true", help="add them: … ||| i-j …, source word first, from 0")
     links.add_argument(
         "--alignment-layer", type=cli.number_from(0), metavar="N",
-        help="cross-attention layer to read them from, from 0 (default: at 5/6 of the depth)",
+        help="cross-attention layer to read them from, from 0 (default: guided in training, or at 5/6 of the depth)",
     )  # fmt: skip
     links.add_argument(
         "--alignment-head",
         type=cli.number_from(0),
         metavar="N",
-        help="attention head to read (default: mean of all heads)",
+        help="attention head to read (default: the guided ones, or the mean of all)",
     )
     links.add_argument(
         "--alignment-shifted", action="store_true",

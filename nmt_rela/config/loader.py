@@ -221,6 +221,17 @@ def _check_rules(config: Config, at: Any) -> None:
             f"{at('training.learning_rate')}: found {training.learning_rate}, a factor for the schedule noam; "
             f"{training.lr_schedule} takes the highest rate itself, accepted: 0.1 or less"
         )
+    guided = training.guided_alignment
+    if guided.layer != "auto" and guided.layer >= model.decoder_layers:
+        raise ConfigError(
+            f"{at('training.guided_alignment.layer')}: found {guided.layer}; accepted: 0 to {model.decoder_layers - 1} "
+            f"(model.decoder_layers: {model.decoder_layers}), or auto"
+        )
+    if guided.heads > model.num_heads:
+        raise ConfigError(
+            f"{at('training.guided_alignment.heads')}: found {guided.heads}; accepted: 1 to {model.num_heads} "
+            "(model.num_heads)"
+        )
     if (
         training.checkpoint_metric != "loss"
         and training.validation_decode_sentences == 0

@@ -179,6 +179,31 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GuidedAlignmentConfig:
+    """Cross-attention that learns given word links."""
+
+    #: Factor of its loss beside the translation loss, usually 0.05 (0: off). The links are those of the training
+    #: sources (``alignments`` in the task file).
+    weight: float = field(default=0.0, metadata=bounds(low=0.0, high=100.0))
+    #: The decoder layer, from 0, or auto: at five sixths of the depth.
+    layer: Literal["auto"] | int = field(default="auto", metadata=bounds(low=0))
+    #: How many of its heads, from head 0 on.
+    heads: int = field(default=1, metadata=bounds(low=1))
+
+    def layer_of(self, decoder_layers: int) -> int:
+        """The number of the layer in a decoder."""
+        return five_sixths(decoder_layers) if self.layer == "auto" else self.layer
+
+
+def five_sixths(num_layers: int) -> int:
+    """The layer at five sixths of the depth, from 0.
+
+    It is the fifth of the paper's six, where links from the predicting step are best, and the last of shallow decoders.
+    """
+    return max(round(num_layers * 5 / 6) - 1, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
     """Optimization, duration of the run, validation, logging and checkpoints."""
 
@@ -248,6 +273,8 @@ class TrainingConfig:
     initialize_from: str = field(default="", metadata=PATH)
     #: Updates recorded by torch's profiler into the run's profile/, soon after the start (0: none).
     profile_updates: int = field(default=0, metadata=bounds(low=0))
+    #: Word links for the cross-attention.
+    guided_alignment: GuidedAlignmentConfig = GuidedAlignmentConfig()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,6 +35,11 @@ class Batch:
     target_tokens: int
     #: Number among the micro-batches of the update.
     number: int = 0
+    #: Linked sub-words: indices into the flattened [sentences, target length, source length], int64; None where links
+    #: are not used.
+    links: Tensor | None = None
+    #: Target ids that have a link.
+    linked_tokens: int = 0
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device. From pinned memory the copy is asynchronous."""
@@ -42,15 +48,32 @@ class Batch:
             source=self.source.to(device, non_blocking=True),
             target=self.target.to(device, non_blocking=True),
             target_positions=self.target_positions.to(device, non_blocking=True),
+            links=None if self.links is None else self.links.to(device, non_blocking=True),
         )
 
 
-def collate(dataset: ParallelDataset, indices: NDArray[np.integer], *, number: int = 0, pin: bool = False) -> Batch:
+class FindLinks(Protocol):
+    """Finds ``Batch.links`` for the pairs at ``indices`` and their padded ids."""
+
+    def __call__(
+        self, indices: NDArray[np.integer], source: NDArray[np.int64], target: NDArray[np.int64]
+    ) -> NDArray[np.int64]: ...
+
+
+def collate(
+    dataset: ParallelDataset,
+    indices: NDArray[np.integer],
+    *,
+    number: int = 0,
+    pin: bool = False,
+    find_links: FindLinks | None = None,
+) -> Batch:
     """The pairs at some positions of the dataset as one batch; ``pin`` puts it in page-locked memory."""
     rows = (dataset.sources.pad(indices), dataset.targets.pad(indices))
     positions = np.flatnonzero(rows[1] != PAD)
-    source, target, target_positions = (
-        torch.from_numpy(array).pin_memory() if pin else torch.from_numpy(array) for array in (*rows, positions)
+    found = [] if find_links is None else [find_links(indices, *rows)]
+    source, target, target_positions, *links = (
+        torch.from_numpy(array).pin_memory() if pin else torch.from_numpy(array) for array in (*rows, positions, *found)
     )
     return Batch(
         source=source,
@@ -60,6 +83,8 @@ def collate(dataset: ParallelDataset, indices: NDArray[np.integer], *, number: i
         source_tokens=int(np.count_nonzero(rows[0] != PAD)),
         target_tokens=len(positions),
         number=number,
+        links=links[0] if links else None,
+        linked_tokens=len(np.unique(found[0] // rows[0].shape[1])) if found else 0,
     )
 
 
@@ -81,6 +106,7 @@ def iterate_updates(
     world_size: int = 1,
     first_update: int = 0,
     pin: bool = False,
+    find_links: FindLinks | None = None,
     depth: int = 4,
 ) -> Generator[list[Batch], None, None]:
     """The micro-batches of one rank, update by update, from ``first_update`` to the end of the epoch.
@@ -102,6 +128,8 @@ def iterate_updates(
                 max_batch_tokens=max_batch_tokens,
                 world_size=world_size,
             )
-            yield [collate(dataset, part.pairs, number=part.number, pin=pin) for part in ranks[rank]]
+            yield [
+                collate(dataset, part.pairs, number=part.number, pin=pin, find_links=find_links) for part in ranks[rank]
+            ]
 
     return prefetch(updates(), depth)

@@ -41,6 +41,8 @@ class PreparedData:
     title: str
     #: What the task file says about the licence of the text; "" where it says nothing.
     licence: str
+    #: Word links of the training pairs, as a dataset of word numbers (``preparation/links.py``); None without any.
+    links: Path | None = None
 
     def evaluation_set(self, name: str) -> EvaluationSet:
         """A set by its name; ``dev`` is the development set, ``test`` the first test set. Raises ConfigError."""

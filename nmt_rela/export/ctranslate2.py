@@ -12,7 +12,7 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import ModelConfig
 from nmt_rela.data.tokenizer import BOS, EOS, UNK, SentencePieceTokenizer, TokenizerPair
 from nmt_rela.export.model_card import export_readme
-from nmt_rela.generation.alignment import default_alignment_layer
+from nmt_rela.generation.alignment import default_alignment_heads
 from nmt_rela.models.embedding import TokenEmbedding
 from nmt_rela.models.layers import FeedForward, SublayerConnection
 from nmt_rela.models.transformer import Transformer
@@ -83,7 +83,7 @@ def export_ctranslate2(
         )
     tokenizers = run.load_tokenizers()
     try:
-        spec = transformer_spec(run.load_model(checkpoint), tokenizers)
+        spec = transformer_spec(run.load_model(checkpoint), tokenizers, alignment_heads=default_alignment_heads(config))
     except ImportError as error:
         raise UserError("exporting to CTranslate2 needs ctranslate2; run: pip install 'nmt_rela[export]'") from error
     spec.optimize(quantization=quantization)
@@ -115,10 +115,13 @@ def unsupported_reasons(config: ModelConfig) -> list[str]:
     return reasons
 
 
-def transformer_spec(model: Transformer, tokenizers: TokenizerPair) -> TransformerSpec:
+def transformer_spec(
+    model: Transformer, tokenizers: TokenizerPair, *, alignment_heads: tuple[int, int]
+) -> TransformerSpec:
     """The model and its tokenizers as CTranslate2's specification of a Transformer, validated.
 
-    ``model`` must have no `unsupported_reasons`. Raises ImportError if ctranslate2 is missing.
+    ``alignment_heads``: the layer that word links are read from, and how many of its heads. ``model`` must have no
+    `unsupported_reasons`. Raises ImportError if ctranslate2 is missing.
     """
     from ctranslate2.specs import TransformerSpec
     from ctranslate2.specs.common_spec import Activation
@@ -133,9 +136,8 @@ def transformer_spec(model: Transformer, tokenizers: TokenizerPair) -> Transform
         activation={"relu": Activation.RELU, "swish": Activation.SWISH, "gelu": Activation.GELU}[
             encoder[0].feed_forward.activation
         ],
-        # The default of nmt-translate: the mean of all heads.
-        alignment_layer=default_alignment_layer(len(model.decoder)),
-        alignment_heads=cross.num_heads,
+        alignment_layer=alignment_heads[0],
+        alignment_heads=alignment_heads[1],
     )
     _set_embedding(spec.encoder, spec.encoder.embeddings[0], model.source_embedding, zero_start=False)
     _set_embedding(spec.decoder, spec.decoder.embeddings, model.target_embedding, zero_start=model.starts_with_zeros)

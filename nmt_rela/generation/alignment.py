@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nmt_rela.config.schema import Config, five_sixths
 from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import SentencePieceTokenizer
 from nmt_rela.generation.decoding_step import Hypothesis
@@ -17,12 +18,12 @@ from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError
 
 
-def default_alignment_layer(num_layers: int) -> int:
-    """The layer at five sixths of the depth.
-
-    It is the fifth of the paper's six, where links from the predicting step are best, and the last of shallow decoders.
-    """
-    return max(round(num_layers * 5 / 6) - 1, 0)
+def default_alignment_heads(config: Config) -> tuple[int, int]:
+    """The layer whose first heads links are read from, and how many: those that have learned links, or all."""
+    guided, model = config.training.guided_alignment, config.model
+    if guided.weight:
+        return guided.layer_of(model.decoder_layers), guided.heads
+    return five_sixths(model.decoder_layers), model.num_heads
 
 
 class WordAligner:
@@ -36,8 +37,15 @@ class WordAligner:
         *,
         device: torch.device,
         spaced: bool = True,
+        default_heads: Sequence[tuple[int, int]] | None = None,
     ) -> None:
-        """``observable`` are the same models. ``spaced``: the target language has spaces between words."""
+        """``observable`` are the same models. ``spaced``: the target language has spaces between words.
+        ``default_heads``: for each model a layer, and how many of its heads to read; the default is all heads at five
+        sixths of the depth.
+        """
+        self._default_heads = default_heads or [
+            (five_sixths(len(model.decoder)), model.attention_modules()["cross", 0].num_heads) for model in models
+        ]
         self._spaced = spaced
         self._models, self._observable = tuple(models), observable
         self._tokenizer, self._device = target_tokenizer, device
@@ -69,7 +77,10 @@ class WordAligner:
         source = pad_sequences([ids for ids, _, _ in pairs]).to(self._device)
         target = pad_sequences([hypothesis.tokens for _, _, hypothesis in pairs]).to(self._device)
         with self._observable.lend() as models:
-            matrices = [_cross_attention(model, source, target, options) for model in models]
+            matrices = [
+                _cross_attention(model, source, target, options, default)
+                for model, default in zip(models, self._default_heads, strict=True)
+            ]
         weights = torch.stack(matrices).mean(dim=0).cpu().numpy()  # [pairs, target length, source length]
         links = iter(
             link_words(
@@ -83,11 +94,13 @@ class WordAligner:
         return [[next(links) for _ in of_sentence] for of_sentence in hypotheses]
 
 
-def _cross_attention(model: Transformer, source: Tensor, target: Tensor, options: AlignmentOptions) -> Tensor:
+def _cross_attention(
+    model: Transformer, source: Tensor, target: Tensor, options: AlignmentOptions, default: tuple[int, int]
+) -> Tensor:
     """Cross-attention weights [batch, target length, source length], float32, of the chosen layer and head."""
-    layer = default_alignment_layer(len(model.decoder)) if options.layer is None else options.layer
+    layer, heads = default if options.layer is None else (options.layer, None)
     hook_pattern = model.attention_modules()["cross", layer].hook_pattern
     seen: list[Tensor] = []  # [batch, heads, target length, source length]
     with hook_pattern.register_forward_hook(lambda _module, _inputs, weights: seen.append(weights.float())):
         model.decode(model.shift_right(target), model.encode(source))
-    return seen[0].mean(dim=1) if options.head is None else seen[0][:, options.head]
+    return seen[0][:, :heads].mean(dim=1) if options.head is None else seen[0][:, options.head]

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from nmt_rela.config.schema import five_sixths
 from nmt_rela.data.tokenizer import EOS, SentencePieceTokenizer, TokenizerPair
-from nmt_rela.generation.alignment import default_alignment_layer
 from nmt_rela.generation.heatmap import SITE_TITLES, heatmap, readable
 from nmt_rela.generation.options import NO_FORMULAS, Translation
 from nmt_rela.metrics.forced_log_probs import forced_log_probs
@@ -83,7 +83,7 @@ class SentenceAttention:
         if site not in ATTENTION_SITES:
             raise ConfigError(f"site: found {site!r}; {did_you_mean(str(site), ATTENTION_SITES)}")
         weights: Array = getattr(self, site)
-        layer = default_alignment_layer(len(weights)) if layer is None else layer
+        layer = five_sixths(len(weights)) if layer is None else layer
         for name, found, count in (("layer", layer, len(weights)), ("head", head, weights.shape[1])):
             if found is not None and found not in range(count):
                 raise ConfigError(f"{name}: found {found!r}; accepted: 0 to {count - 1}")
@@ -116,7 +116,7 @@ class SentenceAttention:
 
     def _repr_html_(self) -> str:
         """Cross-attention as a table, the mean over the heads of one layer."""
-        layer = default_alignment_layer(len(self.cross))
+        layer = five_sixths(len(self.cross))
         matrix = self.cross[layer].mean(axis=0)  # [target tokens, source tokens]
         rows, columns = (readable(side)[:_SHOWN] for side in self.tokens("cross"))
         cut = f"; the first {_SHOWN} sub-words" if max(matrix.shape) > _SHOWN else ""

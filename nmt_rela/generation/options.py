@@ -34,7 +34,8 @@ class SamplingOptions:
 class AlignmentOptions:
     """The cross-attention that word alignments are read from. Layers and heads count from 0.
 
-    The default is the mean over the heads of the layer at five sixths of the depth, at the step that predicts the word.
+    The default is the layer and the heads that were guided in training, otherwise the mean over the heads of the layer
+    at five sixths of the depth, at the step that predicts the word.
     """
 
     layer: int | None = field(default=None, metadata=bounds(low=0))

@@ -19,7 +19,7 @@ from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.languages import are_spaced, writing_system
 from nmt_rela.data.normalization import normalization_for
 from nmt_rela.data.tokenizer import UNK, TokenizerPair
-from nmt_rela.generation.alignment import WordAligner
+from nmt_rela.generation.alignment import WordAligner, default_alignment_heads
 from nmt_rela.generation.arguments import check_lines, read_paths
 from nmt_rela.generation.attention import SentenceAttention, encode_sentences, read_attention
 from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
@@ -60,6 +60,7 @@ class Translator:
         normalize_target: Callable[[str], str] = str,
         sentence_joiner: str = " ",
         spaced: tuple[bool, bool] = (True, True),
+        alignment_heads: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         """The models must lie on ``device``, and be in evaluation mode whenever a method is called.
 
@@ -67,6 +68,7 @@ class Translator:
         counted) is translated in segments. ``normalize_source`` and ``normalize_target`` do to given text what was
         done to the training text of that language. ``sentence_joiner`` stands between translated segments.
         ``spaced``: whether source and target language have spaces between words, which alignments count.
+        ``alignment_heads``: where alignments are read by default, as `WordAligner` has it.
         """
         self.models = (models,) if isinstance(models, Transformer) else tuple(models)
         self.tokenizers = tokenizers
@@ -79,7 +81,12 @@ class Translator:
         self.spaced = spaced
         self._observable = ObservableModels(self.models)
         self._aligner = WordAligner(
-            self.models, self._observable, tokenizers.target, device=self.device, spaced=spaced[1]
+            self.models,
+            self._observable,
+            tokenizers.target,
+            device=self.device,
+            spaced=spaced[1],
+            default_heads=alignment_heads,
         )
 
     def __repr__(self) -> str:
@@ -134,6 +141,7 @@ class Translator:
             normalize_target=normalization_for(data.target_language, data),
             sentence_joiner=writing_system(data.target_language).sentence_joiner,
             spaced=are_spaced(data.languages),
+            alignment_heads=[default_alignment_heads(config) for config in configs],
         )
 
     def translate(

@@ -28,7 +28,7 @@ Link = tuple[int, int]
 SPECIAL_TOKENS = frozenset({"<pad>", "<s>", "</s>"})
 NO_WORD = -1
 #: Lines of gold links without any link of a first word that are suspicious.
-_MANY = 10
+MANY_LINES = 10
 _UNSPACED_PARTS = re.compile(f"[{UNSPACED_CHARACTERS}]|[^{UNSPACED_CHARACTERS}]+")
 
 
@@ -287,35 +287,71 @@ def read_gold(
     gold = [links.reversed() if reverse else links for links in read_pharaoh(path)]
     if len(gold) != len(pairs):
         raise DataError(f"{path}: {len(gold):,} lines of links for {len(pairs):,} pairs; accepted: one line per pair")
-    fits = [
-        all(link[side] < len(split_words(pair[side])) for pair, of_pair in zip(pairs, gold, strict=True)
-            for link in of_pair.possible)
-        for side in (0, 1)
-    ]  # fmt: skip
-    between_spaces = [is_spaced or fit for is_spaced, fit in zip(spaced, fits, strict=True)]
-    for language, is_spaced, between in zip(("source", "target"), spaced, between_spaces, strict=True):
-        if not is_spaced:
-            LOG.info("%s: %s words are %s", path, language, "between spaces" if between else "single characters")
-    renumbered = []
+    between_spaces = words_between_spaces(pairs, gold, spaced, path=path)
     from_one = all(i and j for links in gold for i, j in links.possible)
-    for number, (pair, links) in enumerate(zip(pairs, gold, strict=True), start=1):
-        words = [
-            [split_words(normal(word), spaced=is_spaced) for word in split_words(text, spaced=between)]
-            for text, normal, is_spaced, between in zip(pair, normalize, spaced, between_spaces, strict=True)
-        ]
-        counts = [len(side) for side in words]
-        for i, j in sorted(links.possible):
-            if i >= counts[0] or j >= counts[1]:
-                is_swapped = all(i < counts[1] and j < counts[0] for i, j in links.possible)
-                hint = "; counted from 1?" if from_one else "; is the target word first?" if is_swapped else ""
-                raise DataError(
-                    f"{path}:{number}: a link of source word {i} and target word {j}; accepted: below {counts[0]} and "
-                    f"{counts[1]}, the words of this pair (counted from 0){hint}"
-                )
-        renumbered.append(links if all(len(word) == 1 for side in words for word in side) else links.expanded(*words))
-    if from_one and sum(bool(links.possible) for links in gold) >= _MANY:
+    renumbered = [
+        renumber(
+            links,
+            pair,
+            normalize,
+            spaced=spaced,
+            between_spaces=between_spaces,
+            where=f"{path}:{number}",
+            from_one=from_one,
+        )
+        for number, (pair, links) in enumerate(zip(pairs, gold, strict=True), start=1)
+    ]
+    if from_one and sum(bool(links.possible) for links in gold) >= MANY_LINES:
         LOG.warning("%s: no link has a word 0; links are counted from 0, not from 1", path)
     return renumbered
+
+
+def words_between_spaces(
+    pairs: Iterable[tuple[str, str]], gold: Iterable[GoldAlignment], spaced: tuple[bool, bool], *, path: Path
+) -> tuple[bool, bool]:
+    """Whether the links of each side count words between spaces, or single characters: see `read_gold`."""
+    if spaced == (True, True):
+        return spaced
+    fits = [True, True]
+    for pair, links in zip(pairs, gold, strict=False):
+        for side in (0, 1):
+            fits[side] = fits[side] and all(link[side] < len(split_words(pair[side])) for link in links.possible)
+    found = (spaced[0] or fits[0], spaced[1] or fits[1])
+    for language, is_spaced, between in zip(("source", "target"), spaced, found, strict=True):
+        if not is_spaced:
+            LOG.info("%s: %s words are %s", path, language, "between spaces" if between else "single characters")
+    return found
+
+
+def renumber(
+    links: GoldAlignment,
+    pair: tuple[str, str],
+    normalize: Sequence[Callable[[str], str]],
+    *,
+    spaced: tuple[bool, bool],
+    between_spaces: tuple[bool, bool],
+    where: str,
+    from_one: bool,
+) -> GoldAlignment:
+    """The links of a pair, in words of the normalized pair: a link to a word that becomes two is doubled.
+
+    ``spaced`` is that of the languages, ``between_spaces`` what `words_between_spaces` found. ``from_one``: the file
+    seems to count from 1. Raises DataError, which names ``where``, for a link of words that the pair does not have.
+    """
+    words = [
+        [split_words(normal(word), spaced=is_spaced) for word in split_words(side, spaced=between)]
+        for side, normal, is_spaced, between in zip(pair, normalize, spaced, between_spaces, strict=True)
+    ]
+    counts = [len(side) for side in words]
+    for i, j in sorted(links.possible):
+        if i >= counts[0] or j >= counts[1]:
+            is_swapped = all(i < counts[1] and j < counts[0] for i, j in links.possible)
+            hint = "; counted from 1?" if from_one else "; is the target word first?" if is_swapped else ""
+            raise DataError(
+                f"{where}: a link of source word {i} and target word {j}; accepted: below {counts[0]} and "
+                f"{counts[1]}, the words of this pair (counted from 0){hint}"
+            )
+    return links if all(len(word) == 1 for side in words for word in side) else links.expanded(*words)
 
 
 def format_pharaoh(links: Iterable[Link]) -> str:

@@ -8,7 +8,7 @@ processes: they share the model in memory, and a kill leaves none of them behind
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -122,7 +122,7 @@ def binarize(
     tokenizers: TokenizerPair,
     directory: Path,
     *,
-    ends: Sequence[int],
+    lines: int,
     max_length: int | None = None,
     on_overlength: Literal["drop", "truncate"] = "drop",
     workers: int = 1,
@@ -132,18 +132,15 @@ def binarize(
     """Encode two parallel files and write them as an indexed dataset.
 
     Args:
-        ends: for each parallel source, whose texts follow one another in the files, the number of the line after its
-            last.
+        lines: of either file.
         max_length, on_overlength: as in `encode_block`.
         workers: threads that encode.
 
     Returns:
-        The number of pairs of each parallel source that were dropped as ``overlength`` or ``empty``, or ``truncated``.
+        The numbers of the lines, from 0, that were dropped as ``overlength`` or ``empty``, or ``truncated``.
     """
     encode = partial(encode_block, tokenizers, max_length=max_length, on_overlength=on_overlength, threads=workers)
-    counts: dict[str, NDArray[np.int64]] = {
-        name: np.zeros(len(ends), dtype=np.int64) for name in ("overlength", "empty", "truncated")
-    }
+    changed: dict[str, list[NDArray[np.int64]]] = {"overlength": [], "empty": [], "truncated": []}
     with (
         write_dataset(
             directory,
@@ -151,13 +148,13 @@ def binarize(
             target_vocabulary_size=tokenizers.target.size,
             vocabulary_fingerprint=tokenizers.fingerprint,
         ) as writer,
-        ProgressBar(title, unit="pairs", total=ends[-1]) as progress,
+        ProgressBar(title, unit="pairs", total=lines) as progress,
     ):
         start = 0
         for block in _encoded_blocks(_read_blocks(source, target, block_bytes), encode, workers):
             writer.append(block.source_tokens, block.source_lengths, block.target_tokens, block.target_lengths)
             for name, positions in block.changed.items():
-                np.add.at(counts[name], np.searchsorted(ends, positions + start, side="right"), 1)
+                changed[name].append(positions + start)
             start += block.pairs
             progress.advance(block.pairs)
-    return counts
+    return {name: np.concatenate([np.empty(0, dtype=np.int64), *found]) for name, found in changed.items()}

@@ -9,7 +9,7 @@ When a rule changes, raise ``_VERSIONS["text"]`` in pipeline.py. Otherwise text 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -82,24 +82,25 @@ class Cleaner:
 
     def clean(
         self,
-        pairs: Iterable[tuple[str | None, str | None] | None],
+        pairs: Iterable[Sequence[str | None] | None],
         stats: CleaningStats,
         *,
         chunk_characters: int = 1 << 24,
-    ) -> Iterator[list[tuple[str, str]]]:
+    ) -> Iterator[list[tuple[str, ...]]]:
         """The pairs that are kept, in order and in chunks. Every decision is counted in ``stats``.
 
-        A chunk ends early when its pairs have more than ``chunk_characters``.
+        What follows the two sides of a pair stays with it. A chunk ends early when its pairs have more than
+        ``chunk_characters``.
         """
-        chunk: list[_Repaired] = []
+        chunk: list[tuple[str, ...]] = []  # both sides, the repair, and the rest
         characters = 0
         for pair in pairs:
             stats.read += 1
-            cleaned = "fields" if pair is None else self._clean_pair(*pair)
-            if isinstance(cleaned, str):
-                stats.drop(cleaned)
+            cleaned = "fields" if pair is None else self._clean_pair(pair[0], pair[1])
+            if isinstance(cleaned, str) or pair is None:
+                stats.drop(str(cleaned))
             else:
-                chunk.append(cleaned)
+                chunk.append((*cleaned, *map(str, pair[2:])))
                 characters += len(cleaned[0]) + len(cleaned[1])
             if len(chunk) == _CHUNK or characters > chunk_characters:
                 yield self._without_duplicates(chunk, stats)
@@ -124,16 +125,16 @@ class Cleaner:
             return "ratio"
         return left, right, repaired_left or repaired_right
 
-    def _without_duplicates(self, chunk: list[_Repaired], stats: CleaningStats) -> list[tuple[str, str]]:
+    def _without_duplicates(self, chunk: list[tuple[str, ...]], stats: CleaningStats) -> list[tuple[str, ...]]:
         new = [True] * len(chunk)
         if self._data.drop_duplicates:
-            hashes = (_hash(left, right) for left, right, _ in chunk)
+            hashes = (_hash(left, right) for left, right, *_ in chunk)
             new = self._seen.add(np.fromiter(hashes, dtype=np.uint64, count=len(chunk))).tolist()
         kept = [cleaned for cleaned, is_new in zip(chunk, new, strict=True) if is_new]
         stats.kept += len(kept)
         stats.drop("duplicate", len(chunk) - len(kept))
-        stats.repaired.update(repair for *_, repair in kept if repair)
-        return [(left, right) for left, right, _ in kept]
+        stats.repaired.update(repair for _, _, repair, *_ in kept if repair)
+        return [(left, right, *rest) for left, right, _, *rest in kept]
 
 
 def _hash(left: str, right: str) -> int:

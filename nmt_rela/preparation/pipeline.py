@@ -78,7 +78,9 @@ _ROMANIAN_VERSIONS = {"none": "none", "cedilla": "cedilla 2", "remove": "remove 
 _OF_TRAINING = ("subword_regularization", "weights", "temperature")
 
 
-def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) -> PreparedData:
+def prepare(
+    data: DataConfig, *, mirror: str | None = None, workers: int = 0, needs_links: bool = False
+) -> PreparedData:
     """The data of a configuration. Stages that are missing are made; with none missing, nothing is written.
 
     Data that is complete is used again, also when its archives, their mirror or the network are gone. It is made anew
@@ -89,12 +91,18 @@ def prepare(data: DataConfig, *, mirror: str | None = None, workers: int = 0) ->
         data: what to prepare. The relative path of a task file starts from the working directory.
         mirror: a directory or URL that replaces the internet; by default ``NMT_RELA_MIRROR`` of the environment.
         workers: threads that encode; 0 for one per core.
+        needs_links: the training pairs must have word links, for ``training.guided_alignment``.
 
     Raises:
         ConfigError: the task file or a setting is not accepted.
         DataError: text is not available or not usable.
     """
     preparation = _Preparation.of(data)
+    if needs_links and not any(source.alignments for source in preparation.task.train):
+        raise ConfigError(
+            f"training.guided_alignment.weight: no training source of {preparation.task.path} has word links; "
+            "accepted: 0, or 'alignments' of a source in the task file"
+        )
     mirror = os.environ.get(MIRROR_VARIABLE, "") if mirror is None else mirror
     cache = ArchiveCache(Path(data.data_dir) / "archives", mirror=mirror)
     summary = preparation.summary()
@@ -267,8 +275,9 @@ class _Preparation:
 
     @property
     def alignments(self) -> dict[Path, str]:
-        """The files of gold alignments, each with the name of its set."""
-        return {found.alignments: found.name for found in (*self.task.dev, *self.task.tests) if found.alignments}
+        """The files of word links, each with the name of its source."""
+        sources = (*self.task.train, *self.task.dev, *self.task.tests)
+        return {found.alignments: found.name for found in sources if found.alignments}
 
     def prepared_data(self, summary: Mapping[str, Any]) -> PreparedData:
         """Where the data of a summary is."""
@@ -287,6 +296,7 @@ class _Preparation:
         return PreparedData(
             directory=self.directory,
             train=stages["train"] / "corpus",
+            links=links if (links := stages["train"] / "links").exists() else None,
             dev_binary=stages["dev"] / "corpus",
             dev=evaluation_set("dev", "+".join(dev.name for dev in self.task.dev)),
             tests=tuple(evaluation_set(f"test-{test.name}", test.name) for test in self.task.tests),
@@ -375,7 +385,8 @@ def _list_stages(
                     (digests.get(side.archive.name, ""), side.member)
                     for side in (parallel_source.sides[language] for language in data.languages)
                 ],
-                "alignments": digests.get(str(parallel_source.alignments), ""),
+                "alignments": parallel_source.alignments
+                and (digests.get(str(parallel_source.alignments), ""), parallel_source.alignment_order),
             }
             for parallel_source in group
         ]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from itertools import accumulate, chain, islice
 from pathlib import Path
+
+import numpy as np
 
 from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.languages import are_spaced
@@ -15,6 +19,7 @@ from nmt_rela.metrics.word_alignment import format_gold, read_gold
 from nmt_rela.preparation.binarize import binarize
 from nmt_rela.preparation.cleaning import Cleaner
 from nmt_rela.preparation.cleaning_stats import ENCODING_HINT, CleaningStats, format_stats, read_stats, write_stats
+from nmt_rela.preparation.links import LINKS, binarize_links, with_links
 from nmt_rela.preparation.sources.archives import LocalArchive
 from nmt_rela.preparation.sources.readers import read_pairs
 from nmt_rela.preparation.sources.task import ParallelSource
@@ -95,25 +100,33 @@ def make_text(
 ) -> None:
     """Write the cleaned training text, ``train.<language>``, and ``cleaning_stats.json``.
 
+    Where a source has word links, ``train.align`` has those of every pair.
+
     Raises:
-        DataError: a parallel source cannot be read, does not have its known number of pairs, or no pair is left.
+        DataError: a parallel source cannot be read, does not have its known number of pairs, or no pair is left; or a
+            link is not one of its pair's.
     """
     cleaner = Cleaner(data)
+    has_links = any(parallel_source.alignments for parallel_source in train)
     stats: dict[str, CleaningStats] = {}
     with (
         open(directory / f"train.{data.source_language}", "wb") as source_file,
         open(directory / f"train.{data.target_language}", "wb") as target_file,
+        open(directory / LINKS, "wb") if has_links else nullcontext() as links_file,
         ProgressBar("cleaning", unit="pairs") as progress,
     ):
         for parallel_source in train:
             counts = stats[parallel_source.name] = CleaningStats()
-            pairs = read_pairs(parallel_source, archives, data.languages)
+            read = partial(read_pairs, parallel_source, archives, data.languages)
+            pairs = with_links(read, parallel_source, data) if parallel_source.alignments else read()
             shown = 0
             for chunk in cleaner.clean(islice(pairs, data.max_pairs_per_source or None), counts):
                 source_file.writelines(
-                    _tagged(source, parallel_source.tag).encode("utf-8") + b"\n" for source, _ in chunk
+                    _tagged(source, parallel_source.tag).encode("utf-8") + b"\n" for source, *_ in chunk
                 )
-                target_file.writelines(target.encode("utf-8") + b"\n" for _, target in chunk)
+                target_file.writelines(target.encode("utf-8") + b"\n" for _, target, *_ in chunk)
+                if links_file:
+                    links_file.writelines((rest[0] if rest else "").encode("ascii") + b"\n" for _, _, *rest in chunk)
                 progress.advance(counts.read - shown)
                 shown = counts.read
             if not data.max_pairs_per_source:
@@ -214,23 +227,33 @@ def copy_tokenizers(directory: Path, vocabulary: Path, *, data: DataConfig, tags
 
 
 def make_train(directory: Path, data: DataConfig, text: Path, tokenizers: Path, *, workers: int) -> None:
-    """Write the training pairs as sub-word ids, ``corpus``. Over-long pairs are dropped or truncated, and counted."""
+    """Write the training pairs as sub-word ids, ``corpus``, and their word links, if there are any, as ``links``.
+
+    Over-long pairs are dropped or truncated, and counted.
+    """
     stats = read_stats(text / "cleaning_stats.json")
+    ends = list(accumulate(counts.kept for counts in stats.values()))
     changed = binarize(
         text / f"train.{data.source_language}",
         text / f"train.{data.target_language}",
         TokenizerPair.load(tokenizers),
         directory / "corpus",
-        ends=list(accumulate(counts.kept for counts in stats.values())),
+        lines=ends[-1],
         max_length=data.max_length,
         on_overlength=data.on_overlength,
         workers=workers,
     )
-    for index, counts in enumerate(stats.values()):
-        for reason in ("overlength", "empty"):
-            counts.drop(reason, int(changed[reason][index]))
-            counts.kept -= int(changed[reason][index])
-        counts.truncated = int(changed["truncated"][index])
+    if (text / LINKS).exists():
+        dropped = np.concatenate([changed["overlength"], changed["empty"]])
+        binarize_links(text / LINKS, directory / "links", without=frozenset(dropped.tolist()))
+    for reason, lines in changed.items():
+        by_source = np.bincount(np.searchsorted(ends, lines, side="right"), minlength=len(ends)).tolist()
+        for counts, pairs in zip(stats.values(), by_source, strict=True):
+            if reason == "truncated":
+                counts.truncated = pairs
+            else:
+                counts.drop(reason, pairs)
+                counts.kept -= pairs
     if not any(counts.kept for counts in stats.values()):
         raise DataError(
             f"data.max_length: every training pair is longer than {data.max_length} sub-words; accepted: a larger value"
@@ -245,6 +268,6 @@ def make_dev(directory: Path, data: DataConfig, sets: Path, tokenizers: Path) ->
         sets / f"dev.{data.target_language}",
         TokenizerPair.load(tokenizers),
         directory / "corpus",
-        ends=[json.loads((sets / "lines.json").read_bytes())["dev"]],
+        lines=json.loads((sets / "lines.json").read_bytes())["dev"],
         title="encoding the development set",
     )

@@ -125,6 +125,8 @@ def prepare_run_directory(
     tokenizers = TokenizerPair.load(data.tokenizer)
     if checkpoint is not None:
         present = {"vocabulary": tokenizers.fingerprint, "corpus": ParallelDataset(data.train).fingerprint}
+        if config.training.guided_alignment.weight and data.links:
+            present["alignment"] = ParallelDataset(data.links).fingerprint
         state = load_state(checkpoint)
         if differing := [name for name, fingerprint in present.items() if state.get(name) != fingerprint]:
             raise CheckpointError(

@@ -24,10 +24,11 @@ class StepMetrics:
 
     def reset(self) -> None:
         """Forget the updates so far."""
-        # Summed loss, summed nll and skipped updates stay on the device, because reading them would synchronize.
-        self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
+        # Summed loss, nll and alignment loss, and skipped updates, stay on the device: reading them would synchronize.
+        self._sums = torch.zeros(3, dtype=torch.float64, device=self._device)
         self._norm = self._skipped = torch.zeros((), device=self._device)
-        self._counts = [0, 0, 0, 0]  # target tokens, source tokens, padded tokens of both sides, sentences
+        # Target tokens, source tokens, padded tokens of both sides, sentences, target tokens with a word link.
+        self._counts = [0, 0, 0, 0, 0]
         self._seconds = self._waited = 0.0
         self.updates = 0
 
@@ -45,12 +46,12 @@ class StepMetrics:
                 return
             yield batches
 
-    def update(self, loss: Tensor, nll: Tensor, batch: Batch) -> None:
-        """Add one micro-batch: its summed loss and negative log-likelihood."""
+    def update(self, loss: Tensor, nll: Tensor, batch: Batch, alignment: Tensor) -> None:
+        """Add one micro-batch: its summed loss, negative log-likelihood and alignment loss."""
         padded = batch.source.numel() + batch.target.numel()
-        counts = (batch.target_tokens, batch.source_tokens, padded, len(batch.indices))
+        counts = (batch.target_tokens, batch.source_tokens, padded, len(batch.indices), batch.linked_tokens)
         self._counts = [known + new for known, new in zip(self._counts, counts, strict=True)]
-        self._sums += torch.stack([loss.double(), nll])
+        self._sums += torch.stack([loss.double(), nll, alignment.double()])
 
     def end_step(self, norm: Tensor, skipped: Tensor) -> None:
         """Add one update: its gradient norm, and 1 where it was skipped."""
@@ -64,9 +65,11 @@ class StepMetrics:
     def compute(self, context: DistributedContext) -> dict[str, Any]:
         """The metrics over all ranks, in nats, tokens and seconds. Synchronizes with the device."""
         rows = context.all_gather_object(self._row())
-        loss, nll, target, source, padded, sentences = (sum(row[i] for row in rows) for i in range(6))
-        skipped, _, seconds, waited = rows[0][6:]
+        sums = [sum(row[i] for row in rows) for i in range(8)]
+        loss, nll, alignment, target, source, padded, sentences, linked = sums
+        skipped, _, seconds, waited = rows[0][8:]
         return {
+            **({"alignment_loss": alignment / linked} if linked else {}),
             "loss": loss / max(target if self._loss_normalization == "tokens" else sentences, 1.0),
             "perplexity": math.exp(min(nll / max(target, 1.0), 100.0)),
             "gradient_norm": float(self._norm),
@@ -84,17 +87,19 @@ class StepMetrics:
 
     def load_state_dict(self, state: Tensor, context: DistributedContext) -> None:
         """Continue from a ``state_dict``. Under another number of ranks the main rank takes the sums of all."""
+        if state.shape[1] == 10:  # of a run from before there was an alignment loss
+            zeros = state.new_zeros(len(state), 1)
+            state = torch.cat([state[:, :2], zeros, state[:, 2:6], zeros, state[:, 6:]], dim=1)
         if len(state) == context.world_size:
             row = state[context.rank]
         else:
             # The values after the sums are the same on all ranks.
-            row = torch.cat([state[:, :6].sum(dim=0) * context.is_main_process, state[0, 6:]])
-        self._sums = row[:2].to(self._device)
-        self._skipped = row[6].to(self._device, torch.float32)
-        target, source, padded, sentences, _, updates, self._seconds, self._waited = row[2:].tolist()
-        self._counts = [int(count) for count in (target, source, padded, sentences)]
+            row = torch.cat([state[:, :8].sum(dim=0) * context.is_main_process, state[0, 8:]])
+        self._sums = row[:3].to(self._device)
+        self._counts = [int(count) for count in row[3:8].tolist()]
+        self._skipped = row[8].to(self._device, torch.float32)
+        updates, self._seconds, self._waited = row[9:].tolist()
         self.updates = int(updates)
 
     def _row(self) -> list[float]:
-        loss, nll = self._sums.tolist()
-        return [loss, nll, *self._counts, float(self._skipped), self.updates, self._seconds, self._waited]
+        return [*self._sums.tolist(), *self._counts, float(self._skipped), self.updates, self._seconds, self._waited]

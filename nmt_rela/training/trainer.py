@@ -25,6 +25,7 @@ from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.training.device_settings import resolve_max_batch_tokens, resolve_precision
 from nmt_rela.training.distributed import DistributedContext
+from nmt_rela.training.guided_alignment import GuidedHeads
 from nmt_rela.training.metric_logger import MetricLogger, finite_or_none
 from nmt_rela.training.objective import TranslationObjective
 from nmt_rela.training.optimizer import (
@@ -72,8 +73,12 @@ class Trainer:
         self.corpus = TrainingCorpus(config, data, self.tokenizers, run=run, context=context)
         torch.manual_seed(_derive_seed(settings.seed))
         self.model = build_model(config.model, self.tokenizers).to(context.device)
+        guided = settings.guided_alignment
         self.objective: torch.nn.Module = TranslationObjective(
-            self.model, label_smoothing=settings.label_smoothing, normalization=settings.loss_normalization
+            self.model,
+            label_smoothing=settings.label_smoothing,
+            normalization=settings.loss_normalization,
+            guided=GuidedHeads(guided.layer_of(config.model.decoder_layers), guided.heads) if guided.weight else None,
         )
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.parameters, settings)
@@ -169,11 +174,12 @@ class Trainer:
                 torch.manual_seed(_derive_seed(settings.seed, state.update, batch.number))
                 # The backward pass of the last micro-batch sums the gradients over the ranks.
                 with self._memory_errors(batch), nullcontext() if batch is passes[-1] else self._no_sync():
-                    loss, nll = self.objective(batch.to(context.device))
+                    loss, nll, alignment = self.objective(batch.to(context.device))
+                    total = loss + settings.guided_alignment.weight * alignment
                     with torch.autocast(context.device.type, enabled=False):
-                        self.scaler.scale(loss / normalizer).backward()
-                self.metrics.update(loss.detach(), nll, batch)
-                loss_sum += loss.detach()
+                        self.scaler.scale(total / normalizer).backward()
+                self.metrics.update(loss.detach(), nll, batch, alignment.detach())
+                loss_sum += total.detach()
         with self._memory_errors():
             self.scaler.unscale_(self.optimizer)
             norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
@@ -253,6 +259,7 @@ class Trainer:
             world_size=self.context.world_size,
             first_update=self.state.next_update_in_epoch,
             pin=self.context.device.type == "cuda",
+            find_links=self.corpus.links,
         )
 
     @property
@@ -369,6 +376,7 @@ class Trainer:
                     "checkpoint_metric": self.config.training.checkpoint_metric,
                     "vocabulary": self.tokenizers.fingerprint,
                     "corpus": self.corpus.base.fingerprint,
+                    **({"alignment": self.corpus.links.fingerprint} if self.corpus.links else {}),
                     "config": settings_to_record(self.config),
                 },
             )

@@ -16,10 +16,12 @@ from nmt_rela.config.schema import Config
 from nmt_rela.data.batch_plan import BatchPlan, plan_epoch
 from nmt_rela.data.corpus_weights import source_weights, weighted_pairs
 from nmt_rela.data.indexed_dataset import ParallelDataset
+from nmt_rela.data.languages import are_spaced
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.subword_regularization import ResamplingProcess
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.training.distributed import DistributedContext
+from nmt_rela.training.subword_links import SubwordLinks
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.prefetch import prefetch
 from nmt_rela.utils.processes import available_cores
@@ -46,6 +48,11 @@ class TrainingCorpus:
         self.base = ParallelDataset(data.train, tokenizers)
         #: The pairs in the segmentation of the epoch that was planned last.
         self.dataset = self.base
+        #: The word links of the pairs, for guided alignment.
+        self.links: SubwordLinks | None = None
+        if config.training.guided_alignment.weight:
+            assert data.links is not None, "prepare was not asked for links"
+            self.links = SubwordLinks(data.links, tokenizers, spaced=are_spaced(config.data.languages))
         #: Pairs of each training source in that epoch, by its name.
         self.pairs_by_source: dict[str, int] = {}
         self._config, self._tokenizers, self._context = config, tokenizers, context

@@ -139,7 +139,7 @@ class Validator:
         for number in range(context.rank, self._plan.num_updates, context.world_size):
             for pairs in self._micro_batches(number, max_batch_tokens):
                 batch = collate(self._dataset, pairs)
-                loss, nll = objective(batch.to(context.device))
+                loss, nll, _ = objective(batch.to(context.device))
                 sums += torch.stack([loss.double(), nll, torch.full_like(nll, batch.target_tokens)])
         loss_sum, nll_sum, tokens = map(sum, zip(*context.all_gather_object(sums.tolist()), strict=True))
         return loss_sum / tokens, nll_sum / tokens

@@ -26,6 +26,7 @@ from nmt_rela.utils.files import atomic_write
 LOG = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+Other = TypeVar("Other")
 
 #: A longer line is no sentence. It is cut, so that it neither fills the memory nor shifts the lines after it.
 MAX_LINE = 1 << 20
@@ -200,13 +201,14 @@ def read_parallel(source: Path | str, target: Path | str) -> Iterator[tuple[str,
 
 
 def zip_equal(
-    left: Iterator[Item], right: Iterator[Item], describe: Callable[[int, int], str]
-) -> Iterator[tuple[Item, Item]]:
+    left: Iterator[Item], right: Iterator[Other], describe: Callable[[int, int], str]
+) -> Iterator[tuple[Item, Other]]:
     """Pairs of two iterators. Raises DataError, described by both lengths, at the end of the shorter one."""
     end: Any = object()
     for number, pair in enumerate(zip_longest(left, right, fillvalue=end)):
         if pair[0] is end or pair[1] is end:
-            longest = number + 1 + sum(1 for _ in (right if pair[0] is end else left))
+            rest: Iterator[Any] = right if pair[0] is end else left
+            longest = number + 1 + sum(1 for _ in rest)
             raise DataError(describe(*((number, longest) if pair[0] is end else (longest, number))))
         yield pair
 

@@ -107,7 +107,7 @@ def measure(directory: Path, *, pairs: int, cores: int, rounds: int, vocabulary_
             target,
             tokenizers,
             directory / "corpus",
-            ends=[pairs],
+            lines=pairs,
             max_length=256,
             workers=cores,
         )

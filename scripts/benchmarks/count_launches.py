@@ -149,7 +149,7 @@ def count_update(config: Config, batch: Batch, vocabulary: int) -> LaunchCounter
         for update in (0, 1):
             is_counting = update == 1
             with torch.autocast("cuda", dtype=torch.bfloat16):
-                loss, _ = objective(batch.to("cuda"))
+                loss, *_ = objective(batch.to("cuda"))
             (loss / batch.target_tokens).backward()
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             step_unless_nonfinite(optimizer, scaler, norm)

@@ -95,14 +95,21 @@ def default(field: dataclasses.Field[Any]) -> str:
 
 
 def table(choice: type, prefix: str) -> Iterator[str]:
-    """The Markdown table of one dataclass's plain fields."""
-    hints, meanings = get_type_hints(choice), comments(choice)
+    """The Markdown table of one dataclass's fields; those of ``Config`` that are sections are left out."""
     yield "| key | values | default | meaning |"
     yield "| --- | --- | --- | --- |"
+    yield from rows(choice, prefix)
+
+
+def rows(choice: type, prefix: str) -> Iterator[str]:
+    """A row for every plain field of a dataclass, and of those inside a section."""
+    hints, meanings = get_type_hints(choice), comments(choice)
     for field in dataclasses.fields(choice):
         if not dataclasses.is_dataclass(hints[field.name]):
             cells = (accepted(hints[field.name], field.metadata), default(field), meanings[field.name])
             yield " | ".join([f"| `{prefix}{field.name}`", *(cell.replace("|", "\\|") for cell in cells)]) + " |"
+        elif prefix:
+            yield from rows(hints[field.name], f"{prefix}{field.name}.")
 
 
 def render() -> str:

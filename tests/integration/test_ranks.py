@@ -104,15 +104,18 @@ def test_one_two_and_three_ranks_have_the_same_losses_and_continue_one_another(t
         assert all(torch.allclose(one[key], other[key], rtol=0, atol=1e-5) for key in one)
 
 
-def test_two_ranks_have_the_same_segmentations_weighted_pairs_and_averaged_weights(tmp_path: Path) -> None:
-    config = write_digits(tmp_path, reverse=True, pairs=100)
-    changing = ["data.vocabulary_size=60", "data.subword_regularization=0.3", "data.weights.train=1.5"]
-    common = [*changing, "training.ema_decay=0.9", "training.max_updates=12", "training.update_tokens=250", "--quiet"]
+def test_two_ranks_have_the_same_segmentations_weighted_pairs_links_and_averaged_weights(tmp_path: Path) -> None:
+    config = write_digits(tmp_path, reverse=True, pairs=100, links=True)
+    common = ["data.vocabulary_size=60", "data.subword_regularization=0.3", "data.weights.train=1.5", "--quiet"]
+    common += ["training.ema_decay=0.9", "training.guided_alignment.weight=0.2"]
+    common += ["training.max_updates=12", "training.update_tokens=250"]
     for world_size in (1, 2):
         arguments = settings(config, f"ranks{world_size}", *common)
         assert ForkedRanks(arguments, tmp_path, size=world_size).statuses() == [0] * world_size
-    one, two = ([r["loss"] for r in records(tmp_path / name) if "loss" in r] for name in ("ranks1", "ranks2"))
-    assert one == pytest.approx(two, rel=1e-6)
+    for measure in ("loss", "alignment_loss"):
+        one, two = ([r[measure] for r in records(tmp_path / name) if measure in r] for name in ("ranks1", "ranks2"))
+        assert len(one) >= 12
+        assert one == pytest.approx(two, rel=1e-6)
     weights = newest(tmp_path / "ranks1", "model")
     assert all(
         torch.allclose(weights[k], v, rtol=0, atol=1e-5) for k, v in newest(tmp_path / "ranks2", "model").items()

@@ -49,7 +49,7 @@ def run_to(config: Path, update: int, *more: str, status: int = 0) -> RunDirecto
 
 def prepare(folder: Path) -> Path:
     folder.mkdir()
-    return write_digits(folder, reverse=True, pairs=300)
+    return write_digits(folder, reverse=True, pairs=300, links=True)
 
 
 def contents(run: RunDirectory) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
@@ -189,6 +189,7 @@ CHANGING = (
     "data.subword_regularization={source: 0.3, target: 0.1}",
     "data.weights.train=0.7",
     "training.ema_decay=0.9",
+    "training.guided_alignment.weight=0.1",
 )
 
 

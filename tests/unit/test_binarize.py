@@ -29,8 +29,8 @@ def binarized(
 ) -> tuple[ParallelDataset, dict[str, list[int]]]:
     for name, lines in zip("st", zip(*pairs, strict=True), strict=True):
         (directory / name).write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
-    counts = binarize(directory / "s", directory / "t", tokenizers, directory / "dataset", **options)
-    return ParallelDataset(directory / "dataset"), {name: numbers.tolist() for name, numbers in counts.items()}
+    changed = binarize(directory / "s", directory / "t", tokenizers, directory / "dataset", **options)
+    return ParallelDataset(directory / "dataset"), {name: lines.tolist() for name, lines in changed.items()}
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -40,7 +40,7 @@ def test_ids_are_those_of_the_lines_one_by_one(
 ) -> None:
     lines = [*LINES[:100], *ODD, *LINES[100:]]
     pairs = list(zip(lines, reversed(lines), strict=True))
-    dataset, _ = binarized(tmp_path, tokenizers, pairs, workers=workers, ends=[len(lines)], block_bytes=block)
+    dataset, _ = binarized(tmp_path, tokenizers, pairs, workers=workers, lines=len(lines), block_bytes=block)
     assert len(dataset) == len(lines)
     for index, line in enumerate(lines):
         (ids,) = tokenizers.source.encode([line])
@@ -50,15 +50,15 @@ def test_ids_are_those_of_the_lines_one_by_one(
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(("way", "fate", "pairs"), [("drop", "overlength", 16), ("truncate", "truncated", 18)])
-def test_changed_pairs_are_counted_by_parallel_source(
+def test_changed_pairs_are_named(
     tmp_path: Path, tokenizers: TokenizerPair, workers: int, way: str, fate: str, pairs: int
 ) -> None:
     short, long = ("kurz", "wort"), "wort " * 40
     first = [*[short] * 10, (long, "kurz")]
     third = [*[short] * 5, ("\x0c", "kurz"), ("kurz", long), short]
     options = {"max_length": 20, "on_overlength": way, "workers": workers}
-    dataset, counts = binarized(tmp_path, tokenizers, first + third, ends=[11, 11, 19], block_bytes=60, **options)
-    assert counts == {"overlength": [0] * 3, "truncated": [0] * 3, fate: [1, 0, 1], "empty": [0, 0, 1]}
+    dataset, changed = binarized(tmp_path, tokenizers, first + third, lines=19, block_bytes=60, **options)
+    assert changed == {"overlength": [], "truncated": [], fate: [10, 17], "empty": [16]}
     assert len(dataset) == pairs
     longest = max(int(dataset.source_lengths.max()), int(dataset.target_lengths.max()))
     assert (longest == 20) == (way == "truncate")

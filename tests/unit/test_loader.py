@@ -423,7 +423,8 @@ def test_base_spells_out_every_default() -> None:
     assert base == config_from_yaml("run_dir: r\ndata: {task: t, source_language: a, target_language: b}")
     for path in key_paths(Config):
         if path not in given:
-            assert f"\n  {path.split('.')[-1]}: " in text, f"{path} is not in base.yaml"
+            indent = "  " * path.count(".")
+            assert f"\n{indent}{path.split('.')[-1]}: " in text, f"{path} is not in base.yaml"
 
 
 def test_every_field_is_frozen_and_keyword_only() -> None:

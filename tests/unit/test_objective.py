@@ -40,7 +40,7 @@ def batch(sources: Sequence[list[int]], targets: Sequence[list[int]]) -> Batch:
 @pytest.mark.parametrize("normalization", ["tokens", "sentences"])
 def test_the_loss_is_the_sum_over_tokens_or_of_sentence_means(normalization: Literal["tokens", "sentences"]) -> None:
     transformer = model().eval()
-    loss, nll = TranslationObjective(transformer, label_smoothing=0.0, normalization=normalization)(
+    loss, nll, _ = TranslationObjective(transformer, label_smoothing=0.0, normalization=normalization)(
         batch(SOURCES, TARGETS)
     )
     sums = []
@@ -61,7 +61,7 @@ def test_every_parameter_takes_part_in_every_pass(attention: str, tied: str, sta
     """DistributedDataParallel waits for all of them; the shortest pair and no pair at all are passes too."""
     transformer = model(attention=attention, tied_embeddings=tied, decoder_start=start, embedding_bias=True)
     data = batch([[2]], [[2]]) if pairs == 1 else batch(SOURCES[:pairs], TARGETS[:pairs])
-    loss, _ = TranslationObjective(transformer, label_smoothing=0.1)(data)
+    loss, *_ = TranslationObjective(transformer, label_smoothing=0.1)(data)
     loss.backward()
     for name, parameter in transformer.named_parameters():
         assert parameter.grad is not None, name

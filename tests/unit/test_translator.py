@@ -265,6 +265,22 @@ def test_an_ensemble_averages_its_models() -> None:
     assert best.token_log_probabilities[:count] == pytest.approx(scored.token_log_probabilities[:count], abs=1e-5)
 
 
+def test_word_alignments_are_read_from_the_guided_heads_by_default() -> None:
+    model, line = toy_model(seed=1), LINES[:1]
+    options = TranslationOptions(max_length_offset=5)
+    guided = Translator(model, toy_tokenizers(), options=options, alignment_heads=[(0, 1)])
+    plain = Translator(model, toy_tokenizers(), options=options)
+    for given, expected in (
+        ({}, {"layer": 0, "head": 0}),
+        ({"head": 2}, {"layer": 0, "head": 2}),
+        ({"layer": 1}, {"layer": 1}),
+    ):
+        assert_same(
+            guided.translate(line, alignment=AlignmentOptions(**given)),
+            plain.translate(line, alignment=AlignmentOptions(**expected)),
+        )
+
+
 @pytest.mark.parametrize("choice", [{}, {"layer": 0}, {"head": 2}, {"layer": 1, "head": 0, "shifted": True}])
 def test_word_alignments_link_existing_words(choice: dict[str, int]) -> None:
     translator = toy_translator(attention="rela-g")

@@ -90,7 +90,7 @@ class ParallelSource:
     columns: tuple[str, ...] = ()
     #: Known number of lines (0: unknown); any other number is an error.
     lines: int = 0
-    #: Pharaoh file of gold word alignments, one line per pair, and the languages of the two numbers of a link.
+    #: Pharaoh file of word links, one line per pair, and the languages of the two numbers of a link.
     alignments: Path | None = None
     alignment_order: tuple[str, ...] = ()
     #: A word put before every source sentence, such as ``<2de>``; "" for none.

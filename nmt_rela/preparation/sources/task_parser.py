@@ -234,7 +234,7 @@ class _TaskReader:
             if len(order) != 2 or order[0] == order[1]:
                 found = f"found {', '.join(order)}; accepted: the two languages of a link i-j"
                 raise self.error(f"{path}.alignments.order", found)
-            if tag:
+            if tag and not path.startswith("train"):
                 found = f"found beside the tag {tag}, which is a word that links do not count"
                 raise self.error(f"{path}.alignments", f"{found}; accepted: one of the two")
         return ParallelSource(
