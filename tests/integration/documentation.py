@@ -150,6 +150,8 @@ class Sandbox:
             with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
                 lines = list(islice(stream, {"train": 300, "dev": 5, "test": 8}[file.name.split(".")[0]]))
             (folder / file.name.removesuffix(".gz")).write_bytes(b"".join(lines))
+            if file.name.startswith("train"):  # text that is not yet split
+                (folder / file.name.removesuffix(".gz").replace("train", "text")).write_bytes(b"".join(lines))
         (folder / "configs").mkdir()
         for path in (REPOSITORY / "configs").glob("*.yaml"):
             self.write(f"configs/{path.name}", path.read_text(encoding="utf-8"))

@@ -8,26 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nmt_rela.config.builder import key_paths
+from nmt_rela.config.schema import Config
 from tests.integration.documentation import PAGES, REPOSITORY, Block, Sandbox, blocks_of, check_command, commands_in
 
 NAMES = [page.relative_to(REPOSITORY).as_posix() for page in PAGES]
 #: Pages whose shell blocks say what becomes of each.
-MARKED = [
-    "README.md",
-    *(
-        f"docs/{name}.md"
-        for name in (
-            "attention",
-            "data",
-            "training",
-            "decoding",
-            "export",
-            "analysis",
-            "interpretability",
-            "troubleshooting",
-        )
-    ),
-]
+PAGES_WITHOUT_MARKS = ("configuration", "performance", "reproduction", "results", "tasks", "code", "STYLE", "index")
+MARKED = [name for name in NAMES if name.startswith(("README", "docs/")) and Path(name).stem not in PAGES_WITHOUT_MARKS]
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +93,13 @@ def test_every_link_and_make_target_exists(name: str) -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`make ([a-z0-9-]+)[` ]", text):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"{name}: make {target}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_named_exists(name: str) -> None:
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:data|training|decoding|evaluation)\.[a-z_]+)(?=[`:= ])", text)
+    assert set(named) <= set(key_paths(Config))
 
 
 @pytest.mark.parametrize("name", NAMES)

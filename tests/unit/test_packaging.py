@@ -10,10 +10,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import nmt_rela
 
@@ -101,31 +103,29 @@ def test_types_are_packaged() -> None:
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
+def test_wheel_and_sdist_are_complete(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for file in tracked_files():
         copy = source / file.relative_to(REPOSITORY)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
-    line = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-index",
-        "--no-build-isolation",
-        "-w",
-        str(tmp_path),
-    ]
-    subprocess.run([*line, str(source)], check=True, capture_output=True)
+    code = f"from setuptools import build_meta as b; b.build_wheel({str(tmp_path)!r}); b.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
+    files = {str(file.relative_to(REPOSITORY)) for file in tracked_files()}
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         packed = set(wheel.namelist())
-    files = {str(file.relative_to(REPOSITORY)) for file in tracked_files()}
     assert {name for name in files if name.startswith("nmt_rela/")} <= packed
     shared = {name.split("/data/share/nmt_rela/")[-1] for name in packed}
     assert {name.removeprefix("data/") for name in files if name.startswith(("data/tasks/", "data/demo/"))} <= shared
     assert {name for name in files if name.startswith("configs/")} <= shared
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        assert files <= {name.partition("/")[2] for name in archive.getnames()}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == nmt_rela.__version__
+    assert citation["preferred-citation"]["url"] in (REPOSITORY / "README.md").read_text("utf-8")
 
 
 TARGETS = ["help", "install", "demo", "test", "test-all", "lint", "format", "docs", "bench", "gpu-check", "clean"]
