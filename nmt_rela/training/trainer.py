@@ -151,9 +151,8 @@ class Trainer:
                 context.raise_on_all_ranks(
                     CheckpointError(f"{self.run_directory.checkpoints}: update {state.update} is not saved")
                 )
-            if context.is_main_process and self._is_finished():
-                self.corpus.remove_segmentations()
         finally:
+            self.corpus.close(is_finished=self._is_finished() and not self._has_unsaved_update)
             if self.logger:
                 self.logger.close()
         return self._is_finished()

@@ -94,13 +94,14 @@ class TrainingCorpus:
         """What the epoch that was planned last holds, for metrics.jsonl: the pairs of each training source."""
         return {f"pairs/{name}": pairs for name, pairs in self.pairs_by_source.items()}
 
-    def remove_segmentations(self) -> None:
-        """Remove what a finished run needs no more."""
+    def close(self, *, is_finished: bool) -> None:
+        """End the writing of later epochs. A finished run needs no segmentations any more."""
         if self._written is not None:
             self._written.close()
         if self._process is not None:
             self._process.stop()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if is_finished and self._context.is_main_process:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     def _resampled(self, epoch: int) -> Path:
         """The dataset of an epoch. The thread goes on with the next one; those of earlier epochs are removed."""

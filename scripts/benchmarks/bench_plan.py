@@ -27,11 +27,16 @@ VOCABULARY = 32_000
 CHUNK = 1 << 20
 
 
-def write_corpus(directory: Path, *, pairs: int, mean_length: float, vocabulary: int = VOCABULARY) -> None:
+def write_corpus(
+    directory: Path, *, pairs: int, mean_length: float, vocabulary: int = VOCABULARY, fingerprint: str = "bench"
+) -> None:
     """Random ids; source lengths log-normal, target lengths within about a third of them."""
     random = np.random.default_rng(1)
     with write_dataset(
-        directory, source_vocabulary_size=vocabulary, target_vocabulary_size=vocabulary, vocabulary_fingerprint="bench"
+        directory,
+        source_vocabulary_size=vocabulary,
+        target_vocabulary_size=vocabulary,
+        vocabulary_fingerprint=fingerprint,
     ) as writer:
         for start in range(0, pairs, CHUNK):
             count = min(CHUNK, pairs - start)

@@ -40,7 +40,7 @@ from nmt_rela.config.loader import load_config
 from nmt_rela.config.schema import AttentionName, Config
 from nmt_rela.data.data_loader import Batch
 from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
-from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer
+from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer, TokenizerPair
 from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
 from nmt_rela.preparation.pipeline import prepare
 from nmt_rela.preparation.tokenizer_training import suitable_size
@@ -56,18 +56,20 @@ Subject = Callable[[list[list[Batch]], int], None]
 def random_data(folder: Path, pairs: int, vocabulary: int) -> PreparedData:
     """Random pairs, 25 sub-words per side on average, and a tokenizer of made-up words."""
     corpus, model = folder / "corpus", io.BytesIO()
-    write_corpus(corpus, pairs=pairs, mean_length=25.0, vocabulary=vocabulary)
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=(f"w{number}" for number in range(vocabulary - 4)), model_writer=model, model_type="word",
         vocab_size=vocabulary, character_coverage=1.0, pad_id=PAD, unk_id=UNK, eos_id=EOS, bos_id=BOS, minloglevel=2,
     )  # fmt: skip
-    SentencePieceTokenizer(model.getvalue(), name="made-up words").save(folder / "joint.model")
+    joint = SentencePieceTokenizer(model.getvalue(), name="made-up words")
+    joint.save(folder / "joint.model")
+    fingerprint = TokenizerPair(joint, joint).fingerprint
+    write_corpus(corpus, pairs=pairs, mean_length=25.0, vocabulary=vocabulary, fingerprint=fingerprint)
     empty = folder / "empty"
     empty.touch()
     dev = EvaluationSet(name="none", source=empty, target=empty, bleu_tokenizer="13a", gold_alignments=None)
     return PreparedData(
-        directory=folder, train=corpus, dev_binary=corpus, dev=dev, tests=(), tokenizer=folder, counts={},
-        title="random pairs", licence="",
+        directory=folder, train=corpus, dev_binary=corpus, dev=dev, tests=(), tokenizer=folder,
+        counts={"sources": {"random": {"kept": pairs}}}, title="random pairs", licence="",
     )  # fmt: skip
 
 

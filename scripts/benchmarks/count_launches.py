@@ -137,11 +137,13 @@ def count_update(config: Config, batch: Batch, vocabulary: int) -> LaunchCounter
             counter(*what)
 
     with (
-        fake_cuda(observe),
+        fake_cuda(observe) as device,
         mock.patch.object(clip_grad, "_has_foreach_support", return_value=True),  # it asks for the type of tensors
         mock.patch.object(F, "scaled_dot_product_attention", _efficient_attention),
     ):
+        device.may_be_read = True
         model = build_model(config.model, tokenizers).to("cuda")
+        device.may_be_read = False
         objective = TranslationObjective(model, label_smoothing=config.training.label_smoothing)
         parameters = list(model.parameters())
         optimizer = build_optimizer(parameters, config.training)

@@ -52,7 +52,8 @@ def test_the_end_by_epochs_is_recorded_and_measured(config: Path) -> None:
     done = updates_done(config, "training.max_epochs=1")
     run = RunDirectory(config.parent / "run")
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    assert [(record["event"], record["update"]) for record in records] == [("train", done), ("validation", done)]
+    events = [(record["event"], record["update"]) for record in records]
+    assert events == [("epoch", 0), ("train", done), ("validation", done)]
     assert run.checkpoint("best").resolve().name == run.checkpoint("last").resolve().name
 
 
