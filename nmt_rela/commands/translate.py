@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from nmt_rela.commands import cli
@@ -67,7 +68,8 @@ def _translate(arguments: Sequence[str] | None) -> None:
         for index, translation in enumerate(translations, start=number):
             yield from formatter(translation, index, options.scores)
 
-    is_regular = options.input is not None and options.input.is_file()
+    texts = [options.input, *([options.prefixes] if options.prefixes else [])]
+    is_regular = all(path is not None and path.is_file() for path in texts)
     if is_regular and (options.output is None or options.output.is_file() or not options.output.exists()):
         _translate_file(options, overrides, format_lines)
     elif options.shard:
@@ -124,20 +126,26 @@ def _settings(options: argparse.Namespace, lines: int) -> dict[str, Any]:
     """What the text of a partial output depends on, by option."""
     from nmt_rela.checkpoints.run_directory import RunDirectory
 
-    unused = ("output", "quiet", "threads", "workers", "device", "input", "model", "checkpoint")
+    def describe(path: Path) -> str:
+        found = path.stat()
+        return f"{path} of {lines} lines, {found.st_size} bytes, {found.st_mtime_ns}"
+
+    unused = ("output", "quiet", "threads", "workers", "device", "input", "prefixes", "shard", "model", "checkpoint")
     given = {f"--{name.replace('_', '-')}": value for name, value in vars(options).items() if name not in unused}
     checkpoints = [RunDirectory(run).checkpoint(options.checkpoint).resolve() for run in options.model]
-    text = options.input.stat()
     return {
         **{name: value if isinstance(value, (int, float)) else str(value) for name, value in given.items()},
         "--model": [f"{path} of {path.stat().st_mtime_ns}" for path in checkpoints],
-        "--input": f"{options.input} of {lines} lines, {text.st_size} bytes, {text.st_mtime_ns}",
+        "--input": describe(options.input),
+        "--prefixes": describe(options.prefixes) if options.prefixes else None,
+        "--shard": "/".join(map(str, options.shard or (1, 1))),
     }
 
 
 def _translate_stream(options: argparse.Namespace, overrides: dict[str, Any], format_lines: _Format) -> None:
     """Lines as they come: each is written as soon as it is translated."""
     from nmt_rela.generation.device import worker_devices
+    from nmt_rela.generation.file_translation import open_output
     from nmt_rela.generation.multiprocess import translate_multiprocess
     from nmt_rela.utils.progress import ProgressBar
 
@@ -153,7 +161,7 @@ def _translate_stream(options: argparse.Namespace, overrides: dict[str, Any], fo
         output: BinaryIO = sys.stdout.buffer
         if options.output is not None:
             stack.enter_context(name_file_in_errors(options.output))
-            output = stack.enter_context(open(options.output, "wb"))
+            output = stack.enter_context(open_output(options.output))
         # No progress bar where translations and log use one terminal.
         show_progress = options.output is not None or not sys.stdout.isatty()
         with closing(translations), ProgressBar("translating", unit="lines") if show_progress else nullcontext() as bar:

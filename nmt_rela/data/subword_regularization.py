@@ -10,12 +10,17 @@ import json
 import os
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nmt_rela.data.indexed_dataset import ParallelDataset, TokenSequences, flatten, write_dataset
 from nmt_rela.data.subword_sampler import SubwordSampler
@@ -25,8 +30,8 @@ from nmt_rela.utils.processes import terminate_with_parent
 
 #: Pairs that a process segments at a time.
 _BLOCK = 2048
-#: The ids of the source and of the target sentences of some pairs, without EOS.
-_Sentences = tuple[list[list[int]], list[list[int]]]
+#: The ids of the source sentences of some pairs one after another, without EOS, and their lengths; those of the target.
+_Sentences = tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer], NDArray[np.integer]]
 _Segment = Callable[[range], _Sentences]
 #: Set once in each worker process.
 _segment_of_worker: _Segment
@@ -63,8 +68,8 @@ def resample(
         target_vocabulary_size=tokenizers.target.size,
         vocabulary_fingerprint=tokenizers.fingerprint,
     ) as writer:
-        for source, target in map(segment, blocks) if workers == 1 else _in_processes(segment, blocks, workers):
-            writer.append(*flatten(source), *flatten(target))
+        for sentences in map(segment, blocks) if workers == 1 else _in_processes(segment, blocks, workers):
+            writer.append(*sentences)
 
 
 def _segment(
@@ -85,13 +90,20 @@ def _segment(
         [sentence(side, sentences, pair) for pair in pairs]
         for side, sentences in enumerate((dataset.sources, dataset.targets))
     )
-    return source, target
+    return *flatten(source), *flatten(target)
 
 
 def _in_processes(segment: _Segment, blocks: Iterator[range], workers: int) -> Iterator[_Sentences]:
     # By fork, which this program may use, as it has no other threads: the samplers are neither built nor sent again.
-    with get_context("fork").Pool(workers, _start_worker, (segment,)) as pool:
-        yield from pool.imap(_segment_in_worker, blocks)
+    # An executor notices a worker that the system kills, where a Pool would wait for ever.
+    with ProcessPoolExecutor(workers, get_context("fork"), _start_worker, (segment,)) as pool:
+        ahead: deque[Future[_Sentences]] = deque()  # of bounded length, and so is the memory
+        for block in blocks:
+            ahead.append(pool.submit(_segment_in_worker, block))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _start_worker(segment: _Segment) -> None:
@@ -110,6 +122,7 @@ class ResamplingProcess:
     def __init__(self, dataset: Path, tokenizers: Path, directory: Path, **arguments: Any) -> None:
         self._directory = directory
         paths = {"dataset": str(dataset), "tokenizers": str(tokenizers), "directory": str(directory)}
+        arguments["parent"] = os.getpid()
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, json.dumps(paths | arguments)],
             start_new_session=True,  # Ctrl-C in a terminal goes to the training, which saves and stops
@@ -134,8 +147,10 @@ class ResamplingProcess:
 
 def _main() -> None:
     terminate_with_parent()
-    os.nice(_NICE)
     arguments = json.loads(sys.argv[1])
+    if arguments.pop("parent") != os.getppid():
+        sys.exit(1)  # it was killed before; the run may go on already, and write the same dataset
+    os.nice(_NICE)
     dataset, tokenizers, directory = (Path(arguments.pop(name)) for name in ("dataset", "tokenizers", "directory"))
     resample(ParallelDataset(dataset), TokenizerPair.load(tokenizers), directory, **arguments)
 

@@ -15,8 +15,8 @@ from random import Random
 
 from nmt_rela.data.tokenizer import BOS, UNK, WORD_START, SentencePieceTokenizer
 
-#: Words whose unigram lattice is kept.
-_CACHED_WORDS = 100_000
+#: Words whose unigram lattice is kept, and their characters at most: a lattice takes a kilobyte for two of them.
+_CACHED_WORDS, _CACHED_LENGTH = 20_000, 16
 #: For each end position: the cumulative weights of the sub-words that end there, and their (begin, id).
 _Lattice = list[tuple[list[float], list[tuple[int, int]]]]
 
@@ -25,7 +25,7 @@ class SubwordSampler:
     """Draws segmentations of sentences that one tokenizer has encoded.
 
     A word is what begins with a sub-word that begins with ``▁``; words are segmented one by one. A word with a tag or
-    an unknown character keeps its ids.
+    an unknown character keeps its ids, and so does one with a symbol that the model was given and has not learned.
 
     Args:
         alpha: bpe: the probability that a merge is left out (Provilkov et al. 2020). unigram: the exponent of the
@@ -46,7 +46,7 @@ class SubwordSampler:
         spans = any(WORD_START in piece[1:] for piece in self._ids)
         self._begins_word = [not spans and piece.startswith(WORD_START) for piece in self._pieces]
         self._draw = self._drop_merges if tokenizer.algorithm == "bpe" else self._draw_from_lattice
-        self._lattice = lru_cache(_CACHED_WORDS)(self._build_lattice)
+        self._cached_lattice = lru_cache(_CACHED_WORDS)(self._build_lattice)
 
     def sample(self, ids: Sequence[int], random: Random) -> list[int]:
         """Another segmentation of a sentence, given and returned without EOS. ``random`` decides which."""
@@ -104,7 +104,7 @@ class SubwordSampler:
         alpha, normalized.
         """
         text = "".join(self._pieces[i] for i in word)
-        lattice = self._lattice(text)
+        lattice = (self._cached_lattice if len(text) <= _CACHED_LENGTH else self._build_lattice)(text)
         end, found = len(text), []
         while end:
             cumulative, options = lattice[end]

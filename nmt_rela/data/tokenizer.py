@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,10 +85,13 @@ class SentencePieceTokenizer:
 
     @cached_property
     def scores(self) -> dict[str, float]:
-        """The score of each sub-word that the model learned: its log-probability, or minus the rank of its merge."""
+        """The score of each sub-word that the model learned: its log-probability, or minus the rank of its merge.
+
+        All have a minus sign, also the first rank, which is -0.0. Symbols that the model was given have 0.0.
+        """
         processor = self._processor
-        learned = (i for i in range(processor.get_piece_size()) if not (processor.is_control(i) or i == UNK))
-        return {processor.id_to_piece(i): processor.get_score(i) for i in learned}
+        scores = {processor.id_to_piece(i): processor.get_score(i) for i in range(processor.get_piece_size())}
+        return {piece: score for piece, score in scores.items() if math.copysign(1, score) < 0}
 
     @property
     def algorithm(self) -> Literal["bpe", "unigram"]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import logging
 import lzma
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO, cast
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +25,8 @@ from nmt_rela.generation.streaming import MAX_CHUNK, Chunk, number_chunks
 from nmt_rela.utils.errors import ConfigError, DataError
 from nmt_rela.utils.files import atomic_write, file_lock, name_file_in_errors, read_json
 from nmt_rela.utils.text import decode_lines, open_text, read_lines
+
+LOG = logging.getLogger(__name__)
 
 #: Chunks of a file at least, if it has enough lines: the parts that shards and processes divide among them.
 _MIN_CHUNKS = 64
@@ -33,6 +37,12 @@ _COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     ".bz2": bz2.compress,
     ".xz": lzma.compress,
 }
+_OPENERS: dict[str, Callable[..., object]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def open_output(path: Path) -> BinaryIO:
+    """An output file, compressed by its suffix, that is written as a stream."""
+    return cast(BinaryIO, _OPENERS.get(path.suffix, open)(path, "wb"))
 
 
 def plan_chunks(lines: int, *, shard: tuple[int, int] = (1, 1)) -> list[range]:
@@ -44,14 +54,24 @@ def plan_chunks(lines: int, *, shard: tuple[int, int] = (1, 1)) -> list[range]:
 
 
 def read_planned_chunks(path: Path, chunks: Sequence[range], *, prefixes: Path | None) -> Iterator[Chunk]:
-    """The lines of consecutive chunks of a file, and their prefixes."""
+    """The lines of consecutive chunks of a file, and their prefixes.
+
+    Raises DataError where the file has fewer lines than the chunks.
+    """
     if not chunks:
         return
     first, last = chunks[0].start, chunks[-1].stop
+
+    def take(lines: Iterator[str], chunk: range) -> list[str]:
+        found = list(islice(lines, len(chunk)))
+        if len(found) < len(chunk):
+            raise DataError(f"{path}: lines have gone since they were counted; accepted: a file that does not change")
+        return found
+
     with open_text(path) as stream:
         lines = islice(decode_lines(stream, str(path), replace=True), first, last)
         given = None if prefixes is None else islice(read_lines(prefixes), first, last)
-        yield from number_chunks((list(islice(lines, len(chunk))) for chunk in chunks), given, first_line=first)
+        yield from number_chunks((take(lines, chunk) for chunk in chunks), given, first_line=first)
 
 
 class PartialOutput:
@@ -76,7 +96,7 @@ class PartialOutput:
             self._read_record()
             self._file = open(self._partial, "r+b" if self.chunks else "wb")
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
         self._file.truncate(self._bytes)
         self._file.seek(self._bytes)
@@ -88,6 +108,7 @@ class PartialOutput:
         with name_file_in_errors(self._partial):
             self._file.write(data)
             self._file.flush()
+            os.fsync(self._file.fileno())  # the record must not outlive in a power cut what it records
         self.chunks += 1
         self._bytes += len(data)
         with atomic_write(self._record) as stream:
@@ -98,19 +119,32 @@ class PartialOutput:
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._file.close()
+            with name_file_in_errors(self._partial):
+                if error is None and not self._bytes:
+                    self._file.write(self._compress(b""))  # gunzip does not take an empty file
+                self._file.close()
             if error is None:
                 os.replace(self._partial, self._path)
                 self._record.unlink(missing_ok=True)
+            elif not self.chunks:
+                self._partial.unlink()
         finally:
-            self._lock.release()
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._release()
 
-    def _acquire(self) -> FileLock:
+    def _acquire(self) -> FileLock | None:
+        path = self._path.with_name(f".{self._path.name}.lock")
         try:
-            return file_lock(self._path.with_name(f".{self._path.name}.lock"), wait=False)
+            return file_lock(path, wait=False)
         except Timeout:
             raise ConfigError(f"--output {self._path}: another process is writing it; accepted: another file") from None
+        except NotImplementedError as error:
+            LOG.warning("%s cannot be locked (%s); no other process may write %s", path, error, self._path)
+            return None
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def _read_record(self) -> None:
         if not self._record.exists() or not self._partial.exists():
@@ -118,6 +152,8 @@ class PartialOutput:
         try:
             record = read_json(self._record)
             began, self.chunks, self._bytes = dict(record["settings"]), int(record["chunks"]), int(record["bytes"])
+            if self._partial.stat().st_size < self._bytes:
+                raise ValueError
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{self._record}: damaged; remove it and {self._partial.name} to start over") from None
         for name in self._settings.keys() | began.keys():

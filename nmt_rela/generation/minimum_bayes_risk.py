@@ -17,13 +17,16 @@ Utility = Literal["chrf", "bleu"]
 
 
 def rank_by_expected_utility(
-    candidates: Sequence[TranslationHypothesis], utility: Utility
+    candidates: Sequence[TranslationHypothesis], utility: Utility, *, spaced: bool = True
 ) -> list[TranslationHypothesis]:
-    """The different candidates, best first. Their score is the mean utility, in percent, against all candidates."""
+    """The different candidates, best first. Their score is the mean utility, in percent, against all candidates.
+
+    BLEU counts characters where the language is not ``spaced``.
+    """
     counts = Counter(candidate.text for candidate in candidates)
     if len(counts) == 1:  # also the empty translation of a blank line
         return [candidates[0]]
-    measure = _sentence_score(utility)
+    measure = _sentence_score(utility, "13a" if spaced else "char")
     expected = {
         text: sum(count * measure(text, reference) for reference, count in counts.items()) / len(candidates)
         for text in counts
@@ -33,9 +36,9 @@ def rank_by_expected_utility(
     return [replace(different[text], score=expected[text]) for text in ranked]
 
 
-def _sentence_score(utility: Utility) -> Callable[[str, str], float]:
+def _sentence_score(utility: Utility, tokenizer: str) -> Callable[[str, str], float]:
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-    metric = CHRF() if utility == "chrf" else BLEU(effective_order=True)
+    metric = CHRF() if utility == "chrf" else BLEU(effective_order=True, tokenize=tokenizer)
     return lambda text, reference: metric.sentence_score(text, [reference]).score

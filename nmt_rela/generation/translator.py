@@ -348,7 +348,7 @@ class Translator:
             for ranked in zip(*of_segments, strict=False)
         ]
         if options.mbr is not None and hypotheses:
-            return rank_by_expected_utility(hypotheses, options.mbr)[: options.n_best]
+            return rank_by_expected_utility(hypotheses, options.mbr, spaced=self.spaced[1])[: options.n_best]
         return hypotheses
 
     def _restore_prefix(self, hypothesis: TranslationHypothesis, prefix: str) -> TranslationHypothesis:

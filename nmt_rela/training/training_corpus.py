@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+import threading
 from collections.abc import Generator
 from pathlib import Path
 
@@ -63,6 +64,7 @@ class TrainingCorpus:
         #: The datasets of the epochs after ``_epoch``, as they are written.
         self._written: Generator[Path, None, None] | None = None
         self._process: ResamplingProcess | None = None
+        self._starting, self._is_over = threading.Lock(), False
         self._epoch = -1
 
     def plan(self, epoch: int) -> BatchPlan:
@@ -81,6 +83,10 @@ class TrainingCorpus:
             by_source = weighted_pairs([*self._sizes.values()], weights, seed=training.seed, epoch=epoch)
             self.pairs_by_source = dict(zip(self._sizes, map(len, by_source), strict=True))
             chosen = np.concatenate(by_source)
+            if not len(chosen):
+                raise DataError(
+                    f"data.weights: epoch {epoch} holds none of {len(self.base):,} pairs; choose larger ones"
+                )
         return plan_epoch(
             self.dataset.source_lengths,
             self.dataset.target_lengths,
@@ -98,6 +104,8 @@ class TrainingCorpus:
         """End the writing of later epochs. A finished run needs no segmentations any more."""
         if self._written is not None:
             self._written.close()
+        with self._starting:
+            self._is_over = True
         if self._process is not None:
             self._process.stop()
         if is_finished and self._context.is_main_process:
@@ -110,8 +118,8 @@ class TrainingCorpus:
             self._written = prefetch(map(self._write, epochs), depth=1)
         path = next(self._written)
         self._epoch = epoch
-        for other in self._directory.iterdir():
-            if _epoch_of(other) < epoch:
+        for other in self._directory.glob("*-*"):
+            if (number := other.name.partition("-")[0]).isdecimal() and int(number) < epoch:
                 shutil.rmtree(other, ignore_errors=True)
         return path
 
@@ -123,19 +131,18 @@ class TrainingCorpus:
         try:
             ParallelDataset(path, self._tokenizers).verify()
         except DataError:
-            self._process = ResamplingProcess(
-                self.base.directory,
-                self._tokenizer_directory,
-                path,
-                alphas=data.regularization,
-                max_length=data.max_length,
-                seed=seed,
-                epoch=epoch,
-                workers=max(1, available_cores() // 2),
-            )
+            with self._starting:
+                if self._is_over:
+                    raise
+                self._process = ResamplingProcess(
+                    self.base.directory,
+                    self._tokenizer_directory,
+                    path,
+                    alphas=data.regularization,
+                    max_length=data.max_length,
+                    seed=seed,
+                    epoch=epoch,
+                    workers=max(1, available_cores() // 2),
+                )
             self._process.wait()
         return path
-
-
-def _epoch_of(path: Path) -> int:
-    return int(path.name.partition("-")[0])

@@ -57,6 +57,43 @@ def test_invalid_training_input_is_one_line(
     assert not (experiment.parent / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.weights.train=0", "data.weights.train: found 0.0; accepted: 0.001 to 1000.0"),
+        ("data.weights.train=-2", "data.weights.train: found -2.0; accepted: 0.001 to 1000.0"),
+        ("data.weights.trian=2", "data.weights.trian: no training source of"),
+        ("data.weights=2", "data.weights: expected a mapping, found 2"),
+        ("data.temperature=0.5", "data.temperature: found 0.5; accepted: 1.0 to 100.0"),
+        ("data.subword_regularization=1.5", "data.subword_regularization: found 1.5; accepted: 0.0 to 1.0"),
+        ("training.ema_decay=1", "training.ema_decay: found 1.0; accepted: 0.0 to 0.999999"),
+        ("data.vocabulary=nowhere", "data.vocabulary: found 'nowhere', where no sub-word models are; accepted: a run"),
+    ],
+)
+def test_an_impossible_setting_of_a_corpus_is_one_line(
+    experiment: Path, override: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare.main(["--config", str(experiment), "--quiet", override]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_weights_that_leave_an_epoch_without_pairs_are_one_line(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["--config", str(experiment), "--quiet", *TINY, "data.weights.train=0.001"]) == 2
+    assert "data.weights: epoch 0 holds none of 50 pairs; choose larger ones" in capsys.readouterr().err
+
+
+def test_links_beyond_the_pair_are_one_line(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = experiment.parent / "digits.yaml"
+    append(task, b"    alignments: {file: links, order: [plain, turned]}\n")
+    (experiment.parent / "links").write_text("0-0\n" * 149 + "0-0 1-99\n", encoding="utf-8")
+    assert prepare.main(["--config", str(experiment), "--quiet"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "links:150: a link of source word 1 and target word 99; accepted: below 9 and 9" in line
+
+
 def test_an_unusable_start_of_training_is_found_before_anything_is_prepared(
     experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -285,6 +285,8 @@ def test_candidates_are_scored_and_ranked_by_the_mean(
     for bad, where in (
         ("0 ||| a ||| 1\n7 ||| b ||| 1\n", "list:2: line 7"),
         ("Hund\n", "list:1: found 'Hund'"),
+        (f"{'9' * 5_000} ||| a ||| 1\n", "list:1: found '999"),
+        ("0 ||| a ||| 1\n0 ||| b ||| nan\n", "list:2: 0 scores; accepted: 1, as in the lines before"),
         (f"0 ||| a ||| 1\n0 ||| {'der Hund ' * 5_001} ||| 1\n", "list: line 2: a pair of"),
     ):
         listed.write_text(bad, "utf-8")

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,8 +17,11 @@ import pytest
 from toy_translator import sentences, toy_run
 
 from nmt_rela.commands import translate
-from nmt_rela.generation.file_translation import plan_chunks
+from nmt_rela.generation import file_translation
+from nmt_rela.generation.file_translation import PartialOutput, plan_chunks, read_planned_chunks
+from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.files import file_lock
+from nmt_rela.utils.text import read_lines
 
 LINES = [*sentences(400, seed=2, longest=5), "", "ende ohne zeilenende"]
 
@@ -35,7 +39,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(run: Path, text: Path, output: Path, *more: str) -> list[str]:
-    fast = ["--beam-size", "2", "--max-length-offset", "0", "--device", "cpu", "--quiet"]
+    fast = ["--max-length-offset", "0", "--device", "cpu", "--quiet"]
+    fast += [] if "--beam-size" in more else ["--beam-size", "2"]
     return ["--model", str(run), "--input", str(text), "--output", str(output), *fast, *more]
 
 
@@ -100,16 +105,71 @@ def test_a_killed_translation_repeats_and_loses_no_line(run: Path, text: Path, w
 def test_other_settings_or_another_process_do_not_continue_it(
     run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "output"
-    killed(arguments(run, text, output), tmp_path / "output.partial.json", chunks=1)
+    output, prefixes = tmp_path / "output", tmp_path / "prefixes"
+    prefixes.write_text("\n" * len(LINES), encoding="utf-8")
+    command = arguments(run, text, output, "--prefixes", str(prefixes))
+    killed(command, tmp_path / "output.partial.json", chunks=1)
     before = (tmp_path / "output.partial").read_bytes()
-    assert translate.main(arguments(run, text, output, "--length-penalty", "0.1")) == 2
+    assert translate.main([*command, "--length-penalty", "0.1"]) == 2
     assert "was begun with --length-penalty None, now 0.1; set it back, or remove" in capsys.readouterr().err
     lock = file_lock(tmp_path / ".output.lock")
-    assert translate.main(arguments(run, text, output)) == 2
+    assert translate.main(command) == 2
     assert "another process is writing it" in capsys.readouterr().err
     lock.release()
+    prefixes.write_text("die" + "\n" * len(LINES), encoding="utf-8")
+    assert translate.main(command) == 2
+    assert "was begun with --prefixes " in capsys.readouterr().err
     assert (tmp_path / "output.partial").read_bytes() == before
+
+
+def test_an_output_that_is_shorter_than_its_record_is_refused(tmp_path: Path) -> None:
+    """After a power cut, or half a copy: bytes of zero would stand for the lines that are gone."""
+    with pytest.raises(KeyboardInterrupt), PartialOutput(tmp_path / "output", {}) as output:
+        output.append(["a line"])
+        raise KeyboardInterrupt
+    (tmp_path / "output.partial").write_bytes(b"a l")
+    with pytest.raises(DataError, match=r"output\.partial\.json: damaged; remove it and output\.partial to start"):
+        PartialOutput(tmp_path / "output", {}).__enter__()
+    assert (tmp_path / "output.partial").read_bytes() == b"a l"
+
+
+def test_an_input_that_loses_lines_meanwhile_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a\n" * 70, encoding="utf-8")
+    with pytest.raises(DataError, match=r"text: lines have gone since they were counted"):
+        list(read_planned_chunks(tmp_path / "text", plan_chunks(71), prefixes=None))
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz"])
+def test_an_empty_shard_is_a_compressed_file_too(suffix: str, tmp_path: Path) -> None:
+    with PartialOutput(tmp_path / f"output.{suffix}", {}):
+        pass
+    assert (tmp_path / f"output.{suffix}").stat().st_size
+    assert list(read_lines(tmp_path / f"output.{suffix}")) == []
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: Path, *, wait: bool) -> None:
+        raise NotImplementedError("no flock here")
+
+    monkeypatch.setattr(file_translation, "file_lock", refuse)
+    with PartialOutput(tmp_path / "output", {}) as output:
+        output.append(["a line"])
+    assert "cannot be locked (no flock here); no other process may write" in caplog.text
+    assert (tmp_path / "output").read_text("utf-8") == "a line\n"
+
+
+def test_prefixes_may_come_from_a_pipe_and_a_stream_is_compressed(run: Path, tmp_path: Path) -> None:
+    pipe, text = tmp_path / "pipe", tmp_path / "text"
+    os.mkfifo(pipe)
+    text.write_text("der Hund\ndie Katze\n", encoding="utf-8")
+    writer = threading.Thread(target=lambda: pipe.write_text("die\ndas\n", encoding="utf-8"))
+    writer.start()
+    assert translate.main(arguments(run, text, tmp_path / "output.gz", "--prefixes", str(pipe))) == 0
+    writer.join()
+    assert (tmp_path / "output.gz").read_bytes()[:2] == b"\x1f\x8b"
+    assert [line[:3] for line in read_lines(tmp_path / "output.gz")] == ["die", "das"]
 
 
 @pytest.mark.parametrize("shard", ["9/8", "0/8", "1", "a/b", "-1/2", "1/0"])

@@ -81,7 +81,7 @@ def test_tags_stand_before_the_source_and_are_never_split(tmp_path: Path, source
     assert changed.tokenizer != prepared.tokenizer
 
 
-@pytest.mark.parametrize("tag", ["bt", "<a b>", "<>"])
+@pytest.mark.parametrize("tag", ["bt", "<a b>", "<>", "<s>", "<unk>"])
 def test_a_tag_is_a_word_in_angle_brackets(tmp_path: Path, tag: str) -> None:
     task = own_task(tmp_path)
     task.write_text(f"tag: '{tag}'\n{task.read_text('utf-8')}", "utf-8")

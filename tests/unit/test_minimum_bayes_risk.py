@@ -38,6 +38,11 @@ def test_ties_go_to_the_more_probable_one() -> None:
     ]
 
 
+def test_bleu_counts_characters_in_languages_written_without_spaces() -> None:
+    candidates = [hypothesis(text) for text in ("他明天去北京大学", "我今天去北京大学", "我今天去上海大学看书")]
+    assert rank_by_expected_utility(candidates, "bleu", spaced=False)[0].text == "我今天去北京大学"
+
+
 def test_samples_and_beams_are_candidates() -> None:
     translator, lines = toy_translator(), [*sentences(5, seed=3, longest=6), ""]
     sampling = SamplingOptions(seed=4)

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from random import Random
 
@@ -23,7 +30,7 @@ def make_tokenizer(algorithm: str, lines: list[str] = LINES) -> SentencePieceTok
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=model, model_type=algorithm, vocab_size=60, hard_vocab_limit=False,
-        user_defined_symbols=["<bt>"], pad_id=PAD, unk_id=UNK, eos_id=EOS, bos_id=BOS, minloglevel=2,
+        user_defined_symbols=["<bt>", "treecat"], pad_id=PAD, unk_id=UNK, eos_id=EOS, bos_id=BOS, minloglevel=2,
     )  # fmt: skip
     return SentencePieceTokenizer(model.getvalue(), name=algorithm)
 
@@ -65,6 +72,12 @@ def test_words_with_unknown_characters_and_tags_are_kept(tokenizer: SentencePiec
     several = {tuple(sampler.sample(ids, Random(seed))) for seed in range(50)}
     assert len(several) > 5
     assert all(one.count(tag) == ids.count(tag) == 1 and one.count(UNK) == ids.count(UNK) for one in several)
+
+
+def test_symbols_that_the_model_was_given_are_never_split(tokenizer: SentencePieceTokenizer) -> None:
+    sampler, (ids,) = SubwordSampler(tokenizer, 0.9), tokenizer.encode(["the treecat sees trees"])
+    (symbol,) = tokenizer.convert_pieces_to_ids(["treecat"])
+    assert all(sampler.sample(ids, Random(seed)).count(symbol) == 1 for seed in range(50))
 
 
 def test_text_without_spaces_is_segmented_too() -> None:
@@ -111,3 +124,25 @@ def test_an_epochs_dataset_depends_on_seed_and_epoch_and_no_process(
         DataError, match=r"other: data\.subword_regularization: the segmentations cannot be written: .*no"
     ):
         ResamplingProcess(tmp_path / "nowhere", tokenizers, tmp_path / "other", **settings).wait()
+
+
+def test_a_worker_that_the_system_kills_is_an_error(
+    tokenizer: SentencePieceTokenizer, base: ParallelDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_killed(sampler: SubwordSampler, ids: Sequence[int], random: Random) -> list[int]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return []
+
+    monkeypatch.setattr(SubwordSampler, "sample", be_killed)
+    pair, settings = TokenizerPair(tokenizer, tokenizer), {"max_length": 99, "seed": 1, "epoch": 0, "workers": 2}
+    with pytest.raises(BrokenProcessPool):
+        resample(base, pair, tmp_path / "new", alphas=(0.2, 0.2), **settings)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_process_whose_training_was_killed_before_it_began_writes_nothing(tmp_path: Path) -> None:
+    arguments = json.dumps({"parent": 1 << 30, "dataset": "a", "tokenizers": "b", "directory": str(tmp_path / "c")})
+    command = [sys.executable, "-m", "nmt_rela.data.subword_regularization", arguments]
+    found = subprocess.run(command, capture_output=True, timeout=60)
+    assert (found.returncode, found.stderr) == (1, b"")
+    assert list(tmp_path.iterdir()) == []

@@ -59,8 +59,11 @@ class _LocationEntry(RemoteFile):
     format: str = ""
 
 
-#: A tag is one word, and stays one sub-word.
-_TAG = {"pattern": r"<[\w-]+>", "wanted": "letters, digits, _ and - between angle brackets, such as <2de>"}
+#: A tag is one word, and stays one sub-word. The names of the special sub-words are taken.
+_TAG = {
+    "pattern": r"<(?!(?:pad|unk|s)>)[\w-]+>",
+    "wanted": "letters, digits, _ and - between angle brackets, such as <2de>, but not <pad>, <unk>, <s>",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
