@@ -61,8 +61,9 @@ def _translate(arguments: Sequence[str] | None) -> None:
             layer=options.alignment_layer, head=options.alignment_head, shifted=options.alignment_shifted
         )
     formatter = format_jsonl if options.format == "jsonl" else format_text if options.n_best is None else format_moses
-    if options.output and options.input and options.output.exists() and options.output.samefile(options.input):
-        parser.error(f"--output {options.output}: is the input; accepted: another file")
+    for name, path in (("input", options.input), ("prefixes", options.prefixes)):
+        if options.output and path and options.output.exists() and options.output.samefile(path):
+            parser.error(f"--output {options.output}: is the --{name}; accepted: another file")
 
     def format_lines(number: int, translations: Iterable[Translation]) -> Iterator[str]:
         for index, translation in enumerate(translations, start=number):

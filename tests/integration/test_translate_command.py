@@ -230,7 +230,11 @@ def test_input_may_be_compressed_and_output_a_file(translated: Translate, run: P
     assert translated("--input", str(text), "--output", str(output)) == b""
     assert output.read_bytes() == expected
     translated("--input", str(text), "--output", str(text), status=2)
-    assert "is the input; accepted: another file" in translated.log.decode()
+    assert "is the --input; accepted: another file" in translated.log.decode()
+    prefixes = ("--prefixes", str(output), "--output", str(output))
+    translated("--input", str(text), *prefixes, status=2)
+    assert "is the --prefixes; accepted: another file" in translated.log.decode()
+    assert output.read_bytes() == expected
     translated("--input", str(text), "--output", "/dev/full", status=2)
     assert translated.log.decode().strip().endswith("nmt-translate: error: /dev/full: no space left on device")
     translated("--input", str(run / "tokenizer/joint.model"), status=2)
