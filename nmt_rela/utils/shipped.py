@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sysconfig
 from pathlib import Path
 
@@ -21,8 +22,8 @@ def shipped_directories(in_checkout: str, in_wheel: str) -> list[Path]:
 
 
 def is_name(text: str) -> bool:
-    """Whether text is the name of a shipped file, such as ``demo``, and not a path."""
-    return "/" not in text and not text.endswith((".yaml", ".yml"))
+    """Whether text may be the name of a shipped file, such as ``demo-2``; anything else is a path."""
+    return re.fullmatch(r"[\w.+-]{1,64}", text) is not None and not text.endswith((".yaml", ".yml"))
 
 
 def find_shipped(category: str, name: str, directories: list[Path]) -> Path:

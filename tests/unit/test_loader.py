@@ -20,7 +20,7 @@ from nmt_rela.config.loader import (
     override_config,
 )
 from nmt_rela.config.schema import AttentionBySite, Config, DataConfig, TrainingConfig
-from nmt_rela.utils.errors import ConfigError
+from nmt_rela.utils.errors import ConfigError, UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MINIMAL = "run_dir: runs/x\ndata:\n  task: demo\n  source_language: en\n  target_language: de\n"
@@ -278,7 +278,7 @@ def test_a_directory_bad_utf8_and_a_bad_name_are_refused(tmp_path: Path) -> None
     (tmp_path / "c.yaml").write_bytes(b"run_dir: x\n# caf\xe9\n")
     with pytest.raises(ConfigError, match=r"c\.yaml:2: invalid UTF-8 \(byte 0xe9\)"):
         load_config(tmp_path / "c.yaml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"found 'a\\x00b'; accepted: a path"):
         load_config("a\0b")
     with pytest.raises(ConfigError, match="cannot be read: File name too long"):
         load_config("a" * 300)
