@@ -443,60 +443,40 @@ def test_the_command_prints_the_statistics(
 # What the manual says
 
 
-def test_the_worked_example_of_the_task_page_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    repository = Path(__file__).parents[2]
-    manual = (repository / "docs/tasks.md").read_text("utf-8")
-    task, config = re.findall(r"```yaml\n(.*?)```", manual, re.DOTALL)[:2]
-    for name, count in (("train.en.gz", 400), ("train.sv.gz", 400), ("dev.en", 5), ("dev.sv", 5)):
-        write(tmp_path / "corpora" / name, sentences(count))
-    for name in ("test.en", "test.sv"):
-        write(tmp_path / "corpora" / name, sentences(3))
-    (tmp_path / "corpora/sv.yaml").write_text(task, "utf-8")
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs/base.yaml").write_bytes((repository / "configs/base.yaml").read_bytes())
-    (tmp_path / "configs/sv.yaml").write_text(config, "utf-8")
-    monkeypatch.chdir(tmp_path)
-    overrides = ["data.vocabulary_size=100", "data.drop_untranslated=false"]
-    assert command.main(["--config", "configs/sv.yaml", *overrides]) == 0
-    assert (tmp_path / "data/prepared/sv-en-sv").is_dir()
-
-
 def test_two_files_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The manual's way from two files to data: split by its shell line, named by its task file, used by its config."""
-    repository = Path(__file__).parents[2]
-    chapter = (repository / "docs/tasks.md").read_text("utf-8").split("## Nothing but two files, or one\n")[1]
-    commands = re.findall(r"```sh\n(.*?)```", chapter, re.DOTALL)[0]
-    task, config = re.findall(r"```yaml\n(.*?)```", chapter, re.DOTALL)[:2]
+    """The tutorial's way from two files to data: split by its shell line, named by its task file and configuration."""
+    tutorial = (Path(__file__).parents[2] / "docs/tutorial.md").read_text("utf-8")
+    commands = re.findall(r"```sh\n(.*?)```", tutorial, re.DOTALL)[0]
+    task, config = re.findall(r"```yaml\n(.*?)```", tutorial, re.DOTALL)[:2]
     write(tmp_path / "text.en", [*sentences(500), *sentences(9)])
-    write(tmp_path / "text.sv", [line.upper() + "\r" for line in [*sentences(500), *sentences(9)]])
+    write(tmp_path / "text.de", [line.upper() + "\r" for line in [*sentences(500), *sentences(9)]])
     subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
-    (tmp_path / "split.yaml").write_text(task, "utf-8")
-    (tmp_path / "split-en-sv.yaml").write_text(config, "utf-8")
-    (tmp_path / "configs").symlink_to(repository / "configs")
+    (tmp_path / "mytask.yaml").write_text(task, "utf-8")
+    (tmp_path / "mine.yaml").write_text(config, "utf-8")
     monkeypatch.chdir(tmp_path)
-    start = ["--config", "split-en-sv.yaml", "--json", "data.vocabulary_size=100"]
+    start = ["--config", "mine.yaml", "--json", "data.vocabulary_size=100"]
     assert command.main(start) == 0
     counts = json.loads(capsys.readouterr().out)["counts"]
-    assert (counts["total"]["read"], counts["total"]["dropped"]) == (490, {})
-    assert (counts["dev"], counts["tests"]) == (5, {"test": 5})
-    (dev,) = (tmp_path / "data/prepared").glob("split-en-sv/sets-*/dev.sv")
-    assert list(read_lines(dev)) == [sentences(500)[place].upper() for place in range(0, 500, 100)]
+    assert (counts["total"]["read"], counts["total"]["dropped"]) == (480, {})
+    assert (counts["dev"], counts["tests"]) == (10, {"test": 10})
+    (dev,) = (tmp_path / "data/prepared").glob("mytask-en-de/sets-*/dev.de")
+    assert list(read_lines(dev)) == [sentences(500)[place].upper() for place in range(0, 500, 50)]
     # What may go wrong on the way is one line each.
     for change, message in {
         ("file: dev.tsv", "file: dve.tsv"): "dve.tsv: no such file; paths start from the task file",
-        ("file: dev.tsv, columns: [en, sv]", "file: dev.tsv, columns: [en, '-', sv]"): (
+        ("file: dev.tsv, columns: [en, de]", "file: dev.tsv, columns: [en, '-', de]"): (
             "source 'dev': 'columns' names 3 fields, but line 1 has 2, and no line after it 3; "
             "accepted: fields with tabs between them"
         ),
-        ("columns: [en, sv]", "columns: [en, se]"): "split.yaml:3: train[0].columns[1]: unknown language 'se'",
-        ("format: tsv, file: train.tsv, columns: [en, sv]", "files: {en: text.en, sv: '*.sv'}"): (
-            "*.sv: no such file; globs are for members of archives"
+        ("columns: [en, de]", "columns: [en, se]"): "mytask.yaml:2: train[0].columns[1]: unknown language 'se'",
+        ("format: tsv, file: train.tsv, columns: [en, de]", "files: {en: text.en, de: '*.de'}"): (
+            "*.de: no such file; globs are for members of archives"
         ),
     }.items():
         assert change[0] in task
-        (tmp_path / "split.yaml").write_text(task.replace(*change, 1), "utf-8")
+        (tmp_path / "mytask.yaml").write_text(task.replace(*change, 1), "utf-8")
         assert command.main(start) == 2
         assert message in capsys.readouterr().err.splitlines()[-1]
 

@@ -79,7 +79,8 @@ def obeying(config: Config) -> Config:
     tied = model.tied_embeddings if data.joint_vocabulary else "none"
     model = dataclasses.replace(model, d_model=model.num_heads * min(model.d_model, 7), tied_embeddings=tied)
     rate = training.learning_rate if training.lr_schedule == "noam" else min(training.learning_rate, 0.1)
-    training = dataclasses.replace(training, learning_rate=rate, checkpoint_metric="loss")
+    guided = dataclasses.replace(training.guided_alignment, layer="auto", heads=1)
+    training = dataclasses.replace(training, learning_rate=rate, checkpoint_metric="loss", guided_alignment=guided)
     run = config.run_dir if config.run_dir.strip() else "r"
     decoding = config.decoding
     decoding = dataclasses.replace(decoding, min_length=min(decoding.min_length, decoding.max_length_offset + 1))
