@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from nmt_rela.analysis import plots
 from nmt_rela.checkpoints.run_directory import RunDirectory
-from nmt_rela.metrics.translation import LABELS
+from nmt_rela.metrics.translation import LABELS, metrics_of
 
 Points = list[tuple[float, float]]
 #: Title of a panel → name of a line → points.
 Panels = dict[str, dict[str, Points]]
 
-#: What a validation records besides the quality of translations. ``sparsity_*`` and ``null_*`` are not listed.
-_OTHER_VALUES = ("event", "update", "time", "elapsed", "loss", "perplexity", "length_ratio")
 _SPARSITY = "sparsity_"
 _LOSS = "loss (nats per token)"
 #: Points of a line, so that a long run is drawn as fast as a short one.
 _MAX_POINTS = 300
-
-
-def quality_metrics(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The names of the metrics of translations that validations have recorded, in their order."""
-    names = [name for record in records if record["event"] == "validation" for name in record]
-    return [name for name in dict.fromkeys(names) if name not in _OTHER_VALUES and "_" not in name]
 
 
 def points(records: Iterable[Mapping[str, Any]], event: str, name: str) -> Points:
@@ -38,8 +31,8 @@ def panels_of_run(records: Sequence[Mapping[str, Any]]) -> Panels:
     """The panels of one run: losses of training and development set, quality, sparsity by attention site."""
     panels = {_LOSS: {"training": points(records, "train", "loss")}}
     panels[_LOSS]["development"] = points(records, "validation", "loss")
-    for name in quality_metrics(records):
-        panels[LABELS.get(name, name)] = {"development": points(records, "validation", name)}
+    for name in metrics_of(records):
+        panels[LABELS[name]] = {"development": points(records, "validation", name)}
     names = dict.fromkeys(name for record in records for name in record if name.startswith(_SPARSITY))
     sparsity = {name.removeprefix(_SPARSITY): points(records, "validation", name) for name in names}
     if any(value for line in sparsity.values() for _, value in line):
@@ -49,8 +42,7 @@ def panels_of_run(records: Sequence[Mapping[str, Any]]) -> Panels:
 
 def panels_of_runs(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Panels:
     """The panels of several runs, one line per run: loss of the development set, and quality."""
-    names = dict.fromkeys(name for of_run in records.values() for name in quality_metrics(of_run))
-    titles = {"loss": _LOSS} | {name: LABELS.get(name, name) for name in names}
+    titles = {"loss": _LOSS} | {name: LABELS[name] for name in metrics_of(chain.from_iterable(records.values()))}
     panels = {
         title: {run: points(of_run, "validation", name) for run, of_run in records.items()}
         for name, title in titles.items()

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from nmt_rela.config.schema import DataConfig, DecodingConfig
     from nmt_rela.models.transformer import Transformer
 
+#: The decoding settings that translations of an option use.
+_USED_SETTINGS = {
+    "--ablate-heads": ("max_length_offset", "min_length", "batch_tokens"),
+    "--live": ("beam_size", "length_penalty", "early_stopping", "max_length_offset", "min_length"),
+}
 _PAIRS = (
     "--source needs --target", "--target needs --source", "--source excludes --test-set",
     "--live-limit needs --live", "--live-bits needs --live",
@@ -79,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--live", action="store_true", help="also write live.html, which carries the models and translates by itself")
     add("--live-limit", type=cli.number_from(1), metavar="MB", help="the largest live page (default: 20 MB)")
     add(
-        "--live-bits", type=cli.one_of(("8", "7", "6", "5", "4")), metavar="N",
+        "--live-bits", type=cli.number_from(4, 8), metavar="N",
         help="bits per weight on the live page, 4 to 8 (default: 8); fewer make it smaller and cost quality",
     )  # fmt: skip
     line = cli.number_from(1)
@@ -102,9 +107,11 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     options = cli.parse(parser, arguments)
     cli.refuse_pairs(parser, options, _PAIRS)
-    if options.overrides and not options.ablate_heads and not options.live:
+    translating = [option for option in _USED_SETTINGS if vars(options)[option[2:].replace("-", "_")]]
+    if options.overrides and not translating:
         parser.error(f"{options.overrides[0]}: only translations, of --ablate-heads or --live, use decoding settings")
-    check_overrides(options.overrides, ("max_length_offset", "min_length", "batch_tokens"), by="--ablate-heads")
+    used = dict.fromkeys(name for option in translating for name in _USED_SETTINGS[option])
+    check_overrides(options.overrides, used, by=f"nmt-analyze {' '.join(translating)}")
     formats = [] if options.no_plots else options.plots or ["png"]
 
     import torch
@@ -117,7 +124,7 @@ def _analyze(arguments: Sequence[str] | None) -> None:
     from nmt_rela.generation.kernel_check import check_kernels
 
     if formats:
-        require_matplotlib()
+        require_matplotlib(", or use --no-plots")
     device = resolve_device(options.device)
     runs = [RunDirectory(path) for path in options.model]
     configs = [run.config() for run in runs]
@@ -171,7 +178,7 @@ def _live_part(
     """The models for the live page. Raises ConfigError where they are larger than --live-limit."""
     from nmt_rela.analysis.live_page import live_part
 
-    part = live_part(runs, models, decodings, bits=int(options.live_bits or 8))
+    part = live_part(runs, models, decodings, bits=options.live_bits or 8)
     limit = options.live_limit or 20
     if part.size > limit * 1e6:
         raise ConfigError(

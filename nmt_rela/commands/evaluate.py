@@ -72,8 +72,6 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = cli.parse(parser, arguments)
     cli.refuse_pairs(parser, options, _PAIRS)
-    if options.metrics == []:
-        parser.error(f"--metrics: found nothing; accepted: {', '.join(LABELS)}")
     if options.tokenizer:
         check_tokenizer(options.tokenizer)
 

@@ -36,6 +36,8 @@ _PAIRS = (
     "--sample excludes --beam-size", "--sample excludes --early-stopping",
     "--scores excludes --n-best", "--scores excludes --format=jsonl",
 )  # fmt: skip
+#: Suffixes of compressed files that are not written.
+_OTHER_COMPRESSIONS = (".7z", ".br", ".lz", ".lz4", ".lzma", ".lzo", ".tgz", ".z", ".zip", ".zst", ".zstd")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -185,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
         "--input", type=cli.input_file, metavar="FILE", help="read from a file instead of stdin; it may be compressed"
     )
     parser.add_argument(
-        "--output", type=cli.output_file, metavar="FILE",
+        "--output", type=_output_file, metavar="FILE",
         help="write to a file instead of stdout; with --input the same command again continues after an interruption",
     )  # fmt: skip
     parser.add_argument(
@@ -247,6 +249,13 @@ def _parser() -> argparse.ArgumentParser:
         help="samples to choose from, with --sample (default: 32)",
     )
     return parser
+
+
+def _output_file(text: str) -> Path:
+    """A file that can be written. A suffix says how it is compressed; one that would be wrong is refused."""
+    if Path(text).suffix.lower() in _OTHER_COMPRESSIONS:
+        raise argparse.ArgumentTypeError(f"found '{text}'; accepted: .gz, .bz2, .xz, or a name of uncompressed text")
+    return cli.output_file(text)
 
 
 def _shard(text: str) -> tuple[int, int]:

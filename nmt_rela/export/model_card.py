@@ -17,8 +17,8 @@ from nmt_rela.checkpoints.checkpoint import load_state
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.schema import AttentionBySite, Config
 from nmt_rela.data.languages import primary_language
-from nmt_rela.generation.evaluation import Entry, metrics_of, stored_scores
-from nmt_rela.metrics.translation import LABELS, format_score
+from nmt_rela.generation.evaluation import Entry, stored_scores
+from nmt_rela.metrics.translation import LABELS, format_score, metrics_of
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.files import atomic_write, read_json
 

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from nmt_rela.config.schema import EvaluationConfig
 from nmt_rela.data.prepared_data import EvaluationSet
 from nmt_rela.generation.formatting import strip_newlines
 from nmt_rela.generation.translator import Translator
-from nmt_rela.metrics.translation import LABELS, compute_scores
+from nmt_rela.metrics.translation import compute_scores
 from nmt_rela.utils.files import read_json
 from nmt_rela.utils.progress import ProgressBar
 from nmt_rela.utils.text import read_parallel, write_lines
@@ -176,12 +176,6 @@ def stored_scores(run: RunDirectory) -> Iterator[tuple[str, Entry]]:
         for entry in read_entries(file):
             if entry.get("weights") == present.get(directory.parts[0], ""):
                 yield str(directory), entry
-
-
-def metrics_of(entries: Iterable[Entry]) -> list[str]:
-    """The metrics that any of the entries has, in the order of tables."""
-    found = {key for entry in entries for key in entry}
-    return [name for name in LABELS if name in found]
 
 
 def read_entries(file: Path) -> list[Entry]:

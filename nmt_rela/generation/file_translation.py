@@ -42,7 +42,7 @@ _OPENERS: dict[str, Callable[..., object]] = {".gz": gzip.open, ".bz2": bz2.open
 
 def open_output(path: Path) -> BinaryIO:
     """An output file, compressed by its suffix, that is written as a stream."""
-    return cast(BinaryIO, _OPENERS.get(path.suffix, open)(path, "wb"))
+    return cast(BinaryIO, _OPENERS.get(path.suffix.lower(), open)(path, "wb"))
 
 
 def plan_chunks(lines: int, *, shard: tuple[int, int] = (1, 1)) -> list[range]:
@@ -65,7 +65,7 @@ def read_planned_chunks(path: Path, chunks: Sequence[range], *, prefixes: Path |
     def take(lines: Iterator[str], chunk: range) -> list[str]:
         found = list(islice(lines, len(chunk)))
         if len(found) < len(chunk):
-            raise DataError(f"{path}: lines have gone since they were counted; accepted: a file that does not change")
+            raise DataError(f"{path}: has lost lines since they were counted; accepted: a file that does not change")
         return found
 
     with open_text(path) as stream:
@@ -85,7 +85,7 @@ class PartialOutput:
         self._partial = path.with_name(f"{path.name}.partial")
         self._record = path.with_name(f"{path.name}.partial.json")
         self._settings = json.loads(json.dumps(settings))
-        self._compress = _COMPRESSORS.get(path.suffix, bytes)
+        self._compress = _COMPRESSORS.get(path.suffix.lower(), bytes)
         #: Chunks that it holds.
         self.chunks = 0
         self._bytes = 0

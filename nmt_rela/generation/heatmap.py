@@ -27,13 +27,13 @@ SITE_TITLES = {"encoder": "encoder self-attention", "decoder": "decoder self-att
 _FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Arial Unicode MS", "PingFang SC")
 
 
-def require_matplotlib() -> None:
-    """Raise UserError, which names the command that installs matplotlib, where it is absent."""
+def require_matplotlib(otherwise: str = "") -> None:
+    """Raise UserError, which names the command that installs matplotlib, and what else to do, where it is absent."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise UserError(
-            "plots need matplotlib, which is not installed; run: pip install 'nmt_rela[analysis]', or use --no-plots"
+            f"plots need matplotlib, which is not installed; run: pip install 'nmt_rela[analysis]'{otherwise}"
         ) from error
 
 

@@ -54,7 +54,7 @@ def segment_lines(
         slices, leading = [slice(0, len(ids))], 0
         pieces = tokenizer.split([lines[index]])[0] if len(ids) >= max_length or given_words is not None else []
         if len(ids) >= max_length:
-            # Tags before a line are said again before each of its later parts.
+            # Tags before a line are repeated before each of its later parts.
             first = takewhile(lambda piece: piece == WORD_START or piece in tokenizer.tags, pieces[: max_length // 2])
             leading = max((i + 1 for i, piece in enumerate(first) if piece in tokenizer.tags), default=0)
             slices = split_tokens(pieces, max_length - 1 - leading)

@@ -30,6 +30,12 @@ _PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko
 _DEFAULT = EvaluationConfig()
 
 
+def metrics_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The metrics that any of the records has, in the order of tables."""
+    found = {key for record in records for key in record}
+    return [name for name in LABELS if name in found]
+
+
 def check_tokenizer(tokenizer: str) -> None:
     """Raise ConfigError where sacreBLEU has no such tokenizer, or its packages are not installed."""
     if tokenizer not in TOKENIZERS:

@@ -10,17 +10,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from nmt_rela.analysis import plots
-from nmt_rela.analysis.learning_curve import panels_of_runs, quality_metrics
+from nmt_rela.analysis.learning_curve import panels_of_runs
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.builder import key_paths
 from nmt_rela.config.loader import diff_configs
 from nmt_rela.config.schema import Config
-from nmt_rela.generation.evaluation import Entry, metrics_of, stored_scores
-from nmt_rela.metrics.translation import LABELS, format_score
+from nmt_rela.generation.evaluation import Entry, stored_scores
+from nmt_rela.metrics.translation import LABELS, format_score, metrics_of
 from nmt_rela.reporting.pages import figure, number, setting, table, write_pages
 from nmt_rela.reporting.run_summary import machine, summarize
 from nmt_rela.reporting.significance import intervals_of
@@ -114,9 +115,9 @@ def _quality(runs: Sequence[_Run]) -> Iterator[str]:
         yield f"### {test}"
         groups: dict[Any, list[Evaluation]] = {}
         for evaluation in evaluations:
-            groups.setdefault(_meaning(evaluation, evaluations), []).append(evaluation)
+            groups.setdefault(_comparison_key(evaluation, evaluations), []).append(evaluation)
         if len(groups) > 1:
-            yield "Scored with other references, tokenizers or models: in tables of their own, not to be compared."
+            yield "Scores by different references, tokenizers or COMET models are not comparable: separate tables."
         for members in groups.values():
             yield from _score_table(members)
         named = {name for name, _, _ in evaluations}
@@ -133,7 +134,7 @@ def _quality(runs: Sequence[_Run]) -> Iterator[str]:
         )
 
 
-def _meaning(evaluation: Evaluation, others: Sequence[Evaluation]) -> tuple[Any, ...]:
+def _comparison_key(evaluation: Evaluation, others: Sequence[Evaluation]) -> tuple[Any, ...]:
     """What must be equal for scores to be comparable: references and tokenizer, and the signatures of the metrics that
     all have, without the version of sacreBLEU.
     """
@@ -179,7 +180,7 @@ def _curves(runs: Sequence[_Run], output: Path | None) -> Iterator[str]:
             LOG.warning("%s", error)
         else:
             yield figure(path, output, "Loss and quality of single checkpoints on the development set.")
-    metrics = ["loss", *dict.fromkeys(name for of_run in records.values() for name in quality_metrics(of_run))]
+    metrics = ["loss", *metrics_of(chain.from_iterable(records.values()))]
     rows = []
     for name, of_run in records.items():
         if validations := [record for record in of_run if record["event"] == "validation"]:
@@ -188,7 +189,7 @@ def _curves(runs: Sequence[_Run], output: Path | None) -> Iterator[str]:
     yield table(["run", "last validation at update", *(LABELS.get(metric, metric) for metric in metrics)], rows)
     vocabularies = {_fingerprint(run) for run in runs}
     if len(vocabularies) > 1:
-        yield "The runs have other vocabularies: their losses are per other tokens, and cannot be compared."
+        yield "The runs have different vocabularies, so their losses per token cannot be compared."
 
 
 def _fingerprint(run: _Run) -> str | None:

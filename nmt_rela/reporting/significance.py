@@ -9,8 +9,8 @@ from typing import Any
 
 from sacrebleu.significance import PairedTest
 
-from nmt_rela.generation.evaluation import Entry, metrics_of
-from nmt_rela.metrics.translation import sacrebleu_metrics
+from nmt_rela.generation.evaluation import Entry
+from nmt_rela.metrics.translation import metrics_of, sacrebleu_metrics
 from nmt_rela.utils.text import read_lines
 
 LOG = logging.getLogger(__name__)

@@ -10,8 +10,7 @@ from pathlib import Path
 from nmt_rela.analysis import plots
 from nmt_rela.analysis.learning_curve import panels_of_runs
 from nmt_rela.config.loader import diff_configs, load_config
-from nmt_rela.generation.evaluation import metrics_of
-from nmt_rela.metrics.translation import LABELS, format_score
+from nmt_rela.metrics.translation import LABELS, format_score, metrics_of
 from nmt_rela.reporting.pages import figure, number, setting, table, write_pages
 from nmt_rela.reporting.run_summary import machine
 from nmt_rela.reproduction import paper_results

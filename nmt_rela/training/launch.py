@@ -18,7 +18,6 @@ from nmt_rela.checkpoints.run_lock import RunLock
 from nmt_rela.config.schema import Config
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.export.model_card import write_model_card
-from nmt_rela.generation.device import resolve_batch_tokens
 from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
 from nmt_rela.metrics.comet import check_metrics, load_comet
 from nmt_rela.training.closing_summary import closing_summary
@@ -96,11 +95,10 @@ def run(
         leave_process_groups()
         raise
     except torch.OutOfMemoryError as error:
-        batch_tokens = resolve_batch_tokens(config.decoding.batch_tokens, context.device)
-        raise ConfigError(
-            f"decoding.batch_tokens: found {batch_tokens}, too many for the memory of "
-            f"{context.device} in validation; the same command with a smaller one continues the run "
-            f"({first_line(error)})"
+        raise ConfigError(  # of an update, `Trainer` knows more
+            f"training.device: out of memory outside of an update, as at the start or in validation "
+            f"({first_line(error)}); accepted: a device with more free memory; validation needs less with a smaller "
+            f"training.max_batch_tokens; the same command continues the run"
         ) from error
     except PeerLostError as error:
         if int(os.environ["LOCAL_RANK"]) == 0:  # once per machine; the launcher reports the rank that ended first

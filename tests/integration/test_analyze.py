@@ -277,6 +277,12 @@ def test_ablation_translates_with_the_decoding_overrides(
         (["--model", "{rela}", "--ablate-heads", "1", "decoding.beam_siz=2"], "did you mean 'beam_size'"),
         (["--model", "{rela}", "--ablate-heads", "1", "model.num_heads=2"], "accepted: decoding.key=value"),
         (["--model", "{rela}", "decoding.beam_size=2"], "only translations, of --ablate-heads or --live, use"),
+        (
+            ["--model", "{rela}", "--ablate-heads", "1", "decoding.beam_size=2"],
+            "decoding.beam_size: nmt-analyze --ablate-heads does not use it; accepted: decoding.max_length_offset,",
+        ),
+        (["--model", "{rela}", "--live", "decoding.batch_tokens=9"], "nmt-analyze --live does not use it"),
+        (["--model", "{rela}", "--live", "--live-bits", "9"], "--live-bits: found 9; accepted: 4 to 8"),
         (["--model", "{rela}", "--gold-reversed"], "--gold-reversed: text.en has no gold alignments"),
     ],
 )

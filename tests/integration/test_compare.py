@@ -47,7 +47,7 @@ def runs(tmp_path: Path) -> tuple[RunDirectory, RunDirectory]:
                 "target_tokens_per_second": 1234.5,
                 "loss": 4.0,
             },
-            *({"event": "validation", "update": n, "loss": 3.0, "bleu": 7.0, "other": 5.5 + n} for n in (10, 20)),
+            *({"event": "validation", "update": n, "loss": 3.0, "bleu": 7.0, "ter": 5.5 + n} for n in (10, 20)),
         ]
         run.metrics.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
     return first, second
@@ -77,7 +77,7 @@ def test_runs_are_compared_and_stay_as_they_are(
         assert f"| {name} | last | {bleu['score']:.2f} | {bleu['low']:.2f}–{bleu['high']:.2f} | {p} |" in text
     assert "| first | softmax | 1 |" in text
     assert " 1,234 |" in text
-    assert "| second | 20 | 3.00 | 7.00 | 25.50 |" in text  # a metric of any name
+    assert "| second | 20 | 3.00 | 7.00 | 25.50 |" in text
     assert "| `model.attention` | softmax | rela-g |\n" in text
     assert "run_dir" not in text
     assert re.sub(" +", " ", (tmp_path / "out/comparison.md").read_text("utf-8")) == text
@@ -94,7 +94,7 @@ def test_scores_that_mean_something_else_are_not_compared(
     else:
         evaluate(runs[1], BETTER, REFERENCES, tokenizer="char")
     text = compared(capsys, *(run.path for run in runs))
-    assert "Scored with other references, tokenizers or models: in tables of their own, not to be compared." in text
+    assert "Scores by different references, tokenizers or COMET models are not comparable: separate tables." in text
     assert len(re.findall(r"\| last \| \d+\.\d\d \| [\d.–]+ \| – \|", text)) == 2  # no p
 
 

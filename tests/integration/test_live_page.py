@@ -271,6 +271,24 @@ def test_the_demo_page_translates_and_a_head_is_worth_a_word(browser: Chromium) 
     assert f"With all heads: {whole}" in facts(browser, 1)
 
 
+def test_the_page_searches_with_the_decoding_overrides(runs: list[RunDirectory], tmp_path: Path) -> None:
+    source, target, _ = write_text(tmp_path)
+    options = [
+        "--model",
+        runs[0].path,
+        "--source",
+        source,
+        "--target",
+        target,
+        "--output",
+        tmp_path / "o",
+        "--no-plots",
+    ]
+    live = ["--live", "--no-plots", "--page-sentences", "0", "decoding.beam_size=3", "decoding.length_penalty=0.25"]
+    assert analyze.main([*map(str, options), *live]) == 0
+    assert '"search":{"beamSize":3,"lengthPenalty":0.25,' in (tmp_path / "o" / "live.html").read_text(encoding="utf-8")
+
+
 def test_a_page_over_the_limit_names_its_size(
     runs: list[RunDirectory], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

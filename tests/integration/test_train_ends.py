@@ -179,6 +179,21 @@ def test_the_optimizer_s_memory_is_that_of_the_model(
     assert "decoding" not in error
 
 
+@pytest.mark.parametrize("place", ["trainer.build_model", "validation.Validator.validate"])
+def test_memory_that_ends_outside_of_an_update_is_no_fault_of_the_beam_search(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
+
+    monkeypatch.setattr(f"nmt_rela.training.{place}", fail)
+    assert train.main(["--config", str(config), "--quiet", "training.max_updates=1"]) == 2
+    error = capsys.readouterr().err
+    assert "out of memory outside of an update, as at the start or in validation (CUDA out of memory. Tried to" in error
+    assert "decoding" not in error
+    assert error.count("\n") == 1
+
+
 def test_a_log_that_cannot_be_written_does_not_end_the_run(
     config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

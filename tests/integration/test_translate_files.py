@@ -135,11 +135,11 @@ def test_an_output_that_is_shorter_than_its_record_is_refused(tmp_path: Path) ->
 
 def test_an_input_that_loses_lines_meanwhile_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a\n" * 70, encoding="utf-8")
-    with pytest.raises(DataError, match=r"text: lines have gone since they were counted"):
+    with pytest.raises(DataError, match=r"text: has lost lines since they were counted"):
         list(read_planned_chunks(tmp_path / "text", plan_chunks(71), prefixes=None))
 
 
-@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "GZ"])
 def test_an_empty_shard_is_a_compressed_file_too(suffix: str, tmp_path: Path) -> None:
     with PartialOutput(tmp_path / f"output.{suffix}", {}):
         pass
@@ -170,6 +170,15 @@ def test_prefixes_may_come_from_a_pipe_and_a_stream_is_compressed(run: Path, tmp
     writer.join()
     assert (tmp_path / "output.gz").read_bytes()[:2] == b"\x1f\x8b"
     assert [line[:3] for line in read_lines(tmp_path / "output.gz")] == ["die", "das"]
+
+
+@pytest.mark.parametrize("name", ["output.zst", "output.ZIP", "output.de.lz4"])
+def test_a_compression_that_is_not_written_is_refused_before_translating(
+    run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert translate.main(arguments(run, text, tmp_path / name)) == 2
+    assert f"{name}'; accepted: .gz, .bz2, .xz, or a name of uncompressed text" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("shard", ["9/8", "0/8", "1", "a/b", "-1/2", "1/0"])
