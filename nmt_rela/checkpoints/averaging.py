@@ -12,7 +12,7 @@ from nmt_rela.checkpoints.checkpoint import (
     list_checkpoints,
     load_parameters,
     load_state,
-    validation_score,
+    rank_by_score,
     verify_checkpoint,
     write_checkpoint,
 )
@@ -59,12 +59,6 @@ def average_run(run: RunDirectory, count: int | None = None, *, by_score: bool =
     for path in earlier:
         shutil.rmtree(path, ignore_errors=True)
     return names
-
-
-def rank_by_score(steps: Sequence[Path], metric: str) -> list[tuple[Path, float]]:
-    """The validated checkpoints with their scores, best first; of equal scores the earlier one is better."""
-    scored = [(path, score) for path in steps if (score := validation_score(path, metric)) is not None]
-    return sorted(scored, key=lambda item: (-item[1], item[0].name))
 
 
 def average_checkpoints(directories: Sequence[Path]) -> dict[str, Tensor]:

@@ -7,16 +7,15 @@ SHA-256 of each, which is written last.
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nmt_rela.metrics.translation import LOWER_IS_BETTER
+from nmt_rela.metrics.translation import ranking_score
 from nmt_rela.utils.errors import CheckpointError
 from nmt_rela.utils.files import PARTIAL, REPLACED, atomic_directory, read_json, restore_replaced, sha256_of
 
@@ -113,15 +112,14 @@ def validation_score(directory: Path, metric: str) -> float | None:
     except CheckpointError:
         return None
     if "validation" not in state and "score" in state:  # of earlier code, which turned the sign of the loss itself
-        return oriented("", state["score"])
-    return oriented(metric, (state.get("validation") or {}).get(metric))
+        return ranking_score("", state["score"])
+    return ranking_score(metric, (state.get("validation") or {}).get(metric))
 
 
-def oriented(metric: str, value: Any) -> float | None:
-    """A measure as a score of which larger is better; None where it is no finite number."""
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return -float(value) if metric in LOWER_IS_BETTER else float(value)
+def rank_by_score(steps: Sequence[Path], metric: str) -> list[tuple[Path, float]]:
+    """The validated checkpoints with their scores, best first; of equal scores the earlier one is better."""
+    scored = [(path, score) for path in steps if (score := validation_score(path, metric)) is not None]
+    return sorted(scored, key=lambda item: (-item[1], item[0].name))
 
 
 def weights_checksum(checkpoint: Path) -> str:

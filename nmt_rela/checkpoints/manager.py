@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nmt_rela.checkpoints.averaging import rank_by_score
 from nmt_rela.checkpoints.checkpoint import (
     checkpoint_name,
     list_checkpoints,
+    rank_by_score,
     remove_stale_files,
     verify_checkpoint,
     write_checkpoint,

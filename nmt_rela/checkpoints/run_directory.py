@@ -39,7 +39,7 @@ LOG = logging.getLogger(__name__)
 
 AVERAGE = "average"
 #: Settings of the model in which a run may differ from the one whose weights it starts from.
-_FREE = frozenset({"attention", "dropout", "embedding_dropout", "attention_dropout", "ffn_dropout"})
+_MAY_DIFFER = frozenset({"attention", "dropout", "embedding_dropout", "attention_dropout", "ffn_dropout"})
 #: An exported run directory has this file instead of checkpoints.
 EXPORTED = "model.safetensors"
 
@@ -195,7 +195,7 @@ class RunDirectory:
         differing = [
             f"model.{item.name} is {getattr(own, item.name)}, not {getattr(config, item.name)}"
             for item in fields(config)
-            if item.name not in _FREE and getattr(own, item.name) != getattr(config, item.name)
+            if item.name not in _MAY_DIFFER and getattr(own, item.name) != getattr(config, item.name)
         ]
         if differing:
             raise CheckpointError(f"{self.config_file}: {', '.join(differing)}")

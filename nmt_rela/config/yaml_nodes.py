@@ -100,7 +100,7 @@ def read_file(path: Path) -> Tree:
         raise ConfigError(f"{path}: is a directory; expected a YAML file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    check_head(data[:4096], str(path), ConfigError)
+    check_head(data, str(path), ConfigError)
     try:
         return parse(data.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,6 +38,8 @@ _Segment = Callable[[range], _Sentences]
 _segment_of_worker: _Segment
 #: Lower priority than that of the training beside it.
 _NICE = 5
+#: Seconds between looks at whether a stop is requested.
+_POLL = 0.5
 
 
 def resample(
@@ -130,9 +133,14 @@ class ResamplingProcess:
             text=True,
         )
 
-    def wait(self) -> None:
-        """Return when the dataset is written. Raises DataError when that fails."""
-        _, error = self._process.communicate()
+    def wait(self, stop_requested: Callable[[], bool] = lambda: False) -> None:
+        """Return when the dataset is written. Raises DataError when that fails, or is ended for a requested stop."""
+        error: str | None = None
+        while error is None:
+            if stop_requested():
+                self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                _, error = self._process.communicate(timeout=_POLL)
         if self._process.returncode:
             lines = error.strip().splitlines() or [f"status {self._process.returncode}"]
             raise DataError(

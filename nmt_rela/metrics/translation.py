@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -133,6 +134,13 @@ def score_lines(scores: Mapping[str, Any], names: Iterable[str]) -> list[str]:
         precisions = "/".join(f"{precision:.1f}" for precision in scores["bleu_precisions"])
         lines[0] += f" {precisions} (BP {scores['brevity_penalty']:.3f}, length {scores['length_ratio']:.3f})"
     return lines
+
+
+def ranking_score(name: str, value: Any) -> float | None:
+    """A result of which larger is better: that of a loss or an error is negative. None where it is no finite number."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return -float(value) if name in LOWER_IS_BETTER else float(value)
 
 
 def format_score(name: str, scores: Mapping[str, Any]) -> str:

@@ -31,9 +31,8 @@ from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.languages import is_known_language, primary_language
 from nmt_rela.data.normalization import normalization_rule
 from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
-from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.metrics.translation import check_tokenizer, default_tokenizer
-from nmt_rela.preparation.cleaning_stats import ENCODING_HINT, CleaningStats, read_stats
+from nmt_rela.preparation.corpus_counts import count_corpus, log_counts
 from nmt_rela.preparation.sources.archive_cache import ArchiveCache
 from nmt_rela.preparation.sources.archives import CorruptArchiveError, LocalArchive
 from nmt_rela.preparation.sources.mirror import MIRROR_VARIABLE
@@ -59,17 +58,12 @@ from nmt_rela.preparation.stages import (
     make_train,
     vocabulary_files,
 )
-from nmt_rela.preparation.tokenizer_training import suitable_size
 from nmt_rela.utils.errors import ConfigError, DataError, did_you_mean
 from nmt_rela.utils.files import atomic_write, check_writable, describe_missing, read_json, sha256_of
 from nmt_rela.utils.processes import available_cores
 
 LOG = logging.getLogger(__name__)
 
-#: A source that loses a larger fraction of its pairs in cleaning, duplicates aside, is warned of.
-_MUCH_LOST = 0.1
-#: A vocabulary of more than this many times the suitable size is warned of.
-_MANY_SUBWORDS = 4
 #: Increased when the code of a stage gives another result for the same inputs.
 _VERSIONS = {"sets": 3, "text": 4, "overlap": 1, "tokenizers": 2, "train": 1, "dev": 2}
 #: The same for the modes of one option; data of other modes stays valid.
@@ -137,42 +131,14 @@ def prepare(
             "stages": {name: directory.name for name, directory in directories.items()},
             "mirror": mirror,
             "digests": digests,
-            "counts": _counts(directories, data),
+            "counts": count_corpus(directories, data),
         }
         record = {"fingerprint": fingerprint(summary), **summary}
         with atomic_write(preparation.summary_file) as stream:
             stream.write(json.dumps(record, indent=1).encode("utf-8") + b"\n")
-    _log_counts(summary["counts"])
+    log_counts(summary["counts"])
     LOG.info("prepared in %s", preparation.directory)
     return preparation.prepared_data(summary)
-
-
-def _log_counts(counts: Mapping[str, Any]) -> None:
-    """Log what cleaning has kept. Warn of sources that lost many pairs other than duplicates, and of seen sets."""
-    LOG.info("training text: %s pairs read, %s kept", *(f"{counts['total'][key]:,}" for key in ("read", "kept")))
-    for name, source in counts["sources"].items():
-        lost = {reason: pairs for reason, pairs in source["dropped"].items() if reason != "duplicate"}
-        if sum(lost.values()) > _MUCH_LOST * source["read"]:
-            hint = ENCODING_HINT if "undecodable" in lost else ""
-            LOG.warning(
-                "source '%s': %.0f %% of %s pairs are dropped: %s (docs/data.md explains the reasons)%s",
-                name, 100 * sum(lost.values()) / source["read"], f"{source['read']:,}",
-                ", ".join(f"{reason} {pairs:,}" for reason, pairs in lost.items()), hint,
-            )  # fmt: skip
-    sizes = counts["vocabulary"]
-    if (smaller := min(sizes["source"], sizes["target"])) < sizes["requested"]:
-        LOG.warning("the corpus supports %d sub-words, not data.vocabulary_size=%d", smaller, sizes["requested"])
-    if sizes["requested"] > _MANY_SUBWORDS * (suitable := suitable_size(counts["total"]["kept"])):
-        LOG.warning(
-            "data.vocabulary_size: %s sub-words are too many for %s training pairs to teach; 'auto' would be about %s",
-            *(f"{number:,}" for number in (sizes["requested"], counts["total"]["kept"], suitable)),
-        )
-    for name, pairs in counts["overlap"].items():
-        LOG.warning(
-            "%s: %s of its %s pairs also stand in the training text, which raises its scores; none is dropped",
-            *("development set" if name == "dev" else f"test set '{name}'", f"{pairs:,}"),
-            f"{counts['dev'] if name == 'dev' else counts['tests'][name]:,}",
-        )  # fmt: skip
 
 
 def load_prepared(data: DataConfig) -> PreparedData:
@@ -428,22 +394,3 @@ def _list_stages(
         {**common, "tokenizers": tokenizers.name, "dev": described(task.dev)},
     )
     return stages
-
-
-def _counts(stages: Mapping[str, Path], data: DataConfig) -> dict[str, Any]:
-    stats = read_stats(stages["train"] / "cleaning_stats.json")
-    lines = json.loads((stages["sets"] / "lines.json").read_bytes())
-    overlap = json.loads((stages["overlap"] / "overlap.json").read_bytes())
-    tokenizers = TokenizerPair.load(stages["tokenizers"])
-    return {
-        "sources": {name: counts.as_dict() for name, counts in stats.items()},
-        "total": CleaningStats.sum(stats.values()).as_dict(),
-        "dev": lines["dev"],
-        "tests": {name.removeprefix("test-"): count for name, count in lines.items() if name != "dev"},
-        "overlap": {name.removeprefix("test-"): count for name, count in overlap.items() if count},
-        "vocabulary": {
-            "source": tokenizers.source.size,
-            "target": tokenizers.target.size,
-            "requested": 0 if data.vocabulary or data.vocabulary_size == "auto" else data.vocabulary_size,
-        },
-    }

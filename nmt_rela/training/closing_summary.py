@@ -34,6 +34,8 @@ def closing_summary(run: RunDirectory, config: Config, state: TrainerState, *, s
         yield f"best validation: {score}at update {update_of(best):,}, checkpoint {run.path / 'best'}"
     if run.learning_curve.exists():
         yield f"learning curve: {run.learning_curve}"
+    if state.update == 0:  # there is no checkpoint yet
+        return
     commands = [f"nmt-average --model {path}", f"nmt-evaluate --model {path}"]
     commands += [f"nmt-translate --model {path} < text.{data.source_language} > text.{data.target_language}"]
     yield "\n    ".join(["next:", *commands, f"nmt-analyze --model {path}"])

@@ -66,9 +66,9 @@ def alignment_loss(
     linked = linked.view(batch, 1, target_length, source_length)
     count = linked.sum(dim=-1)  # [batch, 1, target length]
     distribution = linked / count.clamp(min=1.0)[..., None]
-    map_rows, negentropy = _MAPS[weight_fn]
+    weights_of, negentropy = _WEIGHT_FUNCTIONS[weight_fn]
     with torch.no_grad():  # by the envelope theorem the gradient does not pass through the weights
-        weights = map_rows(scores)
+        weights = weights_of(scores)
     losses = negentropy(distribution) - negentropy(weights) + ((weights - distribution) * scores).sum(dim=-1)
     losses = torch.where(count > 0, losses, 0.0).mean(dim=1)  # [batch, target length]
     if sentence_weights is not None:
@@ -117,7 +117,7 @@ def _tsallis15(weights: Tensor) -> Tensor:
 
 
 #: By weight function: the same function, and Ω, whose maximizer of w · s − Ω(w) it is.
-_MAPS: dict[Callable[[Tensor], Tensor], tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+_WEIGHT_FUNCTIONS: dict[Callable[[Tensor], Tensor], tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     functional.softmax: (functional.softmax, _shannon),
     functional.sparsemax: (_sparsemax, _half_square),
     functional.entmax15: (_entmax15, _tsallis15),

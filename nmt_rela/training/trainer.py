@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from nmt_rela.checkpoints.averaging import rank_by_score
-from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state, load_tensors, oriented
+from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_state, load_tensors, rank_by_score
 from nmt_rela.checkpoints.manager import CheckpointManager
 from nmt_rela.checkpoints.run_directory import RunDirectory, build_model, load_weights, settings_to_record
 from nmt_rela.config.schema import Config
@@ -22,6 +21,7 @@ from nmt_rela.data.batch_plan import BatchPlan
 from nmt_rela.data.data_loader import Batch, collate, iterate_updates
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
+from nmt_rela.metrics.translation import ranking_score
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.training.device_settings import resolve_max_batch_tokens, resolve_precision
 from nmt_rela.training.distributed import DistributedContext
@@ -37,7 +37,7 @@ from nmt_rela.training.optimizer import (
 from nmt_rela.training.profiling import profile_steps
 from nmt_rela.training.step_metrics import StepMetrics
 from nmt_rela.training.trainer_state import TrainerState
-from nmt_rela.training.training_corpus import TrainingCorpus
+from nmt_rela.training.training_corpus import StopRequestedError, TrainingCorpus
 from nmt_rela.training.training_progress import TrainingProgress
 from nmt_rela.training.validation import Validator
 from nmt_rela.training.weight_average import WeightAverage
@@ -126,7 +126,10 @@ class Trainer:
                 self.progress,
             ):
                 while not stopping and not self._is_finished():
-                    plan = self.corpus.plan(state.epoch)
+                    try:
+                        plan = self.corpus.plan(state.epoch, stop_requested=stop_requested)
+                    except StopRequestedError:
+                        break
                     if state.next_update_in_epoch >= plan.num_updates:
                         raise CheckpointError(
                             f"{self.run_directory.path}: the newest checkpoint is at update "
@@ -262,7 +265,7 @@ class Trainer:
         )
 
     @property
-    def _deliverable(self) -> Transformer:
+    def _evaluated_model(self) -> Transformer:
         """The model that is validated and that checkpoints are for: the average, where there is one."""
         return self.average.model if self.average else self.model
 
@@ -341,10 +344,10 @@ class Trainer:
         """Measure the model on the development set, and count validations without improvement."""
         settings, state = self.config.training, self.state
         with self._autocast():
-            result = self.validator.validate(self._deliverable, max_batch_tokens=self.max_batch_tokens)
+            result = self.validator.validate(self._evaluated_model, max_batch_tokens=self.max_batch_tokens)
         metrics = result.metrics
         self._validation = {name: finite_or_none(value) for name, value in metrics.items()}
-        score = oriented(settings.checkpoint_metric, metrics.get(settings.checkpoint_metric))
+        score = ranking_score(settings.checkpoint_metric, metrics.get(settings.checkpoint_metric))
         is_best = score is not None and (state.best_score is None or score > state.best_score)
         state.best_score = score if is_best else state.best_score
         state.validations_since_best = 0 if is_best else state.validations_since_best + 1
@@ -369,7 +372,7 @@ class Trainer:
             lambda: self.checkpoints.save(
                 update=self.state.update,
                 validation=self._validation,
-                tensors={"model": self._deliverable.state_dict(), "training": training},
+                tensors={"model": self._evaluated_model.state_dict(), "training": training},
                 state={
                     "progress": asdict(self.state),
                     "checkpoint_metric": self.config.training.checkpoint_metric,
@@ -384,7 +387,7 @@ class Trainer:
     def _resume(self, checkpoint: Path) -> None:
         """Continue from a checkpoint. Raises CheckpointError when it does not fit."""
         state = load_state(checkpoint)
-        load_weights(self._deliverable, checkpoint)
+        load_weights(self._evaluated_model, checkpoint)
         training = load_tensors(checkpoint, "training", device=self.context.device)
         try:
             load_optimizer_state(self.optimizer, training["optimizer"])

@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,10 @@ from nmt_rela.training.subword_links import SubwordLinks
 from nmt_rela.utils.errors import DataError
 from nmt_rela.utils.prefetch import prefetch
 from nmt_rela.utils.processes import available_cores
+
+
+class StopRequestedError(Exception):
+    """A stop was requested before the segmentations of an epoch were written. All ranks raise it."""
 
 
 class TrainingCorpus:
@@ -54,12 +58,12 @@ class TrainingCorpus:
         if config.training.guided_alignment.weight:
             assert data.links is not None, "prepare was not asked for links"
             self.links = SubwordLinks(data.links, tokenizers, spaced=are_spaced(config.data.languages))
-        #: Pairs of each training source in that epoch, by its name.
-        self.pairs_by_source: dict[str, int] = {}
         self._config, self._tokenizers, self._context = config, tokenizers, context
         self._sizes: dict[str, int] = {name: counts["kept"] for name, counts in data.counts["sources"].items()}
         if sum(self._sizes.values()) != len(self.base):
             raise DataError(f"{data.train}: {len(self.base):,} pairs, {sum(self._sizes.values()):,} by the statistics")
+        #: Pairs of each training source in the epoch that was planned last, by its name.
+        self._pairs_by_source = self._sizes
         self._directory, self._tokenizer_directory = run.epochs, data.tokenizer
         #: The datasets of the epochs after ``_epoch``, as they are written.
         self._written: Generator[Path, None, None] | None = None
@@ -67,21 +71,25 @@ class TrainingCorpus:
         self._starting, self._is_over = threading.Lock(), False
         self._epoch = -1
 
-    def plan(self, epoch: int) -> BatchPlan:
+    def plan(self, epoch: int, *, stop_requested: Callable[[], bool] = lambda: False) -> BatchPlan:
         """The plan of an epoch; ``dataset`` then holds its pairs. All ranks must call it.
 
-        Raises DataError or OSError when its segmentations cannot be written.
+        Raises DataError or OSError when its segmentations cannot be written; StopRequestedError when the main rank is
+        asked to stop before they are.
         """
         data, training = self._config.data, self._config.training
         self.dataset = self.base
         if any(data.regularization):
-            self.dataset = ParallelDataset(self._context.run_on_main(lambda: self._resampled(epoch)))
+            path = self._context.run_on_main(lambda: self._resampled(epoch, stop_requested))
+            if path is None:
+                raise StopRequestedError
+            self.dataset = ParallelDataset(path)
         chosen = None
-        self.pairs_by_source = self._sizes
+        self._pairs_by_source = self._sizes
         if data.weights or data.temperature != 1:
             weights = source_weights(self._sizes, data.weights, data.temperature)
             by_source = weighted_pairs([*self._sizes.values()], weights, seed=training.seed, epoch=epoch)
-            self.pairs_by_source = dict(zip(self._sizes, map(len, by_source), strict=True))
+            self._pairs_by_source = dict(zip(self._sizes, map(len, by_source), strict=True))
             chosen = np.concatenate(by_source)
             if not len(chosen):
                 raise DataError(
@@ -98,7 +106,7 @@ class TrainingCorpus:
 
     def metrics(self) -> dict[str, int]:
         """What the epoch that was planned last holds, for metrics.jsonl: the pairs of each training source."""
-        return {f"pairs/{name}": pairs for name, pairs in self.pairs_by_source.items()}
+        return {f"pairs/{name}": pairs for name, pairs in self._pairs_by_source.items()}
 
     def close(self, *, is_finished: bool) -> None:
         """End the writing of later epochs. A finished run needs no segmentations any more."""
@@ -111,19 +119,27 @@ class TrainingCorpus:
         if is_finished and self._context.is_main_process:
             shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _resampled(self, epoch: int) -> Path:
-        """The dataset of an epoch. The thread goes on with the next one; those of earlier epochs are removed."""
+    def _resampled(self, epoch: int, stop_requested: Callable[[], bool]) -> Path | None:
+        """The dataset of an epoch, None after a request to stop.
+
+        The thread goes on with the next one; those of earlier epochs are removed.
+        """
         if self._written is None or epoch != self._epoch + 1:
             epochs = range(epoch, self._config.training.max_epochs or sys.maxsize)
-            self._written = prefetch(map(self._write, epochs), depth=1)
-        path = next(self._written)
+            self._written = prefetch((self._write(number, stop_requested) for number in epochs), depth=1)
+        try:
+            path = next(self._written)
+        except DataError:  # also where the signal has reached, and ended, the process that writes
+            if stop_requested():
+                return None
+            raise
         self._epoch = epoch
         for other in self._directory.glob("*-*"):
             if (number := other.name.partition("-")[0]).isdecimal() and int(number) < epoch:
                 shutil.rmtree(other, ignore_errors=True)
         return path
 
-    def _write(self, epoch: int) -> Path:
+    def _write(self, epoch: int, stop_requested: Callable[[], bool]) -> Path:
         """Write the dataset of an epoch, unless an earlier process has: its name says what it depends on."""
         data, seed = self._config.data, self._config.training.seed
         depends_on = [self.base.fingerprint, self._tokenizers.fingerprint, data.regularization, data.max_length, seed]
@@ -144,5 +160,5 @@ class TrainingCorpus:
                     epoch=epoch,
                     workers=max(1, available_cores() // 2),
                 )
-            self._process.wait()
+            self._process.wait(stop_requested)
         return path

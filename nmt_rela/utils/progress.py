@@ -40,9 +40,7 @@ class ProgressBar:
 
             style: dict[str, Any] = {"total": self._total or None, "initial": self._done, "desc": self._title}
             style |= {"bar_format": _FORMAT_WITH_NOTE} if self._has_notes else {"unit": self._unit, "unit_scale": True}
-            width = os.get_terminal_size(
-                sys.stderr.fileno()
-            ).columns  # some terminals have none: tqdm would draw nothing
+            width = os.get_terminal_size(sys.stderr.fileno()).columns  # 0 in some, where tqdm would draw nothing
             self._bar = tqdm(leave=False, ncols=None if width else 80, dynamic_ncols=width > 0, **style)
         return self
 

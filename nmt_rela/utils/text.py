@@ -47,7 +47,11 @@ _OPENERS: dict[str | None, Callable[[Any], Any]] = {"gzip": gzip.open, "bzip2": 
 
 
 def check_head(head: bytes, name: str, error: type[UserError] = DataError) -> None:
-    """Raise ``error`` where a text begins in another encoding, compressed or as binary data, or has no line feeds."""
+    """Raise ``error`` where a text begins in another encoding, compressed or as binary data, or has no line feeds.
+
+    ``head`` are its first bytes, of which a few thousand are read.
+    """
+    head = head[:_HEAD]
     if found := _COMPRESSED.match(head):
         accepted = "plain text, .gz, .bz2 and .xz" if error is DataError else "plain text"
         raise error(f"{name}: compressed with {found.lastgroup}; accepted: {accepted}")
@@ -72,6 +76,7 @@ def foreign_encoding(head: bytes) -> str:
 
     It is UTF-16 or UTF-32, by the byte-order mark or by where zero bytes stand, or ISO-2022, by its escape sequences.
     """
+    head = head[:_HEAD]
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "UTF-32"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -102,7 +107,7 @@ def raw_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
     Raises DataError, which begins with ``name``, for text in UTF-16 or UTF-32 and for compressed data.
     """
     buffered = stream if hasattr(stream, "peek") else io.BufferedReader(cast(io.RawIOBase, stream))
-    check_head(buffered.peek(_HEAD)[:_HEAD], name)
+    check_head(buffered.peek(_HEAD), name)
     mark = codecs.BOM_UTF8  # at the start of the first line
     while line := buffered.readline(MAX_LINE):
         if not line.endswith(b"\n") and len(line) == MAX_LINE:

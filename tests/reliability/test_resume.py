@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from nmt_rela.checkpoints.checkpoint import list_checkpoints, load_tensors
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import train
+from nmt_rela.data import subword_regularization
 from tests.digits import TINY, write_digits
 from tests.ranks import ForkedRanks
 
@@ -209,6 +212,30 @@ def test_regularized_weighted_averaged_training_continues_bitwise(
         assert run.epochs.is_dir()
     assert_same(straight, run_to(config, UPDATES, *CHANGING))
     assert training["weights"].keys() == contents(run)[1]["weights"].keys()
+
+
+@pytest.mark.usefixtures("stopping")
+@pytest.mark.parametrize("all_processes", [False, True])
+def test_a_stop_while_segmentations_are_awaited_is_obeyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_processes: bool
+) -> None:
+    """Slurm sends the signal to the process that writes them too, and a training may wait for it for long."""
+    config, popen = prepare(tmp_path / "it"), subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> Any:
+        if subword_regularization.__name__ not in command:
+            return popen(command, **options)
+        process = popen(["sleep", "60"], **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+        if all_processes:
+            process.terminate()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    run = run_to(config, UPDATES, *CHANGING, status=143)
+    assert list_checkpoints(run.checkpoints) == []
+    monkeypatch.undo()
+    assert list_checkpoints(run_to(config, 1, *CHANGING).checkpoints)
 
 
 @pytest.mark.slow

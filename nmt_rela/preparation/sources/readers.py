@@ -168,7 +168,7 @@ def _segments(stream: BinaryIO, name: str) -> _Segments:
     data = stream.read(MAX_DOCUMENT + 1)
     if len(data) > MAX_DOCUMENT:
         raise DataError(f"{name}: over {MAX_DOCUMENT:,} bytes; accepted: SGM sets up to that size")
-    check_head(data[:4096], name)
+    check_head(data, name)
     document, segments = "", []
     for found in _SGM.finditer(data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")):
         if found["segment"] is None:
@@ -285,7 +285,7 @@ def _without_codes(markup: str) -> str:
 
 def _encoding_of(head: bytes, name: str) -> str:
     """The encoding of a TMX file: UTF-16 or UTF-32 by its first bytes, else what it declares, else UTF-8."""
-    if wide := foreign_encoding(head[:4096]):
+    if wide := foreign_encoding(head):
         return wide
     check_head(head, name)
     declared = _DECLARATION.match(head)
