@@ -37,18 +37,19 @@ def _demonstrate(arguments: Sequence[str] | None) -> int:
     cli.add_overrides(parser)
     options = cli.parse(parser, arguments)
     config = load_config(CONFIG, options.overrides)
-    start = time.monotonic()
+    start, quiet = time.monotonic(), ["--quiet"] * options.quiet
     for command in (
         ["nmt-train", "--config", CONFIG, *options.overrides],
         ["nmt-average", "--model", config.run_dir],
         ["nmt-evaluate", "--model", config.run_dir],
     ):
-        status = _step(command)
+        status = _step([*command, *quiet])
         if status:
             return status
     _show_examples(config)
     can_plot = importlib.util.find_spec("matplotlib") is not None
-    status = _step(["nmt-analyze", "--model", config.run_dir, "--live", *([] if can_plot else ["--no-plots"])])
+    plots = [] if can_plot else ["--no-plots"]
+    status = _step(["nmt-analyze", "--model", config.run_dir, "--live", *plots, *quiet])
     if not status:
         print("\n".join(_closing_lines(config, seconds=round(time.monotonic() - start), can_plot=can_plot)))
     return status

@@ -82,7 +82,7 @@ def _reproduce(arguments: Sequence[str] | None) -> int:
         for line in plan_lines(experiment, steps):
             print(line)
         return EXIT_DONE
-    if not options.report and (status := run_steps(experiment, steps)):
+    if not options.report and (status := run_steps(experiment, steps, quiet=options.quiet)):
         return status
     print()
     for path in write_report(experiment):

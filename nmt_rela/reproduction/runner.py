@@ -28,8 +28,11 @@ from nmt_rela.utils.processes import terminate_with_parent
 LOG = logging.getLogger(__name__)
 
 
-def run_steps(experiment: Experiment, steps: Sequence[Step]) -> int:
-    """Run the steps that are not up to date, one at a time; the exit status of the first that fails, or 0."""
+def run_steps(experiment: Experiment, steps: Sequence[Step], *, quiet: bool = False) -> int:
+    """Run the steps that are not up to date, one at a time; the exit status of the first that fails, or 0.
+
+    ``quiet``: the commands of the package log warnings only.
+    """
     with _only_process_in(experiment.output) as lock:
         write_config(experiment)
         for number, step in enumerate(steps, 1):
@@ -41,7 +44,7 @@ def run_steps(experiment: Experiment, steps: Sequence[Step]) -> int:
             command = step.command()
             print(f"\n{label}\n$ {format_command(command)}", flush=True)
             start = time.monotonic()
-            status = _execute(command, lock)
+            status = _execute(command, lock, quiet=quiet)
             run = step.run
             if not status and run is not None and not is_finished(RunDirectory(run.path), run.config.training):
                 LOG.warning("%s: training stopped before its end; the same command continues", step.name)
@@ -96,7 +99,7 @@ def format_command(command: Sequence[str]) -> str:
     return shlex.join(["python", *command] if command[0].endswith(".py") else command)
 
 
-def _execute(command: Sequence[str], lock: int) -> int:
+def _execute(command: Sequence[str], lock: int, *, quiet: bool) -> int:
     """Run a command to its end and return its exit status; after SIGTERM or SIGINT 128 + the signal, whatever it was.
 
     SIGTERM is passed on, so that the command saves and stops. Ctrl-C reaches it without our help, because a terminal
@@ -106,7 +109,7 @@ def _execute(command: Sequence[str], lock: int) -> int:
         program = [sys.executable, *command]
     else:
         module = command[0].removeprefix("nmt-")
-        program = [sys.executable, "-m", f"nmt_rela.commands.{module}", *command[1:]]
+        program = [sys.executable, "-m", f"nmt_rela.commands.{module}", *command[1:], *["--quiet"] * quiet]
     child: subprocess.Popen[bytes] | None = None
     stopped = EXIT_DONE
 

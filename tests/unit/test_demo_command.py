@@ -22,10 +22,14 @@ def test_the_demo_ends_with_what_to_type_and_to_open(
         path.touch()
     (tmp_path / "venv/bin").mkdir(parents=True)
     (tmp_path / "venv/bin/activate").touch()
-    monkeypatch.setattr(demo, "_step", lambda command: 0)
+    steps: list[list[str]] = []
+    monkeypatch.setattr(demo, "_step", lambda command: steps.append(list(command)) or 0)
     monkeypatch.setattr(demo, "_show_examples", lambda config: None)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
-    assert demo.main([f"run_dir={run}"]) == 0
+    assert demo.main([f"run_dir={run}", "--quiet"]) == 0
+    assert [(step[0], "--quiet" in step) for step in steps] == [
+        (f"nmt-{name}", True) for name in ("train", "average", "evaluate", "analyze")
+    ]
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
     activate, *commands = [shlex.split(line, comments=True) for line in lines if not line.startswith("file:")]
     assert (activate[0], Path(activate[1]).exists()) == (".", True)

@@ -303,6 +303,18 @@ def test_finished_runs_are_not_taken_for_runs_of_other_settings(
     assert reproduce.main([*command, "training.max_updates=4000", "decoding.beam_size=2"]) == 0
 
 
+@pytest.mark.parametrize("quiet", [True, False])
+def test_quiet_is_passed_on_to_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], quiet: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["demo", "--scale", "smoke", "--attention", "softmax", "--output", "out"]
+    monkeypatch.setattr(reproduce.sys, "executable", "echo")
+    reproduce.main([*options, *["--quiet"] * quiet])
+    started = [line for line in capfd.readouterr().out.splitlines() if line.startswith("-m nmt_rela.commands.")]
+    assert {line.endswith(" --quiet") for line in started} == {quiet}
+
+
 def test_the_plan_lists_commands_and_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert download_size(experiment()) == (5, 658_092_427 + 918_734_483 + 80_462_375, 2)
     assert download_size(experiment("demo"))[0] == 0

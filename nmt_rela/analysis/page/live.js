@@ -16,7 +16,7 @@ function startWorker(run) {
 
 /** Ask for what the state shows, unless it was asked for already. */
 function request(run) {
-  const {normalization: [source, target], search} = page.runs[run].live, of = live[run];
+  const {normalization: [source, target], search} = page.runs[run].live, entry = live[run];
   const wanted = {
     source: normalizeText(state.source, source),
     target: state.target === null ? null : normalizeText(state.target, target),
@@ -25,39 +25,39 @@ function request(run) {
     search: {...search, beamSize: state.beam || search.beamSize},
   };
   const asked = JSON.stringify(wanted);
-  if (asked === of.asked) return;
-  of.asked = asked;
+  if (asked === entry.asked) return;
+  entry.asked = asked;
   if (!wanted.source.trim()) {
-    Object.assign(of, {result: null, working: false, message: "Type a source sentence.", id: of.id + 1});
-    of.worker?.postMessage({id: of.id});
+    Object.assign(entry, {result: null, working: false, message: "Type a source sentence.", id: entry.id + 1});
+    entry.worker?.postMessage({id: entry.id});
     return;
   }
-  of.worker ??= startWorker(run);
-  of.id += 1;
-  Object.assign(of, {working: true, message: "translating …", pending: {}});
-  of.worker.postMessage({id: of.id, ...wanted});
+  entry.worker ??= startWorker(run);
+  entry.id += 1;
+  Object.assign(entry, {working: true, message: "translating …", pending: {}});
+  entry.worker.postMessage({id: entry.id, ...wanted});
 }
 
 function receive(run, {id, part, ...content}) {
-  const of = live[run];
-  if (id !== of.id && part !== "error") return;
-  if (part === "progress") of.message = `translating … ${content.step} sub-words`;
-  else if (part === "hypotheses") of.pending = {...content, ...JSON.parse(of.asked)};
+  const entry = live[run];
+  if (id !== entry.id && part !== "error") return;
+  if (part === "progress") entry.message = `translating … ${content.step} sub-words`;
+  else if (part === "hypotheses") entry.pending = {...content, ...JSON.parse(entry.asked)};
   else if (part === "attention") {
-    Object.assign(of, {result: {...of.pending, ...content, costs: null, isRanked: false}, working: false, message: ""});
+    Object.assign(entry, {result: {...entry.pending, ...content, costs: null, isRanked: false}, working: false, message: ""});
     announce(run);
-  } else if (part === "costs") Object.assign(of.result, {costs: content.costs, isRanked: content.done});
-  else Object.assign(of, {working: false, message: `This run cannot translate: ${content.message}`});
+  } else if (part === "costs") Object.assign(entry.result, {costs: content.costs, isRanked: content.done});
+  else Object.assign(entry, {working: false, message: `This run cannot translate: ${content.message}`});
   if (part === "costs") drawRanking(run);
   else if (part === "progress") drawWorking();
   else if (part !== "hypotheses") draw();
 }
 
 function stopTranslating() {
-  for (const of of live) {
-    if (!of.working) continue;
-    Object.assign(of, {working: false, message: "Stopped.", id: of.id + 1});
-    of.worker.postMessage({id: of.id});
+  for (const entry of live) {
+    if (!entry.working) continue;
+    Object.assign(entry, {working: false, message: "Stopped.", id: entry.id + 1});
+    entry.worker.postMessage({id: entry.id});
   }
   draw();
 }

@@ -51,7 +51,7 @@ async function answer({id, source, target, choice, heads, search}) {
     }
     if (newest !== id) throw new Stopped();
   };
-  const say = (part, content) => self.postMessage({id, part, ...content});
+  const post = (part, content) => self.postMessage({id, part, ...content});
   const read = (hidden, tokens, without, record = null) => {
     const logits = new IncrementalDecoder(model, hidden, without).read([BOS, ...tokens.slice(0, -1)], record);
     return logits.map((values, i) => logSoftmax(values)[tokens[i]]);
@@ -71,7 +71,7 @@ async function answer({id, source, target, choice, heads, search}) {
       const options = {...search, maxLength: ids.length + search.maxLengthOffset};
       found = await beamSearch(new IncrementalDecoder(model, hidden, without), options, async (step) => {
         await check();
-        if (step % 10 === 9) say("progress", {step: step + 1});
+        if (step % 10 === 9) post("progress", {step: step + 1});
       });
       if (!found.length) throw new Error("the model's predictions are not finite numbers");
       for (const hypothesis of found) hypothesis.text = targetTokenizer.decode(hypothesis.tokens);
@@ -85,7 +85,7 @@ async function answer({id, source, target, choice, heads, search}) {
   const hypotheses = heads.length ? await find(off, heads) : await find(NOTHING_OFF, []);
   const pieces = (tokenizer, tokens) => tokens.map((token) => tokenizer.piece(token));
   for (const hypothesis of hypotheses) hypothesis.pieces = pieces(targetTokenizer, hypothesis.tokens);
-  say("hypotheses", {hypotheses, baseline, sourcePieces: pieces(sourceTokenizer, ids), unknown: ids.includes(UNK)});
+  post("hypotheses", {hypotheses, baseline, sourcePieces: pieces(sourceTokenizer, ids), unknown: ids.includes(UNK)});
 
   const {tokens} = hypotheses[Math.min(choice, hypotheses.length - 1)], {num_heads: count} = model.config;
   const lengths = {encoder: [ids.length, ids.length], decoder: [tokens.length, tokens.length], cross: [tokens.length, ids.length]};
@@ -98,7 +98,7 @@ async function answer({id, source, target, choice, heads, search}) {
     values.set(row, ((layer * count + head) * queries + query) * keys);
   };
   const hidden = model.encode(ids, off, record), logProbs = read(hidden, tokens, off, record);
-  say("attention", {sites, logProbs});
+  post("attention", {sites, logProbs});
 
   const whole = sum(logProbs), costs = Object.fromEntries(Object.keys(layers).map((site) =>
     [site, Array.from({length: layers[site]}, () => new Array(count).fill(null))]));
@@ -111,11 +111,11 @@ async function answer({id, source, target, choice, heads, search}) {
         const without = headsOff([...heads, [site, layer, head]]);
         costs[site][layer][head] = whole - sum(read(site === "encoder" ? model.encode(ids, without) : hidden, tokens, without));
         if (performance.now() - said > 300) {
-          say("costs", {costs, done: false});
+          post("costs", {costs, done: false});
           said = performance.now();
         }
       }
     }
   }
-  say("costs", {costs, done: true});
+  post("costs", {costs, done: true});
 }
