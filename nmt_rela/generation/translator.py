@@ -36,7 +36,7 @@ from nmt_rela.generation.streaming import MAX_CHUNK, Chunk, number_chunks, read_
 from nmt_rela.models.attention_capture import ObservableModels
 from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.models.transformer import Transformer
-from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError, did_you_mean
+from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError, did_you_mean, first_line
 from nmt_rela.utils.memory import trim_malloc
 
 LOG = logging.getLogger(__name__)
@@ -363,16 +363,23 @@ class Translator:
         return replace(hypothesis, text=given + hypothesis.text.removeprefix(shown))
 
     def _decode(self, segments: Sequence[Segment], options: TranslationOptions) -> list[list[TranslationHypothesis]]:
-        """The hypotheses of one batch. The batch is halved for as long as the device runs out of memory."""
+        """The hypotheses of one batch. The batch is halved for as long as the device runs out of memory.
+
+        Raises ConfigError where one sentence does not fit.
+        """
         try:
             found = self._search(segments, options)
             links = None
             if options.alignment is not None:
                 sources = [(segment.ids, segment.words) for segment in segments]
                 links = self._aligner.align(sources, found, options.alignment)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             if len(segments) == 1:
-                raise
+                raise ConfigError(
+                    f"{self.device} lacks the memory for one sentence of {len(segments[0].ids):,} sub-words with "
+                    f"{options.num_sequences} hypotheses ({first_line(error)}); accepted: fewer hypotheses "
+                    "(decoding.beam_size), or a device with more free memory"
+                ) from error
             LOG.warning("out of memory with %d sentences per batch; the batch is halved", len(segments))
         else:
             target = self.tokenizers.target

@@ -65,6 +65,22 @@ def test_results_do_not_depend_on_batch_or_order(attention: str, beam_size: int)
     assert_same([shuffled[order.index(i)] for i in range(len(LINES))], batched)
 
 
+def test_batches_that_do_not_fit_are_halved_down_to_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    translator, search, fitting = toy_translator(), Translator._search, 3
+    expected = translator.translate(LINES)
+
+    def limited(self: Translator, segments: Any, options: TranslationOptions) -> Any:
+        if len(segments) > fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
+        return search(self, segments, options)
+
+    monkeypatch.setattr(Translator, "_search", limited)
+    assert_same(translator.translate(LINES), expected)
+    fitting = 0
+    with pytest.raises(ConfigError, match=r"cpu lacks the memory for one sentence of \d+ sub-words with 4 hyp"):
+        translator.translate(LINES, beam_size=4)
+
+
 @pytest.mark.parametrize("attention", ATTENTION_VARIANTS)
 def test_cached_decoding_equals_teacher_forcing(attention: str) -> None:
     """Token scores of the search, computed step by step from caches, equal those of the whole target at once."""
