@@ -48,7 +48,7 @@ class RunDirectory:
     """The paths of one run. The constructor reads and writes nothing."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(os.path.expanduser(path))
         self.config_file = self.path / "config.yaml"
         self.tokenizer = self.path / "tokenizer"
         self.checkpoints = self.path / "checkpoints"
@@ -198,7 +198,8 @@ class RunDirectory:
             if item.name not in _MAY_DIFFER and getattr(own, item.name) != getattr(config, item.name)
         ]
         if differing:
-            raise CheckpointError(f"{self.config_file}: {', '.join(differing)}")
+            accepted = "the same model; attention and dropout may differ"
+            raise CheckpointError(f"{self.config_file}: {', '.join(differing)}; accepted: {accepted}")
         trained = build_model(own, self.load_tokenizers())
         checkpoint = self.load_weights_into(trained)
         weights = trained.state_dict()
@@ -212,10 +213,10 @@ class RunDirectory:
             raise CheckpointError(f"{checkpoint}: made with another vocabulary than {self.tokenizer}")
         recorded = recorded_settings(checkpoint)
         for path, value in settings_to_record(self.config()).items():
-            if recorded.get(path, value) == value or path.startswith("training."):
+            if recorded.get(path, value) == value or path.startswith(("training.", "evaluation.")):
                 continue
             fault = f"{self.config_file}: {path}: found {value}, but {checkpoint} was made with {recorded[path]}"
-            if not path.startswith("decoding."):  # without which the weights mean something else
+            if path.startswith(("data.", "model.")):  # under others the weights mean something else
                 raise CheckpointError(f"{fault}; set it back")
             LOG.warning("%s", fault)
         load_weights(model, checkpoint)

@@ -27,7 +27,7 @@ def closing_summary(run: RunDirectory, config: Config, state: TrainerState, *, s
         values = [
             record.get(metric)
             for record in run.read_metrics()
-            if (record["event"], record["update"]) == ("validation", update_of(best))
+            if (record.get("event"), record.get("update")) == ("validation", update_of(best))
         ]
         known = values and values[-1] is not None
         score = f"{LABELS.get(metric, metric)} {format_score(metric, {metric: values[-1]})} " if known else ""

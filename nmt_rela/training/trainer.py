@@ -209,10 +209,10 @@ class Trainer:
         # The devices may differ, but all ranks must cut an update in the same way.
         self.max_batch_tokens = min(context.all_gather_object(self.max_batch_tokens))
         LOG.info(
-            "%s parameters, %s pairs, %s on %s rank(s) of %s, at most %s tokens per micro-batch, from update %d",
+            "%s parameters, %s pairs, %s on %s rank(s) of %s, at most %s tokens per micro-batch, from update %s",
             f"{sum(p.numel() for p in self.parameters):,}", f"{len(self.corpus.base):,}",
             str(self.precision).removeprefix("torch."), context.world_size, context.device.type,
-            f"{self.max_batch_tokens:,}", self.state.update,
+            f"{self.max_batch_tokens:,}", f"{self.state.update:,}",
         )  # fmt: skip
         if context.world_size > 1:
             wrapped = context.data_parallel(self.objective)
@@ -342,16 +342,12 @@ class Trainer:
 
     def _validate(self) -> None:
         """Measure the model on the development set, and count validations without improvement."""
-        settings, state = self.config.training, self.state
+        metric, state = self.config.training.checkpoint_metric, self.state
         with self._autocast():
             result = self.validator.validate(self._evaluated_model, max_batch_tokens=self.max_batch_tokens)
         metrics = result.metrics
         self._validation = {name: finite_or_none(value) for name, value in metrics.items()}
-        score = ranking_score(settings.checkpoint_metric, metrics.get(settings.checkpoint_metric))
-        is_best = score is not None and (state.best_score is None or score > state.best_score)
-        state.best_score = score if is_best else state.best_score
-        state.validations_since_best = 0 if is_best else state.validations_since_best + 1
-        state.last_validated_update = state.update
+        is_best = state.record_validation(ranking_score(metric, metrics.get(metric)))
         if self.logger:
             self.logger.log("validation", state.update, metrics)
             self.logger.log_samples(state.update, *result.samples)
@@ -399,7 +395,7 @@ class Trainer:
             self.state = TrainerState.from_checkpoint(state["progress"])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"{checkpoint}: no state of training that fits: {first_line(error)}") from error
-        LOG.info("continuing %s from update %d", self.run_directory.path, self.state.update)
+        LOG.info("continuing %s from update %s", self.run_directory.path, f"{self.state.update:,}")
         metric = self.config.training.checkpoint_metric
         if state.get("checkpoint_metric", metric) != metric:
             # Patience begins anew, and the best of the checkpoints that are kept is the one to surpass.

@@ -42,6 +42,14 @@ class TrainerState:
                 raise ValueError(f"progress.{name} is {value!r}")
         return state
 
+    def record_validation(self, score: float | None) -> bool:
+        """Count a validation after the latest update; whether its score is the best so far."""
+        is_best = score is not None and (self.best_score is None or score > self.best_score)
+        self.best_score = score if is_best else self.best_score
+        self.validations_since_best = 0 if is_best else self.validations_since_best + 1
+        self.last_validated_update = self.update
+        return is_best
+
     def is_finished(self, settings: TrainingConfig) -> bool:
         """Whether the run has reached the end that its settings define."""
         return self.end_reason(settings) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from nmt_rela.checkpoints import run_directory as run_directory_module
 from nmt_rela.checkpoints.checkpoint import load_state, load_tensors, verify_checkpoint, write_checkpoint
 from nmt_rela.checkpoints.run_directory import RunDirectory, settings_to_record
+from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.config.schema import TrainingConfig
 from nmt_rela.export.safetensors import export_safetensors
 from nmt_rela.training.optimizer import build_optimizer, load_optimizer_state
@@ -162,6 +164,22 @@ def test_another_search_than_the_checkpoint_was_validated_with_is_stated(
     run.config_file.write_text(run.config_file.read_text().replace("length_penalty: 0.6", "length_penalty: 0.2"))
     run.load_model()
     assert "decoding.length_penalty: found 0.2, but" in caplog.text
+
+
+def test_other_metrics_than_those_of_the_training_are_accepted(
+    run: RunDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    rewrite(run, config=settings_to_record(run.config()))
+    config = run.config()
+    evaluation = replace(config.evaluation, metrics=("ter",))
+    run.config_file.write_text(config_to_yaml(replace(config, evaluation=evaluation)))
+    run.load_model()
+    assert not caplog.text
+
+
+def test_a_home_directory_that_does_not_exist_is_no_run() -> None:
+    with pytest.raises(CheckpointError, match="~nobody-at-all/run"):
+        RunDirectory("~nobody-at-all/run").config()
 
 
 def test_damage_in_an_export_is_found(run: RunDirectory, tmp_path: Path) -> None:

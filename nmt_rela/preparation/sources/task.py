@@ -5,6 +5,7 @@ A task holds text in two or more languages. A configuration chooses the directio
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -143,7 +144,7 @@ def archives_of(parallel_sources: Iterable[ParallelSource], languages: Iterable[
 def find_task(name_or_path: str) -> Path:
     """The file of a task, which is a path or the name of a shipped task. Raises ConfigError where there is none."""
     if not is_name(name_or_path):
-        path = Path(name_or_path).expanduser()
+        path = Path(os.path.expanduser(name_or_path))
         if not path.is_file():
             raise ConfigError(f"data.task: {path}: no such task file")
         return path.absolute()  # paths of local text are relative to it
