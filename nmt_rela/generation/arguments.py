@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
@@ -32,7 +33,7 @@ def read_paths(runs: str | Path | Iterable[str | Path]) -> list[str | Path]:
         raise CheckpointError(f"runs: found {runs!r:.60}; accepted: the path of a run directory, or a list of them")
     seen: set[Path] = set()
     for path in paths:
-        if (resolved := Path(path).expanduser().resolve()) in seen:
+        if (resolved := Path(os.path.expanduser(path)).resolve()) in seen:
             raise CheckpointError(f"{path}: found more than once; accepted: an ensemble of different runs")
         seen.add(resolved)
     return paths

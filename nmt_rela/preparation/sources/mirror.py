@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +27,7 @@ class Mirror:
 
     def __init__(self, location: str) -> None:
         self._url = location.rstrip("/") if re.match(r"https?://", location) else ""
-        self._directory = None if self._url else Path(location.removeprefix("file://")).expanduser().absolute()
+        self._directory = None if self._url else Path(os.path.expanduser(location.removeprefix("file://"))).absolute()
         self._checksums: dict[str, str] = {}
 
     def read_checksums(self, retry: RetryPolicy) -> None:

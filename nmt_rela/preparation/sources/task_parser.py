@@ -318,7 +318,7 @@ class _TaskReader:
 
     def local_path(self, text: str) -> Path:
         """A path of the task file, which starts from its directory."""
-        return Path(os.path.normpath(self.path.parent / Path(text).expanduser()))
+        return Path(os.path.normpath(self.path.parent / os.path.expanduser(text)))
 
 
 def _is_web_address(url: str) -> bool:
