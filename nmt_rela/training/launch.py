@@ -95,7 +95,7 @@ def run(
         leave_process_groups()
         raise
     except torch.OutOfMemoryError as error:
-        raise ConfigError(  # of an update, `Trainer` knows more
+        raise ConfigError(  # of an update, ``out_of_memory`` knows more
             f"training.device: out of memory outside of an update, as at the start or in validation "
             f"({first_line(error)}); accepted: a device with more free memory; validation needs less with a smaller "
             f"training.max_batch_tokens; the same command continues the run"

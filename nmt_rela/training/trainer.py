@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from nmt_rela.training.optimizer import (
     load_optimizer_state,
     step_unless_nonfinite,
 )
+from nmt_rela.training.out_of_memory import batch_too_large, memory_errors, model_too_large
 from nmt_rela.training.profiling import profile_steps
 from nmt_rela.training.step_metrics import StepMetrics
 from nmt_rela.training.trainer_state import TrainerState
@@ -41,7 +43,7 @@ from nmt_rela.training.training_corpus import StopRequestedError, TrainingCorpus
 from nmt_rela.training.training_progress import TrainingProgress
 from nmt_rela.training.validation import Validator
 from nmt_rela.training.weight_average import WeightAverage
-from nmt_rela.utils.errors import CheckpointError, ConfigError, UserError, first_line
+from nmt_rela.utils.errors import CheckpointError, UserError, first_line
 from nmt_rela.utils.memory import trim_malloc
 
 LOG = logging.getLogger(__name__)
@@ -175,14 +177,15 @@ class Trainer:
                 # Dropout is keyed by seed, update and micro-batch, so an exact resume needs no random state.
                 torch.manual_seed(_derive_seed(settings.seed, state.update, batch.number))
                 # The backward pass of the last micro-batch sums the gradients over the ranks.
-                with self._memory_errors(batch), nullcontext() if batch is passes[-1] else self._no_sync():
+                too_large = partial(batch_too_large, batch, self.max_batch_tokens, context.device)
+                with memory_errors(too_large), nullcontext() if batch is passes[-1] else self._no_sync():
                     loss, nll, alignment = self.objective(batch.to(context.device))
                     total = loss + settings.guided_alignment.weight * alignment
                     with torch.autocast(context.device.type, enabled=False):
                         self.scaler.scale(total / normalizer).backward()
                 self.metrics.update(loss.detach(), nll, batch, alignment.detach())
                 loss_sum += total.detach()
-        with self._memory_errors():
+        with memory_errors(partial(model_too_large, self.model, context.device)):
             self.scaler.unscale_(self.optimizer)
             norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
             if settings.max_grad_norm:
@@ -222,29 +225,6 @@ class Trainer:
             with context.communication_errors():
                 self.objective(self._empty_batch.to(context.device))[0].backward()
             self.optimizer.zero_grad(set_to_none=True)
-
-    @contextmanager
-    def _memory_errors(self, batch: Batch | None = None) -> Iterator[None]:
-        """Say which setting is too large for the GPU: that of a micro-batch, or the model and its optimizer."""
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            device, found = self.context.device, self.max_batch_tokens
-            if batch is None:
-                count = sum(parameter.numel() for parameter in self.parameters)
-                fault = (
-                    f"model: {count:,} parameters, their gradients and the optimizer's state do not fit the memory of "
-                    f"{device}; accepted: a smaller model, by model.d_model, model.ffn_dim, the layers or "
-                    "data.vocabulary_size"
-                )
-            else:
-                sentences, length = batch.source.shape
-                fault = (
-                    f"training.max_batch_tokens: found {found}, too many for the memory of {device}: a micro-batch of "
-                    f"{sentences} sentences, {length} source and {batch.target.shape[1]} target tokens long, does not "
-                    f"fit; the same command with training.max_batch_tokens={max(found // 2, 1)} continues the run"
-                )
-            raise ConfigError(f"{fault} ({first_line(error)})") from error
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
