@@ -6,6 +6,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from nmt_rela.config.schema import DataConfig
@@ -44,12 +45,12 @@ def normalization_rule(*languages: str, data: DataConfig) -> str:
 def normalization_for(language: str, data: DataConfig) -> Callable[[str], str]:
     """The function that repairs and normalizes text of a language. Doing it twice changes nothing more."""
     keeps_joiners, romanian = language_rules(language, data)
+    return partial(_normalize, keeps_joiners=keeps_joiners, romanian=romanian)  # can be pickled
 
-    def normalize(text: str) -> str:
-        text, _ = repair_text(text)
-        return normalize_romanian(text if keeps_joiners else _JOINERS.sub("", text), romanian)
 
-    return normalize
+def _normalize(text: str, *, keeps_joiners: bool, romanian: RomanianDiacritics) -> str:
+    text, _ = repair_text(text)
+    return normalize_romanian(text if keeps_joiners else _JOINERS.sub("", text), romanian)
 
 
 def language_rules(language: str, data: DataConfig) -> tuple[bool, RomanianDiacritics]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask, attention_mask, key_padding_mask
@@ -115,6 +115,8 @@ class NmtRelaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.transformer = Transformer(
             config.source_vocab_size, config.vocab_size, pad_id=PAD, bos_id=BOS, **config.model_settings
         )
+        # Hooks on them stay. They are no children: their weights have one name, that in `Transformer`.
+        self._views = _Encoder(self), _InputEmbeddings(self.transformer)
         self._tied_weights_keys = config.tied_weights
         self.post_init()
 
@@ -151,7 +153,7 @@ class NmtRelaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def get_encoder(self, *_args: Any, **_kwargs: Any) -> nn.Module:
         """The encoder as a module of its own."""
-        return _Encoder(self)
+        return self._views[0]
 
     def get_decoder(self) -> nn.Module:
         """The layers of the decoder."""
@@ -163,7 +165,7 @@ class NmtRelaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Tools embed source and target by this one function. Where the two sides have different vectors, it gives both,
         one behind the other; ``forward`` takes the half that it needs, and the other has no gradient.
         """
-        return _InputEmbeddings(self.transformer)
+        return self._views[1]
 
     def resize_token_embeddings(self, *_args: Any, **_kwargs: Any) -> Any:
         """Refused: the vocabulary is that of the run. Raises ConfigError."""
@@ -194,8 +196,10 @@ class NmtRelaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> Any:
         """Logits [batch, target length, vocabulary] and what is asked for, as for any encoder-decoder model.
 
-        Without ``attention_mask``, padding ids of the source are hidden. With ``labels`` (padding: -100) the loss is
-        the mean cross-entropy, or its sum over ``num_items_in_batch``. ``past_key_values`` and ``cache`` are the same.
+        Without ``attention_mask``, padding ids of the source are hidden, also those of ``encoder_outputs``. With
+        ``labels`` (padding: -100) the loss is the mean cross-entropy, or its sum over ``num_items_in_batch``.
+        ``past_key_values`` and ``cache`` are the same.
+        Raises ConfigError for caches of fixed length.
         """
         if unknown := sorted(kwargs.keys() - {"cache_position"}):
             raise TypeError(f"forward() has no argument {', '.join(unknown)}")
@@ -205,6 +209,8 @@ class NmtRelaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if cache is None and use_cache and labels is None:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        if isinstance(getattr(cache, "self_attention_cache", None), StaticCache):
+            raise ConfigError("a cache of fixed length is not supported; accepted: EncoderDecoderCache of DynamicCache")
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
@@ -214,6 +220,8 @@ class NmtRelaForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states
             )
         hidden_states = encoder_outputs[0]  # [batch, source length, d_model]
+        if attention_mask is None:
+            attention_mask = getattr(encoder_outputs, "attention_mask", None)
         valid = _valid(attention_mask, input_ids, hidden_states)
         past = 0 if cache is None else cache.get_seq_length()
         if decoder_inputs_embeds is None:
@@ -252,6 +260,13 @@ class NmtRelaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return output if return_dict else output.to_tuple()
 
 
+@dataclass
+class _EncoderOutput(BaseModelOutput):
+    """What the encoder gives, and which positions hold tokens: ``generate`` passes nothing else to the decoder."""
+
+    attention_mask: Tensor | None = None
+
+
 class _Encoder(nn.Module):
     """The encoder, as ``generate`` calls it."""
 
@@ -281,12 +296,11 @@ class _Encoder(nn.Module):
         wanted = {"attentions": output_attentions, "hidden_states": output_hidden_states}
         with _record(self.layers, **wanted) as recorded:
             last = model.transformer.encode_embedded(embedded, valid).hidden_states
-        output = BaseModelOutput(
-            last_hidden_state=last,
-            hidden_states=(*recorded["states"], last) if output_hidden_states else None,
-            attentions=tuple(recorded["self_attention"]) or None,
-        )
-        return output.to_tuple() if return_dict is False else output
+        states = (*recorded["states"], last) if output_hidden_states else None
+        attentions = tuple(recorded["self_attention"]) or None
+        if return_dict is False:
+            return BaseModelOutput(last, states, attentions).to_tuple()
+        return _EncoderOutput(last, states, attentions, valid)
 
 
 class _InputEmbeddings(nn.Module):

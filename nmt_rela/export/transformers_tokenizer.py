@@ -102,10 +102,10 @@ class NmtRelaTokenizer(PreTrainedTokenizer):
         texts = (part if isinstance(part, str) else self._sides[side].decode([part])[0] for part in parts)
         return " ".join(text for text in texts if text)
 
-    def _decode(self, token_ids: Any, *args: Any, use_source_tokenizer: bool = False, **kwargs: Any) -> str:
+    def _decode(self, *args: Any, use_source_tokenizer: bool = False, **kwargs: Any) -> str:
         self._decode_use_source_tokenizer = use_source_tokenizer
-        try:
-            text: str = super()._decode(token_ids, *args, **kwargs)
+        try:  # transformers 4 sets the attribute from the argument, 5 leaves it
+            text: str = super()._decode(*args, use_source_tokenizer=use_source_tokenizer, **kwargs)
         finally:
             self._decode_use_source_tokenizer = False
         return text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 import runpy
 import subprocess
@@ -21,7 +23,7 @@ from nmt_rela.commands import export
 from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import BOS, EOS, PAD
 from nmt_rela.models.attention_capture import capture_attention
-from nmt_rela.utils.errors import CheckpointError
+from nmt_rela.utils.errors import CheckpointError, ConfigError
 from tests.integration.documentation import REPOSITORY, blocks_of
 
 transformers = pytest.importorskip(
@@ -162,6 +164,8 @@ def test_caches_change_nothing(loaded: tuple[Any, Any]) -> None:
             torch.manual_seed(1)
             results.append(model.generate(**batch, **search, max_new_tokens=12, use_cache=use_cache))
         assert torch.equal(*results), search
+    with pytest.raises(ConfigError, match="fixed length"):
+        model.generate(**batch, num_beams=1, max_new_tokens=3, cache_implementation="static")
     # Several positions after a prefix, and a padded prefix.
     target = torch.tensor([[BOS, 5, 6, 7, 8, 9]] * 5)
     whole = model(**batch, decoder_input_ids=target)
@@ -173,6 +177,28 @@ def test_caches_change_nothing(loaded: tuple[Any, Any]) -> None:
     mask = torch.tensor([[1, 1, 0, 0]] * 5)
     found = model(**batch, decoder_input_ids=padded, decoder_attention_mask=mask)
     torch.testing.assert_close(found.logits[:, :2], first.logits, atol=1e-5, rtol=1e-6)
+
+
+def test_padding_is_hidden_without_a_mask(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    batch = tokenizer(LINES[:8], padding=True, return_tensors="pt")
+    for beam in (1, 3):
+        search = {"num_beams": beam, "max_new_tokens": 8}
+        assert torch.equal(model.generate(batch["input_ids"], **search), model.generate(**batch, **search))
+    encoded = model.get_encoder()(batch["input_ids"])
+    target = torch.tensor([[BOS, 5, 6]] * 8)
+    found = model(encoder_outputs=encoded, decoder_input_ids=target).logits
+    torch.testing.assert_close(found, model(**batch, decoder_input_ids=target).logits)
+
+
+def test_hooks_and_copies_see_the_encoder_that_runs(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = copy.deepcopy(loaded)
+    called: list[int] = []
+    model.get_encoder().register_forward_hook(lambda *_: called.append(1))
+    batch = pickle.loads(pickle.dumps(tokenizer))(LINES[:2], padding=True, return_tensors="pt")
+    model.generate(**batch, num_beams=1, max_new_tokens=2)
+    model(**batch, decoder_input_ids=batch["input_ids"])
+    assert len(called) == 2
 
 
 def test_vectors_may_be_given_instead_of_ids(loaded: tuple[Any, Any]) -> None:
@@ -199,6 +225,15 @@ def test_the_tokenizer_is_that_of_the_run(run: RunDirectory, loaded: tuple[Any, 
     # What looks like a special token is text; unusual spaces are repaired as in nmt-translate.
     assert EOS not in tokenizer("der</s>Hund", add_special_tokens=False)["input_ids"]
     assert tokenizer("der\u00a0Hund")["input_ids"] == tokenizer("der Hund")["input_ids"]
+
+
+def test_two_vocabularies_are_read_back_each_by_its_own(tmp_path: Path) -> None:
+    run = varied_run(tmp_path / "run", separate_tokenizers())
+    _, tokenizer = load(exported(run, tmp_path / "out"))
+    ids = tokenizer(LINES[:5], text_target=LINES[:5])
+    for name, of_source in (("input_ids", True), ("labels", False)):
+        texts = tokenizer.batch_decode(ids[name], skip_special_tokens=True, use_source_tokenizer=of_source)
+        assert texts == LINES[:5], name
 
 
 def test_saved_again_the_files_are_the_same(folder: Path, loaded: tuple[Any, Any], tmp_path: Path) -> None:
