@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nmt_rela.models.layers import EncoderLayer
 from nmt_rela.models.transformer import Transformer
 
 
@@ -50,14 +51,19 @@ def pack_model(model: Transformer, *, bits: int = 8) -> PackedModel:
             of_tensor, values = quantize_rows(values, bits=bits)
             codes.append(of_tensor.tobytes())
         floats.append(values.astype("<f4").tobytes())
-    modules = model.attention_modules()
+    modules, embedding, layer = model.attention_modules(), model.source_embedding, model.encoder[0]
+    assert isinstance(layer, EncoderLayer)  # ModuleList forgets its element type
     header = {
-        "attention": {site: module.variant for (site, layer), module in modules.items() if layer == 0},
+        "attention": {site: module.variant for (site, index), module in modules.items() if index == 0},
         "encoder_layers": len(model.encoder),
         "decoder_layers": len(model.decoder),
         "d_model": model.output_embedding.shape[1],
         "num_heads": modules["cross", 0].num_heads,
         "norm_order": "post" if model.decoder_norm is None else "pre",
+        "layer_norm_epsilon": layer.feed_forward_residual.layer_norm.eps,
+        "activation": layer.feed_forward.activation,
+        "embedding_scale": embedding.scale,
+        "positions": embedding.layout,
         "decoder_start": "zero" if model.starts_with_zeros else "bos",
         "tensors": tensors,
     }

@@ -11,29 +11,41 @@ function below(parameters, prefix) {
   return Object.fromEntries(found.map(([name, value]) => [name.slice(prefix.length), value]));
 }
 
+/** The error function within 2e-7 (Abramowitz and Stegun 7.1.26). */
+function erf(x) {
+  const t = 1 / (1 + 0.3275911 * Math.abs(x));
+  const sum = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
+  return Math.sign(x) * (1 - sum * Math.exp(-x * x));
+}
+
+const ACTIVATIONS = {
+  relu: (x) => Math.max(0, x),
+  swish: (x) => x / (1 + Math.exp(-x)),
+  gelu: (x) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
+};
+
 class FeedForward {
-  constructor(parameters) {
-    this.parameters = parameters;
+  constructor(parameters, activation) {
+    Object.assign(this, {parameters, activation: ACTIVATIONS[activation]});
   }
 
   forward(x) {
     const hidden = linear(x, this.parameters["fc1.weight"], this.parameters["fc1.bias"]);
-    for (let i = 0; i < hidden.length; i++) if (hidden[i] < 0) hidden[i] = 0;
-    return linear(hidden, this.parameters["fc2.weight"], this.parameters["fc2.bias"]);
+    return linear(hidden.map(this.activation), this.parameters["fc2.weight"], this.parameters["fc2.bias"]);
   }
 }
 
 class Layer {
-  /** `variants` are those of "self_attention" and, in a decoder, "cross_attention". */
-  constructor(parameters, variants, {numHeads, isPreNorm}) {
-    this.isPreNorm = isPreNorm;
+  /** `variants` are those of "self_attention" and, in a decoder, "cross_attention"; the rest is of the model's config. */
+  constructor(parameters, variants, {num_heads, norm_order, layer_norm_epsilon: epsilon, activation}) {
+    this.isPreNorm = norm_order === "pre";
     this.norms = {};
     for (const [name, variant] of Object.entries(variants)) {
-      this[name] = new MultiHeadAttention(below(parameters, `${name}.`), variant, numHeads);
-      this.norms[name] = below(parameters, `${name}_residual.layer_norm.`);
+      this[name] = new MultiHeadAttention(below(parameters, `${name}.`), variant, num_heads);
+      this.norms[name] = {...below(parameters, `${name}_residual.layer_norm.`), epsilon};
     }
-    this.feedForward = new FeedForward(below(parameters, "feed_forward."));
-    this.norms.feed_forward = below(parameters, "feed_forward_residual.layer_norm.");
+    this.feedForward = new FeedForward(below(parameters, "feed_forward."), activation);
+    this.norms.feed_forward = {...below(parameters, "feed_forward_residual.layer_norm."), epsilon};
   }
 
   residual(x, name, sublayer) {

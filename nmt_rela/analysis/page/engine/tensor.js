@@ -43,17 +43,15 @@ function linear(x, {rows, columns, codes, scales}, bias = null) {
   return y;
 }
 
-const LAYER_NORM_EPSILON = 1e-8;
-
 /** LayerNorm of every row. */
-function layerNorm(x, {weight, bias}) {
+function layerNorm(x, {weight, bias, epsilon}) {
   const width = weight.length, y = new Float32Array(x.length);
   for (let start = 0; start < x.length; start += width) {
     let mean = 0, variance = 0;
     for (let c = 0; c < width; c++) mean += x[start + c];
     mean /= width;
     for (let c = 0; c < width; c++) variance += (x[start + c] - mean) ** 2;
-    const scale = 1 / Math.sqrt(variance / width + LAYER_NORM_EPSILON);
+    const scale = 1 / Math.sqrt(variance / width + epsilon);
     for (let c = 0; c < width; c++) y[start + c] = (x[start + c] - mean) * scale * weight[c] + bias[c];
   }
   return y;

@@ -22,13 +22,14 @@ function unpackParameters(tensors, buffer) {
   return parameters;
 }
 
-/** Position signals of one position: sines in the first half, cosines in the second. */
-function sinusoidalPosition(position, width) {
+/** Position signals of one position: sines, then cosines. As nmt_rela/models/embedding.py. */
+function sinusoidalPosition(position, width, layout) {
   const half = Math.floor(width / 2), signal = new Float32Array(width);
-  for (let i = 0; i < half; i++) {
-    const angle = position * Math.exp(-i * (Math.log(10000) / Math.max(half - 1, 1)));
+  const [sines, steps] = layout === "marian" ? [width - half, width / 2] : [half, Math.max(half - 1, 1)];
+  for (let i = 0; i < sines; i++) {
+    const angle = position * Math.exp(-i * (Math.log(10000) / steps));
     signal[i] = Math.sin(angle);
-    signal[half + i] = Math.cos(angle);
+    if (i < half) signal[sines + i] = Math.cos(angle);
   }
   return signal;
 }
@@ -37,25 +38,24 @@ class Transformer {
   /** `config` is the header that live_model.py writes, `buffer` its bytes. */
   constructor(config, buffer) {
     const parameters = unpackParameters(config.tensors, buffer), {attention, encoder_layers, decoder_layers} = config;
-    const options = {numHeads: config.num_heads, isPreNorm: config.norm_order === "pre"};
     Object.assign(this, {config, parameters, width: config.d_model});
     this.encoder = Array.from({length: encoder_layers}, (_, i) =>
-      new EncoderLayer(below(parameters, `encoder.${i}.`), {self_attention: attention.encoder}, options));
+      new EncoderLayer(below(parameters, `encoder.${i}.`), {self_attention: attention.encoder}, config));
     const variants = {self_attention: attention.decoder, cross_attention: attention.cross};
     this.decoder = Array.from({length: decoder_layers}, (_, i) =>
-      new DecoderLayer(below(parameters, `decoder.${i}.`), variants, options));
+      new DecoderLayer(below(parameters, `decoder.${i}.`), variants, config));
   }
 
-  /** √d · embedding (+ bias) + position of each token. The first decoder input may be the zero vector. */
+  /** Scaled embedding (+ bias) + position of each token. The first decoder input may be the zero vector. */
   embed(side, tokens, firstPosition) {
     const {width, parameters, config} = this, x = new Float32Array(tokens.length * width);
     const weight = parameters[`${side}_embedding.weight`], bias = parameters[`${side}_embedding.bias`];
     tokens.forEach((token, i) => {
       const position = typeof firstPosition === "number" ? firstPosition + i : firstPosition(i);
       const isZero = side === "target" && position === 0 && config.decoder_start === "zero";
-      const embedding = isZero ? new Float32Array(width) : weight.row(token), signal = sinusoidalPosition(position, width);
+      const embedding = isZero ? new Float32Array(width) : weight.row(token), signal = sinusoidalPosition(position, width, config.positions);
       for (let c = 0; c < width; c++) {
-        x[i * width + c] = embedding[c] * Math.sqrt(width) + (bias && !isZero ? bias[c] : 0) + signal[c];
+        x[i * width + c] = embedding[c] * config.embedding_scale + (bias && !isZero ? bias[c] : 0) + signal[c];
       }
     });
     return x;
@@ -63,7 +63,7 @@ class Transformer {
 
   finalStates(name, x) {
     const norm = below(this.parameters, `${name}.`);
-    return norm.weight ? layerNorm(x, norm) : x;
+    return norm.weight ? layerNorm(x, {...norm, epsilon: this.config.layer_norm_epsilon}) : x;
   }
 
   /** The encoder's hidden states [tokens, width]. `off` and `record` as in IncrementalDecoder. */
@@ -77,7 +77,7 @@ class Transformer {
   }
 
   logits(hidden) {
-    return linear(hidden, this.parameters.output_embedding);
+    return linear(hidden, this.parameters.output_embedding, this.parameters.output_bias);
   }
 }
 
