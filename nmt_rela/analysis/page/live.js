@@ -8,7 +8,10 @@ function startWorker(run) {
   const url = URL.createObjectURL(new Blob([byId("engine").textContent], {type: "text/javascript"}));
   const worker = new Worker(url), {header, tokenizers} = page.runs[run].live;
   worker.onmessage = ({data}) => receive(run, data);
-  worker.onerror = (event) => receive(run, {id: live[run].id, part: "error", message: event.message || "the worker does not start"});
+  worker.onerror = (event) => {
+    live[run].worker = null;
+    receive(run, {id: 0, part: "error", message: event.message || "the worker does not start"});
+  };
   const text = (id) => byId(id).textContent;
   worker.postMessage({id: 0, load: {header, weights: text(`model-${run}`), tokenizers: tokenizers.map(({model, vocabulary}) => ({model: text(model), vocabulary}))}});
   return worker;
@@ -40,7 +43,7 @@ function request(run) {
 
 function receive(run, {id, part, ...content}) {
   const entry = live[run];
-  if (id !== entry.id && part !== "error") return;
+  if (id && id !== entry.id) return; // 0 is the loading of the model
   if (part === "progress") entry.message = `translating … ${content.step} sub-words`;
   else if (part === "hypotheses") entry.pending = {...content, ...JSON.parse(entry.asked)};
   else if (part === "attention") {
@@ -104,16 +107,23 @@ const writeOff = () => Object.entries(state.off).flatMap(([run, heads]) => heads
 
 function readOff(text) {
   const off = {};
-  for (const part of text.split(",")) {
-    const [run, site, layer, head] = part.split("."), sizes = page.runs[run]?.sites[site];
-    if (sizes && +layer < sizes.layers && +head < sizes.heads) (off[run] ??= []).push([site, +layer, +head]);
+  for (const part of new Set(text.split(","))) {
+    const [, run, site, layer, head] = part.match(/^(\d+)\.(\w+)\.(\d+)\.(\d+)$/) ?? [], sizes = page.runs[run]?.sites[site];
+    if (+layer < sizes?.layers && +head < sizes.heads) (off[run] ??= []).push([site, +layer, +head]);
   }
   return off;
 }
 
 // ---------------------------------------------------------------- the form
+let typing = 0; // the timer of text that is typed and not yet part of the state
+
+function endTyping() {
+  clearTimeout(typing);
+  typing = 0;
+}
+
 function drawForm() {
-  const set = (id, text) => { if (byId(id).value !== text && document.activeElement !== byId(id)) byId(id).value = text; };
+  const set = (id, text) => { if (!typing && byId(id).value !== text) byId(id).value = text; };
   set("source", state.source);
   set("target", state.target ?? "");
   byId("beam").value = String(state.beam);
@@ -131,10 +141,11 @@ function startForm() {
   byId("live").hidden = false;
   const own = page.runs[0].live.search.beamSize;
   byId("beam").append(make("option", {value: "0"}, `${own} (of the run)`), ...BEAMS.map((size) => make("option", {value: size}, size === 1 ? "1 (greedy)" : String(size))));
-  let typing = 0;
   const typed = (now) => {
-    clearTimeout(typing);
+    endTyping();
+    if (now) live.filter(({working, message}) => message && !working).forEach((entry) => { entry.asked = ""; }); // stopped, or failed
     typing = setTimeout(() => {
+      endTyping();
       const source = byId("source").value, example = page.sentences.findIndex((sentence) => sentence.source === source);
       change({sentence: example, source, target: byId("target").value.trim() ? byId("target").value : null, choice: 0});
     }, now ? 0 : 350);

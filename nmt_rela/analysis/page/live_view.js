@@ -22,7 +22,7 @@ const logProb = (value) => value.toFixed(2).replace("-", "−");
 
 function buildTranslation(run) {
   const {result, working, message} = live[run];
-  const element = make("div", {class: `translation${working ? " working" : ""}`});
+  const element = make("div", {class: `translation${working || message ? " working" : ""}`});
   if (!result) {
     element.append(make("p", {class: "absent"}, message || "…"));
     return element;

@@ -16,18 +16,18 @@ function readAddress() {
   if (given.has("layer")) state.layer = whole("layer", 999);
   if (given.has("head")) state.head = given.get("head") === "mean" ? "mean" : whole("head", 999);
   if (given.has("map")) state.map = given.get("map");
-  if (page.live) readLiveAddress(given);
+  if (page.live) readLiveAddress(given, whole);
   state.hold = given.has("query") ? {query: whole("query", 9999), key: null} : given.has("key") ? {query: null, key: whole("key", 9999)} : null;
   clamp();
 }
 
 /** The source is in the address unless it is that of an example; heads that are off are run.site.layer.head. */
-function readLiveAddress(given) {
+function readLiveAddress(given, whole) {
   const example = given.has("source") ? page.sentences.findIndex(({source}) => source === given.get("source")) : state.sentence;
   state.sentence = example;
-  state.source = given.get("source") ?? page.sentences[example]?.source ?? "";
-  state.target = given.get("target");
-  state.choice = Number.parseInt(given.get("choice"), 10) || 0;
+  state.source = given.get("source") ?? page.sentences[example]?.source ?? state.source;
+  state.target = given.get("target") || null;
+  state.choice = whole("choice", 999);
   state.beam = BEAMS.includes(+given.get("beam")) ? +given.get("beam") : 0;
   state.off = readOff(given.get("off") ?? "");
 }
@@ -42,7 +42,8 @@ function writeAddress() {
   }
   if (hold?.query != null) shown.set("query", hold.query);
   else if (hold?.key != null) shown.set("key", hold.key);
-  history.replaceState(null, "", "#" + shown.toString().replaceAll("%2C", ","));
+  const address = "#" + shown.toString().replaceAll("%2C", ",");
+  if (address !== location.hash) history.replaceState(null, "", address); // browsers ignore more than some in a second
 }
 
 const layersShown = () => Math.max(...state.runs.map((run) => page.runs[run].sites[state.site].layers));
@@ -57,7 +58,10 @@ function clamp() {
 
 function change(changes) {
   if ("sentence" in changes || "site" in changes) state.hold = null;
-  if (page.live && "sentence" in changes && !("source" in changes)) changes = {...changes, source: page.sentences[changes.sentence].source, target: null, choice: 0};
+  if (page.live && "sentence" in changes && !("source" in changes)) {
+    endTyping();
+    changes = {...changes, source: page.sentences[changes.sentence].source, target: null, choice: 0};
+  }
   Object.assign(state, changes);
   clamp();
   draw();
@@ -137,7 +141,7 @@ function layOut() {
   const room = paper ? 960 : byId("views").clientWidth, narrow = room < 46 * rem, aside = alone && !narrow;
   const columns = narrow ? 1 : Math.min(shown.length, Math.max(1, Math.floor(room / (paper ? 170 : 200))));
   const width = aside ? room - 29 * rem : (room - 1.8 * rem * (columns - 1)) / columns;
-  const sizes = {width, alone, height: paper ? 430 : 0, side: aside ? 26 * rem : width, short: !aside && width < 27 * rem};
+  const sizes = {width, alone, height: paper ? (aside ? 430 : 260) : 0, side: aside ? 26 * rem : width, short: !aside && width < 27 * rem};
   byId("views").className = `${width < 300 ? "narrow" : ""} ${columns === 1 && !aside ? "single" : ""}`;
   byId("views").style.setProperty("--columns", columns);
   const before = views;
@@ -222,9 +226,14 @@ function start() {
     const action = inList || KEYS[key];
     if (action) { event.preventDefault(); action(); }
   });
-  window.addEventListener("hashchange", () => { readAddress(); draw(); });
+  window.addEventListener("hashchange", () => { if (page.live) endTyping(); readAddress(); draw(); });
   const again = () => { views = []; readColours(); layOut(); };
-  const paper = (on) => { document.documentElement.classList.toggle("paper", on); again(); };
+  const paper = (on) => { // one sheet: what is too high for it becomes smaller
+    document.documentElement.classList.toggle("paper", on);
+    again();
+    workOff();
+    document.body.style.zoom = on ? Math.min(1, 640 / byId("views").offsetHeight) : "";
+  };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
   window.addEventListener("beforeprint", () => paper(true));
   window.addEventListener("afterprint", () => paper(false));

@@ -40,7 +40,9 @@ function buildView(run, sentence, block, {width, height, alone, side, short}) {
   if (named) cell = Math.max(cell, 9);
   else { left = 1; top = 1; cell = Math.max(3, room(1)); }
   const plotWidth = cell * matrix.keys, plotHeight = cell * matrix.queries;
-  const canvas = make("canvas", {style: `left:${left}px;top:${top}px;width:${plotWidth}px;height:${plotHeight}px`, "aria-hidden": "true"});
+  const canvas = cell > 9 ? cellCanvas() : pixelCanvas(matrix, peak, visible);
+  canvas.style = `left:${left}px;top:${top}px;width:${plotWidth}px;height:${plotHeight}px`;
+  canvas.setAttribute("aria-hidden", "true");
   const svg = make("svg:svg", {width: left + plotWidth + 2, height: top + plotHeight + 2, role: "img", "aria-label": `Weights, ${matrix.queries} queries by ${matrix.keys} keys`});
   const queryTexts = queryNames.map((name, q) => make("svg:text", {x: left - 6, y: top + (q + 0.5) * cell + 4, "text-anchor": "end", style: `font-size:${Math.min(11.5, cell)}px`, class: `${axes.queries[q].special ? "special" : ""}${isNull[q] ? " null" : ""}`, "data-side": "query", "data-index": q}, name));
   const keyTexts = keyNames.map((name, k) => make("svg:text", {transform: `translate(${left + (k + 0.5) * cell + 4} ${top - 6}) rotate(-90)`, style: `font-size:${Math.min(11.5, cell)}px`, class: axes.keys[k].special ? "special" : "", "data-side": "key", "data-index": k}, name));
@@ -51,11 +53,9 @@ function buildView(run, sentence, block, {width, height, alone, side, short}) {
   const holder = make("div", {class: "matrix", style: `width:${left + plotWidth + 2}px`}, canvas, svg);
   const says = make("p", {class: "says"});
 
-  function paint() {
-    const density = Math.max(3, window.devicePixelRatio || 1), gap = cell > 9 ? 1 : 0;
-    canvas.width = plotWidth * density;
-    canvas.height = plotHeight * density;
-    const context = canvas.getContext("2d");
+  function cellCanvas() {
+    const density = Math.min(Math.max(3, window.devicePixelRatio || 1), 8000 / Math.max(plotWidth, plotHeight)); // browsers bound canvases
+    const drawn = make("canvas", {width: plotWidth * density, height: plotHeight * density}), context = drawn.getContext("2d");
     context.scale(density, density);
     const zero = style("--zero"), none = style("--null-soft");
     for (let q = 0; q < matrix.queries; q++) {
@@ -64,9 +64,10 @@ function buildView(run, sentence, block, {width, height, alone, side, short}) {
         if (!visible(q, k)) continue;
         const w = matrix.rows[q][k];
         context.fillStyle = w > 0 ? shadeOf(w / limit) : isNull[q] ? none : zero;
-        context.fillRect(k * cell, q * cell, cell - gap, cell - gap);
+        context.fillRect(k * cell, q * cell, cell - 1, cell - 1);
       }
     }
+    return drawn;
   }
 
   function show(focus) {
@@ -117,8 +118,7 @@ function buildView(run, sentence, block, {width, height, alone, side, short}) {
   const plot = make("div", {class: "plot"}, holder);
   const parts = [...(page.live ? [buildTranslation(run)] : []), queryLine, keyLine, plot, legend, says];
   const asides = [buildMap(run, block, site, layer, head, side), ...(page.live ? [buildRanking(run)] : []), ...(site.layers && site.head_measures.sparsity ? [buildNumbers(site, layer, short)] : [])];
-  element.append(...(alone ? [make("div", {}, ...parts), make("div", {}, ...asides)] : [...parts, ...asides]));
-  paint();
+  element.append(...(alone ? [make("div", {}, ...parts), make("div", {}, ...asides)] : [...parts, ...(height ? [make("div", {class: "asides"}, ...asides)] : asides)]));
   show(state.hold);
 
   const cellAt = (event) => {
@@ -135,6 +135,18 @@ function buildView(run, sentence, block, {width, height, alone, side, short}) {
   return {run, element, show, says, same: JSON.stringify([axes.queries, axes.keys]), queries: matrix.queries, keys: matrix.keys};
 }
 
+const tasks = [];
+
+/** Do small pieces of drawing one after the other, and let input come in between. */
+function inTurn(task) {
+  if (tasks.push(task) === 1) setTimeout(workOff, 0, 12);
+}
+
+function workOff(milliseconds = Infinity) {
+  for (const until = performance.now() + milliseconds; tasks.length && performance.now() < until; ) tasks.shift()();
+  if (tasks.length) setTimeout(workOff, 0, milliseconds);
+}
+
 /** Layers by heads: a miniature of every head, or one of its numbers. */
 function buildMap(run, block, site, layer, head, width) {
   const heads = [...Array(site.heads).keys(), "mean"], numbers = state.map === "patterns" ? null : state.map === COST ? live[run].result.costs?.[state.site] ?? [] : site.head_measures[state.map];
@@ -149,7 +161,7 @@ function buildMap(run, block, site, layer, head, width) {
       const off = page.live && h !== "mean" && isOff(run, state.site, l, h);
       const name = `layer ${l}, ${h === "mean" ? "mean of heads" : `head ${h}`}${off ? ", switched off" : ""}${numbers ? `: ${label(state.map)} ${number(value)}` : ""}`;
       const button = make("button", {type: "button", tabindex: "-1", title: page.live ? `${name} (with Shift: off or on)` : name, "aria-label": name, "aria-pressed": String(l === layer && h === head), class: h === "mean" ? "mean" : off ? "off" : null, style: `width:${size}px;height:${size}px`, onclick: (event) => { change({layer: l, head: h}); if (page.live && event.shiftKey) toggleHeads([run], "head"); }});
-      if (!numbers) button.append(miniature(block, l, h));
+      if (!numbers) inTurn(() => button.isConnected && button.append(miniature(matrixOf(block, l, h))));
       else if (value != null) {
         const fraction = Math.abs(value) / peak;
         button.textContent = size < 30 ? "" : number(value);
@@ -162,15 +174,21 @@ function buildMap(run, block, site, layer, head, width) {
   return make("div", {}, make("h3", {}, numbers ? (state.map === COST ? "What each head is worth here" : `${label(state.map)} of every head, all sentences`) : "Every head, this sentence"), make("div", {class: "scroll"}, grid));
 }
 
-function miniature(block, layer, head) {
-  const matrix = matrixOf(block, layer, head), canvas = make("canvas", {width: matrix.keys, height: matrix.queries});
+const miniature = (matrix) => pixelCanvas(matrix, () => matrix.max, () => true);
+
+/** A canvas with a pixel for each weight, shaded relative to its row's peak; positions that are not visible stay empty. */
+function pixelCanvas(matrix, peak, visible) {
+  const canvas = make("canvas", {width: matrix.keys, height: matrix.queries});
   const context = canvas.getContext("2d"), image = context.createImageData(matrix.keys, matrix.queries);
   const pixel = ([r, g, b]) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0, pixels = new Uint32Array(image.data.buffer);
   const rgb = (name) => pixel(style(name).match(/[0-9a-f]{2}/gi).map((c) => Number.parseInt(c, 16)));
   const zero = rgb("--zero"), none = rgb("--null-soft"), colours = ramp.map(pixel);
-  for (let i = 0; i < pixels.length; i++) {
-    const w = matrix.values[i];
-    pixels[i] = w > 0 ? colours[Math.round(255 * Math.min(1, w / matrix.max))] : matrix.sums[Math.floor(i / matrix.keys)] === 0 ? none : zero;
+  for (let q = 0, i = 0; q < matrix.queries; q++) {
+    const limit = peak(q), absent = matrix.sums[q] === 0 ? none : zero;
+    for (let k = 0; k < matrix.keys; k++, i++) {
+      const w = matrix.values[i];
+      if (visible(q, k)) pixels[i] = w > 0 ? colours[Math.round(255 * Math.min(1, w / limit))] : absent;
+    }
   }
   context.putImageData(image, 0, 0);
   return canvas;

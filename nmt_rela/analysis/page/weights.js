@@ -55,7 +55,7 @@ async function unpack(text, run, sentence) {
 
 /** The weights of one head, by row; head "mean" averages over the heads of the layer. */
 function matrixOf(block, layer, head) {
-  const size = block.queries * block.keys, values = new Float32Array(size);
+  const {queries, keys} = block, size = queries * keys, values = new Float32Array(size);
   const heads = head === "mean" ? [...Array(block.heads).keys()] : [head];
   for (const h of heads) {
     if (block.values) { // of the live page
@@ -65,9 +65,15 @@ function matrixOf(block, layer, head) {
     const index = layer * block.heads + h, scale = block.largest[index] / (255 * 255 * heads.length);
     for (let i = 0, at = index * size; i < size; i++, at++) values[i] += scale * block.codes[at] * block.codes[at];
   }
-  const rows = Array.from({length: block.queries}, (_, q) => values.subarray(q * block.keys, (q + 1) * block.keys));
-  const sums = rows.map((row) => row.reduce((sum, w) => sum + w, 0));
-  return {values, rows, sums, queries: block.queries, keys: block.keys, max: values.reduce((a, b) => Math.max(a, b), 0)};
+  const rows = Array.from({length: queries}, (_, q) => values.subarray(q * keys, (q + 1) * keys)), sums = new Array(queries).fill(0);
+  let max = 0;
+  for (let q = 0, i = 0; q < queries; q++) {
+    for (let k = 0; k < keys; k++, i++) {
+      sums[q] += values[i];
+      if (values[i] > max) max = values[i];
+    }
+  }
+  return {values, rows, sums, queries, keys, max};
 }
 
 // ---------------------------------------------------------------- colours

@@ -51,7 +51,7 @@ async function answer({id, source, target, choice, heads, search}) {
     }
     if (newest !== id) throw new Stopped();
   };
-  const post = (part, content) => self.postMessage({id, part, ...content});
+  const post = (part, content, moved = []) => self.postMessage({id, part, ...content}, moved);
   const read = (hidden, tokens, without, record = null) => {
     const logits = new IncrementalDecoder(model, hidden, without).read([BOS, ...tokens.slice(0, -1)], record);
     return logits.map((values, i) => logSoftmax(values)[tokens[i]]);
@@ -98,7 +98,7 @@ async function answer({id, source, target, choice, heads, search}) {
     values.set(row, ((layer * count + head) * queries + query) * keys);
   };
   const hidden = model.encode(ids, off, record), logProbs = read(hidden, tokens, off, record);
-  post("attention", {sites, logProbs});
+  post("attention", {sites, logProbs}, Object.values(sites).map(({values}) => values.buffer));
 
   const whole = sum(logProbs), costs = Object.fromEntries(Object.keys(layers).map((site) =>
     [site, Array.from({length: layers[site]}, () => new Array(count).fill(null))]));
