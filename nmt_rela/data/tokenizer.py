@@ -56,6 +56,8 @@ class SentencePieceTokenizer:
         except RuntimeError as error:  # its text only names a line of SentencePiece's source
             raise DataError(f"{name}: not a SentencePiece model, or a damaged one") from error
         processor = self._processor
+        if processor.get_piece_size() == 0:  # as of an empty file
+            raise DataError(f"{name}: a SentencePiece model without sub-words")
         self._ids: dict[str, int] = {}
         if self._vocabulary is not None:
             self._ids = {piece: i for i, piece in enumerate(self._vocabulary)}

@@ -25,7 +25,7 @@ from nmt_rela.export.marian_weights import ONE_EMBEDDING, convert_weights
 from nmt_rela.export.model_card import export_readme
 from nmt_rela.export.safetensors import README, write_run
 from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError
-from nmt_rela.utils.files import read_json
+from nmt_rela.utils.files import read_json, read_regular
 
 LOG = logging.getLogger(__name__)
 
@@ -78,10 +78,12 @@ def import_marian(folder: Path, output: Path, overrides: Sequence[str] = ()) -> 
     model.load_state_dict(converted)
     if settings[ONE_EMBEDDING] and not settings["tie_word_embeddings"]:
         LOG.warning("%s: one embedding for both sides becomes two in the run, which training makes differ", folder)
-    name = str(settings.get("_name_or_path") or folder.resolve().name)
+    name = " ".join(str(settings.get("_name_or_path") or folder.resolve().name).split())
+    licence = _licence(folder)
+    origin = {"imported_from": name, "data": {"title": Path(name).name, "licence": licence}}
     page = _ORIGIN + README.partition("\n\n")[2].replace("Made by nmt-export:", "The folder holds")
-    readme = export_readme(page, config, name=name, licence=_licence(folder))
-    write_run(output, model.eval(), config, tokenizers, readme)
+    readme = export_readme(page, config, name=name, licence=licence or "not stated")
+    write_run(output, model.eval(), config, tokenizers, readme, origin)
     return config
 
 
@@ -187,7 +189,7 @@ def _read_vocabularies(folder: Path, settings: Mapping[str, Any]) -> tuple[_Side
         spm = folder / f"{side}.spm"
         try:
             tokenizer = SentencePieceTokenizer(
-                spm.read_bytes(), name=str(spm), vocabulary=[*special, *(ordered[i] for i in others)]
+                read_regular(spm), name=str(spm), vocabulary=[*special, *(ordered[i] for i in others)]
             )
         except OSError as error:
             raise CheckpointError(f"{spm}: cannot be read ({(error.strerror or '').lower()})") from error
@@ -274,9 +276,10 @@ def _subword_model(spm: Path) -> Literal["bpe", "unigram"]:
 
 
 def _licence(folder: Path) -> str:
-    """The licence by the head of README.md."""
+    """The licence by the head of README.md; "" where it does not say one."""
     try:
-        head = (folder / "README.md").read_text(encoding="utf-8").split("---")[1]
-        return str(yaml.safe_load(head)["license"])
+        head = read_regular(folder / "README.md").decode("utf-8").split("---")[1]
+        licence = yaml.safe_load(head)["license"]
+        return licence if isinstance(licence, str) and re.fullmatch(r"[\w.-]+", licence) else ""
     except (OSError, UnicodeDecodeError, LookupError, TypeError, yaml.YAMLError):
-        return "not stated"
+        return ""

@@ -37,20 +37,30 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     Raises CheckpointError.
     """
     weights: dict[str, Tensor] = {}
-    pickled = folder / "pytorch_model.bin"
-    if files := sorted(folder.glob("model*.safetensors")):
+    whole, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+    # Others beside them, such as model.fp16.safetensors, are copies of another precision.
+    if files := [whole] if whole.exists() else sorted(folder.glob("model-*-of-*.safetensors")):
         for file in files:
             weights |= read_tensors(file)
-    elif pickled.exists():
+    elif pickled.is_file():
         try:
             weights = torch.load(pickled, map_location="cpu", weights_only=True)
         except Exception as error:  # of many types, for damaged or forbidden content
             raise CheckpointError(f"{pickled}: damaged, or more than tensors; it is not executed") from error
     else:
         raise CheckpointError(f"{folder}: no weights; accepted: model.safetensors or pytorch_model.bin")
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(map(_is_dense, weights.values())):
         raise CheckpointError(f"{pickled}: does not hold tensors by name")
+    for name, value in weights.items():
+        if not value.is_floating_point():
+            raise CheckpointError(f"{folder}: {name} is {value.dtype}, as in quantized models; accepted: floats")
+        if not value.float().isfinite().all():
+            raise CheckpointError(f"{folder}: {name} holds numbers that are not finite")
     return {name: value.float() for name, value in weights.items()}
+
+
+def _is_dense(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 class _Conversion:
@@ -160,6 +170,8 @@ class _Conversion:
             table = self.weights.pop(name, None)
             if table is None:
                 continue
-            expected = sinusoidal_positions(len(table) if table.dim() else 0, self.settings["d_model"], "marian")
-            if table.shape != expected.shape or not torch.allclose(table, expected, atol=2e-3):
+            width = self.settings["d_model"]
+            if table.shape[1:] != (width,) or not torch.allclose(
+                table, sinusoidal_positions(len(table), width, "marian"), atol=2e-3
+            ):
                 self.reasons.append(f"{name} holds other positions than the sinusoids of Marian")

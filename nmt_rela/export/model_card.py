@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from nmt_rela import __version__
 from nmt_rela.checkpoints.checkpoint import load_state
-from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.checkpoints.run_directory import EXPORTED, RunDirectory
 from nmt_rela.config.schema import AttentionBySite, Config
 from nmt_rela.data.languages import primary_language
 from nmt_rela.generation.evaluation import Entry, stored_scores
@@ -48,7 +48,12 @@ in `metrics.jsonl`.
 
 
 def write_model_card(run: RunDirectory) -> None:
-    """Write the card of a run. A card that cannot be written, or would replace the user's own, causes a warning."""
+    """Write the card of a run. A card that cannot be written, or would replace the user's own, causes a warning.
+
+    A run that was exported or imported keeps its README.md, which its checksums cover.
+    """
+    if (run.path / EXPORTED).exists():
+        return
     try:
         if (run.path / CARD).exists() and _MARK not in (run.path / CARD).read_text("utf-8", errors="replace"):
             LOG.warning("%s: not written by nmt_rela; it stays, and the run has no model card", run.path / CARD)
@@ -85,15 +90,19 @@ def model_card(run: RunDirectory, *, library: str, usage: str) -> str:
 
 def _card_lines(run: RunDirectory, library: str, usage: str) -> Iterator[str]:
     config = run.config()
-    data, model, training = config.data, config.model, config.training
+    data, model = config.data, config.model
     environment = read_json(run.environment) or {}
     corpus = environment.get("data", {})  # what prepare_run_directory knew of the data
-    title = corpus.get("title") or Path(data.task).stem
+    title, licence = corpus.get("title") or Path(data.task).stem, corpus.get("licence")
+    imported_from = environment.get("imported_from")
     yield from ("---", f"language: {json.dumps([primary_language(language) for language in data.languages])}")
     scores = list(stored_scores(run))
     names = metrics_of(entry for _, entry in scores)
     listed = dict.fromkeys(name.rstrip("+") for name in names or config.evaluation.metrics)  # as the Hub names them
-    yield from ("pipeline_tag: translation", f"library_name: {library}", f"metrics: [{', '.join(listed)}]", "---", "")
+    yield from ("pipeline_tag: translation", f"library_name: {library}", f"metrics: [{', '.join(listed)}]")
+    if imported_from and licence:  # of the model itself, by a name that the Hub knows
+        yield f"license: {licence}"
+    yield from ("---", "")
     yield from (f"# {title}, {data.source_language} to {data.target_language}, {_attention(config)}", "")
     yield (
         f"An encoder-decoder Transformer that translates {data.source_language} into {data.target_language}, "
@@ -109,6 +118,21 @@ def _card_lines(run: RunDirectory, library: str, usage: str) -> Iterator[str]:
     yield _row(
         "sub-words", f"{sizes[0]:,}, joint" if tokenizers.have_one_vocabulary else f"{sizes[0]:,} and {sizes[1]:,}"
     )
+    if imported_from:
+        yield from ("", "## Origin", "", "| | |", "| --- | --- |")
+        yield _row("imported from", f"`{imported_from}`, a Marian model in the format of transformers")
+        yield _row("licence of the model", licence or "not stated by its README.md")
+        yield _row("fingerprint of the vocabulary", f"`{tokenizers.fingerprint}`")
+    else:
+        yield from _training_and_data(run, config, environment, tokenizers.fingerprint)
+    yield from ("", "## Scores", "")
+    yield from _scores(run, scores, names)
+
+
+def _training_and_data(
+    run: RunDirectory, config: Config, environment: Mapping[str, Any], fingerprint: str
+) -> Iterator[str]:
+    data, training, corpus = config.data, config.training, environment.get("data", {})
     yield from ("", "## Training", "", "| | |", "| --- | --- |")
     state = _state(run)
     progress = state.get("progress", {})
@@ -119,21 +143,19 @@ def _card_lines(run: RunDirectory, library: str, usage: str) -> Iterator[str]:
     yield _row("an update", f"{training.update_tokens:,} padded tokens")
     yield _row("schedule", f"{training.lr_schedule}, {training.learning_rate}, warm-up {training.warmup_updates:,}")
     yield _row("seed", str(training.seed))
-    if environment:
+    if "device" in environment:
         yield _row(
             "trained on", f"{environment.get('ranks')} x {environment.get('device')}, torch {environment.get('torch')}"
         )
     yield from ("", "## Data", "", "| | |", "| --- | --- |")
-    yield _row("task", f"{title} (`{Path(data.task).name}`)")
+    yield _row("task", f"{corpus.get('title') or Path(data.task).stem} (`{Path(data.task).name}`)")
     yield _row("licence of the text", corpus.get("licence") or "not stated by the task file")
-    if corpus:
+    if "read" in corpus:
         yield _row("pairs", f"{corpus['read']:,} read, {corpus['kept']:,} kept")
-    yield _row("fingerprint of the vocabulary", f"`{tokenizers.fingerprint}`")
+    yield _row("fingerprint of the vocabulary", f"`{fingerprint}`")
     if "corpus" in state:
         yield _row("fingerprint of the training pairs", f"`{state['corpus']}`")
     yield "\nWhether a model may be passed on is also a question of what the licence of its training text says."
-    yield from ("", "## Scores", "")
-    yield from _scores(run, scores, names)
 
 
 def _row(name: str, value: str) -> str:

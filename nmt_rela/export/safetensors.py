@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +16,7 @@ from nmt_rela.config.schema import Config
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.export.model_card import export_readme
 from nmt_rela.models.transformer import Transformer
-from nmt_rela.utils.files import atomic_directory, write_checksums
+from nmt_rela.utils.files import atomic_directory, read_json, write_checksums
 
 #: Storage types of the weights, the default first.
 QUANTIZATIONS = ("float32", "float16", "bfloat16")
@@ -47,14 +50,26 @@ def export_safetensors(
     require_safetensors()
     config = run.config()
     model = run.load_model(checkpoint).to(getattr(torch, quantization))
-    write_run(output, model, config, run.load_tokenizers(), export_readme(README, config))
+    environment = read_json(run.environment) or {}
+    write_run(output, model, config, run.load_tokenizers(), export_readme(README, config), environment)
 
 
-def write_run(output: Path, model: Transformer, config: Config, tokenizers: TokenizerPair, readme: str) -> None:
-    """Write a model as a run directory without checkpoints, which commands accept."""
+def write_run(
+    output: Path,
+    model: Transformer,
+    config: Config,
+    tokenizers: TokenizerPair,
+    readme: str,
+    environment: Mapping[str, Any],
+) -> None:
+    """Write a model as a run directory without checkpoints, which commands accept.
+
+    ``environment`` says where it comes from: the content of environment.json.
+    """
     with atomic_directory(output) as partial:
         write_weights(partial / EXPORTED, model, vocabulary=tokenizers.fingerprint)
         (partial / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
         tokenizers.save(partial / "tokenizer")
         (partial / "README.md").write_text(readme, encoding="utf-8")
+        RunDirectory(partial).environment.write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
         write_checksums(partial)

@@ -19,6 +19,7 @@ def summarize(run: RunDirectory, checkpoint: Path | None, settings: TrainingConf
     records = run.read_metrics()
     speeds = [record["target_tokens_per_second"] for record in records if record["event"] == "train"]
     checkpoints = list_checkpoints(run.checkpoints)
+    environment = read_json(run.environment) or {}
     return {
         "name": run.path.name,
         "path": str(run.path),
@@ -29,7 +30,7 @@ def summarize(run: RunDirectory, checkpoint: Path | None, settings: TrainingConf
         "parameters": _count_parameters(checkpoint),
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "seconds": records[-1].get("elapsed") if records else None,
-        "environment": read_json(run.environment),
+        "environment": environment if "device" in environment else None,  # an imported model was not trained here
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -130,6 +131,19 @@ def test_every_setting_of_marian_models(tmp_path: Path, changes: dict[str, Any])
     compare(imported(tmp_path / "folder", tmp_path / "run"), tmp_path / "folder", LINES, tokenized=5000)
 
 
+def test_origin_and_licence_go_with_an_imported_model(folder: Path, tmp_path: Path) -> None:
+    licensed = copied(folder, tmp_path / "opus-mt-de-en")
+    (licensed / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n", encoding="utf-8")
+    imported(licensed, tmp_path / "run")
+    for model, form in (("run", "safetensors"), ("safetensors", "huggingface")):
+        command = ["--model", str(tmp_path / model), "--format", form, "--output", str(tmp_path / form)]
+        assert export.main(command) == 0
+    card = (tmp_path / "huggingface/README.md").read_text(encoding="utf-8")
+    assert "\nlicense: cc-by-4.0\n" in card.split("---")[1]
+    assert "| imported from | `opus-mt-de-en`, a Marian" in card
+    assert "## Training" not in card
+
+
 def test_an_imported_run_is_exported_again(run: RunDirectory, tmp_path: Path) -> None:
     assert export.main(["--model", str(run.path), "--format", "huggingface", "--output", str(tmp_path / "out")]) == 0
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)
@@ -227,6 +241,30 @@ def test_strange_values_are_refused(
     if "num_beams" in changes:
         (strange / "generation_config.json").unlink()
     refusal(strange, tmp_path / "out", capsys)
+
+
+def test_files_that_are_not_what_they_seem(
+    folder: Path, run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors, out = load_file(folder / "model.safetensors"), tmp_path / "out"
+    name = "model.encoder.layers.0.fc1.bias"
+    for case, value in (("int8", tensors[name].to(torch.int8)), ("nan", tensors[name] + float("nan"))):
+        save_file({**tensors, name: value}, copied(folder, tmp_path / case) / "model.safetensors")
+        assert name in refusal(tmp_path / case, out, capsys)
+    for file in ("source.spm", "target.spm", "model.safetensors"):
+        for case in ("empty", "pipe"):
+            bad = copied(folder, tmp_path / f"{case} {file}")
+            (bad / file).unlink()
+            (bad / file).touch() if case == "empty" else os.mkfifo(bad / file)
+            assert file in refusal(bad, out, capsys)
+    # A copy of another precision beside the weights is left alone.
+    beside = copied(folder, tmp_path / "beside")
+    for other in ("fp16", "int8"):
+        save_file({key: 0 * value for key, value in tensors.items()}, beside / f"model_{other}.safetensors")
+    found = imported(beside, out).load_model().state_dict()
+    assert all(torch.equal(found[key], value) for key, value in run.load_model().state_dict().items())
 
 
 def test_every_reason_is_listed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
