@@ -132,6 +132,9 @@ class _Builder:
             if key not in fields:
                 near = " or ".join(map(repr, self.similar_paths(key, fields)))
                 hint = f"did you mean {near}?" if near else did_you_mean(key, fields, page=self.page)
+                section, dot, name = key.partition(".")
+                if dot and not prefix and key in key_paths(self.root):
+                    hint = f"in a file write {section}: {{{name}: …}}"
                 raise ConfigError(f"{tree.positions[key]}: {prefix}{printable(key)}: unknown key; {hint}")
         values: dict[str, Any] = {}
         missing = len(self.missing)

@@ -15,7 +15,7 @@ from nmt_rela.utils.progress import format_duration
 
 def closing_summary(run: RunDirectory, config: Config, state: TrainerState, *, stopped_by: str | None) -> Iterator[str]:
     """Lines for the log. ``stopped_by`` is the signal that has stopped this process before the end of the run."""
-    settings, data, path = config.training, config.data, shlex.quote(str(run.path))
+    settings, path = config.training, shlex.quote(str(run.path))
     if (reason := state.end_reason(settings)) is None:
         other = "training.max_hours is over" if settings.max_hours else "a signal to another rank"
         reason = f"{stopped_by or other}; the same command continues the run"
@@ -36,6 +36,6 @@ def closing_summary(run: RunDirectory, config: Config, state: TrainerState, *, s
         yield f"learning curve: {run.learning_curve}"
     if state.update == 0:  # there is no checkpoint yet
         return
-    commands = [f"nmt-average --model {path}", f"nmt-evaluate --model {path}"]
-    commands += [f"nmt-translate --model {path} < text.{data.source_language} > text.{data.target_language}"]
+    # No output file: any name could be one of the user's, such as the text that was trained on.
+    commands = [f"nmt-average --model {path}", f"nmt-evaluate --model {path}", f"nmt-translate --model {path} < FILE"]
     yield "\n    ".join(["next:", *commands, f"nmt-analyze --model {path}"])

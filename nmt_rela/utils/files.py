@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -92,8 +93,10 @@ def restore_replaced(path: Path) -> None:
 
 
 def expand_user(text: str) -> str:
-    """A path with the home directory for ``~``. Raises DataError for an unknown user and for a NUL."""
+    """A path with the home directory for ``~``. Raises DataError for an unknown user, ``$VARIABLE`` and a NUL."""
     path = os.path.expanduser(text)
+    if any(name in os.environ for name in re.findall(r"\$\{?(\w+)", text)):  # else a directory "$HOME" would be made
+        raise DataError(f"found {text!r}; accepted: a path; only the shell replaces environment variables")
     if path.startswith("~") or "\0" in path:
         raise DataError(f"found {text!r}; accepted: a path, with ~ or ~name for the home directory of a user")
     return path

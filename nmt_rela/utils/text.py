@@ -52,15 +52,21 @@ def check_head(head: bytes, name: str, error: type[UserError] = DataError) -> No
     ``head`` are its first bytes, of which a few thousand are read.
     """
     head = head[:_HEAD]
-    if found := _COMPRESSED.match(head):
+    if compression := compression_of(head):
         accepted = "plain text, .gz, .bz2 and .xz" if error is DataError else "plain text"
-        raise error(f"{name}: compressed with {found.lastgroup}; accepted: {accepted}")
+        raise error(f"{name}: compressed with {compression}; accepted: {accepted}")
     if encoding := foreign_encoding(head):
         raise error(f"{name}: the text is {encoding}; accepted: UTF-8 (try: iconv -f {encoding} -t UTF-8)")
     if head.count(0) > _FEW_NULS and (b"\0\0\0" in head or not _is_utf8(head)):
         raise error(f"{name}: found binary data; accepted: UTF-8 text")
     if b"\n" not in head and head.count(b"\r") > _MANY_RETURNS:
         raise error(f"{name}: lines end with carriage returns alone; accepted: line feeds (try: tr '\\r' '\\n')")
+
+
+def compression_of(head: bytes) -> str | None:
+    """The program that has compressed data, by its first bytes: gzip, bzip2, xz, zstd, lzma, lz4 or zip; or None."""
+    found = _COMPRESSED.match(head)
+    return found.lastgroup if found else None
 
 
 def _is_utf8(head: bytes) -> bool:
@@ -134,8 +140,7 @@ def open_text(path: Path | str) -> BinaryIO:
         head = stream.peek(16)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    found = _COMPRESSED.match(head)
-    opener = _OPENERS.get(found.lastgroup) if found else None
+    opener = _OPENERS.get(compression_of(head))
     return cast(BinaryIO, opener(stream)) if opener else stream
 
 

@@ -72,6 +72,7 @@ def test_a_log_shows_early_that_the_run_lives_and_ends_with_the_next_commands(
     assert [(words[0], words[1:3]) for words in commands] == [
         (name, ["--model", str(run.path)]) for name in ("nmt-average", "nmt-evaluate", "nmt-translate", "nmt-analyze")
     ]
+    assert not any(">" in words for words in commands)  # nothing of the user's is overwritten
 
 
 @pytest.mark.parametrize(

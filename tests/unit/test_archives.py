@@ -51,6 +51,14 @@ def test_compressed_members_are_opened_as_well(tmp_path: Path, compression: str)
     assert content(archive(tmp_path / "b", "zip", zip_bytes({member: data})), member) == TEXT
 
 
+@pytest.mark.parametrize("compression", [name for name in COMPRESSORS if name])
+def test_the_content_decides_and_not_the_name(tmp_path: Path, compression: str) -> None:
+    data = COMPRESSORS[compression](TEXT)
+    for index, archive_format in enumerate(("plain", "gz", "bz2", "xz")):
+        assert content(archive(tmp_path / str(index), archive_format, data), "") == TEXT
+    assert content(archive(tmp_path / "tar", "tar", tar_bytes({"text.txt": data})), "text.txt") == TEXT
+
+
 @pytest.mark.parametrize("archive_format", ["tgz", "zip"])
 def test_globs_are_listed_in_natural_order(tmp_path: Path, archive_format: str) -> None:
     names = ["d/Book10_en.txt", "d/Book2_en.txt", "d/Book1_en.txt", "d/Book1_cn.txt", "README"]

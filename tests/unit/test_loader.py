@@ -90,6 +90,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_removed(tmp_path: Path) -> 
     [
         ("model:\n  atention: softmax\n", "c.yaml:7: model.atention: unknown key; did you mean 'attention'?"),
         ("modle:\n  num_heads: 8\n", "c.yaml:6: modle: unknown key; did you mean 'model'?"),
+        ("model.num_heads: 8\n", "c.yaml:6: model.num_heads: unknown key; in a file write model: {num_heads: …}"),
         ("num_heads: 8\n", "c.yaml:6: num_heads: unknown key; did you mean 'model.num_heads'?"),
         ("training: {dropout: 0.1}\n", "c.yaml:6: training.dropout: unknown key; did you mean 'model.dropout'?"),
         ("extends: a.yaml\n", "c.yaml:6: extends: unknown key"),
@@ -107,6 +108,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_removed(tmp_path: Path) -> 
         ("early_stopping: true\n", "did you mean 'decoding.early_stopping' or 'training.patience'?"),
         ("training: {beam_sise: 4}\n", "training.beam_sise: unknown key; did you mean 'decoding.beam_size'?"),
         ("training: {max_hours: inf}\n", "training.max_hours: expected a number, found the text 'inf'"),
+        ("training: {initialize_from: $HOME/x}\n", "training.initialize_from: found '$HOME/x'; accepted: a path; only"),
         ("training: {initialize_from: ~nobody-at-all/x}\n", "training.initialize_from: found '~nobody-at-all/x'"),
         ("model: {num_heads: 0}\n", "c.yaml:6: model.num_heads: found 0; accepted: 1 to 1024"),
         ("training: {log_every: 99999999999999999999}\n", "accepted: 1 to 9223372036854775807"),

@@ -164,7 +164,7 @@ def test_a_task_without_sets_gets_a_hint(tmp_path: Path, key: str) -> None:
         )
         + "languages: [en, de]\n"
     )
-    with pytest.raises(ConfigError, match=rf"own\.yaml:1: {key} is missing; docs/tasks\.md shows"):
+    with pytest.raises(ConfigError, match=rf"own\.yaml:1: {key} is missing; docs/tutorial\.md shows"):
         load_task(str(tmp_path / "own.yaml"))
 
 

@@ -27,6 +27,7 @@ from typing import BinaryIO, cast
 
 from nmt_rela.preparation.sources.task import ARCHIVE_FORMATS
 from nmt_rela.utils.errors import DataError, UserError, similar_names
+from nmt_rela.utils.text import compression_of
 
 #: An archive may expand to this many bytes whatever its size, and beyond it to MAX_EXPANSION times its packed size.
 FREE_EXPANSION = 64 << 20
@@ -256,7 +257,9 @@ _DECOMPRESSORS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
 
 
 def _decompressed(packed: BinaryIO, compression: str, packed_size: int, name: str) -> BinaryIO:
-    """A stream without its compression, where ``compression`` names one."""
+    """A stream without its compression: the one that its first bytes show, else ``compression`` if that names one."""
+    head = cast(io.BufferedReader, packed).peek(16)
+    compression = {"gzip": "gz", "bzip2": "bz2", "xz": "xz"}.get(compression_of(head) or "", compression)
     if compression not in _DECOMPRESSORS:
         return packed
     return _stream(_bounded(_DECOMPRESSORS[compression](packed), packed_size, name))

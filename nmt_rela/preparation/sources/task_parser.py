@@ -143,7 +143,7 @@ class _TaskReader:
     def task(self, entry: _TaskEntry) -> Task:
         for key in ("dev", "tests"):
             if not getattr(entry, key):
-                hint = "docs/tasks.md shows how to take one out of the training text"
+                hint = "docs/tutorial.md shows how to take one out of the training text"
                 raise ConfigError(f"{self.path}:1: {key} is missing; {hint}")
         dev = [source.name for source in entry.dev]
         for index, test in enumerate(entry.tests):
