@@ -298,8 +298,12 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = Non
     """Parse options and overrides in any order, and configure the log (``--quiet``).
 
     An option may be given more than once only where its values are collected; an override, with a warning. Raises
-    UserError where stdout is closed.
+    UserError where stdout is closed or the working directory is gone.
     """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(f"the working directory: {(error.strerror or '').lower()}; accepted: one that exists") from None
     if sys.stdout is None:
         raise UserError("stdout is closed; accepted: a file, a pipe or /dev/null")
     if sys.getfilesystemencoding() != "utf-8":

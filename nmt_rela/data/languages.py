@@ -33,7 +33,10 @@ _PRIMARY: dict[str, str] = {}
 for _entry in _ISO_639.split():
     _short, _longer = _entry.split("=")
     _PRIMARY |= dict.fromkeys((_short, *_longer.split(",")), _short)
-
+#: Codes of countries that are no codes of languages, but are often taken for them, and the language that is meant.
+COUNTRIES = dict(
+    pair.split("=") for pair in "cn=zh cz=cs dk=da gr=el il=he ir=fa jp=ja rs=sr tw=zh ua=uk us=en vn=vi".split()
+)
 
 #: Characters of scripts that are written without spaces between words, as ranges of a regular expression.
 UNSPACED_CHARACTERS = (

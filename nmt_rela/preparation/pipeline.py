@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from nmt_rela.config.schema import DataConfig
-from nmt_rela.data.languages import is_known_language, primary_language
+from nmt_rela.data.languages import COUNTRIES, is_known_language, primary_language
 from nmt_rela.data.normalization import normalization_rule
 from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
 from nmt_rela.metrics.translation import check_tokenizer, default_tokenizer
@@ -116,7 +116,9 @@ def prepare(
         task, languages = preparation.task, " to ".join(data.languages)
         LOG.info("preparing %s (licence: %s): %s", task.title, task.licence, languages)
         for language in filterfalse(is_known_language, data.languages):
-            LOG.info("'%s' is no code of ISO 639, such as en or eng; it is taken for a language with spaces", language)
+            meant = COUNTRIES.get(primary_language(language))
+            hint = f"did you mean {meant}?" if meant else "such as en or eng"
+            LOG.warning("'%s' is no code of ISO 639 (%s); it is scored as a language with spaces", language, hint)
         try:
             archives, digests = _resolve_archives(preparation, cache)
             stages = _list_stages(preparation, archives, digests, workers=workers or available_cores())

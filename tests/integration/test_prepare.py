@@ -275,6 +275,17 @@ def test_every_code_of_a_language_leads_to_the_same_data(tmp_path: Path, chinese
     assert (prepared.counts["total"]["dropped"], prepared.tests[0].bleu_tokenizer) == ({}, "zh")
 
 
+@pytest.mark.parametrize(("code", "hint"), [("jp", "did you mean ja?"), ("chinese", "such as en or eng")])
+def test_a_code_that_is_no_language_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, code: str, hint: str
+) -> None:
+    task = own_task(tmp_path)
+    task.write_text(task.read_text("utf-8").replace("de: text", f"{code}: text").replace("[de,", f"[{code},"))
+    with caplog.at_level(logging.WARNING):
+        prepare(settings(task, tmp_path / "out", source_language="en", target_language=code))
+    assert f"'{code}' is no code of ISO 639 ({hint})" in caplog.text
+
+
 def test_a_tokenizer_of_bleu_is_checked_when_the_task_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = own_task(tmp_path, extra="bleu_tokenizers: {en: 13b}\n")
     with pytest.raises(

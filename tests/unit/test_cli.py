@@ -169,6 +169,16 @@ def test_a_wrong_argument_is_one_line(arguments: list[str], message: str, capsys
     assert text.count("\n") == 1
 
 
+def test_a_deleted_working_directory_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert cli.run("nmt-x", lambda given: cli.parse(config_parser(), given) and 0, []) == 2
+    message = "the working directory: no such file or directory; accepted: one that exists"
+    assert capsys.readouterr().err == f"nmt-x: error: {message}\n"
+
+
 def test_print_config_shows_the_settings_in_full_and_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(CONFIG)
