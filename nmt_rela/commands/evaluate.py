@@ -77,7 +77,12 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
 
     from nmt_rela.checkpoints.run_directory import RunDirectory
     from nmt_rela.export.model_card import write_model_card
-    from nmt_rela.generation.evaluation import describe_evaluation, evaluate, store_evaluation
+    from nmt_rela.generation.evaluation import (
+        describe_evaluation,
+        directory_of_text,
+        evaluate,
+        store_evaluation,
+    )
 
     runs = [RunDirectory(path) for path in options.model]
     settings = runs[0].config().evaluation
@@ -100,6 +105,8 @@ def _evaluate(arguments: Sequence[str] | None) -> None:
         runs, translator, checkpoint=options.checkpoint, precision=options.precision, tokenizer=tokenizer
     )
     directory = options.output or directory
+    if options.source is not None:
+        directory = directory_of_text(directory, test_sets[0].source)
     report = []
     for test_set in test_sets:
         if tokenizer is not None:
@@ -142,7 +149,7 @@ def _test_sets(run: RunDirectory, options: argparse.Namespace) -> list[Evaluatio
                 f"--source: found {options.source}, which has the name of a set of the run's task; its scores would "
                 f"replace that set's: rename the file, or give --output (--test-set {options.source.name} is the set)"
             )
-        given = {"source": options.source, "target": options.reference[0], "gold_alignments": None}
+        given = {"source": options.source.absolute(), "target": options.reference[0], "gold_alignments": None}
         return [EvaluationSet(name=options.source.name, bleu_tokenizer=bleu_tokenizer_of(config), **given)]
     with name_file_of_setting(run.config_file):
         data = load_prepared(config)

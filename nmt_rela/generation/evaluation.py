@@ -2,6 +2,7 @@
 
     evaluation/CHECKPOINT/           scores.json · one text of translations per test set · references/
     evaluation/CHECKPOINT/SETTINGS/  the same where settings are not the run's own, such as beam_size=1,precision=int8
+    …/text=FOLDER_NAME/              the same of a user's text whose name another text has in the directory above
 
 The directory of an ensemble names its other members too: ``average+other.average``.
 """
@@ -141,6 +142,14 @@ def describe_evaluation(
         "settings": settings,
     }
     return runs[0].directory_of_results("evaluation", name, label), entry
+
+
+def directory_of_text(directory: Path, text: Path) -> Path:
+    """Where a user's text is evaluated: ``directory``, or one below it where that holds another text of its name."""
+    stored = (old for old in read_entries(directory / "scores.json") if old["name"] == text.name)
+    if all(old.get("source") == str(text) for old in stored):
+        return directory
+    return directory / "text={}_{}".format(*(re.sub(r"[^\w.-]+", "_", part) for part in (text.parent.name, text.name)))
 
 
 def store_evaluation(

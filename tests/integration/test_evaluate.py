@@ -123,14 +123,17 @@ def test_a_full_disk_below_output_is_an_error(
     assert capsys.readouterr().err.rstrip().endswith("out/first.txt: no space left on device")
 
 
-def test_a_text_that_replaces_another_of_its_name_is_named(
-    run: RunDirectory, capsys: pytest.CaptureFixture[str]
-) -> None:
-    evaluated(run, "first")
+def test_texts_of_one_name_are_kept_apart(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     (run.path.parent / "other").mkdir()
     (run.path.parent / "other/first").write_text("Hund\n")
-    evaluated(run, "other/first")
-    assert f"replace those of {run.path.parent / 'first'}" in capsys.readouterr().err
+    for name in ("first", "other/first", "first", "other/first"):
+        evaluated(run, name)
+    found = stored(run)
+    assert set(found) == {("last", "first"), ("last/text=other_first", "first")}
+    assert [entry["sentences"] for entry in found.values()] == [3, 1]
+    monkeypatch.chdir(run.path.parent)  # another way to write the same path
+    assert evaluate.main(["--model=toy", "--source=first", "--reference=second", "--device=cpu"]) == 0
+    assert set(stored(run)) == set(found)
 
 
 def test_several_references_are_scored_as_in_sacrebleu(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
