@@ -143,6 +143,8 @@ def _training_and_data(
     yield _row("an update", f"{training.update_tokens:,} padded tokens")
     yield _row("schedule", f"{training.lr_schedule}, {training.learning_rate}, warm-up {training.warmup_updates:,}")
     yield _row("seed", str(training.seed))
+    if origin := environment.get("initialized_from"):
+        yield _row("started from", f"{origin['name']}, licence: {origin['licence'] or 'not stated'}")
     if "device" in environment:
         yield _row(
             "trained on", f"{environment.get('ranks')} x {environment.get('device')}, torch {environment.get('torch')}"

@@ -31,7 +31,7 @@ from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.kernels.availability import gpu_backend_states
 from nmt_rela.training.distributed import DistributedContext
 from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError, UserError
-from nmt_rela.utils.files import atomic_write, check_writable
+from nmt_rela.utils.files import atomic_write, check_writable, read_json
 
 LOG = logging.getLogger(__name__)
 
@@ -140,8 +140,11 @@ def prepare_run_directory(
         file.write(config_to_yaml(config).encode("utf-8"))
     run.checkpoints.mkdir(exist_ok=True)
     tokenizers.save(run.tokenizer)
+    environment = _environment(context, data)
+    if config.training.initialize_from:
+        environment["initialized_from"] = _origin(run, Path(config.training.initialize_from))
     with atomic_write(run.environment) as file:
-        file.write(json.dumps(_environment(context, data), indent=1).encode("utf-8") + b"\n")
+        file.write(json.dumps(environment, indent=1).encode("utf-8") + b"\n")
     return checkpoint
 
 
@@ -191,6 +194,15 @@ def _backup_run(path: Path) -> Path:
         number += 1
     shutil.move(path, backup)
     return backup
+
+
+def _origin(run: RunDirectory, start: Path) -> dict[str, str]:
+    """What the model card says of the run that the weights are from; as before where that run is gone."""
+    found = read_json(RunDirectory(start).environment)
+    if found is None and (before := (read_json(run.environment) or {}).get("initialized_from")):
+        return dict(before)
+    found = found or {}
+    return {"name": found.get("imported_from") or start.name, "licence": found.get("data", {}).get("licence", "")}
 
 
 def _environment(context: DistributedContext, data: PreparedData) -> dict[str, Any]:

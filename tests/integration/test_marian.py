@@ -169,6 +169,7 @@ def test_a_published_softmax_model_goes_on_with_another_attention(run: RunDirect
     assert train.main(["--config", str(config), "--quiet"]) == 0
     assert evaluate.main(["--model", str(tmp_path / "sparse"), "--quiet", "decoding.beam_size=1"]) == 0
     before, after = run.load_model().state_dict(), RunDirectory(tmp_path / "sparse").load_model().state_dict()
+    assert "| started from | opus-mt-de-en, licence: not stated |" in (tmp_path / "sparse/README.md").read_text("utf-8")
     new = {name for name in after if name not in before}
     assert {name.rpartition("output_norm.")[2] for name in new} == {"weight", "gate"}
     assert {name.split(".")[2] for name in new} == {"cross_attention"}
