@@ -62,7 +62,6 @@ def _description(config: Config, decoding: DecodingConfig) -> dict[str, Any]:
         "normalization": [
             {"keeps_joiners": keeps_joiners, "romanian_diacritics": romanian} for keeps_joiners, romanian in rules
         ],
-        "max_length": config.data.max_length,
         "search": {
             "beamSize": decoding.beam_size,
             "lengthPenalty": decoding.length_penalty,

@@ -196,7 +196,8 @@ def test_a_long_sentence_can_be_stopped_and_the_page_stays_alive(browser: Chromi
         f"document.getElementById('source').value = {json.dumps(' '.join(ENGLISH * 20))};"
         "document.getElementById('source').dispatchEvent(new Event('input'))"
     )
-    browser.wait_for("!document.getElementById('stop').disabled")
+    working = "document.getElementById('working').textContent"
+    browser.wait_for(f"{working}.includes('translating')")
     waited = browser.evaluate(
         "new Promise((done) => { let longest = 0, last = performance.now(), count = 0;"
         " const tick = () => { longest = Math.max(longest, performance.now() - last); last = performance.now();"
@@ -204,17 +205,21 @@ def test_a_long_sentence_can_be_stopped_and_the_page_stays_alive(browser: Chromi
     )
     assert waited < 1000, "the page froze"
     for _ in range(2):  # what was stopped can be asked for again
-        browser.wait_for("!document.getElementById('stop').disabled")
+        browser.wait_for(f"{working}.includes('translating')")
         browser.hover("#stop", click=True)
-        browser.wait_for("document.getElementById('working').textContent.includes('Stopped')")
+        browser.wait_for(f"{working}.includes('Stopped')")
         browser.hover("#translate", click=True)
     open_at(browser, page, "#runs=0&sentence=1")
 
 
-def test_many_weights_are_drawn_a_pixel_each(browser: Chromium, page: Path) -> None:
+def test_many_weights_are_drawn_a_pixel_each_and_trials_of_heads_can_be_stopped(browser: Chromium, page: Path) -> None:
     """A larger canvas of 300 sub-words would stop the page for seconds."""
-    text = " ".join(ENGLISH * 5)
+    text = " ".join(ENGLISH * 7)
     open_at(browser, page, f"#runs=0&source={text}&target={text}")
+    browser.hover("#stop", click=True)
+    browser.wait_for("document.querySelector('.ranking').textContent.includes('heads tried')")
+    assert "24 heads" not in browser.evaluate("document.querySelector('.ranking').textContent")
+    assert browser.evaluate("document.getElementById('stop').disabled")
     sizes = "['width', 'height'].map((side) => document.querySelector('.matrix canvas')[side])"
     tokens = "['key', 'query'].map((side) => document.querySelectorAll(`.token[data-side=${side}]`).length)"
     assert browser.evaluate(sizes) == browser.evaluate(tokens)

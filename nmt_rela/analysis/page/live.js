@@ -52,14 +52,19 @@ function receive(run, {id, part, ...content}) {
   } else if (part === "costs") Object.assign(entry.result, {costs: content.costs, isRanked: content.done});
   else Object.assign(entry, {working: false, message: `This run cannot translate: ${content.message}`});
   if (part === "costs") drawRanking(run);
-  else if (part === "progress") drawWorking();
+  if (part === "costs" || part === "progress") drawWorking();
   else if (part !== "hypotheses") draw();
 }
 
-function stopTranslating() {
+const isRanking = ({working, result}) => !working && result && !result.isRanked;
+
+/** Stop what translates, and the trials of heads. */
+function stopWork() {
   for (const entry of live) {
-    if (!entry.working) continue;
-    Object.assign(entry, {working: false, message: "Stopped.", id: entry.id + 1});
+    if (!entry.working && !isRanking(entry)) continue;
+    if (entry.working) Object.assign(entry, {working: false, message: "Stopped."});
+    if (entry.result) entry.result = {...entry.result, isRanked: true};
+    entry.id += 1;
     entry.worker.postMessage({id: entry.id});
   }
   draw();
@@ -134,7 +139,7 @@ function drawForm() {
 function drawWorking() {
   const messages = state.runs.filter((run) => live[run].message).map((run) => `${page.runs[run].name}: ${live[run].message}`);
   byId("working").textContent = messages.join(" ");
-  byId("stop").disabled = !live.some(({working}) => working);
+  byId("stop").disabled = !live.some((entry) => entry.working || isRanking(entry));
 }
 
 function startForm() {
@@ -159,7 +164,7 @@ function startForm() {
     });
   }
   byId("beam").addEventListener("change", (event) => change({beam: +event.target.value, choice: 0}));
-  byId("stop").addEventListener("click", stopTranslating);
+  byId("stop").addEventListener("click", stopWork);
   byId("live").addEventListener("submit", (event) => event.preventDefault());
   byId("reference").addEventListener("click", () => {
     byId("target").value = page.sentences[state.sentence].target;

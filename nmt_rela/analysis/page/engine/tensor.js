@@ -12,32 +12,33 @@ class QuantizedMatrix {
   }
 }
 
-/** x Wᵀ + bias: [n, columns] → [n, rows]. A weight that is read serves four rows of x. */
+/** x Wᵀ + bias: [n, columns] → [n, rows]. What is read serves two rows of W and four of x. */
 function linear(x, {rows, columns, codes, scales}, bias = null) {
   const n = x.length / columns, y = new Float32Array(n * rows);
-  for (let r = 0; r < rows; r++) {
-    const start = r * columns, scale = scales[r], b = bias ? bias[r] : 0;
+  const put = (i, r, sum) => { y[i * rows + r] = sum * scales[r] + (bias ? bias[r] : 0); };
+  for (let r = 0; r < rows; r += 2) {
+    const next = Math.min(r + 1, rows - 1), w0 = r * columns, w1 = next * columns; // an odd last row is computed twice
     let i = 0;
     for (; i + 4 <= n; i += 4) {
       const x0 = i * columns, x1 = x0 + columns, x2 = x1 + columns, x3 = x2 + columns;
-      let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+      let s0 = 0, s1 = 0, s2 = 0, s3 = 0, t0 = 0, t1 = 0, t2 = 0, t3 = 0;
       for (let c = 0; c < columns; c++) {
-        const w = codes[start + c];
-        s0 += w * x[x0 + c];
-        s1 += w * x[x1 + c];
-        s2 += w * x[x2 + c];
-        s3 += w * x[x3 + c];
+        const v = codes[w0 + c], w = codes[w1 + c], a = x[x0 + c], b = x[x1 + c], d = x[x2 + c], e = x[x3 + c];
+        s0 += v * a; s1 += v * b; s2 += v * d; s3 += v * e;
+        t0 += w * a; t1 += w * b; t2 += w * d; t3 += w * e;
       }
-      y[i * rows + r] = s0 * scale + b;
-      y[(i + 1) * rows + r] = s1 * scale + b;
-      y[(i + 2) * rows + r] = s2 * scale + b;
-      y[(i + 3) * rows + r] = s3 * scale + b;
+      put(i, r, s0); put(i + 1, r, s1); put(i + 2, r, s2); put(i + 3, r, s3);
+      put(i, next, t0); put(i + 1, next, t1); put(i + 2, next, t2); put(i + 3, next, t3);
     }
     for (; i < n; i++) {
       const x0 = i * columns;
-      let s = 0;
-      for (let c = 0; c < columns; c++) s += codes[start + c] * x[x0 + c];
-      y[i * rows + r] = s * scale + b;
+      let s = 0, t = 0;
+      for (let c = 0; c < columns; c++) {
+        s += codes[w0 + c] * x[x0 + c];
+        t += codes[w1 + c] * x[x0 + c];
+      }
+      put(i, r, s);
+      put(i, next, t);
     }
   }
   return y;
