@@ -20,7 +20,8 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCa
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask, attention_mask, key_padding_mask
-from nmt_rela.config.schema import ModelConfig
+from nmt_rela.config.builder import check_fields
+from nmt_rela.config.schema import AttentionBySite, ModelConfig
 from nmt_rela.data.tokenizer import BOS, EOS, PAD
 from nmt_rela.models.embedding import TokenEmbedding
 from nmt_rela.models.layers import ResidualStream
@@ -78,8 +79,14 @@ class NmtRelaConfig(PretrainedConfig):
 
     @property
     def model_settings(self) -> dict[str, Any]:
-        """The keyword arguments of `Transformer`."""
-        return {setting.name: getattr(self, setting.name) for setting in fields(ModelConfig)}
+        """The keyword arguments of `Transformer`. Raises ConfigError for a value that is not accepted."""
+        settings = {setting.name: getattr(self, setting.name) for setting in fields(ModelConfig)}
+        attention = settings["attention"]
+        if isinstance(attention, dict):
+            check_fields(by_site := AttentionBySite(**attention))
+            attention = by_site
+        check_fields(ModelConfig(**{**settings, "attention": attention}))
+        return settings
 
     @property
     def tied_weights(self) -> dict[str, str]:

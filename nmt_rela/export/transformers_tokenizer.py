@@ -12,6 +12,7 @@ from nmt_rela.config.schema import DataConfig
 from nmt_rela.data.normalization import normalization_for
 from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer, TokenizerPair
 from nmt_rela.export.transformers_model import FILES, write_module
+from nmt_rela.utils.errors import DataError
 
 #: The settings of ``data`` that say how text is normalized.
 NORMALIZATION_SETTINGS = ("source_language", "target_language", "normalization", "romanian_diacritics")
@@ -41,7 +42,9 @@ class NmtRelaTokenizer(PreTrainedTokenizer):
         for name in self.vocab_files_names:  # those beside the models are found there
             kwargs.pop(name, None)
         found = joint_file or source_file or target_file
-        self.tokenizers = TokenizerPair.load(Path(found).parent if found else Path("."))
+        if found is None:
+            raise DataError("no sub-word models; accepted: a folder with joint.model, or source.model and target.model")
+        self.tokenizers = TokenizerPair.load(Path(found).parent)
         settings = {name: kwargs[name] for name in NORMALIZATION_SETTINGS if name in kwargs}
         data = DataConfig(task="-", **{"source_language": "source", "target_language": "target", **settings})
         self._normalize = [normalization_for(language, data) for language in data.languages]

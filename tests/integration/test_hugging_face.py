@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -23,7 +25,7 @@ from nmt_rela.commands import export
 from nmt_rela.data.data_loader import pad_sequences
 from nmt_rela.data.tokenizer import BOS, EOS, PAD
 from nmt_rela.models.attention_capture import capture_attention
-from nmt_rela.utils.errors import CheckpointError, ConfigError
+from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError
 from tests.integration.documentation import REPOSITORY, blocks_of
 
 transformers = pytest.importorskip(
@@ -276,6 +278,21 @@ def test_a_folder_that_lacks_weights_is_refused(run: RunDirectory, tmp_path: Pat
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"missing keys: transformer\.encoder\.0\.feed_forward\.fc1\.weight"):
         load(broken)
+
+
+def test_settings_and_sub_word_models_of_a_folder_are_checked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    settings = json.loads((broken / "config.json").read_text("utf-8"))
+    (broken / "config.json").write_text(json.dumps({**settings, "norm_order": "Pre"}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="norm_order: found 'Pre'"):
+        transformers.AutoModelForSeq2SeqLM.from_pretrained(broken, trust_remote_code=True)
+    (broken / "joint.model").unlink()
+    monkeypatch.chdir(folder)  # whose sub-word models are not those of the broken one
+    with pytest.raises(DataError, match="no sub-word models"):
+        transformers.AutoTokenizer.from_pretrained(broken, trust_remote_code=True)
 
 
 def test_a_step_of_fine_tuning(folder: Path, tmp_path: Path) -> None:
