@@ -228,11 +228,11 @@ function start() {
   });
   window.addEventListener("hashchange", () => { if (page.live) endTyping(); readAddress(); draw(); });
   const again = () => { views = []; readColours(); layOut(); };
-  const paper = (on) => { // one sheet: what is too high for it becomes smaller
+  const paper = (on) => { // one sheet: what is too high for it becomes smaller, to half the size
     document.documentElement.classList.toggle("paper", on);
     again();
     workOff();
-    document.body.style.zoom = on ? Math.min(1, 640 / byId("views").offsetHeight) : "";
+    document.body.style.zoom = on ? Math.max(0.5, Math.min(1, 640 / byId("views").offsetHeight)) : "";
   };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
   window.addEventListener("beforeprint", () => paper(true));
