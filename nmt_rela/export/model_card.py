@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -30,13 +31,13 @@ _MARK = "<!-- Written by nmt_rela, which replaces this file; without this line i
 
 _USAGE = """\
 ```sh
-nmt-translate --model RUN < text.$source
+nmt-translate --model $run < text.$source
 ```
 
 ```python
 from nmt_rela import Translator
 
-translator = Translator.load("RUN")
+translator = Translator.load($run_in_python)
 print(translator.translate(["A sentence."])[0].text)
 ```
 
@@ -58,9 +59,9 @@ def write_model_card(run: RunDirectory) -> None:
         if (run.path / CARD).exists() and _MARK not in (run.path / CARD).read_text("utf-8", errors="replace"):
             LOG.warning("%s: not written by nmt_rela; it stays, and the run has no model card", run.path / CARD)
             return
-        text = model_card(run, library="nmt_rela", usage=_USAGE.replace("RUN", run.path.name) + _MARK)
+        text = model_card(run, library="nmt_rela", usage=_USAGE + _MARK)
         with atomic_write(run.path / CARD) as stream:
-            stream.write(text.encode("utf-8"))
+            stream.write(text.encode("utf-8", errors="replace"))
     except (OSError, UserError) as error:
         LOG.warning("%s: the model card could not be written: %s", run.path / CARD, error)
 
@@ -108,7 +109,9 @@ def _card_lines(run: RunDirectory, library: str, usage: str) -> Iterator[str]:
         f"An encoder-decoder Transformer that translates {data.source_language} into {data.target_language}, "
         f"made by nmt_rela {__version__}."
     )
-    yield from ("", "## Use", "", export_readme(usage, config).rstrip())
+    yield from ("", "## Use", "")
+    names_of_run = {"run": shlex.quote(run.path.name), "run_in_python": json.dumps(run.path.name, ensure_ascii=False)}
+    yield export_readme(usage, config, **names_of_run).rstrip()
     yield from ("", "## Model", "", "| | |", "| --- | --- |")
     yield _row("attention", _attention(config))
     yield _row("layers", f"{model.encoder_layers} + {model.decoder_layers}, {model.norm_order}-norm")
@@ -161,7 +164,11 @@ def _training_and_data(
 
 
 def _row(name: str, value: str) -> str:
-    return f"| {name} | {value.replace('|', chr(92) + '|')} |"
+    return f"| {name} | {_cell(value)} |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
 
 
 def _attention(config: Config) -> str:
@@ -182,12 +189,12 @@ def _state(run: RunDirectory) -> dict[str, Any]:
 def _scores(run: RunDirectory, scores: Sequence[tuple[str, Entry]], names: Sequence[str]) -> Iterator[str]:
     """Everything nmt-evaluate has left in the run."""
     if not scores:
-        yield f"None yet: `nmt-evaluate --model {run.path.name}`."
+        yield f"None yet: `nmt-evaluate --model {shlex.quote(run.path.name)}`."
         return
     yield f"| test set | weights | sentences | {' | '.join(LABELS[name] for name in names)} |"
     yield f"| --- | --- | {' | '.join(['---:'] * (1 + len(names)))} |"
     for weights, entry in scores:
-        cells = [entry["name"], weights, f"{entry['sentences']:,}", *(format_score(name, entry) for name in names)]
+        cells = [_cell(entry["name"]), _cell(weights), f"{entry['sentences']:,}", *(format_score(name, entry) for name in names)]
         yield f"| {' | '.join(cells)} |"
     signatures = dict.fromkeys(entry[f"{name}_signature"] for _, entry in scores for name in names if name in entry)
     yield "\n" + ", ".join(f"`{signature}`" for signature in signatures)

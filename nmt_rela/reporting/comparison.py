@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,7 +126,8 @@ def _quality(runs: Sequence[_Run]) -> Iterator[str]:
             yield f"Without scores of this set: {', '.join(missing)}."
     for run in runs:
         if not run.entries:
-            yield f"{run.name}: not evaluated yet; `nmt-evaluate --model {run.directory.path}` does it."
+            path = shlex.quote(str(run.directory.path))
+            yield f"{run.name}: not evaluated yet; `nmt-evaluate --model {path}` does it."
     if by_test:
         yield (
             "Intervals (95 %) and p are sacreBLEU's bootstrap over 1,000 resampled test sets. p is the probability "

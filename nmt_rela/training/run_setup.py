@@ -89,7 +89,8 @@ def check_run_directory(config: Config, *, restart: bool = False) -> None:
     except (OSError, DataError) as error:
         raise ConfigError(f"run_dir: {error}; choose another run_dir=…") from error
     if unknown:
-        raise ConfigError(f"run_dir: {path} holds files that are not a run; choose another directory")
+        lost = ", ".join(part.name for part in (run.config_file, run.tokenizer, run.checkpoints) if not part.exists())
+        raise ConfigError(f"run_dir: {path} holds files, but no run, which has {lost}; choose another directory")
     if not restart:
         _check_settings(run, config)
     elif is_run and Path.cwd().is_relative_to(path.resolve()):

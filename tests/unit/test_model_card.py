@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,20 @@ def test_a_card_without_scores_names_the_evaluating_command(tmp_path: Path) -> N
     assert "| pairs | 1,200 read, 1,100 kept |" in card
     head = yaml.safe_load(card.split("---")[1])
     assert head["language"] == ["en", "de"]
+
+
+def test_a_name_of_any_characters_is_quoted(tmp_path: Path) -> None:
+    run = write_run(tmp_path / 'cost$\\bad$ "a" b')
+    score = {"name": "a|b\n<c>", "sentences": 1, "bleu": 1.0, "bleu_signature": "BLEU|x"}
+    score |= {"weights": weights_checksum(run.checkpoint("step_1"))}
+    (run.path / "evaluation" / "step_1").mkdir(parents=True)
+    (run.path / "evaluation" / "step_1" / "scores.json").write_text(json.dumps([score]), encoding="utf-8")
+    card = card_of(run)
+    (command,) = (shlex.split(line, comments=True) for line in card.splitlines() if line.startswith("nmt-translate"))
+    assert command[2] == run.path.name
+    (call,) = (line for line in card.splitlines() if "Translator.load(" in line)
+    assert ast.literal_eval(call.partition("load(")[2][:-1]) == run.path.name
+    assert "| a\\|b &lt;c> | step_1 | 1 | 1.00 |" in card
 
 
 def test_scores_stand_with_their_signatures(tmp_path: Path) -> None:
