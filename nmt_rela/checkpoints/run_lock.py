@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import BaseFileLock, Timeout
 
 from nmt_rela.utils.errors import ConfigError
-from nmt_rela.utils.files import file_lock
+from nmt_rela.utils.files import file_lock, name_file_in_errors
 
 LOG = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ class RunLock:
             ) from None
         except (OSError, NotImplementedError) as error:  # a file system without locks
             LOG.warning("%s cannot be locked (%s); no other process may train this run", path, error)
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        with name_file_in_errors(owner):
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
     def release(self) -> None:
         """Release the lock, if it is held."""

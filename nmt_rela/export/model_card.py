@@ -194,7 +194,8 @@ def _scores(run: RunDirectory, scores: Sequence[tuple[str, Entry]], names: Seque
     yield f"| test set | weights | sentences | {' | '.join(LABELS[name] for name in names)} |"
     yield f"| --- | --- | {' | '.join(['---:'] * (1 + len(names)))} |"
     for weights, entry in scores:
-        cells = [_cell(entry["name"]), _cell(weights), f"{entry['sentences']:,}", *(format_score(name, entry) for name in names)]
+        cells = [_cell(entry["name"]), _cell(weights), f"{entry['sentences']:,}"]
+        cells += [format_score(name, entry) for name in names]
         yield f"| {' | '.join(cells)} |"
     signatures = dict.fromkeys(entry[f"{name}_signature"] for _, entry in scores for name in names if name in entry)
     yield "\n" + ", ".join(f"`{signature}`" for signature in signatures)

@@ -43,3 +43,10 @@ def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     lock.acquire(path)
     lock.release()
+
+
+def test_a_full_disk_is_named_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / ".lock.owner").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as raised:
+        RunLock().acquire(tmp_path / ".lock")
+    assert raised.value.filename == str(tmp_path / ".lock.owner")
