@@ -104,7 +104,7 @@ def _card_lines(run: RunDirectory, library: str, usage: str) -> Iterator[str]:
     if imported_from and licence:  # of the model itself, by a name that the Hub knows
         yield f"license: {licence}"
     yield from ("---", "")
-    yield from (f"# {title}, {data.source_language} to {data.target_language}, {_attention(config)}", "")
+    yield from (f"# {_cell(title)}, {data.source_language} to {data.target_language}, {_attention(config)}", "")
     yield (
         f"An encoder-decoder Transformer that translates {data.source_language} into {data.target_language}, "
         f"made by nmt_rela {__version__}."

@@ -69,13 +69,16 @@ def write_pages(text: str, *, directory: Path, name: str) -> list[Path]:
 
 
 def to_html(text: str, *, title: str, directory: Path) -> str:
-    """The page. Pictures, whose paths are relative to ``directory``, become part of it."""
+    """The page. Pictures, whose paths are relative to ``directory``, become part of it. HTML in it is text."""
+    renderer = markdown.Markdown(extensions=["tables", "fenced_code"])
+    renderer.preprocessors.deregister("html_block")
+    renderer.inlinePatterns.deregister("html")
 
     def embed(match: re.Match[str]) -> str:
         data = base64.b64encode((directory / html.unescape(match[1])).read_bytes()).decode("ascii")
         return f'src="data:image/png;base64,{data}"'
 
-    body = re.sub(r'src="([^"]+)"', embed, markdown.markdown(text, extensions=["tables", "fenced_code"]))
+    body = re.sub(r'src="([^"]+)"', embed, renderer.convert(text))
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width">\n<title>{html.escape(title)}</title>\n'

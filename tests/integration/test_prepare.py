@@ -477,6 +477,7 @@ def test_two_files_and_nothing_else(
     # What may go wrong on the way is one line each.
     for change, message in {
         ("file: dev.tsv", "file: dve.tsv"): "dve.tsv: no such file; paths start from the task file",
+        ("file: dev.tsv", "file: https://example.org/dev.tsv"): "/dev.tsv: no such file; a URL stands under archives",
         ("file: dev.tsv", "file: ~nobody-at-all/dev.tsv"): "~nobody-at-all/dev.tsv: no such file; paths start from",
         ("file: dev.tsv, columns: [en, de]", "file: dev.tsv, columns: [en, '-', de]"): (
             "source 'dev': 'columns' names 3 fields, but line 1 has 2, and no line after it 3; "

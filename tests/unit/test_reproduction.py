@@ -363,7 +363,9 @@ def test_the_html_copy_needs_no_other_file(tmp_path: Path) -> None:
         ]
     )
     assert "| name |   n |\n| ---- | --: |\n| a\\|b |   1 |" in text
-    page = to_html(text, title="A < B", directory=tmp_path)
+    page = to_html(text + "\n<script>alert(1)</script>\n\nof <i>run</i>\n", title="A < B", directory=tmp_path)
+    assert "<script>" not in page
+    assert "of &lt;i&gt;run&lt;/i&gt;" in page
     assert "<title>A &lt; B</title>" in page
     assert "<code>x&lt;y&gt;</code>" in page
     assert "<td>a|b</td>" in page

@@ -149,6 +149,13 @@ def test_unknown_names_get_a_suggestion() -> None:
         load_task("nowhere.yaml")
 
 
+def test_title_and_licence_are_one_line_without_escape_codes(tmp_path: Path) -> None:
+    text = GOOD.replace("title: A corpus", 'title: "A\\n# corpus\\e[31m"')
+    (tmp_path / "own.yaml").write_text(text.replace("licence: CC0", "licence: >\n  CC0\n  of 2024"), "utf-8")
+    task = load_task(str(tmp_path / "own.yaml"))
+    assert (task.title, task.licence) == ("A # corpus [31m", "CC0 of 2024")
+
+
 def test_a_file_in_place_of_a_name_gets_a_suggestion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(GOOD, "utf-8")

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -243,6 +244,8 @@ def _missing(archive: Archive, failures: Sequence[str]) -> DataError:
     if str(archive.locations[0].path) == archive.name:  # local text that a source names itself
         found = describe_missing(Path(archive.name))
         hint = "paths start from the task file" if found == "no such file" else "accepted: a file"
+        if re.search(r"(https?|ftp):/", archive.name):
+            hint = "a URL stands under archives (docs/tasks.md), and the source names it by archive"
         return DataError(
             f"{archive.name}: {found}; {'globs are for members of archives' if is_pattern(archive.name) else hint}"
         )

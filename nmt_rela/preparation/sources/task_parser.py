@@ -164,8 +164,8 @@ class _TaskReader:
         return Task(
             name=self.path.stem,
             path=self.path,
-            title=entry.title or self.path.stem,
-            licence=entry.licence,
+            title=_one_line(entry.title) or self.path.stem,
+            licence=_one_line(entry.licence),
             languages=self.languages,
             bleu_tokenizers=entry.bleu_tokenizers,
             train=self.sources("train", entry.train),
@@ -327,3 +327,8 @@ def _is_web_address(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # malformed brackets or port
         return False
+
+
+def _one_line(text: str) -> str:
+    """Text for logs and tables: without line ends and without what a terminal obeys."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
