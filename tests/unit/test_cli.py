@@ -118,6 +118,13 @@ def test_a_closed_output_is_one_line() -> None:
     )
 
 
+def test_a_locale_without_utf_8_is_one_line() -> None:
+    python = 'LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 "$PYTHON" -c "$CODE"'
+    done = in_process("cli.parse(cli.make_parser('nmt-x', ''), [])", python)
+    message = "the locale has the encoding ascii; accepted: UTF-8 (PYTHONUTF8=1)"
+    assert (done.returncode, done.stderr) == (2, f"nmt-x: error: {message}\n")
+
+
 def test_the_log_of_a_command_without_stderr_stays_out_of_its_output() -> None:
     done = in_process(
         "cli.log_to_stderr(); cli.logging.getLogger('nmt_rela').info('log'); print('output')",
