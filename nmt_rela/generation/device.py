@@ -10,6 +10,7 @@ import torch
 from nmt_rela.generation.kernel_check import check_kernels
 from nmt_rela.kernels.availability import supports_packed_linear, unusable_gpu
 from nmt_rela.kernels.cpu.packed_linear import pack_linear_layers, packed_linear_class
+from nmt_rela.models.native_decoder import native_model
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError
 
@@ -83,6 +84,8 @@ def prepare_for_inference(model: Transformer, precision: Precision, device: torc
     model = model.to(torch.float32 if dtype == torch.int8 else dtype).requires_grad_(False)
     for attention in model.attention_modules().values():
         attention.fold_norm_gain()
+    if device.type == "cpu":
+        model.native = native_model(model, dtype)
     if device.type == "cpu" and supports_packed_linear(dtype):
         pack_linear_layers(model, dtype)
         model.packed_output_projection = packed_linear_class(dtype)(model.output_embedding, model.output_bias)

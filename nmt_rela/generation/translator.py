@@ -34,7 +34,7 @@ from nmt_rela.generation.scoring import score_lines
 from nmt_rela.generation.segmentation import Segment, count_given_words, join_segments, segment_lines
 from nmt_rela.generation.streaming import MAX_CHUNK, Chunk, number_chunks, read_chunks
 from nmt_rela.models.attention_capture import ObservableModels
-from nmt_rela.models.incremental_decoder import IncrementalDecoder
+from nmt_rela.models.decoders import start_decoder
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError, did_you_mean, first_line
 from nmt_rela.utils.memory import trim_malloc
@@ -406,7 +406,7 @@ class Translator:
         lengths = [max(len(segment.ids) + options.max_length_offset, len(segment.prefix) + 1) for segment in segments]
         max_lengths = torch.tensor(lengths, device=self.device)
         decoders: list[StepDecoder] = [
-            IncrementalDecoder(model, model.encode(source), num_beams=options.num_sequences, max_length=max(lengths))
+            start_decoder(model, source, num_beams=options.num_sequences, max_length=max(lengths))
             for model in self.models
         ]
         decoder = decoders[0] if len(decoders) == 1 else EnsembleDecoder(decoders)

@@ -1,7 +1,7 @@
 """What this machine has: the processor of a tensor, usable GPU kernels, packed matrix multiplication on a CPU.
 
-Kernels for GPUs are used where nothing speaks against them. The environment variable NMT_RELA_KERNELS decides
-otherwise: ``off`` never uses them, and ``require`` makes it an error that they cannot be used.
+Kernels for GPUs, and the compiled code of CPUs, are used where nothing speaks against them. The environment variable
+NMT_RELA_KERNELS decides otherwise: ``off`` never uses them, and ``require`` makes it an error that they cannot be used.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask, key_padding_mask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 from nmt_rela.models.embedding import PositionLayout, TokenEmbedding
 from nmt_rela.models.layers import NORM_EPSILON, DecoderLayer, EncoderLayer, LayerConfig, ResidualStream, add_norm
+
+if TYPE_CHECKING:
+    from nmt_rela.models.native_decoder import NativeModel
 
 #: Where a model attends: encoder self-attention, decoder self-attention, decoder-to-encoder attention.
 ATTENTION_SITES = ("encoder", "decoder", "cross")
@@ -89,6 +92,8 @@ class Transformer(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(target_vocab_size)) if output_bias else None
         #: Replaces the output layer at inference (packed weights): hidden states → logits.
         self.packed_output_projection: Callable[[Tensor], Tensor] | None = None
+        #: The whole model in compiled code, for inference on a CPU.
+        self.native: NativeModel | None = None
         config = LayerConfig(
             d_model=d_model, num_heads=num_heads, ffn_dim=ffn_dim, norm_order=norm_order,
             layer_norm_epsilon=layer_norm_epsilon, activation=activation, dropout=dropout,

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 #: Quantized activations are integers of at most this size on either side of _ZERO. Without VNNI, pairs of products are
 #: summed in 16 bits, which more than 7 bits per factor would overflow.
-_LEVELS = 127 if getattr(torch.cpu, "_is_vnni_supported", bool)() else 63
-_ZERO = _LEVELS + 1
+LEVELS = 127 if getattr(torch.cpu, "_is_vnni_supported", bool)() else 63
+_ZERO = LEVELS + 1
 #: Float32 numbers of this size have no fraction bits. What is added to it is rounded to an integer, which then stands
 #: in the lowest bits of the sum. This takes a third less time than dividing, rounding and converting.
 _ROUNDING = 1.5 * 2**23
@@ -45,7 +45,7 @@ class DynamicInt8Linear(_Packed):
         weight = weight.detach().float()
         scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
         rounded = (weight / scales.unsqueeze(1)).round().to(torch.int8)
-        self._scales = scales / _LEVELS  # the scale of a row of x is its largest number over this
+        self._scales = scales / LEVELS  # the scale of a row of x is its largest number over this
         self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
         self._rounding = torch.full((weight.shape[1],), _ROUNDING + _ZERO)
@@ -55,7 +55,7 @@ class DynamicInt8Linear(_Packed):
     def forward(self, x: Tensor) -> Tensor:
         # Subtracting from a tiny number also avoids dividing a row of zeros by 0.
         largest = torch.maximum(x.amax(dim=-1, keepdim=True), self._tiny - x.amin(dim=-1, keepdim=True))
-        shifted = torch.addcdiv(self._rounding, x, largest, value=_LEVELS)
+        shifted = torch.addcdiv(self._rounding, x, largest, value=LEVELS)
         rounded = shifted.view(torch.int32).to(torch.int8).view(torch.uint8)  # the lowest byte of each
         output: Tensor = torch.ops.onednn.qlinear_pointwise(
             rounded, 1.0, _ZERO, self._weight, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""

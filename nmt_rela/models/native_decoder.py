@@ -1,0 +1,147 @@
+"""A model and its decoder in compiled code (kernels/cpu/native/), for inference on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Iterable
+from ctypes import c_float, c_int32, c_void_p
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from nmt_rela.attention.multi_head_attention import MultiHeadAttention
+from nmt_rela.attention.rela_norm import ReLANorm
+from nmt_rela.attention.variants import ATTENTION_VARIANTS
+from nmt_rela.kernels.cpu.native_library import native_library
+from nmt_rela.kernels.cpu.packed_linear import LEVELS
+from nmt_rela.models.layers import ACTIVATIONS, DecoderLayer, EncoderLayer, SublayerConnection
+from nmt_rela.models.transformer import ATTENTION_SITES, Transformer
+
+
+class _Config(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int32) for name in (
+            "d_model", "heads", "ffn_dim", "encoder_layers", "decoder_layers", "vocabulary", "pre_norm", "activation",
+            "levels", "encoder_variant", "decoder_variant", "cross_variant", "starts_with_zeros",
+        )),
+        *((name, c_float) for name in ("norm_epsilon", "source_scale", "target_scale")),
+    )  # fmt: skip
+
+
+class NativeModel:
+    """The weights of a model, packed for compiled code. Shared by copies of the model, because it never changes."""
+
+    def __init__(self, model: Transformer, library: ctypes.CDLL, *, int8: bool) -> None:
+        """``model`` has its parameters in float32 on the CPU, and linear layers that are not packed yet."""
+        self.library = library
+        self.vocabulary, self.d_model = model.output_embedding.shape
+        self.pad_id = model.pad_id
+        self._embedding = model.target_embedding
+        self._signals = self._embedding.signals(256)
+        arrays = [None if x is None else x.detach().contiguous() for x in _arrays(model)]
+        self._embeddings = arrays[0], arrays[2]  # they are read where they lie
+        decoder: DecoderLayer = model.decoder[0]  # type: ignore[assignment]
+        modules = model.attention_modules()
+        variants = (list(ATTENTION_VARIANTS).index(modules[site, 0].variant) for site in ATTENTION_SITES)
+        config = _Config(
+            self.d_model, modules["cross", 0].num_heads, len(decoder.feed_forward.fc1.weight), len(model.encoder),
+            len(model.decoder), self.vocabulary, model.decoder_norm is not None,
+            list(ACTIVATIONS).index(decoder.feed_forward.activation), LEVELS if int8 else 0, *variants,
+            model.starts_with_zeros, decoder.self_attention_residual.layer_norm.eps, model.source_embedding.scale,
+            model.target_embedding.scale,
+        )  # fmt: skip
+        pointers = (c_void_p * len(arrays))(*(None if x is None else x.data_ptr() for x in arrays))
+        self.handle = c_void_p(library.new_model(ctypes.byref(config), pointers))
+        weakref.finalize(self, library.free_model, self.handle)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> NativeModel:
+        return self
+
+    def signals(self, length: int) -> Tensor:
+        """What is added at positions 0 … length - 1, at least: [≥ length, d_model]."""
+        signals = self._signals  # a local: another thread may replace the attribute
+        if length > len(signals):
+            self._signals = signals = self._embedding.signals(2 * length)
+        return signals
+
+
+def native_model(model: Transformer, dtype: torch.dtype) -> NativeModel | None:
+    """The compiled form of a float32 model on the CPU, in float32 or int8; None where this machine has none."""
+    fits = dtype == torch.float32 or (dtype == torch.int8 and LEVELS == 127)  # without VNNI oneDNN is faster
+    library = native_library() if fits else None
+    return None if library is None else NativeModel(model, library, int8=dtype == torch.int8)
+
+
+class NativeDecoder:
+    """What `IncrementalDecoder` is, in one call per step."""
+
+    def __init__(self, model: NativeModel, source: Tensor, *, max_length: int) -> None:
+        """Encode ``source`` [sentences, length], padded; no hypothesis will be longer than ``max_length``."""
+        self._model, self._library = model, model.library
+        source = source.contiguous()
+        sentences, width = source.shape
+        self._signals = model.signals(max(width, max_length))
+        self._logits = torch.empty(0)
+        self._length = 0
+        state = self._library.new_state(
+            model.handle, source.data_ptr(), sentences, width, model.pad_id, self._signals.data_ptr()
+        )
+        self._state = c_void_p(state)
+        weakref.finalize(self, self._library.free_state, self._state)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append one token to every hypothesis: [sentences, beams] → logits [sentences, beams, vocabulary].
+
+        The next step overwrites the logits: memory that is new in every step costs as much as a layer.
+        """
+        tokens, position = tokens.contiguous(), self._signals[self._length]
+        size = tokens.numel() * self._model.vocabulary
+        if size > len(self._logits):
+            self._logits = torch.empty(size)
+        logits = self._logits[:size].view(*tokens.shape, -1)
+        self._library.step(self._state, tokens.data_ptr(), tokens.shape[1], position.data_ptr(), logits.data_ptr())
+        self._length += 1
+        return logits
+
+    def reorder(self, beam_indices: Tensor) -> None:
+        """Let beam b of sentence s continue the hypothesis of beam ``beam_indices[s, b]``: [sentences, beams]."""
+        beam_indices = beam_indices.contiguous()
+        self._library.reorder(self._state, beam_indices.data_ptr(), beam_indices.shape[1])
+
+    def select_sentences(self, indices: Tensor) -> None:
+        """Keep only these sentences in the batch: [kept], ascending."""
+        indices = indices.contiguous()
+        self._library.select_sentences(self._state, indices.data_ptr(), len(indices))
+
+
+def _arrays(model: Transformer) -> list[Tensor | None]:
+    """The parameters in the order in which native/transformer.h takes them."""
+    found: list[Tensor | None] = []
+
+    def add(*modules: Any) -> None:
+        for module in modules:
+            found.extend((None, None) if module is None else (module.weight, module.bias))
+
+    def add_attention(attention: MultiHeadAttention, residual: SublayerConnection, *, cross: bool = False) -> None:
+        norm = attention.output_norm
+        assert not isinstance(norm, ReLANorm) or norm.weight is None, "fold_norm_gain comes first"
+        add(attention.q_proj if cross else attention.qkv_proj)
+        found.append(norm.gate if isinstance(norm, ReLANorm) else None)
+        add(attention.out_proj, residual.layer_norm)
+
+    def add_feed_forward(layer: EncoderLayer | DecoderLayer) -> None:
+        add(layer.feed_forward.fc1, layer.feed_forward.fc2, layer.feed_forward_residual.layer_norm)
+
+    add(model.source_embedding, model.target_embedding)
+    for encoder_layer in cast(Iterable[EncoderLayer], model.encoder):
+        add_attention(encoder_layer.self_attention, encoder_layer.self_attention_residual)
+        add_feed_forward(encoder_layer)
+    for layer in cast(Iterable[DecoderLayer], model.decoder):
+        add_attention(layer.self_attention, layer.self_attention_residual)
+        add_attention(layer.cross_attention, layer.cross_attention_residual, cross=True)
+        add(layer.cross_attention.kv_proj)
+        add_feed_forward(layer)
+    add(model.encoder_norm, model.decoder_norm)
+    return [*found, model.output_embedding, model.output_bias]

@@ -1,0 +1,199 @@
+"""The compiled decoder computes what PyTorch computes, whatever the beams do, and is left out where it cannot."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from toy_translator import sentences, toy_model, toy_run, toy_tokenizers
+
+from nmt_rela.attention.variants import ATTENTION_VARIANTS
+from nmt_rela.data.tokenizer import BOS, EOS
+from nmt_rela.generation.device import Precision, prepare_for_inference
+from nmt_rela.generation.translator import Translator
+from nmt_rela.kernels.availability import assume_processor
+from nmt_rela.kernels.cpu import native_library as library
+from nmt_rela.kernels.cpu.packed_linear import LEVELS
+from nmt_rela.models.decoders import DECODERS, Decoder, choose_decoder
+from nmt_rela.models.transformer import Transformer
+from nmt_rela.utils.errors import CheckpointError, ConfigError
+
+CPU = torch.device("cpu")
+VOCABULARY = 70
+
+needs_compiler = pytest.mark.skipif(library.native_library() is None, reason="no C++ compiler")
+needs_vnni = pytest.mark.skipif(LEVELS != 127, reason="no VNNI instructions on this CPU")
+
+
+def model_of(precision: Precision = "float32", **changes: object) -> Transformer:
+    """A model whose vectors all differ from what they were set to at first."""
+    torch.manual_seed(2)
+    config = {"d_model": 32, "ffn_dim": 48, "num_heads": 4, "encoder_layers": 2, "decoder_layers": 2, **changes}
+    model = Transformer(VOCABULARY, VOCABULARY, **config).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or "bias" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return prepare_for_inference(model, precision, CPU)
+
+
+def padded_source(count: int) -> Tensor:
+    """Sentences of different lengths, one of which is empty."""
+    source = torch.randint(4, VOCABULARY, (count, 7), generator=torch.Generator().manual_seed(1))
+    for row in range(count):
+        source[row, 7 - 2 * (row % 4) :] = 0
+    source[-1] = 0
+    return source
+
+
+def logits_of(name: str, model: Transformer, source: Tensor) -> list[Tensor]:
+    """The logits of some steps in which beams are re-ordered at random and sentences leave."""
+    draw = torch.Generator().manual_seed(0)
+    beams, steps = 3, 9
+    decoder: Decoder = DECODERS[name](model, source, beams, steps)
+    tokens, found = torch.full((len(source), 1), BOS), []
+    for step in range(steps):
+        found.append(decoder.step(tokens).clone())
+        active = len(tokens)
+        if step in (3, 4) and active > 1:
+            kept = torch.randperm(active, generator=draw)[: active - active // 3].sort().values
+            decoder.select_sentences(kept)
+            active = len(kept)
+        decoder.reorder(torch.randint(0, tokens.shape[1], (active, beams), generator=draw))
+        tokens = torch.randint(4, VOCABULARY, (active, beams), generator=draw)
+    return found
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=needs_vnni)])
+@pytest.mark.parametrize("norm_order", ["post", "pre"])
+@pytest.mark.parametrize("attention", ATTENTION_VARIANTS)
+@torch.inference_mode()
+def test_any_reordering_and_leaving_is_as_in_pytorch(attention: str, norm_order: str, precision: Precision) -> None:
+    model, source = model_of(precision, attention=attention, norm_order=norm_order), padded_source(6)
+    for native, pytorch in zip(logits_of("native", model, source), logits_of("pytorch", model, source), strict=True):
+        if precision == "float32":
+            torch.testing.assert_close(native, pytorch, atol=2e-5, rtol=1e-5)
+        else:  # a number between two levels may be rounded either way
+            assert float((native - pytorch).norm() / pytorch.norm()) < 0.03
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"d_model": 128, "num_heads": 2},  # heads of whole vectors
+        {"d_model": 30, "ffn_dim": 41, "num_heads": 3},  # rows of broken vectors
+        {"activation": "swish", "embedding_bias": True, "output_bias": True},
+        {"activation": "gelu", "tied_embeddings": "none", "scale_embeddings": False, "layer_norm_epsilon": 1e-3},
+        {"decoder_start": "zero", "positions": "marian", "tied_embeddings": "all", "decoder_layers": 3},
+        {"attention": {"encoder": "sparsemax", "decoder": "rela-g", "cross": "entmax15"}},
+    ],
+    ids=str,
+)
+@torch.inference_mode()
+def test_every_setting_of_a_model_is_known(changes: dict[str, object]) -> None:
+    model, source = model_of(**changes), padded_source(4)
+    for native, pytorch in zip(logits_of("native", model, source), logits_of("pytorch", model, source), strict=True):
+        torch.testing.assert_close(native, pytorch, atol=2e-5, rtol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=needs_vnni)])
+@torch.inference_mode()
+def test_a_sentence_does_not_depend_on_its_batch(precision: Precision) -> None:
+    model, source = model_of(precision), padded_source(30)[:, :5]
+    tokens = torch.randint(4, VOCABULARY, (30, 4), generator=torch.Generator().manual_seed(5))
+    start = torch.full((30, 1), BOS)
+    joint: Decoder = DECODERS["native"](model, source, 4, 8)
+    joint.step(start)
+    joint.reorder(torch.zeros(30, 4, dtype=torch.long))
+    wanted = joint.step(tokens)
+    for row in range(30):
+        alone: Decoder = DECODERS["native"](model, source[row : row + 1, : int((source[row] != 0).sum())], 4, 8)
+        alone.step(start[:1])
+        alone.reorder(torch.zeros(1, 4, dtype=torch.long))
+        assert torch.equal(alone.step(tokens[row : row + 1])[0], wanted[row])
+
+
+@needs_compiler
+def test_scores_are_those_of_forced_decoding(tmp_path: Path) -> None:
+    translator = Translator.load(toy_run(tmp_path / "run"), device="cpu")
+    (model,), lines = translator.models, sentences(8, seed=4)
+    assert choose_decoder(model) == "native"
+    with torch.inference_mode():
+        for line, translation in zip(lines, translator.translate(lines, n_best=3), strict=True):
+            (source,) = translator.tokenizers.source.encode([line])
+            for hypothesis in translation.hypotheses:
+                target = torch.tensor([toy_tokenizers().target.convert_pieces_to_ids(hypothesis.tokens)])
+                logits = model(torch.tensor([[*source, EOS]]), model.shift_right(target))
+                wanted = logits.log_softmax(2).gather(2, target.unsqueeze(2)).flatten()
+                assert hypothesis.token_log_probabilities == pytest.approx(wanted.tolist(), abs=1e-4)
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=needs_vnni)])
+def test_weights_that_are_not_finite_are_an_error(precision: Precision) -> None:
+    model = toy_model()
+    with torch.no_grad():
+        model.decoder[1].feed_forward.fc2.weight[3, 5] = torch.nan  # type: ignore[union-attr,index,operator]
+    translator = Translator(prepare_for_inference(model, precision, CPU), toy_tokenizers())
+    with pytest.raises(CheckpointError, match="not finite"):
+        translator.translate(["Hund und Katze"])
+
+
+@needs_compiler
+def test_pytorch_decodes_what_compiled_code_cannot() -> None:
+    model = model_of()
+    assert choose_decoder(model) == "native"
+    with assume_processor("none"):
+        assert choose_decoder(model) == "pytorch"
+    with torch.autocast("cpu"):
+        assert choose_decoder(model) == "pytorch"
+    copied = copy.deepcopy(model)
+    assert copied.native is model.native
+    copied.attention_modules()["cross", 0].hook_z.register_forward_hook(lambda *_: None)
+    assert choose_decoder(copied) == "pytorch"
+    assert choose_decoder(model) == "native"
+    assert prepare_for_inference(toy_model(), "bf16", CPU).native is None
+
+
+@pytest.fixture
+def no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache directory, and a PATH without programs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    library.native_library.cache_clear()
+    yield tmp_path
+    library.native_library.cache_clear()
+
+
+def test_without_a_compiler_one_line_is_logged(no_library: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert choose_decoder(model_of()) == choose_decoder(model_of()) == "pytorch"
+    (line,) = caplog.messages
+    assert "found no C++ compiler (g++, clang++, c++)" in line
+
+
+def test_a_compiler_that_fails_is_named(no_library: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    (no_library / "g++").write_text("#!/bin/sh\necho 'no room' >&2; exit 1\n")
+    (no_library / "g++").chmod(0o755)
+    assert library.native_library() is None
+    assert "g++ failed: no room" in caplog.messages[-1]
+
+
+def test_the_environment_decides(no_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NMT_RELA_KERNELS", "require")
+    with pytest.raises(ConfigError, match=r"NMT_RELA_KERNELS: found 'require', but .*no C\+\+ compiler"):
+        library.native_library()
+    monkeypatch.setenv("NMT_RELA_KERNELS", "off")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled"))
+    assert library.native_library() is None
