@@ -5,6 +5,9 @@ Shapes: S active sentences, B beams, V vocabulary, C candidates per sentence.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +23,7 @@ from nmt_rela.generation.decoding_step import (
 )
 from nmt_rela.generation.sampling import greedy_search
 from nmt_rela.kernels.availability import triton_is_available_for
+from nmt_rela.kernels.cpu.beam_step import native_beam_step, supports_native_beam_step
 from nmt_rela.kernels.cpu.topk import blockwise_shortlist, supports_blockwise_shortlist
 
 _NEVER = float("-inf")
@@ -56,62 +60,117 @@ def beam_search(
         return greedy_search(decoder, constraints)
     next_log_probs = NextTokenLogProbs(constraints)
     history = BeamHistory(sentences, beam_size, device)
-    rows = torch.arange(sentences, device=device)  # [S]: positions of the active sentences in the whole batch
-    final_penalty = ((5.0 + max_lengths.float()) / 6.0) ** length_penalty
     # One beam at the first step: several would all search the same.
-    scores = torch.zeros((sentences, 1), device=device)  # [S, B]: log-probabilities so far
-    tokens = torch.full((sentences, 1), BOS, dtype=torch.long, device=device)
-    # The pool of finished hypotheses, best first: their scores, and where the history holds their last token.
-    finished_scores = torch.full((sentences, beam_size), _NEVER, device=device)
-    finished_indices = torch.zeros((sentences, beam_size), dtype=torch.long, device=device)
-    within_beam = torch.arange(2 * beam_size, device=device) < beam_size
-
+    beam = Beam(
+        rows=torch.arange(sentences, device=device),
+        max_lengths=max_lengths,
+        final_penalty=((5.0 + max_lengths.float()) / 6.0) ** length_penalty,
+        scores=torch.zeros((sentences, 1), device=device),
+        tokens=torch.full((sentences, 1), BOS, dtype=torch.long, device=device),
+        finished_scores=torch.full((sentences, beam_size), _NEVER, device=device),
+        finished_indices=torch.zeros((sentences, beam_size), dtype=torch.long, device=device),
+    )
     for step in range(steps):
-        totals, beam_indices, next_tokens, token_log_probs = next_candidates(  # [S, 2B]
-            scores, decoder.step(tokens), next_log_probs, step, rows, 2 * beam_size
-        )
-        at_max_length = max_lengths <= step + 1
-        ended = (next_tokens == EOS) | at_max_length.unsqueeze(1)
-
-        # Candidates that ended join the pool.
-        joins_pool = ended
-        if early_stopping:
-            # A full pool takes no more, so that results do not depend on when its sentence leaves the batch.
-            joins_pool = ended & within_beam & (finished_scores[:, -1:] == _NEVER)
-        ended_scores = (totals / length_penalty_factor(step + 1, length_penalty)).masked_fill(~joins_pool, _NEVER)
-        candidate_indices = torch.arange(step * 2 * beam_size, (step + 1) * 2 * beam_size, device=device)
-        candidate_indices = candidate_indices.expand_as(next_tokens)
-        finished_scores, best = torch.cat([finished_scores, ended_scores], 1).sort(dim=1, descending=True, stable=True)
-        finished_scores = finished_scores[:, :beam_size]
-        finished_indices = torch.cat([finished_indices, candidate_indices], 1).gather(1, best[:, :beam_size])
-
-        # The best B of the others continue.
-        continuing = ended.to(torch.uint8).sort(dim=1, stable=True).indices[:, :beam_size]  # [S, B] of 2B
-        scores = totals.gather(1, continuing).masked_fill(at_max_length.unsqueeze(1), _NEVER)
-        tokens = next_tokens.gather(1, continuing)
-        history.append(rows, beam_indices, next_tokens, token_log_probs, totals, continuing)
-
+        logits = decoder.step(beam.tokens)
+        take_step = _native_step if supports_native_beam_step(logits) else _plain_step
+        candidates, beam, parents, done = take_step(
+            beam, logits, next_log_probs, step, beam_size=beam_size, n_best=n_best, early_stopping=early_stopping,
+            penalty=length_penalty_factor(step + 1, length_penalty),
+        )  # fmt: skip
+        history.append(beam.rows, candidates)
         if step + 1 == steps:
             break
         if constraints.is_check_due(step):
-            done = finished_scores[:, n_best - 1] >= scores[:, 0] / final_penalty
-            if early_stopping:
-                done = done | (finished_scores[:, -1] > _NEVER)
-            num_done = int(done.sum())
-            if num_done == len(rows):
+            num_done = int(done().sum())
+            if num_done == len(beam.rows):
                 break
             if num_done:
                 # Select before reordering: finished sentences need no reordering.
-                history.set_finished(rows, finished_scores, finished_indices)
-                kept = (~done).nonzero().squeeze(1)
+                history.set_finished(beam)
+                kept = (~done()).nonzero().squeeze(1)
                 decoder.select_sentences(kept)
-                rows, max_lengths, final_penalty = rows[kept], max_lengths[kept], final_penalty[kept]
-                scores, tokens = scores[kept], tokens[kept]
-                beam_indices, continuing = beam_indices[kept], continuing[kept]
-                finished_scores, finished_indices = finished_scores[kept], finished_indices[kept]
-        decoder.reorder(beam_indices.gather(1, continuing))
-    history.set_finished(rows, finished_scores, finished_indices)
+                beam, parents = Beam(*(x[kept] for x in beam)), parents[kept]
+        decoder.reorder(parents)
+    history.set_finished(beam)
     return history.best_hypotheses(n_best)
+
+
+class Beam(NamedTuple):
+    """The active sentences: their positions in the whole batch, limits, beams and pools of finished hypotheses."""
+
+    rows: Tensor  # [S]
+    max_lengths: Tensor  # [S]
+    final_penalty: Tensor  # [S]: the penalty at maximum length
+    scores: Tensor  # [S, B]: log-probabilities so far
+    tokens: Tensor  # [S, B]: the last ones
+    finished_scores: Tensor  # [S, B], best first
+    finished_indices: Tensor  # [S, B]: where the history holds their last token
+
+
+class Candidates(NamedTuple):
+    """The candidates of a step, best first, each [S, 2B], and the positions of those that continue, [S, B]."""
+
+    totals: Tensor
+    beam_indices: Tensor
+    tokens: Tensor
+    token_log_probs: Tensor
+    continuing: Tensor
+
+
+def _plain_step(
+    beam: Beam,
+    logits: Tensor,
+    next_log_probs: NextTokenLogProbs,
+    step: int,
+    *,
+    beam_size: int,
+    n_best: int,
+    early_stopping: bool,
+    penalty: float,
+) -> tuple[Candidates, Beam, Tensor, Callable[[], Tensor]]:
+    """The candidates, the beams after the step, the beams that they continue [S, B], and which sentences are done."""
+    totals, beam_indices, next_tokens, token_log_probs = next_candidates(  # [S, 2B]
+        beam.scores, logits, next_log_probs, step, beam.rows, 2 * beam_size
+    )
+    at_max_length = beam.max_lengths <= step + 1
+    ended = (next_tokens == EOS) | at_max_length.unsqueeze(1)
+
+    # Candidates that ended join the pool.
+    joins_pool = ended
+    if early_stopping:
+        # A full pool takes no more, so that results do not depend on when its sentence leaves the batch.
+        within_beam = torch.arange(2 * beam_size, device=logits.device) < beam_size
+        joins_pool = ended & within_beam & (beam.finished_scores[:, -1:] == _NEVER)
+    ended_scores = (totals / penalty).masked_fill(~joins_pool, _NEVER)
+    indices = torch.arange(step * 2 * beam_size, (step + 1) * 2 * beam_size, device=logits.device)
+    pool_scores, best = torch.cat([beam.finished_scores, ended_scores], 1).sort(dim=1, descending=True, stable=True)
+    pool_indices = torch.cat([beam.finished_indices, indices.expand_as(next_tokens)], 1)
+    finished_scores = pool_scores[:, :beam_size]
+
+    # The best B of the others continue.
+    continuing = ended.to(torch.uint8).sort(dim=1, stable=True).indices[:, :beam_size]  # [S, B] of 2B
+    scores = totals.gather(1, continuing).masked_fill(at_max_length.unsqueeze(1), _NEVER)
+
+    def done() -> Tensor:
+        done = finished_scores[:, n_best - 1] >= scores[:, 0] / beam.final_penalty
+        return done | (finished_scores[:, -1] > _NEVER) if early_stopping else done
+
+    after = beam._replace(
+        scores=scores, tokens=next_tokens.gather(1, continuing), finished_scores=finished_scores,
+        finished_indices=pool_indices.gather(1, best[:, :beam_size]),
+    )  # fmt: skip
+    candidates = Candidates(totals, beam_indices, next_tokens, token_log_probs, continuing)
+    return candidates, after, beam_indices.gather(1, continuing), done
+
+
+def _native_step(
+    beam: Beam, logits: Tensor, next_log_probs: NextTokenLogProbs, step: int, **rules: Any
+) -> tuple[Candidates, Beam, Tensor, Callable[[], Tensor]]:
+    """`_plain_step` in one call of compiled code. It updates the pools in place."""
+    constraints = next_log_probs.suppressed(step), next_log_probs.forced(step, beam.rows)
+    found = native_beam_step(logits, *constraints, *beam[1:4], *beam[5:], step=step, eos=EOS, pad=PAD, **rules)
+    scores, tokens, parents, done = found[5:]
+    return Candidates(*found[:5]), beam._replace(scores=scores, tokens=tokens), parents, lambda: done
 
 
 def next_candidates(
@@ -180,26 +239,19 @@ class BeamHistory:
         self._finished_scores = torch.full((sentences, beam_size), _NEVER, device=device)
         self._finished_indices = torch.zeros((sentences, beam_size), dtype=torch.long, device=device)
 
-    def append(
-        self, rows: Tensor, beam_indices: Tensor, tokens: Tensor, token_log_probs: Tensor, totals: Tensor,
-        continuing: Tensor,
-    ) -> None:  # fmt: skip
-        """Record one step's 2B candidates [S, 2B] of the sentences ``rows`` [S].
+    def append(self, rows: Tensor, candidates: Candidates) -> None:
+        """Record one step's candidates of the sentences ``rows`` [S]."""
+        self._steps.append((rows, *candidates))
 
-        They are parent beam, token, the token's log-probability and the total one. ``continuing`` [S, B] are the
-        positions of the candidates that continue.
-        """
-        self._steps.append((rows, beam_indices, tokens, token_log_probs, totals, continuing))
-
-    def set_finished(self, rows: Tensor, scores: Tensor, indices: Tensor) -> None:
-        """Set the finished hypotheses [S, B] of the sentences ``rows`` [S]; a later call replaces them."""
-        self._finished_scores[rows] = scores
-        self._finished_indices[rows] = indices
+    def set_finished(self, beam: Beam) -> None:
+        """Set the finished hypotheses of the active sentences; a later call replaces them."""
+        self._finished_scores[beam.rows] = beam.finished_scores
+        self._finished_indices[beam.rows] = beam.finished_indices
 
     def best_hypotheses(self, n_best: int) -> list[list[Hypothesis]]:
         """The best finished hypotheses of every sentence, traced back to their first token."""
         # line_of[step, sentence]: where the concatenated records hold that sentence's candidates of that step
-        rows, beam_indices, tokens, token_log_probs, totals, continuing = (
+        rows, totals, beam_indices, tokens, token_log_probs, continuing = (
             torch.cat(part).cpu().numpy() for part in zip(*self._steps, strict=True)
         )
         steps = np.repeat(np.arange(len(self._steps)), [len(step[0]) for step in self._steps])

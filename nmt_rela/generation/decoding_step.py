@@ -38,12 +38,12 @@ def length_penalty_factor(length: int, exponent: float) -> float:
 
 
 class StepDecoder(Protocol):
-    """A decoder that reads one token per step. ``IncrementalDecoder`` and ``EnsembleDecoder`` are such decoders."""
+    """A decoder that reads one token per step. The `models.decoders` and ``EnsembleDecoder`` are such decoders."""
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append ``tokens`` [S, B] and return logits [S, B, V] of any float dtype, which the caller may overwrite.
 
-        The first call appends BOS [S, 1].
+        The first call appends BOS [S, 1]. The next call may overwrite the logits.
         """
 
     def reorder(self, beam_indices: Tensor) -> None:
@@ -101,6 +101,10 @@ class NextTokenLogProbs:
         """Whether the prefix of any sentence determines its next token."""
         return step < self._forced.shape[1]
 
+    def forced(self, step: int, rows: Tensor) -> Tensor:
+        """The tokens [S] that the prefixes of the sentences ``rows`` [S] determine, −1 where they determine none."""
+        return self._forced[rows, step] if self.is_forced(step) else torch.full_like(rows, -1)
+
     def suppressed(self, step: int) -> Tensor:
         """The tokens that may not come at a step, prefixes aside."""
         return self._suppressed if step < self._min_length else self._suppressed[:-1]
@@ -115,7 +119,7 @@ class NextTokenLogProbs:
         # In place on the CPU, where this is known to work: allocating a tensor of this size costs half as much again.
         log_probs = torch.log_softmax(logits, 2, out=logits if logits.device.type == "cpu" else None)
         if self.is_forced(step):
-            forced = self._forced[rows, step].view(-1, 1, 1)
+            forced = self.forced(step, rows).view(-1, 1, 1)
             is_forced, tokens = forced >= 0, forced.clamp(min=0).expand(-1, logits.shape[1], 1)
             forced_log_probs = log_probs.gather(2, tokens)
         log_probs.index_fill_(2, self.suppressed(step), -torch.inf)

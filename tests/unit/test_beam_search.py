@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -22,8 +22,19 @@ from nmt_rela.generation.decoding_step import (
 from nmt_rela.generation.ensemble import EnsembleDecoder
 from nmt_rela.generation.options import SamplingOptions
 from nmt_rela.generation.sampling import greedy_search, sample
+from nmt_rela.kernels.availability import assume_processor
+from nmt_rela.kernels.cpu.native_library import native_library
 from nmt_rela.kernels.cpu.topk import blockwise_shortlist, supports_blockwise_shortlist
 from nmt_rela.utils.errors import ConfigError
+
+
+@pytest.fixture(autouse=True, params=["native", "plain"])
+def step_form(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test holds for the compiled step and for the plain one."""
+    if request.param == "native" and native_library() is None:
+        pytest.skip("no C++ compiler")
+    with assume_processor("cpu" if request.param == "native" else "none"):
+        yield
 
 
 def search(
