@@ -4,9 +4,11 @@ By default five models with random weights, one per attention variant, translate
 because random weights do not end their sentences. ``--run`` (repeated, say one trained run per variant) and ``--lines``
 translate text at natural length in each ``--precision``, with the search settings of the run unless
 ``--length-penalty`` and ``--early-stopping`` are given. With ``--forced`` runs also write a forced length: all do
-the same work. ``--ctranslate2`` adds an exported model in that library, with its threads in one batch or in one batch
-each, as ours are. ``--reference`` adds BLEU. Each subject has a process of its own, because idle threads of one library
-disturb another. Rounds are interleaved; the table has medians, ratios to the first subject, and peak resident memory.
+the same work. ``--pytorch`` adds every model as it decodes without compiled code. ``--ctranslate2`` adds that library,
+with its threads in one batch or in one batch each, as ours are: an exported model (``--ctranslate2 DIR``), or without
+``--run`` the softmax model with random weights. ``--reference`` adds BLEU. Each subject has a process of its own,
+because idle threads of one library disturb another. Rounds are interleaved; the table has medians, ratios to the first
+subject, and peak resident memory. On a shared machine ``--threads 1 --processor-time`` is steadier than the clock.
 
 A decoder step reads its weights and the keys and values of its sentences at least once. On a GPU, the table of forced
 subjects has the fraction of the time that these reads alone would take at the rate of a memory copy.
@@ -58,7 +60,7 @@ def in_own_process(name: str, make: Callable[[], Subject], options: argparse.Nam
     """A subject that is made and timed in a process of its own. Raises the UserError or OSError of ``make``."""
     connection, remote_end = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    context.Process(target=_serve, args=(remote_end, make, options.threads), daemon=True).start()
+    context.Process(target=_serve, args=(remote_end, make, options), daemon=True).start()
     remote_end.close()
 
     def receive() -> Any:
@@ -77,9 +79,10 @@ def in_own_process(name: str, make: Callable[[], Subject], options: argparse.Nam
     return take_turn
 
 
-def _serve(connection: Connection, make: Callable[[], Subject], threads: int) -> None:
-    torch.set_num_threads(threads)
-    limit_onednn_cache(threads)  # as nmt-translate does
+def _serve(connection: Connection, make: Callable[[], Subject], options: argparse.Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    limit_onednn_cache(options.threads)  # as nmt-translate does
+    clock = time.process_time if options.processor_time else time.perf_counter
     try:
         subject = make()
     except (UserError, OSError) as error:
@@ -91,9 +94,9 @@ def _serve(connection: Connection, make: Callable[[], Subject], threads: int) ->
             arguments = connection.recv()
         except EOFError:  # the benchmark has ended
             return
-        start = time.perf_counter()
+        start = clock()
         output = subject(*arguments)  # plain Python values, so a GPU has finished
-        connection.send(Turn(time.perf_counter() - start, output, peak_mebibytes()))
+        connection.send(Turn(clock() - start, output, peak_mebibytes()))
 
 
 def peak_mebibytes() -> dict[str, float]:
@@ -171,7 +174,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--attention", nargs="+", default=variants, choices=variants, help="models with random weights")
     parser.add_argument("--run", action="append", default=[], metavar="RUN", help="a trained run instead (repeat)")
     parser.add_argument("--lines", type=Path, metavar="FILE", help="source text for --run")
-    parser.add_argument("--ctranslate2", metavar="DIR", help="an exported model to time beside the runs")
+    parser.add_argument(
+        "--ctranslate2", nargs="?", const="", metavar="DIR", help="time CTranslate2: with --run an exported model"
+    )
+    parser.add_argument("--pytorch", action="store_true", help="time models without compiled code too")
     parser.add_argument("--reference", type=Path, metavar="FILE", help="reference of BLEU, with --run")
     parser.add_argument("--length-penalty", type=float, metavar="A", help="for --run (default: the run's)")
     parser.add_argument(
@@ -184,6 +190,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, nargs="+", help="sizes of a batch (default: by the device)")
     parser.add_argument("--single", type=int, default=50, help="sentences for the latency (0: leave it out)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
+    parser.add_argument("--processor-time", action="store_true", help="of all threads, instead of the time that passes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", nargs="+", default=["float32"], choices=list(DTYPES))
     sizes = {"layers": 3, "dimension": 256, "feed-forward": 1024, "heads": 4, "vocabulary": 8000}
@@ -192,7 +199,9 @@ def parse_options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.run and options.lines is None:
         parser.error("--run needs --lines")
-    if options.forced and (not options.run or options.reference or options.ctranslate2):
+    if options.ctranslate2 is not None and bool(options.ctranslate2) != bool(options.run):
+        parser.error("--ctranslate2 takes the directory of an exported model with --run, and none without")
+    if options.forced and (not options.run or options.reference or options.ctranslate2 is not None):
         parser.error("--forced is for --run, without --reference and --ctranslate2")
     options.threads = options.threads or torch.get_num_threads()
     return options

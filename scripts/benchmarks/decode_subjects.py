@@ -5,23 +5,28 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from memory_bandwidth import CountingDecoder
 
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.data.data_loader import pad_sequences
-from nmt_rela.data.tokenizer import EOS
+from nmt_rela.data.tokenizer import EOS, TokenizerPair
+from nmt_rela.export.ctranslate2 import transformer_spec
 from nmt_rela.generation.batching import batch_by_tokens, map_in_threads
 from nmt_rela.generation.beam_search import beam_search
 from nmt_rela.generation.decoding_step import SearchConstraints
 from nmt_rela.generation.device import Precision, prepare_for_inference, resolve_device
 from nmt_rela.generation.translator import Translator
+from nmt_rela.kernels.availability import VARIABLE
+from nmt_rela.models.decoders import start_decoder
 from nmt_rela.models.incremental_decoder import IncrementalDecoder
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import ConfigError
@@ -51,16 +56,20 @@ def random_sentences(count: int, *, vocabulary: int) -> list[list[int]]:
     ]
 
 
-def random_subject(attention: str, precision: Precision, options: argparse.Namespace) -> Subject:
-    """A model with random weights on random sentences, at a forced length."""
+def random_model(attention: str, options: argparse.Namespace) -> Transformer:
+    """A model with random weights."""
     torch.manual_seed(1)
-    device = resolve_device(options.device)
-    model = Transformer(
+    return Transformer(
         options.vocabulary, options.vocabulary, attention=attention, encoder_layers=options.layers,
         decoder_layers=options.layers, d_model=options.dimension, ffn_dim=options.feed_forward,
         num_heads=options.heads, tied_embeddings="all",
-    )  # fmt: skip
-    model = prepare_for_inference(model.to(device).eval(), precision, device)
+    ).eval()  # fmt: skip
+
+
+def random_subject(attention: str, precision: Precision, options: argparse.Namespace) -> Subject:
+    """A model with random weights on random sentences, at a forced length."""
+    device = resolve_device(options.device)
+    model = prepare_for_inference(random_model(attention, options).to(device), precision, device)
     return forced_subject(model, random_sentences(options.sentences, vocabulary=options.vocabulary), options)
 
 
@@ -75,9 +84,10 @@ def forced_subject(model: Transformer, sentences: list[list[int]], options: argp
         def search(batch: Sequence[int]) -> tuple[int, int]:
             with torch.inference_mode():
                 source = pad_sequences([chosen[i] for i in batch]).to(device)
-                state = IncrementalDecoder(model, model.encode(source), num_beams=beam_size, max_length=options.length)
+                state = start_decoder(model, source, num_beams=beam_size, max_length=options.length)
                 # The caches of a CPU may hold the weights from step to step: there the minimum of reads means nothing.
-                decoder = CountingDecoder(model, state) if device.type == "cuda" else state
+                is_counted = device.type == "cuda" and isinstance(state, IncrementalDecoder)
+                decoder = CountingDecoder(model, state) if is_counted else state  # type: ignore[arg-type]
                 lengths = torch.full((len(batch),), options.length, device=device)
                 constraints = SearchConstraints(max_lengths=lengths, min_length=options.length - 1)
                 found = beam_search(decoder, constraints, beam_size=beam_size)
@@ -141,26 +151,59 @@ def ctranslate2_subject(
     return translate
 
 
+class _Numbers:
+    """A tokenizer whose sub-words are their ids."""
+
+    def __init__(self, size: int) -> None:
+        self.vocabulary = [str(token) for token in range(size)]
+
+
+def random_ctranslate2_subject(compute_type: str, batches: int, options: argparse.Namespace) -> Subject:
+    """The softmax model with random weights in CTranslate2, with ``batches`` concurrent batches, at a forced length."""
+    ctranslate2 = importlib.import_module("ctranslate2")
+    tokens: Any = _Numbers(options.vocabulary)
+    spec = transformer_spec(
+        random_model("softmax", options), TokenizerPair(tokens, tokens), alignment_heads=(options.layers - 1, 1)
+    )
+    spec.optimize()
+    threads = {"intra_threads": options.threads // batches, "inter_threads": batches}
+    with tempfile.TemporaryDirectory() as folder:
+        spec.save(folder)
+        engine = ctranslate2.Translator(folder, device="cpu", compute_type=compute_type, **threads)
+    sentences = random_sentences(options.sentences, vocabulary=options.vocabulary)
+    pieces = [[str(token) for token in ids[:-1]] for ids in sentences]
+
+    def translate(indices: Sequence[int], beam_size: int, batch_tokens: int) -> Output:
+        found = engine.translate_batch(
+            [pieces[index] for index in indices], beam_size=beam_size, max_batch_size=batch_tokens // beam_size,
+            batch_type="tokens", min_decoding_length=options.length - 1, max_decoding_length=options.length - 1,
+        )  # fmt: skip
+        return Output(sum(len(result.hypotheses[0]) + 1 for result in found), [])
+
+    return translate
+
+
+def without_kernels(make: Callable[[], Subject]) -> Subject:
+    """A subject of a process in which PyTorch decodes."""
+    os.environ[VARIABLE] = "off"
+    return make()
+
+
 def subjects_of(options: argparse.Namespace) -> tuple[dict[str, Callable[[], Subject]], int]:
     """By name: a function that makes the subject; and the number of sentences."""
-    if not options.run:
-        return {
-            f"{attention} {precision}": partial(random_subject, attention, precision, options)
-            for attention in options.attention
-            for precision in options.precision
-        }, options.sentences
-    lines = list(read_lines(options.lines))[: options.sentences]
-    subjects: dict[str, Callable[[], Subject]] = {
-        f"{run} {precision}": partial(run_subject, run, lines, precision, options)
-        for run in options.run
-        for precision in options.precision
-    }
-    if options.ctranslate2 and importlib.util.find_spec("ctranslate2") is None:
+    lines = list(read_lines(options.lines))[: options.sentences] if options.run else []
+    subjects: dict[str, Callable[[], Subject]] = {}
+    for model in options.run or options.attention:
+        for precision in options.precision:
+            ours = partial(run_subject, model, lines) if options.run else partial(random_subject, model)
+            subjects[f"{model} {precision}"] = partial(ours, precision, options)
+            if options.pytorch:
+                subjects[f"{model} {precision} pytorch"] = partial(without_kernels, partial(ours, precision, options))
+    if options.ctranslate2 is not None and importlib.util.find_spec("ctranslate2") is None:
         print("ctranslate2 is not installed: left out", file=sys.stderr)
-    elif options.ctranslate2:
+    elif options.ctranslate2 is not None:
+        make = partial(ctranslate2_subject, options.ctranslate2, lines) if options.run else random_ctranslate2_subject
         for compute_type in ("float32", "int8"):
             for batches in sorted({1, options.threads}):
-                subjects[f"ctranslate2 {compute_type} {batches}"] = partial(
-                    ctranslate2_subject, options.ctranslate2, lines, compute_type, batches, options
-                )
-    return subjects, len(lines)
+                subjects[f"ctranslate2 {compute_type} {batches}"] = partial(make, compute_type, batches, options)
+    return subjects, len(lines) if options.run else options.sentences
