@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
+#: ``data.task`` of a run that was imported: the data of its training is not known.
+IMPORTED = "imported"
 AttentionName = Literal["softmax", "sparsemax", "entmax15", "rela-i", "rela-g"]
 MetricName = Literal["bleu", "chrf", "chrf++", "ter", "comet"]
 

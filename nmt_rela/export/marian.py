@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nmt_rela.checkpoints.run_directory import build_model
 from nmt_rela.config.loader import config_from_yaml, config_to_yaml, override_config
-from nmt_rela.config.schema import Config, DataConfig, DecodingConfig, ModelConfig, TrainingConfig
+from nmt_rela.config.schema import IMPORTED, Config, DataConfig, DecodingConfig, ModelConfig, TrainingConfig
 from nmt_rela.data.tokenizer import BOS, SentencePieceTokenizer, TokenizerPair
 from nmt_rela.export.marian_weights import ONE_EMBEDDING, convert_weights
 from nmt_rela.export.model_card import export_readme
@@ -195,6 +195,12 @@ def _read_vocabularies(folder: Path, settings: Mapping[str, Any]) -> tuple[_Side
             raise CheckpointError(f"{spm}: cannot be read ({(error.strerror or '').lower()})") from error
         except DataError as error:
             raise CheckpointError(str(error)) from error
+        learned = tokenizer.scores.keys()
+        if 2 * len(learned & ids.keys()) < len(learned):  # all others would be unknown words
+            raise CheckpointError(
+                f"{spm}: {path.name} has {len(learned & ids.keys()):,} of its {len(learned):,} sub-words, so that it "
+                "belongs to another model"
+            )
         sides.append(_Side(tokenizer, torch.tensor([pad, unk, eos, start, *others])))
     return sides[0], sides[1]
 
@@ -212,7 +218,7 @@ def _configuration(folder: Path, output: Path, settings: Mapping[str, Any], over
     config = Config(
         run_dir=str(output),
         data=DataConfig(
-            task="imported",
+            task=IMPORTED,
             source_language=languages[0],
             target_language=languages[1],
             joint_vocabulary=bool(shared),

@@ -130,6 +130,17 @@ class NmtRelaTokenizer(PreTrainedTokenizer):
         )
         return [int(i in (PAD, EOS, BOS)) for i in ids]
 
+    def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+        """Raises DataError for tokens that the vocabulary lacks: SentencePiece would never make them of a text."""
+        tokens = [str(token) for token in (new_tokens if isinstance(new_tokens, (list, tuple)) else [new_tokens])]
+        if unknown := [token for token in tokens if token not in self._ids[0]]:
+            raise DataError(
+                f"the vocabulary has no sub-word '{unknown[0]}', and none can be added to a SentencePiece model; "
+                "tags are set before training, by data.tags"
+            )
+        added: int = super().add_tokens(new_tokens, special_tokens=special_tokens)
+        return added
+
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """The SentencePiece models, and the file that names this class."""
         directory = Path(save_directory)

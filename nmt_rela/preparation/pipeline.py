@@ -27,7 +27,7 @@ from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
-from nmt_rela.config.schema import DataConfig
+from nmt_rela.config.schema import IMPORTED, DataConfig
 from nmt_rela.data.languages import COUNTRIES, is_known_language, primary_language
 from nmt_rela.data.normalization import normalization_rule
 from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
@@ -168,7 +168,8 @@ def bleu_tokenizer_of(data: DataConfig) -> str:
         return load_task(data.task).bleu_tokenizer(data.target_language)
     except ConfigError as error:  # the run has outlived its task file
         tokenizer = default_tokenizer(data.target_language)
-        LOG.warning("%s; BLEU has the default tokenizer of '%s', %s", error, data.target_language, tokenizer)
+        if data.task != IMPORTED:
+            LOG.warning("%s; BLEU has the default tokenizer of '%s', %s", error, data.target_language, tokenizer)
         return tokenizer
 
 

@@ -227,6 +227,8 @@ def test_the_tokenizer_is_that_of_the_run(run: RunDirectory, loaded: tuple[Any, 
     # What looks like a special token is text; unusual spaces are repaired as in nmt-translate.
     assert EOS not in tokenizer("der</s>Hund", add_special_tokens=False)["input_ids"]
     assert tokenizer("der\u00a0Hund")["input_ids"] == tokenizer("der Hund")["input_ids"]
+    with pytest.raises(DataError, match="no sub-word '<new>'"):
+        tokenizer.add_tokens(["<new>"])
 
 
 def test_two_vocabularies_are_read_back_each_by_its_own(tmp_path: Path) -> None:

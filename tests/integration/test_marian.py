@@ -214,6 +214,11 @@ def test_bad_folders_are_refused(folder: Path, tmp_path: Path, capsys: pytest.Ca
         (broken / name).unlink()
         message = refusal(broken, out, capsys)
         assert name in message, message
+    foreign = copied(folder, tmp_path / "sub-words of another model")
+    ids = json.loads((foreign / "vocab.json").read_text("utf-8"))
+    others = {piece if piece[0] == "<" else f"{piece}x": i for piece, i in ids.items()}
+    (foreign / "vocab.json").write_text(json.dumps(others), encoding="utf-8")
+    assert "source.spm: vocab.json has" in refusal(foreign, out, capsys)
     for name in ("target.spm", "model.safetensors", "vocab.json"):
         broken = copied(folder, tmp_path / f"damaged {name}")
         (broken / name).write_bytes((broken / name).read_bytes()[:300])
