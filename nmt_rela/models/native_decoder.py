@@ -69,8 +69,7 @@ class NativeModel:
 
 def native_model(model: Transformer, dtype: torch.dtype) -> NativeModel | None:
     """The compiled form of a float32 model on the CPU, in float32 or int8; None where this machine has none."""
-    fits = dtype == torch.float32 or (dtype == torch.int8 and LEVELS == 127)  # without VNNI oneDNN is faster
-    library = native_library() if fits else None
+    library = native_library() if dtype in (torch.float32, torch.int8) else None
     return None if library is None else NativeModel(model, library, int8=dtype == torch.int8)
 
 

@@ -19,7 +19,6 @@ from nmt_rela.generation.device import Precision, prepare_for_inference
 from nmt_rela.generation.translator import Translator
 from nmt_rela.kernels.availability import assume_processor
 from nmt_rela.kernels.cpu import native_library as library
-from nmt_rela.kernels.cpu.packed_linear import LEVELS
 from nmt_rela.models.decoders import DECODERS, Decoder, choose_decoder
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import CheckpointError, ConfigError
@@ -27,8 +26,7 @@ from nmt_rela.utils.errors import CheckpointError, ConfigError
 CPU = torch.device("cpu")
 VOCABULARY = 70
 
-needs_compiler = pytest.mark.skipif(library.native_library() is None, reason="no C++ compiler")
-needs_vnni = pytest.mark.skipif(LEVELS != 127, reason="no VNNI instructions on this CPU")
+needs_compiler = pytest.mark.skipif(library.native_library() is None, reason="no C++ compiler, or no AVX2")
 
 
 def model_of(precision: Precision = "float32", **changes: object) -> Transformer:
@@ -71,7 +69,7 @@ def logits_of(name: str, model: Transformer, source: Tensor) -> list[Tensor]:
 
 
 @needs_compiler
-@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=needs_vnni)])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("norm_order", ["post", "pre"])
 @pytest.mark.parametrize("attention", ATTENTION_VARIANTS)
 @torch.inference_mode()
@@ -105,7 +103,7 @@ def test_every_setting_of_a_model_is_known(changes: dict[str, object]) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=needs_vnni)])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 @torch.inference_mode()
 def test_a_sentence_does_not_depend_on_its_batch(precision: Precision) -> None:
     model, source = model_of(precision), padded_source(30)[:, :5]
@@ -138,7 +136,7 @@ def test_scores_are_those_of_forced_decoding(tmp_path: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=needs_vnni)])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_weights_that_are_not_finite_are_an_error(precision: Precision) -> None:
     model = toy_model()
     with torch.no_grad():
@@ -188,6 +186,31 @@ def test_a_compiler_that_fails_is_named(no_library: Path, caplog: pytest.LogCapt
     (no_library / "g++").chmod(0o755)
     assert library.native_library() is None
     assert "g++ failed: no room" in caplog.messages[-1]
+
+
+def test_a_cpu_without_vectors_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert library.native_library.__wrapped__() is None
+    assert "this CPU has no AVX2" in caplog.messages[-1]
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("cpu", ["haswell", "skylake-avx512"])
+@torch.inference_mode()
+def test_int8_needs_no_vnni(cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older CPUs sum pairs in 16 bits, and numbers have half as many levels."""
+    if cpu == "skylake-avx512" and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("no AVX-512 on this CPU")
+    monkeypatch.setattr(library, "_OPTIONS", tuple(option.replace("native", cpu) for option in library._OPTIONS))
+    monkeypatch.setattr("nmt_rela.models.native_decoder.native_library", library.native_library.__wrapped__)
+    for module, name, value in (("models.native_decoder", "LEVELS", 63), ("kernels.cpu.packed_linear", "LEVELS", 63)):
+        monkeypatch.setattr(f"nmt_rela.{module}.{name}", value)
+    monkeypatch.setattr("nmt_rela.kernels.cpu.packed_linear._ZERO", 64)
+    model, source = model_of("int8"), padded_source(6)
+    for native, pytorch in zip(logits_of("native", model, source), logits_of("pytorch", model, source), strict=True):
+        assert float((native - pytorch).norm() / pytorch.norm()) < 0.03
 
 
 def test_the_environment_decides(no_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ from ctypes import c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from nmt_rela.kernels.availability import VARIABLE, kernel_mode
 from nmt_rela.utils.errors import ConfigError, first_line
 
@@ -59,8 +61,10 @@ def native_library() -> ctypes.CDLL | None:
 def _compiled() -> Path:
     """The library for this source, CPU and compiler, compiled if need be.
 
-    Raises OSError, RuntimeError (no home directory) or SubprocessError.
+    Raises OSError, RuntimeError (no home directory, no AVX2) or SubprocessError.
     """
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        raise RuntimeError("this CPU has no AVX2")  # compiled without vectors it would be far slower than PyTorch
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), *_COMPILERS))), None)
     if compiler is None:
         raise FileNotFoundError(f"found no C++ compiler ({', '.join(_COMPILERS)})")

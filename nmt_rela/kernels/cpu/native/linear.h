@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <type_traits>
-#ifdef __AVX512VNNI__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -135,10 +135,16 @@ private:
                    *(const UnalignedVector*)&scale_[n] * *largest + *(const UnalignedVector*)&bias_[n];
     }
 
-    // sums[n] + Σ x[j] w[n, j] over the four bytes of x
+    // sums[n] + Σ x[j] w[n, j] over the four bytes of x. Without VNNI, pairs are summed in 16 bits: levels must be 63.
     static IntVector add_products(IntVector sums, int32_t x, IntVector w) {
-#ifdef __AVX512VNNI__
+#if defined(__AVX512VNNI__)
         return (IntVector)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(x), (__m512i)w);
+#elif defined(__AVX512BW__)
+        const __m512i pairs = _mm512_maddubs_epi16(_mm512_set1_epi32(x), (__m512i)w);
+        return sums + (IntVector)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+#elif defined(__AVX2__)
+        const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(x), (__m256i)w);
+        return sums + (IntVector)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #else
         for (int j = 0; j < 32; j += 8) sums += (x >> j & 255) * (w << (24 - j) >> 24);
         return sums;
