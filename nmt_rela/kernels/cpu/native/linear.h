@@ -2,13 +2,37 @@
 
 #pragma once
 
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cstdlib>
+#include <new>
 #include <type_traits>
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
 #include "vectors.h"
+
+// Memory for weights, in huge pages where Linux has them: every step reads all of it.
+template <class T>
+struct HugePages {
+    using value_type = T;
+    T* allocate(size_t count) {
+        constexpr size_t PAGE = 1 << 21;
+        const bool is_large = count * sizeof(T) >= PAGE / 2;
+        const size_t size = is_large ? (count * sizeof(T) + PAGE - 1) / PAGE * PAGE : count * sizeof(T);
+        void* memory = is_large ? std::aligned_alloc(PAGE, size) : std::malloc(size);
+        if (!memory) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+        if (is_large) madvise(memory, size, MADV_HUGEPAGE);
+#endif
+        return static_cast<T*>(memory);
+    }
+    void deallocate(T* memory, size_t) { std::free(memory); }
+    bool operator==(const HugePages&) const { return true; }
+    bool operator!=(const HugePages&) const { return false; }
+};
 
 class Linear {
 public:
@@ -152,7 +176,8 @@ private:
     }
 
     int in_, out_, levels_, groups_, panels_;
-    Floats floats_, bias_, scale_;
-    std::vector<int8_t> bytes_;
+    std::vector<float, HugePages<float>> floats_;
+    std::vector<int8_t, HugePages<int8_t>> bytes_;
+    Floats bias_, scale_;
     std::vector<int32_t> shift_;  // what the offset levels + 1 of x adds to every sum
 };
