@@ -65,9 +65,9 @@ def beam_search(
         rows=torch.arange(sentences, device=device),
         max_lengths=max_lengths,
         final_penalty=((5.0 + max_lengths.float()) / 6.0) ** length_penalty,
-        scores=torch.zeros((sentences, 1), device=device),
+        scores=torch.zeros((sentences, 1), dtype=torch.float32, device=device),
         tokens=torch.full((sentences, 1), BOS, dtype=torch.long, device=device),
-        finished_scores=torch.full((sentences, beam_size), _NEVER, device=device),
+        finished_scores=torch.full((sentences, beam_size), _NEVER, dtype=torch.float32, device=device),
         finished_indices=torch.zeros((sentences, beam_size), dtype=torch.long, device=device),
     )
     for step in range(steps):
@@ -236,7 +236,7 @@ class BeamHistory:
     def __init__(self, sentences: int, beam_size: int, device: torch.device) -> None:
         self._beam_size = beam_size
         self._steps: list[tuple[Tensor, ...]] = []
-        self._finished_scores = torch.full((sentences, beam_size), _NEVER, device=device)
+        self._finished_scores = torch.full((sentences, beam_size), _NEVER, dtype=torch.float32, device=device)
         self._finished_indices = torch.zeros((sentences, beam_size), dtype=torch.long, device=device)
 
     def append(self, rows: Tensor, candidates: Candidates) -> None:

@@ -82,7 +82,7 @@ class NativeDecoder:
         source = source.contiguous()
         sentences, width = source.shape
         self._signals = model.signals(max(width, max_length))
-        self._logits = torch.empty(0)
+        self._logits = torch.empty(0, dtype=torch.float32, device="cpu")
         self._length = 0
         state = self._library.new_state(
             model.handle, source.data_ptr(), sentences, width, model.pad_id, self._signals.data_ptr()
@@ -98,7 +98,7 @@ class NativeDecoder:
         tokens, position = tokens.contiguous(), self._signals[self._length]
         size = tokens.numel() * self._model.vocabulary
         if size > len(self._logits):
-            self._logits = torch.empty(size)
+            self._logits = self._logits.new_empty(size)
         logits = self._logits[:size].view(*tokens.shape, -1)
         self._library.step(self._state, tokens.data_ptr(), tokens.shape[1], position.data_ptr(), logits.data_ptr())
         self._length += 1

@@ -137,13 +137,26 @@ def test_scores_are_those_of_forced_decoding(tmp_path: Path) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_weights_that_are_not_finite_are_an_error(precision: Precision) -> None:
-    model = toy_model()
+@pytest.mark.parametrize("attention", ATTENTION_VARIANTS)
+@pytest.mark.parametrize("where", ["cross_attention.q_proj", "feed_forward.fc2"])
+def test_weights_that_are_not_finite_are_an_error(where: str, attention: str, precision: Precision) -> None:
+    model = toy_model(attention=attention)
     with torch.no_grad():
-        model.decoder[1].feed_forward.fc2.weight[3, 5] = torch.nan  # type: ignore[union-attr,index,operator]
+        model.get_submodule(f"decoder.1.{where}").weight[3, 5] = torch.nan  # type: ignore[operator,index]
     translator = Translator(prepare_for_inference(model, precision, CPU), toy_tokenizers())
     with pytest.raises(CheckpointError, match="not finite"):
         translator.translate(["Hund und Katze"])
+
+
+@needs_compiler
+def test_the_default_dtype_changes_nothing() -> None:
+    translator = Translator(prepare_for_inference(toy_model(), "float32", CPU), toy_tokenizers())
+    wanted = translator.translate(["Hund und Katze"], n_best=3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert translator.translate(["Hund und Katze"], n_best=3) == wanted
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @needs_compiler

@@ -63,12 +63,12 @@ def native_beam_step(
     sentences, beams, vocabulary = logits.shape
 
     def empty(columns: int, dtype: torch.dtype = torch.long) -> Tensor:
-        return torch.empty((sentences, columns), dtype=dtype)
+        return torch.empty((sentences, columns), dtype=dtype, device="cpu")
 
     wide, real = 2 * beam_size, torch.float32
     found = (
         empty(wide, real), empty(wide), empty(wide), empty(wide, real), empty(beam_size), empty(beam_size, real),
-        empty(beam_size), empty(beam_size), torch.empty(sentences, dtype=torch.bool),
+        empty(beam_size), empty(beam_size), torch.empty(sentences, dtype=torch.bool, device="cpu"),
     )  # fmt: skip
     logits = logits.contiguous()
     given = logits, suppressed, forced, max_lengths, final_penalty, scores, finished_scores, finished_indices

@@ -23,7 +23,8 @@ inline void weigh(Variant variant, float* x, int n) {
     // Newton's method for the threshold, from the left: where it ends, no row is above the tolerance.
     const bool squared = variant == ENTMAX15;
     const float slope = squared ? 0.5f : 1.0f, tolerance = (squared ? 8 : 16) * std::numeric_limits<float>::epsilon();
-    for (int i = 0; i < n; i++) x[i] = std::max(0.0f, slope * (x[i] - largest) + 1.0f);
+    // std::max keeps its first number where that is NaN
+    for (int i = 0; i < n; i++) x[i] = std::max(slope * (x[i] - largest) + 1.0f, 0.0f);
     for (int step = 0; step < 100; step++) {
         float sum = 0, squares = 0, support = 0;
 #pragma omp simd reduction(+ : sum, squares, support)
@@ -35,7 +36,7 @@ inline void weigh(Variant variant, float* x, int n) {
         const float norm = std::sqrt(squares), excess = (squared ? norm : sum) - 1.0f;
         if (!(excess > tolerance)) break;
         const float lowered = squared ? excess * norm / sum : excess / support;
-        for (int i = 0; i < n; i++) x[i] = std::max(0.0f, x[i] - lowered);
+        for (int i = 0; i < n; i++) x[i] = std::max(x[i] - lowered, 0.0f);
     }
     for (int i = 0; squared && i < n; i++) x[i] *= x[i];
 }
