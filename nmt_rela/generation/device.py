@@ -84,9 +84,11 @@ def prepare_for_inference(model: Transformer, precision: Precision, device: torc
     model = model.to(torch.float32 if dtype == torch.int8 else dtype).requires_grad_(False)
     for attention in model.attention_modules().values():
         attention.fold_norm_gain()
-    if device.type == "cpu":
-        model.native = native_model(model, dtype)
+    native = native_model(model, dtype) if device.type == "cpu" else None
     if device.type == "cpu" and supports_packed_linear(dtype):
         pack_linear_layers(model, dtype)
         model.packed_output_projection = packed_linear_class(dtype)(model.output_embedding, model.output_bias)
+    if native is not None:
+        model.native = native
+        native.watch(model)
     return model

@@ -36,8 +36,7 @@ def start_decoder(model: Transformer, source: Tensor, *, num_beams: int, max_len
 
 
 def choose_decoder(model: Transformer) -> str:
-    """A key of `DECODERS`. Compiled code knows no hooks and no autocast."""
+    """A key of `DECODERS`. Compiled code knows no hooks, no autocast and no changes of the model."""
     if model.native is None or processor_of(model.output_embedding) != "cpu" or torch.is_autocast_enabled("cpu"):
         return "pytorch"
-    has_hooks = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    return "pytorch" if has_hooks else "native"
+    return "native" if model.native.is_current(model) else "pytorch"

@@ -62,8 +62,12 @@ class TokenEmbedding(nn.Module):
     def add_positions(self, embedded: Tensor, *, offset: int = 0) -> Tensor:
         """[batch, length, d_model] → the same. The first vector is at position ``offset``."""
         end = offset + embedded.shape[1]
+        return dropout(embedded + self.positions_to(end)[offset:end], self.dropout, self.training)
+
+    def positions_to(self, end: int) -> Tensor:
+        """The buffer, grown to at least ``end`` positions: [≥ end, d_model]."""
         positions = self.positions  # a local: another thread may replace the attribute
         if end > len(positions):
             with torch.inference_mode(False):  # the buffer serves training too
                 self.positions = positions = self.signals(2 * end).to(positions)
-        return dropout(embedded + positions[offset:end], self.dropout, self.training)
+        return positions

@@ -6,16 +6,18 @@ import ctypes
 import weakref
 from collections.abc import Iterable
 from ctypes import c_float, c_int32, c_void_p
+from itertools import chain
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 from nmt_rela.attention.rela_norm import ReLANorm
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
 from nmt_rela.kernels.cpu.native_library import native_library
-from nmt_rela.kernels.cpu.packed_linear import LEVELS
+from nmt_rela.kernels.cpu.packed_linear import LEVELS, tensor_state
 from nmt_rela.models.layers import ACTIVATIONS, DecoderLayer, EncoderLayer, SublayerConnection
 from nmt_rela.models.transformer import ATTENTION_SITES, Transformer
 
@@ -31,17 +33,16 @@ class _Config(ctypes.Structure):
 
 
 class NativeModel:
-    """The weights of a model, packed for compiled code. Shared by copies of the model, because it never changes."""
+    """The weights of a model, packed for compiled code. A copy of the model has none: it is made to be changed."""
 
     def __init__(self, model: Transformer, library: ctypes.CDLL, *, int8: bool) -> None:
         """``model`` has its parameters in float32 on the CPU, and linear layers that are not packed yet."""
         self.library = library
         self.vocabulary, self.d_model = model.output_embedding.shape
         self.pad_id = model.pad_id
-        self._embedding = model.target_embedding
-        self._signals = self._embedding.signals(256)
+        self.embeddings = model.source_embedding, model.target_embedding
         arrays = [None if x is None else x.detach().contiguous() for x in _arrays(model)]
-        self._embeddings = arrays[0], arrays[2]  # they are read where they lie
+        self._read_in_place = arrays[0], arrays[2]
         decoder: DecoderLayer = model.decoder[0]  # type: ignore[assignment]
         modules = model.attention_modules()
         variants = (list(ATTENTION_VARIANTS).index(modules[site, 0].variant) for site in ATTENTION_SITES)
@@ -56,15 +57,41 @@ class NativeModel:
         self.handle = c_void_p(library.new_model(ctypes.byref(config), pointers))
         weakref.finalize(self, library.free_model, self.handle)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> NativeModel:
-        return self
+    def __deepcopy__(self, memo: dict[int, object]) -> None:
+        return None
 
-    def signals(self, length: int) -> Tensor:
-        """What is added at positions 0 … length - 1, at least: [≥ length, d_model]."""
-        signals = self._signals  # a local: another thread may replace the attribute
-        if length > len(signals):
-            self._signals = signals = self._embedding.signals(2 * length)
-        return signals
+    def watch(self, model: Transformer) -> None:
+        """Remember what the model is, once it is ready for inference; `is_current` compares it with that."""
+        modules = list(model.modules())
+        self._hooks = [_global_forward_hooks, _global_forward_pre_hooks]
+        self._hooks += [hooks for x in modules for hooks in (x._forward_hooks, x._forward_pre_hooks)]
+        self._namespaces = [names for x in modules[1:] for names in (vars(x), x._parameters, x._modules)]
+        self._namespaces += [model._parameters, model._modules]
+        self._parts = self._list_parts(model)
+        self._vectors: list[Tensor] = [x for x in model.parameters() if x.dim() == 1]
+        self._vector_values = torch.cat(self._vectors)
+        self._matrices = [x for x in model.parameters() if x.dim() > 1]
+        self._matrix_states = list(map(tensor_state, self._matrices))
+
+    def is_current(self, model: Transformer) -> bool:
+        """Whether the model still is what was packed: no hook, no other module, attribute or value.
+
+        Of matrices, changes through ``.data`` are not seen.
+        """
+        try:
+            return (
+                not any(self._hooks)
+                and self._list_parts(model) == self._parts
+                and list(map(tensor_state, self._matrices)) == self._matrix_states
+                and torch.equal(torch.cat(self._vectors), self._vector_values)
+            )
+        except RuntimeError:  # other tensors, of which PyTorch does not say that they differ
+            return False
+
+    def _list_parts(self, model: Transformer) -> list[object]:
+        """Attributes, parameters and submodules of all modules. Comparing such lists is fast where all are the same."""
+        parts = [x for x in vars(model).values() if x is not self]  # a cycle would delay freeing the memory
+        return [*parts, *chain.from_iterable(names.values() for names in self._namespaces)]
 
 
 def native_model(model: Transformer, dtype: torch.dtype) -> NativeModel | None:
@@ -81,11 +108,14 @@ class NativeDecoder:
         self._model, self._library = model, model.library
         source = source.contiguous()
         sentences, width = source.shape
-        self._signals = model.signals(max(width, max_length))
+        source_positions, self._positions = (
+            embedding.positions_to(length).float().contiguous()
+            for embedding, length in zip(model.embeddings, (width, max_length), strict=True)
+        )
         self._logits = torch.empty(0, dtype=torch.float32, device="cpu")
         self._length = 0
         state = self._library.new_state(
-            model.handle, source.data_ptr(), sentences, width, model.pad_id, self._signals.data_ptr()
+            model.handle, source.data_ptr(), sentences, width, model.pad_id, source_positions.data_ptr()
         )
         self._state = c_void_p(state)
         weakref.finalize(self, self._library.free_state, self._state)
@@ -95,7 +125,7 @@ class NativeDecoder:
 
         The next step overwrites the logits: memory that is new in every step costs as much as a layer.
         """
-        tokens, position = tokens.contiguous(), self._signals[self._length]
+        tokens, position = tokens.contiguous(), self._positions[self._length]
         size = tokens.numel() * self._model.vocabulary
         if size > len(self._logits):
             self._logits = self._logits.new_empty(size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from nmt_rela.attention.mask import CAUSAL_MASK, AttentionMask, key_padding_mask
 from nmt_rela.attention.multi_head_attention import MultiHeadAttention
+from nmt_rela.kernels.cpu.packed_linear import DynamicInt8Linear, PackedLinear, tensor_state
 from nmt_rela.models.embedding import PositionLayout, TokenEmbedding
 from nmt_rela.models.layers import NORM_EPSILON, DecoderLayer, EncoderLayer, LayerConfig, ResidualStream, add_norm
 
@@ -91,7 +92,7 @@ class Transformer(nn.Module):
         )
         self.output_bias = nn.Parameter(torch.zeros(target_vocab_size)) if output_bias else None
         #: Replaces the output layer at inference (packed weights): hidden states → logits.
-        self.packed_output_projection: Callable[[Tensor], Tensor] | None = None
+        self.packed_output_projection: PackedLinear | DynamicInt8Linear | None = None
         #: The whole model in compiled code, for inference on a CPU.
         self.native: NativeModel | None = None
         config = LayerConfig(
@@ -148,9 +149,15 @@ class Transformer(nn.Module):
 
     def output_projection(self, hidden_states: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden states [..., d_model]."""
-        if self.packed_output_projection is not None:
-            return self.packed_output_projection(hidden_states)
-        return F.linear(hidden_states, self.output_embedding, self.output_bias)
+        packed = self.packed_output_projection
+        if packed is None:
+            return F.linear(hidden_states, self.output_embedding, self.output_bias)
+        if packed.bias is not self.output_bias or packed.weight_state != tensor_state(self.output_embedding):
+            with torch.inference_mode(False):  # they were changed
+                packed = type(packed)(self.output_embedding, self.output_bias)
+            self.packed_output_projection = packed
+        output: Tensor = packed(hidden_states)
+        return output
 
     def shift_right(self, target: Tensor) -> Tensor:
         """The decoder input of a padded target that ends in EOS: BOS first, the last column dropped."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import logging
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from toy_translator import sentences, toy_model, toy_run, toy_tokenizers
 
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
@@ -19,7 +20,7 @@ from nmt_rela.generation.device import Precision, prepare_for_inference
 from nmt_rela.generation.translator import Translator
 from nmt_rela.kernels.availability import assume_processor
 from nmt_rela.kernels.cpu import native_library as library
-from nmt_rela.models.decoders import DECODERS, Decoder, choose_decoder
+from nmt_rela.models.decoders import DECODERS, Decoder, choose_decoder, start_decoder
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import CheckpointError, ConfigError
 
@@ -167,12 +168,64 @@ def test_pytorch_decodes_what_compiled_code_cannot() -> None:
         assert choose_decoder(model) == "pytorch"
     with torch.autocast("cpu"):
         assert choose_decoder(model) == "pytorch"
-    copied = copy.deepcopy(model)
-    assert copied.native is model.native
-    copied.attention_modules()["cross", 0].hook_z.register_forward_hook(lambda *_: None)
-    assert choose_decoder(copied) == "pytorch"
+    handle = model.attention_modules()["cross", 0].hook_z.register_forward_hook(lambda *_: None)
+    assert choose_decoder(model) == "pytorch"
+    handle.remove()
+    assert choose_decoder(model) == "native"
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert choose_decoder(model) == "pytorch"
+    handle.remove()
+    assert choose_decoder(copy.deepcopy(model)) == "pytorch"
     assert choose_decoder(model) == "native"
     assert prepare_for_inference(toy_model(), "bf16", CPU).native is None
+
+
+def scale_hook(module: nn.Module) -> None:
+    module.register_forward_pre_hook(lambda _module, inputs: (3.0 * inputs[0],))
+
+
+CHANGES: dict[str, Callable[[Transformer], object]] = {
+    "a weight": lambda model: model.decoder[0].self_attention_residual.layer_norm.weight.mul_(3.0),
+    "a weight through .data": lambda model: model.decoder[0].feed_forward.fc1.bias.data.add_(3.0),
+    "a gate": lambda model: model.decoder[1].cross_attention.output_norm.gate.zero_(),
+    "all embeddings": lambda model: model.output_embedding.neg_(),
+    "an embedding through .data": lambda model: model.source_embedding.weight.data[5:].neg_(),
+    "positions": lambda model: model.source_embedding.positions.zero_(),
+    "a new parameter": lambda model: setattr(model, "output_bias", nn.Parameter(torch.randn(VOCABULARY))),
+    "a state dict": lambda model: model.load_state_dict({k: 2.0 * v for k, v in model.state_dict().items()}),
+    "a module": lambda model: setattr(model.decoder[0], "feed_forward", model.decoder[1].feed_forward),
+    "a layer less": lambda model: model.decoder.pop(0),
+    "an attribute": lambda model: setattr(model.decoder[0].feed_forward, "activation", "gelu"),
+    "a method": lambda model: setattr(model.decoder[0].feed_forward, "forward", torch.sin),
+    "a method of the model": lambda model: setattr(model, "output_projection", lambda x: x[..., :9]),
+    "a hook": lambda model: scale_hook(model.encoder[1].feed_forward),
+    "a parametrization": lambda model: parametrize.register_parametrization(
+        model.decoder[1].feed_forward_residual.layer_norm, "weight", nn.Tanh()
+    ),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_model_decodes_as_it_now_is(change: str) -> None:
+    source = padded_source(5)
+    outputs = []
+    for decoders in ("native", "pytorch"):
+        model = model_of()
+        before = first_logits(model, source)
+        with torch.no_grad():
+            CHANGES[change](model)
+        if decoders == "pytorch":
+            model.native = None
+        outputs.append(first_logits(model, source))
+    assert before.shape != outputs[1].shape or not torch.allclose(before, outputs[1], atol=1e-2)
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def first_logits(model: Transformer, source: Tensor) -> Tensor:
+    decoder = start_decoder(model, source, num_beams=1, max_length=3)
+    return decoder.step(torch.full((len(source), 1), BOS)).clone()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from toy_translator import sentences, toy_model, toy_run
 
 from nmt_rela.attention.variants import ATTENTION_VARIANTS
-from nmt_rela.generation.device import prepare_for_inference
+from nmt_rela.generation.device import Precision, prepare_for_inference
 from nmt_rela.generation.options import AlignmentOptions
 from nmt_rela.generation.translator import Translator
 from nmt_rela.kernels.availability import supports_packed_linear
@@ -85,11 +85,18 @@ def test_int8_rows_do_not_depend_on_one_another() -> None:
 
 
 @needs_packed
-def test_copies_use_the_same_packed_weights() -> None:
-    model = toy_model()
-    prepare_for_inference(model, "float32", torch.device("cpu"))
+@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=needs_int8)])
+def test_copies_use_the_same_packed_weights_until_they_are_changed(precision: Precision) -> None:
+    model = prepare_for_inference(toy_model(), precision, torch.device("cpu"))
     copied = copy.deepcopy(model)
     assert copied.packed_output_projection is model.packed_output_projection
+    hidden_states = torch.randn(3, model.output_embedding.shape[1])
+    wanted = model.output_projection(hidden_states)
+    assert torch.equal(copied.output_projection(hidden_states), wanted)
+    with torch.no_grad():
+        copied.output_embedding.mul_(2.0)
+    assert torch.equal(copied.output_projection(hidden_states), 2.0 * wanted)
+    assert torch.equal(model.output_projection(hidden_states), wanted)
 
 
 @needs_int8

@@ -14,8 +14,16 @@ _ZERO = LEVELS + 1
 _ROUNDING = 1.5 * 2**23
 
 
+def tensor_state(x: Tensor) -> tuple[int, int]:
+    """A value that changes with what the tensor holds, but for changes through ``.data`` or in inference mode."""
+    return x.data_ptr(), 0 if x.is_inference() else x._version
+
+
 class _Packed(nn.Module):
     """Shared by copies of a model, because it never changes."""
+
+    #: The `tensor_state` of what was packed.
+    weight_state: tuple[int, int]
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Packed:
         return self
@@ -26,11 +34,12 @@ class PackedLinear(_Packed):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
+        self.weight_state = tensor_state(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-        self._bias = bias
+        self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, "none", [], "")
         return output
 
 
@@ -42,6 +51,7 @@ class DynamicInt8Linear(_Packed):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
+        self.weight_state = tensor_state(weight)
         weight = weight.detach().float()
         scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
         rounded = (weight / scales.unsqueeze(1)).round().to(torch.int8)
@@ -50,7 +60,7 @@ class DynamicInt8Linear(_Packed):
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
         self._rounding = torch.full((weight.shape[1],), _ROUNDING + _ZERO)
         self._tiny = torch.tensor(1e-30)
-        self._bias = bias
+        self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
         # Subtracting from a tiny number also avoids dividing a row of zeros by 0.
@@ -60,7 +70,7 @@ class DynamicInt8Linear(_Packed):
         output: Tensor = torch.ops.onednn.qlinear_pointwise(
             rounded, 1.0, _ZERO, self._weight, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        return output.mul_(largest) if self._bias is None else torch.addcmul(self._bias, output, largest, out=output)
+        return output.mul_(largest) if self.bias is None else torch.addcmul(self.bias, output, largest, out=output)
 
 
 def pack_linear_layers(module: nn.Module, dtype: torch.dtype) -> None:
