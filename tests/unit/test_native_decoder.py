@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -229,6 +230,12 @@ def first_logits(model: Transformer, source: Tensor) -> Tensor:
 
 
 @pytest.fixture
+def compiled() -> Path:
+    """The library of this machine."""
+    return library._compiled()
+
+
+@pytest.fixture
 def no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache directory, and a PATH without programs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -248,10 +255,49 @@ def test_without_a_compiler_one_line_is_logged(no_library: Path, caplog: pytest.
 
 def test_a_compiler_that_fails_is_named(no_library: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    (no_library / "g++").write_text("#!/bin/sh\necho 'no room' >&2; exit 1\n")
-    (no_library / "g++").chmod(0o755)
+    fake_compiler(no_library, "echo 'In file:'; echo 'error: no room' >&2; exit 1")
     assert library.native_library() is None
-    assert "g++ failed: no room" in caplog.messages[-1]
+    assert "g++ failed: error: no room" in caplog.messages[-1]
+
+
+def fake_compiler(folder: Path, script: str) -> None:
+    (folder / "g++").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "g++").chmod(0o755)
+
+
+def test_a_compiler_that_hangs_is_given_up(
+    no_library: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    fake_compiler(no_library, "/bin/sleep 9 & wait")
+    monkeypatch.setattr(library, "_TIMEOUT", 0.2)
+    start = time.monotonic()
+    assert library.native_library() is None
+    assert time.monotonic() - start < 5.0
+    assert "g++ takes more than 0.2 seconds" in caplog.messages[-1]
+
+
+def test_a_cache_to_which_others_may_write_is_not_used(no_library: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    fake_compiler(no_library, "exit 0")
+    (no_library / "nmt_rela").mkdir()
+    (no_library / "nmt_rela").chmod(0o777)
+    assert library.native_library() is None
+    assert "other users may write to" in caplog.messages[-1]
+
+
+@needs_compiler
+def test_a_damaged_library_is_compiled_again(compiled: Path, no_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_compiler(no_library, f'for last; do :; done; echo "$1" >> "{no_library}/calls"; /bin/cp "{compiled}" "$last"')
+    monkeypatch.setenv("CXX", "g++ -DARGUMENT")
+    for _ in range(2):
+        assert library.native_library.__wrapped__() is not None
+    (path,) = (no_library / "nmt_rela").iterdir()
+    damaged = path.read_bytes()[:5000]
+    path.unlink()  # this process still uses it
+    path.write_bytes(damaged)
+    assert library.native_library.__wrapped__() is not None
+    assert (no_library / "calls").read_text().split() == 2 * ["-DARGUMENT"]
 
 
 def test_a_cpu_without_vectors_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -25,6 +26,8 @@ _COMPILERS = ("g++", "clang++", "c++")
 _OPTIONS = (
     "-O3", "-march=native", "-std=c++17", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC",
 )  # fmt: skip
+_TIMEOUT = 300.0  # seconds
+_DIGEST_SIZE = 32
 _ARGUMENTS = {
     "new_model": (c_void_p, c_void_p),
     "free_model": (c_void_p,),
@@ -61,26 +64,51 @@ def native_library() -> ctypes.CDLL | None:
 def _compiled() -> Path:
     """The library for this source, CPU and compiler, compiled if need be.
 
-    Raises OSError, RuntimeError (no home directory, no AVX2) or SubprocessError.
+    Raises OSError, RuntimeError (no home directory, no AVX2, a failure of the compiler) or SubprocessError.
     """
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         raise RuntimeError("this CPU has no AVX2")  # compiled without vectors it would be far slower than PyTorch
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), *_COMPILERS))), None)
-    if compiler is None:
-        raise FileNotFoundError(f"found no C++ compiler ({', '.join(_COMPILERS)})")
+    compiler = _compiler()
     sources = sorted(_SOURCES.iterdir())
-    key = hashlib.sha256("\0".join([compiler, *_OPTIONS, _cpu(), *(x.read_text("utf-8") for x in sources)]).encode())
+    key = hashlib.sha256("\0".join([*compiler, *_OPTIONS, _cpu(), *(x.read_text("utf-8") for x in sources)]).encode())
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nmt_rela"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if hasattr(os, "geteuid") and (found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o002):
+        raise PermissionError(f"other users may write to {folder}")  # and this process would run what they write
     library = folder / f"native-{key.hexdigest()[:16]}.so"
-    if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+    if not library.exists() or _with_digest(library.read_bytes()[:-_DIGEST_SIZE]) != library.read_bytes():
         LOG.info("compiling the decoder for this CPU, once: %s", library)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # others may compile at the same time
-            output = Path(temporary) / library.name
-            line = [compiler, *_OPTIONS, str(_SOURCES / "library.cpp"), "-o", str(output)]
-            subprocess.run(line, check=True, capture_output=True, text=True)
-            os.replace(output, library)
+        _compile(compiler, library)
     return library
+
+
+def _compiler() -> list[str]:
+    """A C++ compiler and the arguments that $CXX gives it."""
+    cxx = os.environ.get("CXX", "")
+    for command in ([cxx], cxx.split(), *([name] for name in _COMPILERS)):
+        if command and (path := shutil.which(command[0])):
+            return [path, *command[1:]]
+    raise FileNotFoundError(f"found no C++ compiler ({', '.join(_COMPILERS)})")
+
+
+def _compile(compiler: list[str], library: Path) -> None:
+    # In a directory of its own: others may compile at the same time.
+    with tempfile.TemporaryDirectory(dir=library.parent, ignore_cleanup_errors=True) as temporary:
+        output, log = Path(temporary) / library.name, Path(temporary) / "log"
+        line = [*compiler, *_OPTIONS, str(_SOURCES / "library.cpp"), "-o", str(output)]
+        with log.open("wb") as stream:  # a pipe would wait for what a killed compiler leaves running
+            status = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, timeout=_TIMEOUT)
+        if status.returncode:
+            messages = log.read_text("utf-8", errors="replace").strip().splitlines() or [f"status {status.returncode}"]
+            raise RuntimeError(f"{compiler[0]} failed: {next((x for x in messages if 'error' in x), messages[0])}")
+        output.write_bytes(_with_digest(output.read_bytes()))
+        os.replace(output, library)
+
+
+def _with_digest(code: bytes) -> bytes:
+    """What the file of a library holds. The loader ignores the digest, and would crash on a damaged file."""
+    return code + hashlib.sha256(code).digest()
 
 
 def _cpu() -> str:
@@ -88,11 +116,11 @@ def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
-        return " ".join(os.uname())
+        return " ".join(platform.uname())
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, subprocess.CalledProcessError):
-        return f"{error.cmd[0]} failed: {error.stderr.strip().partition(chr(10))[0]}"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"{error.cmd[0]} takes more than {_TIMEOUT:g} seconds"
     return first_line(error)
