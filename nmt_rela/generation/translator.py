@@ -37,7 +37,7 @@ from nmt_rela.models.attention_capture import ObservableModels
 from nmt_rela.models.decoders import start_decoder
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError, did_you_mean, first_line
-from nmt_rela.utils.memory import trim_malloc
+from nmt_rela.utils.memory import is_out_of_memory, trim_malloc
 
 LOG = logging.getLogger(__name__)
 
@@ -373,7 +373,9 @@ class Translator:
             if options.alignment is not None:
                 sources = [(segment.ids, segment.words) for segment in segments]
                 links = self._aligner.align(sources, found, options.alignment)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if len(segments) == 1:
                 raise ConfigError(
                     f"{self.device} lacks the memory for one sentence of {len(segments[0].ids):,} sub-words with "

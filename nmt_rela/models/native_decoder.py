@@ -26,7 +26,7 @@ class _Config(ctypes.Structure):
     _fields_ = (
         *((name, c_int32) for name in (
             "d_model", "heads", "ffn_dim", "encoder_layers", "decoder_layers", "vocabulary", "pre_norm", "activation",
-            "levels", "encoder_variant", "decoder_variant", "cross_variant", "starts_with_zeros",
+            "levels", "encoder_variant", "decoder_variant", "cross_variant", "starts_with_zeros", "source_vocabulary",
         )),
         *((name, c_float) for name in ("norm_epsilon", "source_scale", "target_scale")),
     )  # fmt: skip
@@ -50,12 +50,13 @@ class NativeModel:
             self.d_model, modules["cross", 0].num_heads, len(decoder.feed_forward.fc1.weight), len(model.encoder),
             len(model.decoder), self.vocabulary, model.decoder_norm is not None,
             list(ACTIVATIONS).index(decoder.feed_forward.activation), LEVELS if int8 else 0, *variants,
-            model.starts_with_zeros, decoder.self_attention_residual.layer_norm.eps, model.source_embedding.scale,
-            model.target_embedding.scale,
+            model.starts_with_zeros, len(model.source_embedding.weight),
+            decoder.self_attention_residual.layer_norm.eps, model.source_embedding.scale, model.target_embedding.scale,
         )  # fmt: skip
         pointers = (c_void_p * len(arrays))(*(None if x is None else x.data_ptr() for x in arrays))
-        self.handle = c_void_p(library.new_model(ctypes.byref(config), pointers))
-        weakref.finalize(self, library.free_model, self.handle)
+        self.handle = c_void_p()
+        library.new_model(ctypes.byref(config), pointers, ctypes.byref(self.handle))
+        weakref.finalize(self, library.free_model, self.handle).atexit = False  # a thread may still use it
 
     def __deepcopy__(self, memo: dict[int, object]) -> None:
         return None
@@ -114,11 +115,12 @@ class NativeDecoder:
         )
         self._logits = torch.empty(0, dtype=torch.float32, device="cpu")
         self._length = 0
-        state = self._library.new_state(
-            model.handle, source.data_ptr(), sentences, width, model.pad_id, source_positions.data_ptr()
-        )
-        self._state = c_void_p(state)
-        weakref.finalize(self, self._library.free_state, self._state)
+        self._state = c_void_p()
+        self._library.new_state(
+            model.handle, source.data_ptr(), sentences, width, model.pad_id, source_positions.data_ptr(),
+            ctypes.byref(self._state),
+        )  # fmt: skip
+        weakref.finalize(self, self._library.free_state, self._state).atexit = False
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token to every hypothesis: [sentences, beams] → logits [sentences, beams, vocabulary].

@@ -6,11 +6,18 @@ import ctypes
 import sys
 from typing import Any
 
+import torch
+
 # From glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 #: Block sizes from which every block is mapped separately: the largest that glibc accepts, by its version.
 _MMAP_THRESHOLDS = (1 << 30, 1 << 25)
 _NEVER = (1 << 31) - 1
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch raised it because memory is short. On a CPU it has no type of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def disable_malloc_trimming() -> None:

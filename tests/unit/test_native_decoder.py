@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -148,6 +149,33 @@ def test_weights_that_are_not_finite_are_an_error(where: str, attention: str, pr
     translator = Translator(prepare_for_inference(model, precision, CPU), toy_tokenizers())
     with pytest.raises(CheckpointError, match="not finite"):
         translator.translate(["Hund und Katze"])
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_memory_that_is_lacking_is_an_exception_of_pytorch() -> None:
+    decoder = start_decoder(model_of(), padded_source(1), num_beams=1, max_length=3)
+    decoder.step(torch.full((1, 1), BOS))
+    parents = torch.zeros(1, 1 << 22, dtype=torch.long)
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + (1 << 25), before[1]))
+    try:
+        with pytest.raises(torch.OutOfMemoryError, match="compiled decoder"):
+            decoder.reorder(parents)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_tokens_outside_the_vocabulary_are_an_error() -> None:
+    model, beyond = model_of(), torch.tensor([[VOCABULARY]])
+    first = beyond - 1
+    with pytest.raises(IndexError, match="not in the vocabulary"):
+        start_decoder(model, beyond, num_beams=1, max_length=3)
+    with pytest.raises(IndexError, match="not in the vocabulary"):
+        start_decoder(model, first, num_beams=1, max_length=3).step(beyond)
 
 
 @needs_compiler

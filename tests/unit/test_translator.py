@@ -65,13 +65,22 @@ def test_results_do_not_depend_on_batch_or_order(attention: str, beam_size: int)
     assert_same([shuffled[order.index(i)] for i in range(len(LINES))], batched)
 
 
-def test_batches_that_do_not_fit_are_halved_down_to_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_batches_that_do_not_fit_are_halved_down_to_one_sentence(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
     translator, search, fitting = toy_translator(), Translator._search, 3
     expected = translator.translate(LINES)
 
     def limited(self: Translator, segments: Any, options: TranslationOptions) -> Any:
         if len(segments) > fitting:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
+            raise error
         return search(self, segments, options)
 
     monkeypatch.setattr(Translator, "_search", limited)

@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from ctypes import c_int, c_int64, c_void_p
+from ctypes import c_char_p, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -29,9 +29,9 @@ _OPTIONS = (
 _TIMEOUT = 300.0  # seconds
 _DIGEST_SIZE = 32
 _ARGUMENTS = {
-    "new_model": (c_void_p, c_void_p),
+    "new_model": (c_void_p, c_void_p, c_void_p),
     "free_model": (c_void_p,),
-    "new_state": (c_void_p, c_void_p, c_int, c_int, c_int64, c_void_p),
+    "new_state": (c_void_p, c_void_p, c_int, c_int, c_int64, c_void_p, c_void_p),
     "free_state": (c_void_p,),
     "step": (c_void_p, c_void_p, c_int, c_void_p, c_void_p),
     "reorder": (c_void_p, c_void_p, c_int),
@@ -57,8 +57,17 @@ def native_library() -> ctypes.CDLL | None:
         return None
     for name, arguments in _ARGUMENTS.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = arguments, c_void_p if name.startswith("new_") else None
+        function.argtypes, function.restype = arguments, None if name.startswith("free_") else c_char_p
+        if function.restype is c_char_p:
+            function.errcheck = _check
     return library
+
+
+def _check(message: bytes | None, *_call: object) -> None:
+    if message == b"out of memory":
+        raise torch.OutOfMemoryError("no memory for the compiled decoder")
+    if message is not None:
+        raise IndexError(message.decode())
 
 
 def _compiled() -> Path:

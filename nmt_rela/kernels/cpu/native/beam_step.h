@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "vectors.h"
 
@@ -50,6 +51,7 @@ private:
             const float largest = max_of(row, vocabulary), score = scores[s * beams + b];
             const float log_sum = largest + std::log(sum_of_exponentials(row, vocabulary, largest));
             const int64_t only = forced[s];
+            if (only >= vocabulary) throw std::out_of_range("token");
             if (only >= 0) {
                 const float logit = row[only];
                 std::fill_n(row, vocabulary, NEVER);

@@ -3,12 +3,14 @@
 
 #pragma once
 
+#include <stdexcept>
+
 #include "attention.h"
 #include "linear.h"
 
 struct Config {
     int32_t d_model, heads, ffn_dim, encoder_layers, decoder_layers, vocabulary, pre_norm, activation, levels;
-    int32_t encoder_variant, decoder_variant, cross_variant, starts_with_zeros;
+    int32_t encoder_variant, decoder_variant, cross_variant, starts_with_zeros, source_vocabulary;
     float norm_epsilon, source_scale, target_scale;
 };
 enum Activation { RELU, SWISH, GELU };
@@ -34,9 +36,11 @@ struct Norm {
 
 struct Embedding {
     const float* weight;  // [vocabulary, d_model], not copied
+    int vocabulary;
     float scale;
     Floats bias;
-    Embedding(Arrays& a, int width, float scale) : weight(*a.next++), scale(scale), bias(a.vector(width)) {}
+    Embedding(Arrays& a, int vocabulary, int width, float scale)
+        : weight(*a.next++), vocabulary(vocabulary), scale(scale), bias(a.vector(width)) {}
 };
 
 struct Attention {
@@ -83,8 +87,8 @@ struct Model {
     std::vector<Linear> output;     // one
 
     Model(const Config& config, const float* const* given)
-        : c(config), arrays{given, c.levels}, source(arrays, c.d_model, c.source_scale),
-          target(arrays, c.d_model, c.target_scale) {
+        : c(config), arrays{given, c.levels}, source(arrays, c.source_vocabulary, c.d_model, c.source_scale),
+          target(arrays, c.vocabulary, c.d_model, c.target_scale) {
         for (int i = 0; i < c.encoder_layers; i++) encoder.emplace_back(arrays, c);
         for (int i = 0; i < c.decoder_layers; i++) decoder.emplace_back(arrays, c);
         for (int i = 0; i < 2; i++) final_norms.emplace_back(arrays, c.d_model);
@@ -107,6 +111,7 @@ struct Stream {
 
     void embed(int row, const Embedding& from, int64_t token, const float* position, bool zero) {
         const int d = model.c.d_model;
+        if (token < 0 || token >= from.vocabulary) throw std::out_of_range("token");
         const float* embedded = from.weight + token * d;
         for (int i = 0; i < d; i++)
             x[size_t(row) * d + i] = (zero ? 0.0f : embedded[i] * from.scale + (from.bias.empty() ? 0 : from.bias[i])) +
