@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nmt_rela.generation.translator import Translator
 
 #: Options that stand for an override of the same name in the section ``decoding``.
-_DECODING_OPTIONS = ("beam_size", "length_penalty", "early_stopping", "max_length_offset")
+DECODING_OPTIONS = ("beam_size", "length_penalty", "early_stopping", "max_length_offset")
 #: More threads than any machine has cores, or more processes, only take memory.
 MAX_THREADS, MAX_WORKERS = 512, 64
 
@@ -86,7 +86,7 @@ def load_translator(options: argparse.Namespace) -> Translator:
         checkpoint=options.checkpoint,
         device=options.device,
         precision=options.precision,
-        decoding=_decoding(options),
+        decoding=decoding_settings(options),
     )
 
 
@@ -97,7 +97,7 @@ def translator_factories(options: argparse.Namespace, devices: Sequence[str]) ->
     """
     import torch
 
-    _decoding(options)  # wrong options are refused before any process starts
+    decoding_settings(options)  # wrong options are refused before any process starts
     evenly = max(1, torch.get_num_threads() // len(devices))
     given = {**vars(options), "threads": options.threads or evenly}
     per_device = [argparse.Namespace(**{**given, "device": device}) for device in devices]
@@ -130,12 +130,12 @@ def override_decoding(config: Config, overrides: Sequence[str]) -> DecodingConfi
     return override_config(config, overrides).decoding
 
 
-def _decoding(options: argparse.Namespace) -> DecodingConfig:
+def decoding_settings(options: argparse.Namespace) -> DecodingConfig:
     """The decoding settings of the first run under the options and overrides."""
     from nmt_rela.checkpoints.run_directory import RunDirectory
 
     overrides = list(options.overrides)
-    for name in _DECODING_OPTIONS:
+    for name in DECODING_OPTIONS:
         value = getattr(options, name, None)  # nmt-score has none of them
         if value is not None:
             if any(override.startswith(f"decoding.{name}=") for override in overrides):

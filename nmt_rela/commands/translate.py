@@ -10,15 +10,18 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from nmt_rela.commands import cli
 from nmt_rela.commands.model_arguments import (
+    DECODING_OPTIONS,
     MAX_WORKERS,
     add_model_arguments,
     add_search_arguments,
+    decoding_settings,
     load_translator,
     translator_factories,
 )
@@ -131,13 +134,17 @@ def _settings(options: argparse.Namespace, lines: int) -> dict[str, Any]:
 
     def describe(path: Path) -> str:
         found = path.stat()
-        return f"{path} of {lines} lines, {found.st_size} bytes, {found.st_mtime_ns}"
+        return f"{path.resolve()} of {lines} lines, {found.st_size} bytes, {found.st_mtime_ns}"
 
-    unused = ("output", "quiet", "threads", "workers", "device", "input", "prefixes", "shard", "model", "checkpoint")
+    unused = {"output", "quiet", "threads", "workers", "device", "input", "prefixes", "shard", "model", "checkpoint"}
+    unused |= {"overrides", *DECODING_OPTIONS}
+    decoding = asdict(decoding_settings(options))
+    del decoding["batch_tokens"]  # only the speed depends on it
     given = {f"--{name.replace('_', '-')}": value for name, value in vars(options).items() if name not in unused}
     checkpoints = [RunDirectory(run).checkpoint(options.checkpoint).resolve() for run in options.model]
     return {
         **{name: value if isinstance(value, (int, float)) else str(value) for name, value in given.items()},
+        **{f"decoding.{name}": value for name, value in decoding.items()},
         "--model": [f"{path} of {path.stat().st_mtime_ns}" for path in checkpoints],
         "--input": describe(options.input),
         "--prefixes": describe(options.prefixes) if options.prefixes else None,

@@ -136,7 +136,7 @@ class NmtRelaTokenizer(PreTrainedTokenizer):
         if unknown := [token for token in tokens if token not in self._ids[0]]:
             raise DataError(
                 f"the vocabulary has no sub-word '{unknown[0]}', and none can be added to a SentencePiece model; "
-                "tags are set before training, by data.tags"
+                "tags are set before training, by 'tag' of a source in the task file"
             )
         added: int = super().add_tokens(new_tokens, special_tokens=special_tokens)
         return added

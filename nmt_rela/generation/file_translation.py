@@ -147,7 +147,9 @@ class PartialOutput:
             Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def _read_record(self) -> None:
-        if not self._record.exists() or not self._partial.exists():
+        if not self._partial.exists():  # its record has outlived it where a kill came just after the end
+            self._record.unlink(missing_ok=True)
+        if not self._record.exists():
             return
         try:
             record = read_json(self._record)

@@ -24,8 +24,6 @@ def rank_by_expected_utility(
     BLEU counts characters where the language is not ``spaced``.
     """
     counts = Counter(candidate.text for candidate in candidates)
-    if len(counts) == 1:  # also the empty translation of a blank line
-        return [candidates[0]]
     measure = _sentence_score(utility, "13a" if spaced else "char")
     expected = {
         text: sum(count * measure(text, reference) for reference, count in counts.items()) / len(candidates)

@@ -113,10 +113,17 @@ def prepare_run_directory(
     The main rank alone calls this. While ``lock`` is held no other process trains the run. ``restart`` moves an
     existing run aside.
 
-    Raises ConfigError when the directory is in use or holds a run whose settings differ; CheckpointError when none of
+    Raises ConfigError when the directory is in use or holds a run whose settings differ, and for guided alignment
+    without links; CheckpointError when none of
     its checkpoints is intact, or the data differs from what the run was trained on.
     """
     run = RunDirectory(config.run_dir)
+    links = ParallelDataset(data.links) if config.training.guided_alignment.weight and data.links else None
+    if links and links.source_lengths.max() == 1:  # nothing but the end
+        raise ConfigError(
+            "training.guided_alignment.weight: no training pair has a sure link; accepted: 0, or 'alignments' of a "
+            "source with links i-j"
+        )
     lock.acquire(run.lock)
     if restart and run.config_file.exists():
         LOG.info("the earlier run is now %s", _backup_run(run.path))
@@ -126,8 +133,8 @@ def prepare_run_directory(
     tokenizers = TokenizerPair.load(data.tokenizer)
     if checkpoint is not None:
         present = {"vocabulary": tokenizers.fingerprint, "corpus": ParallelDataset(data.train).fingerprint}
-        if config.training.guided_alignment.weight and data.links:
-            present["alignment"] = ParallelDataset(data.links).fingerprint
+        if links:
+            present["alignment"] = links.fingerprint
         state = load_state(checkpoint)
         if differing := [name for name, fingerprint in present.items() if state.get(name) != fingerprint]:
             raise CheckpointError(

@@ -111,7 +111,7 @@ def test_other_settings_or_another_process_do_not_continue_it(
     killed(command, tmp_path / "output.partial.json", chunks=1)
     before = (tmp_path / "output.partial").read_bytes()
     assert translate.main([*command, "--length-penalty", "0.1"]) == 2
-    assert "was begun with --length-penalty None, now 0.1; set it back, or remove" in capsys.readouterr().err
+    assert "was begun with decoding.length_penalty 0.6, now 0.1; set it back, or remove" in capsys.readouterr().err
     lock = file_lock(tmp_path / ".output.lock")
     assert translate.main(command) == 2
     assert "another process is writing it" in capsys.readouterr().err
@@ -120,6 +120,15 @@ def test_other_settings_or_another_process_do_not_continue_it(
     assert translate.main(command) == 2
     assert "was begun with --prefixes " in capsys.readouterr().err
     assert (tmp_path / "output.partial").read_bytes() == before
+
+
+def test_a_kill_just_after_the_end_does_not_spoil_the_next_output(tmp_path: Path) -> None:
+    (tmp_path / "output.partial.json").write_text('{"settings": {}, "chunks": 3, "bytes": 300}')
+    with pytest.raises(KeyboardInterrupt), PartialOutput(tmp_path / "output", {}) as output:
+        found = sorted(path.name for path in tmp_path.glob("output*"))
+        assert output.chunks == 0
+        raise KeyboardInterrupt
+    assert found == ["output.partial"]
 
 
 def test_an_output_that_is_shorter_than_its_record_is_refused(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ GUIDED = "training.guided_alignment.weight=0.5"
             [GUIDED],
             "train.align:1: a link of source word 9 and target word 9; accepted: below ",
         ),
+        (lambda d: (d / "train.align").write_text("0p0\n" * 50), [GUIDED], "weight: no training pair has a sure link"),
     ],
 )
 def test_guidance_that_cannot_be_is_one_line(

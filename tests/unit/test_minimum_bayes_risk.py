@@ -38,6 +38,11 @@ def test_ties_go_to_the_more_probable_one() -> None:
     ]
 
 
+def test_one_candidate_has_its_mean_score_too() -> None:
+    (found,) = rank_by_expected_utility([hypothesis("the cat sits here")] * 3, "chrf")
+    assert found.score == pytest.approx(100.0)
+
+
 def test_bleu_counts_characters_in_languages_written_without_spaces() -> None:
     candidates = [hypothesis(text) for text in ("他明天去北京大学", "我今天去北京大学", "我今天去上海大学看书")]
     assert rank_by_expected_utility(candidates, "bleu", spaced=False)[0].text == "我今天去北京大学"
