@@ -24,8 +24,8 @@ PAD, UNK, EOS, BOS = 0, 1, 2, 3
 #: The first sub-word of a word starts with this character.
 WORD_START = "▁"
 #: A tag: a word put before source sentences to say something of them, such as ``<2de>``, or ``>>de<<`` in models of
-#: Marian. It is one sub-word.
-TAG = r"<[\w-]+>|>>[\w-]+<<"
+#: Marian. It is one sub-word. ``<0xE4>`` is a byte, by which some models of SentencePiece spell unknown characters.
+TAG = r"<(?!0x[0-9A-F]{2}>)[\w-]+>|>>[\w-]+<<"
 #: The end of the name of a vocabulary's file, instead of ``.model``.
 VOCABULARY = ".vocab.json"
 _INVISIBLE = frozenset((PAD, EOS, BOS))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
 
-from nmt_rela.data.tokenizer import EOS, WORD_START, SentencePieceTokenizer
+from nmt_rela.data.tokenizer import EOS, TAG, WORD_START, SentencePieceTokenizer
 from nmt_rela.generation.decoding_step import length_penalty_factor
 from nmt_rela.generation.options import TranslationHypothesis
 from nmt_rela.metrics.word_alignment import NO_WORD, Link, split_words, words_of_subwords
+from nmt_rela.utils.errors import did_you_mean
 
 LOG = logging.getLogger(__name__)
 
@@ -46,8 +48,9 @@ def segment_lines(
 
     ``prefixes`` are the forced target ids of each line. ``first_line`` is the number of the first line in its file,
     from 0. ``given_words``, of `count_given_words`, fill ``Segment.words``; ``spaced`` is that of the language. A
-    warning names each line that is split.
+    warning names each line that is split, and the first one with a tag that the model does not have, if it has others.
     """
+    _warn_of_unknown_tag(lines, tokenizer, first_line)
     for index, ids in enumerate(tokenizer.encode(lines)):
         if not ids:
             continue
@@ -77,6 +80,19 @@ def segment_lines(
                 words=(*(words[:leading] if number else ()), *words[part], ()) if words else (),
                 prefix=list(prefixes[index]) if prefixes is not None and number == 0 else [],
             )
+
+
+def _warn_of_unknown_tag(lines: Sequence[str], tokenizer: SentencePieceTokenizer, first_line: int) -> None:
+    tags = tokenizer.tags
+    for number, line in enumerate(lines if tags else (), first_line + 1):
+        if (found := re.match(rf"(?:{TAG})(?!\S)", line)) and found[0] not in tags:
+            LOG.warning(
+                "line %d: the model has no tag %s; %s",
+                number,
+                found[0],
+                did_you_mean(found[0], tags, page="the vocabulary"),
+            )
+            return
 
 
 def count_given_words(

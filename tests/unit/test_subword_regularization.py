@@ -26,10 +26,13 @@ from nmt_rela.utils.errors import DataError
 LINES = ["the little cat sees the old house", "the old tree", "a cat reads", "trees and houses", "the cats see"] * 30
 
 
-def make_tokenizer(algorithm: str, lines: list[str] = LINES) -> SentencePieceTokenizer:
+def make_tokenizer(
+    algorithm: str, lines: list[str] = LINES, *, vocab_size: int = 60, byte_fallback: bool = False
+) -> SentencePieceTokenizer:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=model, model_type=algorithm, vocab_size=60, hard_vocab_limit=False,
+        sentence_iterator=iter(lines), model_writer=model, model_type=algorithm, vocab_size=vocab_size, hard_vocab_limit=False,
+        byte_fallback=byte_fallback,
         user_defined_symbols=["<bt>", "treecat"], pad_id=PAD, unk_id=UNK, eos_id=EOS, bos_id=BOS, minloglevel=2,
     )  # fmt: skip
     return SentencePieceTokenizer(model.getvalue(), name=algorithm)
@@ -72,6 +75,10 @@ def test_words_with_unknown_characters_and_tags_are_kept(tokenizer: SentencePiec
     several = {tuple(sampler.sample(ids, Random(seed))) for seed in range(50)}
     assert len(several) > 5
     assert all(one.count(tag) == ids.count(tag) == 1 and one.count(UNK) == ids.count(UNK) for one in several)
+
+
+def test_bytes_are_no_tags() -> None:
+    assert make_tokenizer("unigram", byte_fallback=True, vocab_size=400).tags.keys() == {"<bt>"}
 
 
 def test_symbols_that_the_model_was_given_are_never_split(tokenizer: SentencePieceTokenizer) -> None:

@@ -187,7 +187,7 @@ def test_long_lines_are_translated_in_parts(caplog: pytest.LogCaptureFixture) ->
     assert all(source < words and target < len(best.text.split()) for source, target in best.alignment)
 
 
-def test_every_part_of_a_long_line_has_the_tags_before_it(tmp_path: Path) -> None:
+def test_every_part_of_a_long_line_has_the_tags_before_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     joint = toy_tokenizers().source
     joint.save(tmp_path / "joint.model")
     vocabulary = [*joint.vocabulary, ">>b<<"]
@@ -199,6 +199,10 @@ def test_every_part_of_a_long_line_has_the_tags_before_it(tmp_path: Path) -> Non
     assert len(parts) > 2
     assert all(len(part.ids) <= 20 and part.ids[0] == joint.size and part.ids[-1] == EOS for part in parts)
     assert [i for part in parts for i in part.ids[1:-1]] == ids
+    with caplog.at_level(logging.WARNING):
+        caplog.clear()
+        list(segment_lines([">>b<< a", "a", ">>c<< a", ">>d<< a"], None, tokenizer, max_length=20, first_line=4))
+    assert caplog.messages == ["line 7: the model has no tag >>c<<; did you mean '>>b<<'?"]
 
 
 def test_long_lines_are_cut_after_sentences_then_words() -> None:
