@@ -81,6 +81,7 @@ class PartialOutput:
     """
 
     def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
+        path = path.resolve() if path.is_symlink() else path  # a link stays one
         self._path = path
         self._partial = path.with_name(f"{path.name}.partial")
         self._record = path.with_name(f"{path.name}.partial.json")

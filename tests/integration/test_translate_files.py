@@ -131,6 +131,15 @@ def test_a_kill_just_after_the_end_does_not_spoil_the_next_output(tmp_path: Path
     assert found == ["output.partial"]
 
 
+def test_an_output_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "output").symlink_to(tmp_path / "elsewhere" / "text")
+    with PartialOutput(tmp_path / "output", {}) as output:
+        output.append(["a line"])
+    assert (tmp_path / "output").is_symlink()
+    assert (tmp_path / "elsewhere" / "text").read_text() == "a line\n"
+
+
 def test_an_output_that_is_shorter_than_its_record_is_refused(tmp_path: Path) -> None:
     """After a power cut, or half a copy: bytes of zero would stand for the lines that are gone."""
     with pytest.raises(KeyboardInterrupt), PartialOutput(tmp_path / "output", {}) as output:

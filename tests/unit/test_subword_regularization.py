@@ -31,8 +31,8 @@ def make_tokenizer(
 ) -> SentencePieceTokenizer:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=model, model_type=algorithm, vocab_size=vocab_size, hard_vocab_limit=False,
-        byte_fallback=byte_fallback,
+        sentence_iterator=iter(lines), model_writer=model, model_type=algorithm, vocab_size=vocab_size,
+        hard_vocab_limit=False, byte_fallback=byte_fallback,
         user_defined_symbols=["<bt>", "treecat"], pad_id=PAD, unk_id=UNK, eos_id=EOS, bos_id=BOS, minloglevel=2,
     )  # fmt: skip
     return SentencePieceTokenizer(model.getvalue(), name=algorithm)
