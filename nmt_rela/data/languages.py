@@ -33,9 +33,13 @@ _PRIMARY: dict[str, str] = {}
 for _entry in _ISO_639.split():
     _short, _longer = _entry.split("=")
     _PRIMARY |= dict.fromkeys((_short, *_longer.split(",")), _short)
-#: Codes of countries that are no codes of languages, but are often taken for them, and the language that is meant.
-COUNTRIES = dict(
-    pair.split("=") for pair in "cn=zh cz=cs dk=da gr=el il=he ir=fa jp=ja rs=sr tw=zh ua=uk us=en vn=vi".split()
+#: Codes of countries and names of languages that are often taken for codes of languages, and the code that is meant.
+NO_CODES = dict(
+    pair.split("=")
+    for pair in (
+        "cn=zh cz=cs dk=da gr=el il=he ir=fa jp=ja rs=sr tw=zh ua=uk us=en vn=vi chinese=zh mandarin=zh japanese=ja "
+        "korean=ko thai=th english=en german=de french=fr spanish=es finnish=fi romanian=ro"
+    ).split()
 )
 
 #: Characters of scripts that are written without spaces between words, as ranges of a regular expression.

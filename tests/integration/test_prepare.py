@@ -275,7 +275,9 @@ def test_every_code_of_a_language_leads_to_the_same_data(tmp_path: Path, chinese
     assert (prepared.counts["total"]["dropped"], prepared.tests[0].bleu_tokenizer) == ({}, "zh")
 
 
-@pytest.mark.parametrize(("code", "hint"), [("jp", "did you mean ja?"), ("chinese", "such as en or eng")])
+@pytest.mark.parametrize(
+    ("code", "hint"), [("jp", "did you mean ja?"), ("chinese", "did you mean zh?"), ("q", "such as en or eng")]
+)
 def test_a_code_that_is_no_language_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, code: str, hint: str
 ) -> None:
