@@ -167,8 +167,11 @@ def _native_step(
     beam: Beam, logits: Tensor, next_log_probs: NextTokenLogProbs, step: int, **rules: Any
 ) -> tuple[Candidates, Beam, Tensor, Callable[[], Tensor]]:
     """`_plain_step` in one call of compiled code. It updates the pools in place."""
-    constraints = next_log_probs.suppressed(step), next_log_probs.forced(step, beam.rows)
-    found = native_beam_step(logits, *constraints, *beam[1:4], *beam[5:], step=step, eos=EOS, pad=PAD, **rules)
+    found = native_beam_step(
+        logits, next_log_probs.suppressed(step), next_log_probs.forced(step, beam.rows), beam.max_lengths,
+        beam.final_penalty, beam.scores, beam.finished_scores, beam.finished_indices, step=step, eos=EOS, pad=PAD,
+        **rules,
+    )  # fmt: skip
     scores, tokens, parents, done = found[5:]
     return Candidates(*found[:5]), beam._replace(scores=scores, tokens=tokens), parents, lambda: done
 

@@ -149,7 +149,8 @@ def directory_of_text(directory: Path, text: Path) -> Path:
     stored = (old for old in read_entries(directory / "scores.json") if old["name"] == text.name)
     if all(old.get("source") == str(text) for old in stored):
         return directory
-    return directory / "text={}_{}".format(*(re.sub(r"[^\w.-]+", "_", part) for part in (text.parent.name, text.name)))
+    name = "_".join(re.sub(r"[^\w.-]+", "_", part) for part in (text.parent.name, text.name))
+    return directory_of_text(directory / f"text={name}", text)  # which may hold a text of an equal name, too
 
 
 def store_evaluation(

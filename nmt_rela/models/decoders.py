@@ -39,4 +39,5 @@ def choose_decoder(model: Transformer) -> str:
     """A key of `DECODERS`. Compiled code knows no hooks, no autocast and no changes of the model."""
     if model.native is None or processor_of(model.output_embedding) != "cpu" or torch.is_autocast_enabled("cpu"):
         return "pytorch"
-    return "native" if model.native.is_current(model) else "pytorch"
+    is_current: bool = model.native.is_current(model)
+    return "native" if is_current else "pytorch"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,6 @@ from nmt_rela.attention.multi_head_attention import MultiHeadAttention
 from nmt_rela.kernels.cpu.packed_linear import DynamicInt8Linear, PackedLinear, tensor_state
 from nmt_rela.models.embedding import PositionLayout, TokenEmbedding
 from nmt_rela.models.layers import NORM_EPSILON, DecoderLayer, EncoderLayer, LayerConfig, ResidualStream, add_norm
-
-if TYPE_CHECKING:
-    from nmt_rela.models.native_decoder import NativeModel
 
 #: Where a model attends: encoder self-attention, decoder self-attention, decoder-to-encoder attention.
 ATTENTION_SITES = ("encoder", "decoder", "cross")
@@ -93,8 +90,8 @@ class Transformer(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(target_vocab_size)) if output_bias else None
         #: Replaces the output layer at inference (packed weights): hidden states → logits.
         self.packed_output_projection: PackedLinear | DynamicInt8Linear | None = None
-        #: The whole model in compiled code, for inference on a CPU.
-        self.native: NativeModel | None = None
+        #: The whole model in compiled code, for inference on a CPU: a `native_decoder.NativeModel`.
+        self.native: Any = None
         config = LayerConfig(
             d_model=d_model, num_heads=num_heads, ffn_dim=ffn_dim, norm_order=norm_order,
             layer_norm_epsilon=layer_norm_epsilon, activation=activation, dropout=dropout,

@@ -90,7 +90,7 @@ def check_run_directory(config: Config, *, restart: bool = False) -> None:
         raise ConfigError(f"run_dir: {error}; choose another run_dir=…") from error
     if unknown:
         lost = ", ".join(part.name for part in (run.config_file, run.tokenizer, run.checkpoints) if not part.exists())
-        raise ConfigError(f"run_dir: {path} holds files, but no run, which has {lost}; choose another directory")
+        raise ConfigError(f"run_dir: {path} holds files, but no run: {lost} missing; choose another directory")
     if not restart:
         _check_settings(run, config)
     elif is_run and Path.cwd().is_relative_to(path.resolve()):
@@ -114,8 +114,8 @@ def prepare_run_directory(
     existing run aside.
 
     Raises ConfigError when the directory is in use or holds a run whose settings differ, and for guided alignment
-    without links; CheckpointError when none of
-    its checkpoints is intact, or the data differs from what the run was trained on.
+    without links; CheckpointError when none of its checkpoints is intact, or the data differs from what the run was
+    trained on.
     """
     run = RunDirectory(config.run_dir)
     links = ParallelDataset(data.links) if config.training.guided_alignment.weight and data.links else None

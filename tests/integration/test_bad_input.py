@@ -124,7 +124,7 @@ def test_a_project_folder_with_a_configuration_of_its_own_is_not_taken_for_a_run
     (experiment.parent / "README.md").write_text("my project", encoding="utf-8")
     before = own.read_bytes()
     assert train.main(["--config", str(own), "--quiet", f"run_dir={experiment.parent}"]) == 2
-    assert "holds files, but no run, which has " in capsys.readouterr().err
+    assert "holds files, but no run: " in capsys.readouterr().err
     assert own.read_bytes() == before
     assert (experiment.parent / "README.md").read_text(encoding="utf-8") == "my project"
     alone = experiment.parent / "alone"
@@ -141,7 +141,7 @@ def test_a_directory_that_is_no_run_is_neither_used_nor_overwritten(
     precious.parent.mkdir()
     precious.write_text("years of work")
     assert train.main(["--config", str(experiment), "--quiet"]) == 2
-    assert "holds files, but no run, which has " in capsys.readouterr().err
+    assert "holds files, but no run: " in capsys.readouterr().err
     assert [p.name for p in precious.parent.iterdir()] == ["thesis.tex"]
     given = {translate: ["--input", str(experiment)], evaluate: [], average: []}
     for command, more in given.items():

@@ -124,13 +124,16 @@ def test_a_full_disk_below_output_is_an_error(
 
 
 def test_texts_of_one_name_are_kept_apart(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    (run.path.parent / "other").mkdir()
-    (run.path.parent / "other/first").write_text("Hund\n")
-    for name in ("first", "other/first", "first", "other/first"):
+    for folder, lines in (("other", 1), ("another/other", 2)):
+        (run.path.parent / folder).mkdir(parents=True)
+        (run.path.parent / folder / "first").write_text("Hund\n" * lines)
+    for name in ("first", "other/first", "another/other/first") * 2:
         evaluated(run, name)
     found = stored(run)
-    assert set(found) == {("last", "first"), ("last/text=other_first", "first")}
-    assert [entry["sentences"] for entry in found.values()] == [3, 1]
+    below = "last/text=other_first"
+    assert {place: entry["sentences"] for (place, _), entry in found.items()} == {
+        "last": 3, below: 1, f"{below}/text=other_first": 2,
+    }  # fmt: skip
     monkeypatch.chdir(run.path.parent)  # another way to write the same path
     assert evaluate.main(["--model=toy", "--source=first", "--reference=second", "--device=cpu"]) == 0
     assert set(stored(run)) == set(found)

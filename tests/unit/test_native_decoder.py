@@ -309,7 +309,7 @@ def test_a_cache_to_which_others_may_write_is_not_used(no_library: Path, caplog:
     caplog.set_level(logging.INFO)
     fake_compiler(no_library, "exit 0")
     (no_library / "nmt_rela").mkdir()
-    (no_library / "nmt_rela").chmod(0o777)
+    (no_library / "nmt_rela").chmod(0o770)
     assert library.native_library() is None
     assert "other users may write to" in caplog.messages[-1]
 

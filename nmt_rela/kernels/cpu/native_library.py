@@ -83,7 +83,7 @@ def _compiled() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nmt_rela"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()
-    if hasattr(os, "geteuid") and (found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o002):
+    if hasattr(os, "geteuid") and (found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022):
         raise PermissionError(f"other users may write to {folder}")  # and this process would run what they write
     library = folder / f"native-{key.hexdigest()[:16]}.so"
     if not library.exists() or _with_digest(library.read_bytes()[:-_DIGEST_SIZE]) != library.read_bytes():
