@@ -43,6 +43,9 @@ from nmt_rela.utils.text import read_lines
 #: Sentences per turn in the measurement of latency.
 LATENCY_TURN = 25
 
+#: Tokens per batch in it: any number does for one sentence, but options of translations have a smallest.
+LATENCY_TOKENS = 1024
+
 
 class Turn(NamedTuple):
     """Seconds that a subject took, its output, and the peaks of its memory so far."""
@@ -156,7 +159,7 @@ def latency(subjects: dict[str, Remote], sentences: int, *, beam_size: int, coun
     for start in range(0, count, LATENCY_TURN):
         turn = range(start, min(start + LATENCY_TURN, count))
         for name, subject in subjects.items():
-            seconds = [subject([index % sentences], beam_size, 1).seconds for index in (*turn[:2], *turn)]
+            seconds = [subject([index % sentences], beam_size, LATENCY_TOKENS).seconds for index in (*turn[:2], *turn)]
             taken[name] += [1000 * value for value in seconds[len(turn[:2]) :]]
     return [
         {

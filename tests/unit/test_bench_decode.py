@@ -101,9 +101,12 @@ def test_the_report_has_the_speed_of_its_runs(tmp_path: Path) -> None:
     output = speed_file(found, "decoding")
     output.parent.mkdir(parents=True)
     lines, _, _ = write_text(tmp_path)
-    command = [sys.executable, str(SCRIPT), "--lines", str(lines), "--beams", "2", "--rounds", "1", "--single", "0"]
+    command = [sys.executable, str(SCRIPT), "--lines", str(lines), "--beams", "2", "--rounds", "1", "--single", "1"]
     command += [word for run in runs for word in ("--run", str(run.path))]
     subprocess.run([*command, "--json", str(output)], check=True, capture_output=True)
+    assert [row["subject"] for row in json.loads(output.read_text("utf-8"))["latency"]] == [
+        f"{run.path} float32" for run in runs
+    ]
     write_report(found)
     rows = {
         cells[1]: cells

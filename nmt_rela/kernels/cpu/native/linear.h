@@ -2,15 +2,13 @@
 
 #pragma once
 
+#include <immintrin.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <new>
 #include <type_traits>
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
 
 #include "vectors.h"
 
@@ -166,12 +164,9 @@ private:
 #elif defined(__AVX512BW__)
         const __m512i pairs = _mm512_maddubs_epi16(_mm512_set1_epi32(x), (__m512i)w);
         return sums + (IntVector)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
-#elif defined(__AVX2__)
+#else
         const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(x), (__m256i)w);
         return sums + (IntVector)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-#else
-        for (int j = 0; j < 32; j += 8) sums += (x >> j & 255) * (w << (24 - j) >> 24);
-        return sums;
 #endif
     }
 
