@@ -69,9 +69,10 @@ format: $(INSTALLED) ## Rewrite the code in the common style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(INSTALLED) ## Generate docs/configuration.md from the schema, GPU tables from docs/measurements
+docs: $(INSTALLED) ## Generate docs/configuration.md from the schema, tables from docs/measurements
 	$(BIN)/python scripts/tools/config_reference.py
 	$(BIN)/python scripts/tools/gpu_tables.py
+	$(BIN)/python scripts/tools/training_records.py
 	$(BIN)/python scripts/tools/live_demo.py
 
 bench: $(INSTALLED) ## Measure speed (scripts/benchmarks/bench_*.py)

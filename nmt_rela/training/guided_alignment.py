@@ -9,7 +9,10 @@ of the head's own weight function w (Blondel, Martins and Niculae 2020, arXiv:19
 
 It is 0 exactly where the weights are the links. For softmax it is the cross-entropy minus the entropy of q. A null row
 has the loss Ω(q) − q · s > 0 and the gradient −q, which raises the scores of the linked keys until they are positive.
-A row that learns its links has weights that sum to 1, also with ReLA.
+
+Rows of ReLA have no fixed sum: the norm that follows takes out the scale of all heads together, and a guided head whose
+rows sum to 1 would be drowned by the others, whose rows sum to 10 and more. Its loss is therefore the smallest for
+links of any scale c ≥ 1, L(s, c q) / c. The best c is max(1, ‖w‖ / ‖q‖), and the gradient is w / c − q.
 """
 
 from __future__ import annotations
@@ -67,13 +70,21 @@ def alignment_loss(
     count = linked.sum(dim=-1)  # [batch, 1, target length]
     distribution = linked / count.clamp(min=1.0)[..., None]
     weights_of, negentropy = _WEIGHT_FUNCTIONS[weight_fn]
-    with torch.no_grad():  # by the envelope theorem the gradient does not pass through the weights
+    with torch.no_grad():  # by the envelope theorem the gradient passes neither through the weights nor the scale
         weights = weights_of(scores)
-    losses = negentropy(distribution) - negentropy(weights) + ((weights - distribution) * scores).sum(dim=-1)
+        scale = _link_scale(weights, distribution) if weight_fn is functional.relu else weights.new_ones(())
+    scaled = scale[..., None] * distribution
+    losses = (negentropy(scaled) - negentropy(weights) + ((weights - scaled) * scores).sum(dim=-1)) / scale
     losses = torch.where(count > 0, losses, 0.0).mean(dim=1)  # [batch, target length]
     if sentence_weights is not None:
         losses = losses * sentence_weights[:, None]
     return losses.sum()
+
+
+def _link_scale(weights: Tensor, distribution: Tensor) -> Tensor:
+    """max(1, ‖w‖ / ‖q‖), row by row; 1 where there is no link."""
+    norms = distribution.norm(dim=-1)
+    return torch.where(norms > 0, weights.norm(dim=-1) / norms, 1.0).clamp(min=1.0)
 
 
 # The weight functions again, without the checks for convergence that would wait for a GPU: by sorting.

@@ -1,0 +1,93 @@
+"""Records of finished runs: what is kept of them, and the tables made of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tools import training_records
+from tools.training_records import record_of, write_tables
+
+from nmt_rela.checkpoints.run_directory import RunDirectory
+from nmt_rela.config.loader import config_to_yaml
+from nmt_rela.generation.evaluation import store_evaluation
+from tests.integration.small_run import write_run
+
+VALIDATION = {"event": "validation", "time": 1.8e9, "elapsed": 9.0, "bleu": 7.25, "chrf": 30.0, "sparsity_cross": 0.5}
+
+
+def finished_run(path: Path, *, attention: str, losses: dict[int, float], scored: bool = True) -> Path:
+    run = write_run(path, attention=attention)
+    events = [
+        {"event": "train", "time": 1.8e9, "update": update, "loss": update / 3, "gradient_norm": 0.5, "epoch": 1}
+        for update in (1, 50, 100, 200)
+    ]
+    events += [{**VALIDATION, "update": n, "loss": loss, "null_cross": 0.125} for n, loss in losses.items()]
+    run.metrics.write_text("".join(json.dumps(event) + "\n" for event in events), "utf-8")
+    run.environment.write_text(
+        json.dumps({"python": "3.11", "torch": "2.13", "device": "cpu", "ranks": 1, "threads": 2, "platform": "x"})
+    )
+    if scored:
+        entry = {"name": "test", "source": f"{path}/test.en", "bleu": 30.123, "chrf": 50.0, "length_ratio": 1.0}
+        entry |= {"settings": {"beam_size": 4}, "weights": "abc", "references_sha256": "0"}
+        store_evaluation(path / "evaluation" / "average", ["a line"], [["a line"]], entry)
+    return path
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Path:
+    """The settings of the small run of softmax."""
+    file = tmp_path / "small.yaml"
+    file.write_text(config_to_yaml(write_run(tmp_path / "configured", attention="softmax").config()), "utf-8")
+    return file
+
+
+def test_a_record_has_the_settings_that_differ_and_no_text_or_path(tmp_path: Path, configuration: Path) -> None:
+    run = finished_run(tmp_path / "a", attention="rela-g", losses={100: 3.0, 200: 2.5})
+    config = RunDirectory(run).config_file
+    config.write_text(config.read_text("utf-8").replace("label_smoothing: 0.1", "label_smoothing: 0.25"), "utf-8")
+    record = record_of(run, configuration, change="weights max(0, s)²")
+    assert record["attention"] == "rela-g"
+    assert record["settings"] == {"training.label_smoothing": 0.25}
+    assert record["change"] == "weights max(0, s)²"
+    assert [event["update"] for event in record["training"]] == [100, 200]
+    assert [(event["update"], event["loss"]) for event in record["validations"]] == [(100, 3.0), (200, 2.5)]
+    assert record["scores"]["average"]["test"]["bleu"] == 30.123
+    text = json.dumps(record)
+    assert str(tmp_path) not in text
+    assert "a line" not in text
+
+
+def test_tables_stand_between_their_markers(
+    tmp_path: Path, configuration: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_records, "MEASUREMENTS", tmp_path / "measurements")
+    folder = tmp_path / "measurements" / "leads"
+    folder.mkdir(parents=True)
+    for name, attention, losses, scored, change in (
+        ("a", "softmax", {100: 3.0, 200: 2.5}, True, ""),
+        ("b", "rela-g", {100: 2.75}, False, "a gate"),
+    ):
+        run = finished_run(tmp_path / name, attention=attention, losses=losses, scored=scored)
+        (folder / f"{name}.json").write_text(json.dumps(record_of(run, configuration, change=change)), "utf-8")
+    page = "before\n<!-- records of leads: begin -->\nold\n<!-- records of leads: end -->\nafter\n"
+    expected = """before
+<!-- records of leads: begin -->
+
+| run | attention | changed | loss, 100 updates | last: loss, BLEU, chrF2 | zeros, null rows | test: BLEU, chrF2 |
+| --- | --- | --- | --- | --- | --- | --- |
+| [a](measurements/leads/a.json) | softmax |  | 3.000 | 200: 2.500, 7.2, 30.0 | 50 %, 12 % | 30.12, 50.00 |
+| [b](measurements/leads/b.json) | rela-g | a gate | 2.750 | 100: 2.750, 7.2, 30.0 | 50 %, 12 % |  |
+
+<!-- records of leads: end -->
+after
+"""
+    assert write_tables(page) == expected
+    assert write_tables(expected) == expected
+
+
+def test_the_tables_of_the_page_are_those_of_the_records() -> None:
+    page = training_records.PAGE.read_text("utf-8")
+    assert write_tables(page) == page
+    assert training_records.MARKERS.search(page)
