@@ -7,12 +7,13 @@ of the head's own weight function w (Blondel, Martins and Niculae 2020, arXiv:19
 
     L(s, q) = Ω(q) − Ω(w(s)) + (w(s) − q) · s          with gradient w(s) − q
 
-It is 0 exactly where the weights are the links. For softmax it is the cross-entropy minus the entropy of q. A null row
-has the loss Ω(q) − q · s > 0 and the gradient −q, which raises the scores of the linked keys until they are positive.
+It is 0 exactly where the weights are the links, with ReLA a multiple c ≥ 1 of them (below). For softmax it is the
+cross-entropy minus the entropy of q. A null row has the loss Ω(q) − q · s > 0 and the gradient −q, which raises the
+scores of the linked keys until they are positive.
 
-Rows of ReLA have no fixed sum: the norm that follows takes out the scale of all heads together, and a guided head whose
-rows sum to 1 would be drowned by the others, whose rows sum to 10 and more. Its loss is therefore the smallest for
-links of any scale c ≥ 1, L(s, c q) / c. The best c is max(1, ‖w‖ / ‖q‖), and the gradient is w / c − q.
+Rows of ReLA have no fixed sum, and the norm that follows takes out the scale of all heads together. Their loss is
+therefore the smallest for links of any scale c ≥ 1, L(s, c q) / c. The best c is max(1, ‖w‖ / ‖q‖). For c > 1 the loss
+is ‖q‖ ‖w‖ − q · s, with the gradient w / c − q.
 """
 
 from __future__ import annotations

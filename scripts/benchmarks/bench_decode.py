@@ -43,7 +43,7 @@ from nmt_rela.utils.text import read_lines
 #: Sentences per turn in the measurement of latency.
 LATENCY_TURN = 25
 
-#: Tokens per batch in it: any number does for one sentence, but options of translations have a smallest.
+#: Tokens per batch in it. One sentence is a batch in any case; the setting must be 8 or more.
 LATENCY_TOKENS = 1024
 
 

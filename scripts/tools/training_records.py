@@ -16,6 +16,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,67 +24,83 @@ from typing import Any
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import cli
 from nmt_rela.config.loader import diff_configs, load_config
-from nmt_rela.generation.evaluation import read_entries
+from nmt_rela.generation.evaluation import stored_scores
+from nmt_rela.utils.errors import UserError
+from nmt_rela.utils.files import read_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs/results.md"
 MEASUREMENTS = REPOSITORY / "docs/measurements"
 MARKERS = re.compile(r"(<!-- records of ([\w-]+): begin -->\n).*?(<!-- records of \2: end -->)", re.DOTALL)
 
-#: Records keep the training loss of the multiples of this.
-TRAINING_EVERY = 100
-#: Settings without influence on what a run learns until its last update.
-INDIFFERENT = re.compile(
-    r"run_dir|model\.attention|training\.(max_updates|log_every|validate_every|save_every|keep_\w+|max_hours|device)|(analysis|evaluation|decoding)\.\w+"
+#: Updates of which a record has the mean training loss.
+WINDOW = 100
+#: Settings that say where a run lies, when it ends or what it shows. The attention is a value of its own.
+LEFT_OUT = re.compile(
+    r"run_dir|data\.data_dir|model\.attention(\.\w+)?"
+    r"|training\.(max_updates|log_every|validate_every|save_every|keep_\w+|max_hours|device)"
 )
+#: Settings that name files, of which a record has the last part.
+FILES = ("data.task", "data.vocabulary", "training.initialize_from")
+#: Of the scores of a checkpoint.
+SCORES = ("bleu", "chrf", "length_ratio", "settings", "weights")
 
 Record = dict[str, Any]
 
 
 def record_of(run: Path, configuration: Path, *, change: str) -> Record:
-    """What is kept of a run; ``change`` says how its code differed, if it did. Raises the UserError of a bad run."""
+    """What is kept of a run; ``change`` says how its code differed, if it did.
+
+    Raises the UserError of a run or configuration that cannot be read, and of a run without a validation.
+    """
     directory = RunDirectory(run)
     changes = diff_configs(load_config(configuration), directory.config())
     events = directory.read_metrics()
-    environment = json.loads((run / "environment.json").read_bytes())
+    validations = [event for event in events if event["event"] == "validation"]
+    if not validations:
+        raise UserError(f"{run}: has no validation yet")
+    environment = read_json(directory.environment) or {}
+    scores: dict[str, Record] = {}
+    for checkpoint, entry in stored_scores(directory):
+        if checkpoint in ("average", "best", "last"):
+            kept = {name: entry[name] for name in SCORES if name in entry}
+            scores.setdefault(checkpoint, {})[entry["name"]] = kept
     found: Record = {
         "configuration": configuration.name,
-        "attention": directory.config().model.attention,
-        "settings": {x.path: x.new for x in changes if not INDIFFERENT.fullmatch(x.path)},
-        "date": datetime.fromtimestamp(max(event["time"] for event in events), timezone.utc).date().isoformat(),
-        "environment": {name: environment[name] for name in ("python", "torch", "device", "ranks", "threads")},
-        "training": [
-            {name: event[name] for name in ("update", "loss", "gradient_norm")}
-            for event in events
-            if event["event"] == "train" and event["update"] % TRAINING_EVERY == 0
-        ],
+        "attention": _text(directory.config().model.attention),
+        "settings": {
+            name: Path(value).name if name in FILES else _text(value)
+            for name, value in ((each.path, each.new) for each in changes)
+            if not LEFT_OUT.fullmatch(name)
+        },
+        "date": datetime.fromtimestamp(validations[-1]["time"], timezone.utc).date().isoformat(),
+        "environment": {name: environment.get(name) for name in ("python", "torch", "device", "ranks", "threads")},
+        "training": list(_training_losses(events)),
         "validations": [
             {name: value for name, value in event.items() if name not in ("event", "time", "elapsed")}
-            for event in events
-            if event["event"] == "validation"
+            for event in validations
         ],
-        "scores": {
-            path.parent.name: {
-                entry["name"]: {name: entry[name] for name in ("bleu", "chrf", "length_ratio", "settings", "weights")}
-                for entry in read_entries(path)
-            }
-            for path in sorted(run.glob("evaluation/*/scores.json"))
-        },
+        "scores": scores,
     }
     return _rounded({"change": change, **found} if change else found)
 
 
 def table(records: Mapping[str, Record]) -> Iterator[str]:
-    """A row per run: what was changed, the loss as it fell, the last validation, and what averaged weights reach."""
+    """A row per run: what was changed, the losses, the last validation, and what averaged weights reach.
+
+    Losses stand at the updates at which two runs were validated, or the only one.
+    """
     counts = Counter(event["update"] for record in records.values() for event in record["validations"])
-    updates = sorted(update for update, count in counts.items() if count > 1)
+    updates = sorted(update for update, count in counts.items() if count >= min(2, len(records)))
     sets = sorted({name for record in records.values() for name in record["scores"].get("average", {})})
-    shared = set.intersection(*(set(record["settings"].items()) for record in records.values()))
+    settings = [set(record["settings"].items()) for record in records.values()]
+    shared = set.intersection(*settings) if settings else set()
     header = ["run", "attention", "changed", *(f"loss, {update:,} updates" for update in updates)]
-    header += ["last: loss, BLEU, chrF2", "zeros, null rows", *(f"{name}: BLEU, chrF2" for name in sets)]
+    header += ["last updates, training loss", "development BLEU, chrF2", "cross-attention: zeros, null rows"]
+    header += [f"{name}, average: BLEU, chrF2" for name in sets]
     yield from (_line(header), _line(["---"] * len(header)))
     for run, record in records.items():
-        losses = {event["update"]: f"{event['loss']:.3f}" for event in record["validations"]}
+        losses = {event["update"]: _numbers(event, "loss", digits=3) for event in record["validations"]}
         last, average = record["validations"][-1], record["scores"].get("average", {})
         changes = [f"`{name}: {value}`" for name, value in record["settings"].items() if (name, value) not in shared]
         yield _line([
@@ -91,16 +108,44 @@ def table(records: Mapping[str, Record]) -> Iterator[str]:
             record["attention"],
             "; ".join([*changes, *([record["change"]] if "change" in record else [])]),
             *(losses.get(update, "") for update in updates),
-            f"{last['update']:,}: {last['loss']:.3f}, {last['bleu']:.1f}, {last['chrf']:.1f}",
-            f"{100 * last['sparsity_cross']:.0f} %, {100 * last['null_cross']:.0f} %",
-            *(f"{average[x]['bleu']:.2f}, {average[x]['chrf']:.2f}" if x in average else "" for x in sets),
+            f"{last['update']:,}, {_numbers(next(reversed(record['training']), {}), 'loss', digits=3)}",
+            _numbers(last, "bleu", "chrf", digits=1),
+            f"{_percent(last.get('sparsity_cross'))}, {_percent(last.get('null_cross'))}",
+            *(_numbers(average.get(each, {}), "bleu", "chrf", digits=2) for each in sets),
         ])  # fmt: skip
     if shared:
         yield from ("", f"All with {', '.join(f'`{name}: {value}`' for name, value in sorted(shared))}.")
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def _numbers(values: Mapping[str, Any], *names: str, digits: int) -> str:
+    """Values of a record; nothing where one is missing or not finite."""
+    found = [values.get(name) for name in names]
+    return "" if None in found else ", ".join(f"{value:.{digits}f}" for value in found)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.0f} %"
+
+
+def _training_losses(events: Sequence[Record]) -> Iterator[Record]:
+    """The mean loss of the logged updates in every window, by the last update of the window."""
+    windows: dict[int, list[float]] = {}
+    for event in events:
+        if event["event"] == "train" and event.get("loss") is not None:
+            windows.setdefault(-(-event["update"] // WINDOW) * WINDOW, []).append(event["loss"])
+    for update, losses in windows.items():
+        yield {"update": update, "loss": sum(losses) / len(losses)}
+
+
+def _text(value: Any) -> str:
+    """The value of a setting as the command line takes it."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)
 
 
 def read_records(experiment: str) -> dict[str, Record]:
@@ -111,11 +156,7 @@ def read_records(experiment: str) -> dict[str, Record]:
 
 def write_tables(page: str) -> str:
     """The page with its tables made again."""
-    return MARKERS.sub(lambda found: f"{found[1]}\n{_text(found[2])}\n\n{found[3]}", page)
-
-
-def _text(experiment: str) -> str:
-    return "\n".join(table(read_records(experiment)))
+    return MARKERS.sub(lambda found: "\n".join([found[1], *table(read_records(found[2])), "", found[3]]), page)
 
 
 def _rounded(value: Any) -> Any:
@@ -137,14 +178,16 @@ def main() -> int:
     )
     parser.add_argument("--change", default="", metavar="TEXT", help="how their code differed from that of the package")
     options = parser.parse_args()
-    if options.runs and not (options.to and options.configuration):
-        parser.error("runs need --to and --configuration")
+    page = PAGE.read_text(encoding="utf-8")
+    experiments = [found[2] for found in MARKERS.finditer(page)]
+    if options.runs and not (options.to in experiments and options.configuration):
+        parser.error(f"runs need --configuration and, with a table in {PAGE.name}, --to: {', '.join(experiments)}")
     for run in options.runs:
         path = MEASUREMENTS / options.to / f"{run.name}.json"
         path.parent.mkdir(exist_ok=True)
         record = record_of(run, options.configuration, change=options.change)
         path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(write_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(write_tables(page), encoding="utf-8")
     return 0
 
 

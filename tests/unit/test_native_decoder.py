@@ -275,14 +275,14 @@ def no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 def test_without_a_compiler_one_line_is_logged(no_library: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="nmt_rela")
     assert choose_decoder(model_of()) == choose_decoder(model_of()) == "pytorch"
     (line,) = caplog.messages
     assert "found no C++ compiler (g++, clang++, c++)" in line
 
 
 def test_a_compiler_that_fails_is_named(no_library: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="nmt_rela")
     fake_compiler(no_library, "echo 'In file:'; echo 'error: no room' >&2; exit 1")
     assert library.native_library() is None
     assert "g++ failed: error: no room" in caplog.messages[-1]
@@ -296,7 +296,7 @@ def fake_compiler(folder: Path, script: str) -> None:
 def test_a_compiler_that_hangs_is_given_up(
     no_library: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="nmt_rela")
     fake_compiler(no_library, "/bin/sleep 9 & wait")
     monkeypatch.setattr(library, "_TIMEOUT", 0.2)
     start = time.monotonic()
@@ -306,7 +306,7 @@ def test_a_compiler_that_hangs_is_given_up(
 
 
 def test_a_cache_to_which_others_may_write_is_not_used(no_library: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="nmt_rela")
     fake_compiler(no_library, "exit 0")
     (no_library / "nmt_rela").mkdir()
     (no_library / "nmt_rela").chmod(0o770)
@@ -329,10 +329,10 @@ def test_a_damaged_library_is_compiled_again(compiled: Path, no_library: Path, m
 
 
 def test_a_cpu_without_vectors_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="nmt_rela")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert library.native_library.__wrapped__() is None
-    assert "this CPU has no AVX2" in caplog.messages[-1]
+    assert "PyTorch sees no AVX2 on this CPU" in caplog.messages[-1]
 
 
 @needs_compiler

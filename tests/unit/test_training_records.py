@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from tools import training_records
 from tools.training_records import record_of, write_tables
 
+from nmt_rela.checkpoints.checkpoint import weights_checksum
 from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.config.loader import config_to_yaml
 from nmt_rela.generation.evaluation import store_evaluation
+from nmt_rela.utils.errors import UserError
 from tests.integration.small_run import write_run
 
 VALIDATION = {"event": "validation", "time": 1.8e9, "elapsed": 9.0, "bleu": 7.25, "chrf": 30.0, "sparsity_cross": 0.5}
+
+
+HEADER = (
+    "| run | attention | changed | loss, 100 updates | last updates, training loss | development BLEU, chrF2 "
+    "| cross-attention: zeros, null rows | test, average: BLEU, chrF2 |"
+)
 
 
 def finished_run(path: Path, *, attention: str, losses: dict[int, float], scored: bool = True) -> Path:
@@ -30,7 +39,9 @@ def finished_run(path: Path, *, attention: str, losses: dict[int, float], scored
     )
     if scored:
         entry = {"name": "test", "source": f"{path}/test.en", "bleu": 30.123, "chrf": 50.0, "length_ratio": 1.0}
-        entry |= {"settings": {"beam_size": 4}, "weights": "abc", "references_sha256": "0"}
+        run.link_checkpoint("average", "step_1")
+        entry |= {"settings": {"beam_size": 4}, "weights": weights_checksum(run.checkpoint("average"))}
+        entry |= {"references_sha256": "0"}
         store_evaluation(path / "evaluation" / "average", ["a line"], [["a line"]], entry)
     return path
 
@@ -46,17 +57,37 @@ def configuration(tmp_path: Path) -> Path:
 def test_a_record_has_the_settings_that_differ_and_no_text_or_path(tmp_path: Path, configuration: Path) -> None:
     run = finished_run(tmp_path / "a", attention="rela-g", losses={100: 3.0, 200: 2.5})
     config = RunDirectory(run).config_file
-    config.write_text(config.read_text("utf-8").replace("label_smoothing: 0.1", "label_smoothing: 0.25"), "utf-8")
+    text = config.read_text("utf-8").replace("label_smoothing: 0.1", "label_smoothing: 0.25")
+    for name, value in (("data_dir", f"{tmp_path}/p"), ("vocabulary", f"{tmp_path}/v"), ("weights", "{a: 2.0}")):
+        text = re.sub(rf"  {name}: .*", f"  {name}: {value}", text)
+    config.write_text(text, "utf-8")
     record = record_of(run, configuration, change="weights max(0, s)²")
     assert record["attention"] == "rela-g"
-    assert record["settings"] == {"training.label_smoothing": 0.25}
+    expected = {"data.vocabulary": "v", "data.weights": '{"a": 2.0}', "training.label_smoothing": "0.25"}
+    assert record["settings"] == expected
     assert record["change"] == "weights max(0, s)²"
-    assert [event["update"] for event in record["training"]] == [100, 200]
+    assert record["training"] == [
+        {"update": 100, "loss": pytest.approx(151 / 9, rel=1e-5)},
+        {"update": 200, "loss": 66.6667},
+    ]
     assert [(event["update"], event["loss"]) for event in record["validations"]] == [(100, 3.0), (200, 2.5)]
     assert record["scores"]["average"]["test"]["bleu"] == 30.123
     text = json.dumps(record)
     assert str(tmp_path) not in text
     assert "a line" not in text
+
+
+def test_a_run_without_a_validation_is_refused(tmp_path: Path, configuration: Path) -> None:
+    run = finished_run(tmp_path / "a", attention="softmax", losses={})
+    with pytest.raises(UserError, match=r"a: has no validation yet"):
+        record_of(run, configuration, change="")
+
+
+def test_scores_of_weights_that_were_replaced_are_left_out(tmp_path: Path, configuration: Path) -> None:
+    run = finished_run(tmp_path / "a", attention="softmax", losses={100: 3.0})
+    scores = run / "evaluation/average/scores.json"
+    scores.write_text(scores.read_text("utf-8").replace('"weights": "', '"weights": "0'), "utf-8")
+    assert record_of(run, configuration, change="")["scores"] == {}
 
 
 def test_tables_stand_between_their_markers(
@@ -72,13 +103,13 @@ def test_tables_stand_between_their_markers(
         run = finished_run(tmp_path / name, attention=attention, losses=losses, scored=scored)
         (folder / f"{name}.json").write_text(json.dumps(record_of(run, configuration, change=change)), "utf-8")
     page = "before\n<!-- records of leads: begin -->\nold\n<!-- records of leads: end -->\nafter\n"
-    expected = """before
+    expected = f"""before
 <!-- records of leads: begin -->
 
-| run | attention | changed | loss, 100 updates | last: loss, BLEU, chrF2 | zeros, null rows | test: BLEU, chrF2 |
-| --- | --- | --- | --- | --- | --- | --- |
-| [a](measurements/leads/a.json) | softmax |  | 3.000 | 200: 2.500, 7.2, 30.0 | 50 %, 12 % | 30.12, 50.00 |
-| [b](measurements/leads/b.json) | rela-g | a gate | 2.750 | 100: 2.750, 7.2, 30.0 | 50 %, 12 % |  |
+{HEADER}
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| [a](measurements/leads/a.json) | softmax |  | 3.000 | 200, 66.667 | 7.2, 30.0 | 50 %, 12 % | 30.12, 50.00 |
+| [b](measurements/leads/b.json) | rela-g | a gate | 2.750 | 100, 66.667 | 7.2, 30.0 | 50 %, 12 % |  |
 
 <!-- records of leads: end -->
 after

@@ -76,7 +76,7 @@ def _compiled() -> Path:
     Raises OSError, RuntimeError (no home directory, no AVX2, a failure of the compiler) or SubprocessError.
     """
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
-        raise RuntimeError("this CPU has no AVX2")  # compiled without vectors it would be far slower than PyTorch
+        raise RuntimeError("PyTorch sees no AVX2 on this CPU")
     compiler = _compiler()
     sources = sorted(_SOURCES.iterdir())
     key = hashlib.sha256("\0".join([*compiler, *_OPTIONS, _cpu(), *(x.read_text("utf-8") for x in sources)]).encode())

@@ -12,6 +12,10 @@
 
 #include "vectors.h"
 
+#ifndef __AVX2__
+#error "the compiler has no AVX2 here"
+#endif
+
 // Memory for weights, in huge pages where Linux has them: every step reads all of it.
 template <class T>
 struct HugePages {
