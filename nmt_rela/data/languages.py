@@ -34,7 +34,7 @@ for _entry in _ISO_639.split():
     _short, _longer = _entry.split("=")
     _PRIMARY |= dict.fromkeys((_short, *_longer.split(",")), _short)
 #: Codes of countries and names of languages that are often taken for codes of languages, and the code that is meant.
-NO_CODES = dict(
+MISTAKEN_CODES = dict(
     pair.split("=")
     for pair in (
         "cn=zh cz=cs dk=da gr=el il=he ir=fa jp=ja rs=sr tw=zh ua=uk us=en vn=vi chinese=zh mandarin=zh japanese=ja "

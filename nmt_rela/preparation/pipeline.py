@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from nmt_rela.config.schema import IMPORTED, DataConfig
-from nmt_rela.data.languages import NO_CODES, is_known_language, primary_language
+from nmt_rela.data.languages import MISTAKEN_CODES, is_known_language, primary_language
 from nmt_rela.data.normalization import normalization_rule
 from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
 from nmt_rela.metrics.translation import check_tokenizer, default_tokenizer
@@ -116,9 +116,9 @@ def prepare(
         task, languages = preparation.task, " to ".join(data.languages)
         LOG.info("preparing %s (licence: %s): %s", task.title, task.licence, languages)
         for language in filterfalse(is_known_language, data.languages):
-            meant = NO_CODES.get(primary_language(language))
+            meant = MISTAKEN_CODES.get(primary_language(language))
             hint = f"did you mean {meant}?" if meant else "such as en or eng"
-            # A long name that is not a language's was probably given to a language that does not exist.
+            # A longer name is probably that of an invented language, and given on purpose.
             level = logging.WARNING if meant or len(primary_language(language)) <= 3 else logging.INFO
             LOG.log(level, "'%s' is no code of ISO 639 (%s); it is scored as a language with spaces", language, hint)
         try:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Keep what a table needs of a finished run in docs/measurements/, and write the tables of docs/results.md from it.
 
-    scripts/tools/training_records.py runs/a runs/b --to multi30k-leads --configuration configs/multi30k-en-de.yaml
+    scripts/tools/training_records.py runs/a runs/b --to multi30k --configuration configs/multi30k-en-de.yaml
     scripts/tools/training_records.py
 
 The first command adds or replaces a record per run and writes the tables, the second writes the tables alone. A record
@@ -33,7 +33,7 @@ PAGE = REPOSITORY / "docs/results.md"
 MEASUREMENTS = REPOSITORY / "docs/measurements"
 MARKERS = re.compile(r"(<!-- records of ([\w-]+): begin -->\n).*?(<!-- records of \2: end -->)", re.DOTALL)
 
-#: Updates of which a record has the mean training loss.
+#: Updates of which a record has the mean training loss and the largest gradient norm.
 WINDOW = 100
 #: Settings that say where a run lies, when it ends or what it shows. The attention is a value of its own.
 LEFT_OUT = re.compile(
@@ -75,7 +75,7 @@ def record_of(run: Path, configuration: Path, *, change: str) -> Record:
         },
         "date": datetime.fromtimestamp(validations[-1]["time"], timezone.utc).date().isoformat(),
         "environment": {name: environment.get(name) for name in ("python", "torch", "device", "ranks", "threads")},
-        "training": list(_training_losses(events)),
+        "training": list(_windows([x for x in events if x["update"] <= validations[-1]["update"]])),
         "validations": [
             {name: value for name, value in event.items() if name not in ("event", "time", "elapsed")}
             for event in validations
@@ -96,7 +96,7 @@ def table(records: Mapping[str, Record]) -> Iterator[str]:
     settings = [set(record["settings"].items()) for record in records.values()]
     shared = set.intersection(*settings) if settings else set()
     header = ["run", "attention", "changed", *(f"loss, {update:,} updates" for update in updates)]
-    header += ["last updates, training loss", "development BLEU, chrF2", "cross-attention: zeros, null rows"]
+    header += ["updates, training loss at the end", "development BLEU, chrF2", "cross-attention: zeros, null rows"]
     header += [f"{name}, average: BLEU, chrF2" for name in sets]
     yield from (_line(header), _line(["---"] * len(header)))
     for run, record in records.items():
@@ -110,7 +110,7 @@ def table(records: Mapping[str, Record]) -> Iterator[str]:
             *(losses.get(update, "") for update in updates),
             f"{last['update']:,}, {_numbers(next(reversed(record['training']), {}), 'loss', digits=3)}",
             _numbers(last, "bleu", "chrf", digits=1),
-            f"{_percent(last.get('sparsity_cross'))}, {_percent(last.get('null_cross'))}",
+            ", ".join(f"{100 * last[name]:.0f} %" for name in ("sparsity_cross", "null_cross") if name in last),
             *(_numbers(average.get(each, {}), "bleu", "chrf", digits=2) for each in sets),
         ])  # fmt: skip
     if shared:
@@ -127,18 +127,15 @@ def _numbers(values: Mapping[str, Any], *names: str, digits: int) -> str:
     return "" if None in found else ", ".join(f"{value:.{digits}f}" for value in found)
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.0f} %"
-
-
-def _training_losses(events: Sequence[Record]) -> Iterator[Record]:
-    """The mean loss of the logged updates in every window, by the last update of the window."""
-    windows: dict[int, list[float]] = {}
+def _windows(events: Sequence[Record]) -> Iterator[Record]:
+    """What the logged updates of every window had, by the last update of the window."""
+    windows: dict[int, list[Record]] = {}
     for event in events:
-        if event["event"] == "train" and event.get("loss") is not None:
-            windows.setdefault(-(-event["update"] // WINDOW) * WINDOW, []).append(event["loss"])
-    for update, losses in windows.items():
-        yield {"update": update, "loss": sum(losses) / len(losses)}
+        if event["event"] == "train" and None not in (event.get("loss"), event.get("gradient_norm")):
+            windows.setdefault(-(-event["update"] // WINDOW) * WINDOW, []).append(event)
+    for update, logged in windows.items():
+        loss = sum(event["loss"] for event in logged) / len(logged)
+        yield {"update": update, "loss": loss, "gradient_norm": max(event["gradient_norm"] for event in logged)}
 
 
 def _text(value: Any) -> str:
@@ -150,7 +147,7 @@ def _text(value: Any) -> str:
 
 def read_records(experiment: str) -> dict[str, Record]:
     """The records of an experiment by the names of their runs, with their files, in the order of these names."""
-    files = sorted((MEASUREMENTS / experiment).glob("*.json"))
+    files = sorted((MEASUREMENTS / experiment).glob("*.json"), key=lambda path: path.stem)
     return {path.stem: {"file": f"{experiment}/{path.name}", **json.loads(path.read_bytes())} for path in files}
 
 

@@ -18,10 +18,8 @@ from nmt_rela.utils.errors import UserError
 from tests.integration.small_run import write_run
 
 VALIDATION = {"event": "validation", "time": 1.8e9, "elapsed": 9.0, "bleu": 7.25, "chrf": 30.0, "sparsity_cross": 0.5}
-
-
 HEADER = (
-    "| run | attention | changed | loss, 100 updates | last updates, training loss | development BLEU, chrF2 "
+    "| run | attention | changed | loss, 100 updates | updates, training loss at the end | development BLEU, chrF2 "
     "| cross-attention: zeros, null rows | test, average: BLEU, chrF2 |"
 )
 
@@ -67,8 +65,8 @@ def test_a_record_has_the_settings_that_differ_and_no_text_or_path(tmp_path: Pat
     assert record["settings"] == expected
     assert record["change"] == "weights max(0, s)²"
     assert record["training"] == [
-        {"update": 100, "loss": pytest.approx(151 / 9, rel=1e-5)},
-        {"update": 200, "loss": 66.6667},
+        {"update": 100, "loss": pytest.approx(151 / 9, rel=1e-5), "gradient_norm": 0.5},
+        {"update": 200, "loss": 66.6667, "gradient_norm": 0.5},
     ]
     assert [(event["update"], event["loss"]) for event in record["validations"]] == [(100, 3.0), (200, 2.5)]
     assert record["scores"]["average"]["test"]["bleu"] == 30.123
@@ -109,7 +107,7 @@ def test_tables_stand_between_their_markers(
 {HEADER}
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | [a](measurements/leads/a.json) | softmax |  | 3.000 | 200, 66.667 | 7.2, 30.0 | 50 %, 12 % | 30.12, 50.00 |
-| [b](measurements/leads/b.json) | rela-g | a gate | 2.750 | 100, 66.667 | 7.2, 30.0 | 50 %, 12 % |  |
+| [b](measurements/leads/b.json) | rela-g | a gate | 2.750 | 100, 16.778 | 7.2, 30.0 | 50 %, 12 % |  |
 
 <!-- records of leads: end -->
 after
