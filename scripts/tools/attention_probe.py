@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""What `nmt-analyze` does not measure of the attention of runs: row mass by length, weak weights, dead keys, scale.
+
+    scripts/tools/attention_probe.py runs/a runs/b [--initial] [--sentences 300] [--to NAME] [--plot FILE.png]
+
+The runs read the start of their development set with its reference translation. ``--initial`` takes the untrained
+parameters of the same settings and seed. ``--to`` keeps the numbers in docs/measurements/NAME, ``--plot`` draws the
+scale of the attention's branch. Definitions:
+
+* mass: mean sum of a row, all rows of the site together, by the number of keys that the query sees;
+* spread: standard deviation of a head's row sums over their mean, averaged over heads;
+* effective keys: exp(entropy) of a row divided by its sum, averaged over rows that are not null;
+* weak weights: the fraction of a row's sum in weights below a tenth of its largest;
+* null rows, dead keys: rows without a weight; keys of a head that no query of the sentence has a weight for, whose
+  scores then have no gradient where the weights are max(0, s);
+* branch: root mean square of what the attention adds, over that of the residual stream it is added to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nmt_rela.analysis.plots import by_layer, save
+from nmt_rela.analysis.teacher_forcing import TeacherForcedBatch, encode_pairs, teacher_forced_pass
+from nmt_rela.checkpoints.run_directory import RunDirectory, build_model
+from nmt_rela.commands import cli
+from nmt_rela.metrics.attention_sparsity import null_rows
+from nmt_rela.models.layers import DecoderLayer, EncoderLayer, SublayerConnection
+from nmt_rela.models.transformer import ATTENTION_SITES, Transformer
+from nmt_rela.preparation.pipeline import load_prepared
+from nmt_rela.utils.text import read_parallel
+
+MEASUREMENTS = Path(__file__).resolve().parents[2] / "docs/measurements"
+#: Numbers of visible keys, first and last, that row masses are grouped by.
+LENGTHS = ((1, 4), (5, 8), (9, 16), (17, 32), (33, 64))
+#: A weight below this fraction of the largest of its row is weak.
+WEAK = 0.1
+
+
+class LayerProbe:
+    """Sums over the valid queries of one attention layer."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.row_masses: list[Tensor] = []
+        self.visible: list[Tensor] = []
+        self.is_query = torch.empty(0)
+
+    def add(self, name: str, value: Tensor, count: Tensor) -> None:
+        """Add to a sum and to the count that divides it."""
+        for key, number in ((name, value), (f"{name}/count", count)):
+            self.sums[key] = self.sums.get(key, 0.0) + float(number)
+
+    def add_weights(self, weights: Tensor, valid: Tensor) -> None:
+        """``weights`` [batch, heads, queries, keys] where ``valid`` [batch, queries, keys]."""
+        heads = weights.shape[1]
+        self.is_query = valid.any(-1)  # [batch, queries]
+        null = null_rows(weights, valid)  # [batch, heads, queries]
+        mass = weights.sum(-1)
+        rows = weights / mass.masked_fill(mass == 0, 1)[..., None]
+        present = self.is_query[:, None] & ~null
+        weak = torch.where(rows < WEAK * rows.amax(-1, keepdim=True), rows, 0.0).sum(-1)
+        self.add("effective_keys", (torch.special.entr(rows).sum(-1).exp() * present).sum(), present.sum())
+        self.add("weak_weights", (weak * present).sum(), present.sum())
+        self.add("null_rows", null.sum(), self.is_query.sum() * heads)
+        is_key = valid.any(1)  # [batch, keys]
+        dead = (weights.sum(2) == 0) & is_key[:, None]  # [batch, heads, keys]
+        self.add("dead_keys", dead.sum(), is_key.sum() * heads)
+        self.row_masses.append(mass.transpose(1, 2)[self.is_query])  # [rows, heads]
+        self.visible.append(valid.sum(-1)[self.is_query])
+
+    def add_branch(self, residual: Tensor, update: Tensor) -> None:
+        """The residual stream and what is added to it, [batch, queries, width]."""
+        for name, x in (("residual", residual), ("update", update)):
+            squares = x.float()[self.is_query].square()
+            self.add(name, squares.sum(), torch.tensor(squares.numel()))
+
+    def mean(self, name: str) -> float:
+        """A sum divided by its count."""
+        return self.sums[name] / max(self.sums[f"{name}/count"], 1)
+
+    def result(self) -> dict[str, Any]:
+        """The measures of the layer."""
+        masses, visible = torch.cat(self.row_masses), torch.cat(self.visible)
+        by_length = {}
+        for low, high in LENGTHS:
+            among = (visible >= low) & (visible <= high)
+            if among.any():
+                by_length[f"{low}-{high}"] = float(masses[among].mean())
+        return {
+            "mass": float(masses.mean()),
+            "mass_by_visible_keys": by_length,
+            "mass_spread": float((masses.std(0) / masses.mean(0)).mean()),
+            **{name: self.mean(name) for name in ("effective_keys", "weak_weights", "null_rows", "dead_keys")},
+            "branch": (self.mean("update") / self.mean("residual")) ** 0.5,
+        }
+
+
+def probe(run: Path, *, initial: bool, sentences: int) -> dict[str, Any]:
+    """What is measured of one run, by site and layer."""
+    directory = RunDirectory(run)
+    config, tokenizers = directory.config(), directory.load_tokenizers()
+    files = load_prepared(config.data).dev
+    lines = list(read_parallel(files.source, files.target))[:sentences]
+    if initial:
+        torch.manual_seed(config.training.seed)
+        model = build_model(config.model, tokenizers)
+    else:
+        model = directory.load_model()
+    model.eval()
+    probes = {key: LayerProbe() for key in model.attention_modules()}
+
+    def consume(batch: TeacherForcedBatch, site: str, layer: int, weights: Tensor) -> None:
+        probes[site, layer].add_weights(weights, batch.valid(site))
+
+    for key, connection in attention_residuals(model):
+        connection.register_forward_pre_hook(
+            lambda _, inputs, found=probes[key]: found.add_branch(inputs[0].sums, inputs[1])
+        )
+    teacher_forced_pass(model, encode_pairs(lines, tokenizers), [consume])
+    return {
+        "attention": config.model.attention,
+        "initial": initial,
+        "sentences": len(lines),
+        "layers": [{"site": site, "layer": layer, **found.result()} for (site, layer), found in probes.items()],
+    }
+
+
+def attention_residuals(model: Transformer) -> Iterator[tuple[tuple[str, int], SublayerConnection]]:
+    """The residual sum behind the attention of each (site, layer)."""
+    for layer, each in enumerate([*model.encoder, *model.decoder]):
+        if isinstance(each, EncoderLayer):
+            yield ("encoder", layer), each.self_attention_residual
+        elif isinstance(each, DecoderLayer):
+            yield ("decoder", layer - len(model.encoder)), each.self_attention_residual
+            yield ("cross", layer - len(model.encoder)), each.cross_attention_residual
+
+
+def table(found: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """A row per run and site: means over layers."""
+    lengths = [f"{low}-{high}" for low, high in LENGTHS]
+    names = ("mass_spread", "effective_keys", "weak_weights", "null_rows", "dead_keys", "branch")
+    header = ["run", "site", *(f"mass, {each.replace('-', ' to ')} keys" for each in lengths)]
+    header += [name.replace("_", " ") for name in names]
+    yield from (_line(header), _line(["---"] * len(header)))
+    for run, result in found.items():
+        for site in ATTENTION_SITES:
+            layers = [layer for layer in result["layers"] if layer["site"] == site]
+            masses = [_mean([layer["mass_by_visible_keys"].get(each) for layer in layers]) for each in lengths]
+            means = [_mean([layer[name] for layer in layers]) for name in names]
+            yield _line([run, site, *masses, *means])
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.3g}" if known else ""
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> int:
+    """The script; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--initial", action="store_true", help="the untrained parameters")
+    parser.add_argument("--sentences", type=int, default=300, metavar="N", help="of the development set (default 300)")
+    parser.add_argument("--to", metavar="NAME", help="a directory in docs/measurements for the numbers")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="the scale of the branch by site and layer")
+    options = parser.parse_args()
+    found = {run.name: probe(run, initial=options.initial, sentences=options.sentences) for run in options.runs}
+    for line in table(found):
+        print(line)
+    if options.to:
+        for run, result in found.items():
+            path = MEASUREMENTS / options.to / f"{run}{'-initial' if options.initial else ''}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if options.plot:
+        panels: dict[str, dict[str, list[float]]] = {
+            site: {
+                run: [layer["branch"] for layer in result["layers"] if layer["site"] == site]
+                for run, result in found.items()
+            }
+            for site in ATTENTION_SITES
+        }
+        save(by_layer(panels, ylabel="attention / residual stream"), options.plot.with_suffix(""))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run("attention_probe", lambda _: main()))

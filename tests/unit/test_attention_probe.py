@@ -1,0 +1,71 @@
+"""The probe of attention: what is measured of weights, and of a run as a whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tools import attention_probe
+from tools.attention_probe import LayerProbe, probe
+
+from nmt_rela.data.prepared_data import EvaluationSet
+from tests.integration.small_run import write_run, write_text
+
+
+def test_measures_of_weights_by_hand() -> None:
+    # One sentence, one head, three queries over four keys of which the last is padding.
+    weights = torch.tensor([[[[3.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [19.0, 1.0, 0.0, 0.0]]]])
+    valid = torch.tensor([[[True, True, True, False]] * 3])
+    layer = LayerProbe()
+    layer.add_weights(weights, valid)
+    layer.add_branch(torch.full((1, 3, 2), 2.0), torch.full((1, 3, 2), 1.0))
+    found = layer.result()
+    assert found["mass"] == pytest.approx(24 / 3)
+    assert found["mass_by_visible_keys"] == {"1-4": pytest.approx(24 / 3)}
+    assert found["mass_spread"] == pytest.approx(torch.tensor([4.0, 0.0, 20.0]).std().item() / 8)
+    entropies = [torch.special.entr(torch.tensor(row)).sum() for row in ([0.75, 0.25], [0.95, 0.05])]
+    assert found["effective_keys"] == pytest.approx(sum(float(each.exp()) for each in entropies) / 2)
+    assert found["weak_weights"] == pytest.approx(0.05 / 2)  # only 0.05 lies below a tenth of its row's largest
+    assert found["null_rows"] == pytest.approx(1 / 3)
+    assert found["dead_keys"] == pytest.approx(1 / 3)  # the third key; padding is none
+    assert found["branch"] == pytest.approx(0.5)
+
+
+def test_rows_are_grouped_by_the_keys_they_see() -> None:
+    layer = LayerProbe()
+    layer.add_weights(torch.ones(1, 2, 6, 6).tril(), torch.ones(1, 6, 6, dtype=torch.bool).tril())
+    layer.add_branch(torch.ones(1, 6, 2), torch.ones(1, 6, 2))
+    assert layer.result()["mass_by_visible_keys"] == {"1-4": pytest.approx(2.5), "5-8": pytest.approx(5.5)}
+
+
+@pytest.mark.parametrize("initial", [False, True])
+def test_a_run_is_measured_by_site_and_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, initial: bool
+) -> None:
+    runs = [write_run(tmp_path / attention, attention=attention).path for attention in ("softmax", "rela-g")]
+    source, target, _ = write_text(tmp_path)
+    dev = EvaluationSet(name="dev", source=source, target=target, bleu_tokenizer="13a", gold_alignments=None)
+    monkeypatch.setattr(attention_probe, "load_prepared", lambda _: SimpleNamespace(dev=dev))
+    monkeypatch.setattr(attention_probe, "MEASUREMENTS", tmp_path)
+    softmax, rela = (probe(run, initial=initial, sentences=2) for run in runs)
+    assert softmax["sentences"] == 2
+    assert {layer["site"] for layer in softmax["layers"]} == {"encoder", "decoder", "cross"}
+    for layer in softmax["layers"]:
+        assert layer["mass"] == pytest.approx(1)
+        assert layer["null_rows"] == layer["dead_keys"] == 0
+        assert layer["branch"] > 0
+    assert any(layer["dead_keys"] > 0 for layer in rela["layers"])
+
+    options = ["--initial"] * initial + ["--sentences", "2", "--to", "kept", "--plot", str(tmp_path / "scale.png")]
+    monkeypatch.setattr("sys.argv", ["attention_probe", *map(str, runs), *options])
+    assert attention_probe.main() == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split(" | ")[:2] for row in rows[2:]] == [
+        [f"| {run.name}", site] for run in runs for site in ("encoder", "decoder", "cross")
+    ]
+    kept = tmp_path / "kept" / f"rela-g{'-initial' if initial else ''}.json"
+    assert json.loads(kept.read_text("utf-8")) == rela
+    assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
