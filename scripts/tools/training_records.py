@@ -5,7 +5,8 @@
     scripts/tools/training_records.py
 
 The first command adds or replaces a record per run and writes the tables, the second writes the tables alone. A record
-has no weights, no text and no path of the machine.
+has no weights, no text and no path of the machine. Tables over seeds are made of docs/measurements/NAME/results.json,
+which `nmt-reproduce` has written.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +27,15 @@ from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.commands import cli
 from nmt_rela.config.loader import diff_configs, load_config
 from nmt_rela.generation.evaluation import stored_scores
+from nmt_rela.models.transformer import ATTENTION_SITES
+from nmt_rela.reproduction.experiment import BASELINE
 from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.files import read_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs/results.md"
 MEASUREMENTS = REPOSITORY / "docs/measurements"
-MARKERS = re.compile(r"(<!-- records of ([\w-]+): begin -->\n).*?(<!-- records of \2: end -->)", re.DOTALL)
+MARKERS = re.compile(r"(<!-- (records|seeds) of ([\w-]+): begin -->\n).*?(<!-- \2 of \3: end -->)", re.DOTALL)
 
 #: Updates of which a record has the mean training loss and the largest gradient norm.
 WINDOW = 100
@@ -151,9 +155,68 @@ def read_records(experiment: str) -> dict[str, Record]:
     return {path.stem: {"file": f"{experiment}/{path.name}", **json.loads(path.read_bytes())} for path in files}
 
 
+def seed_tables(results: Mapping[str, Any]) -> Iterator[str]:
+    """Translation quality and what the heads do, per attention: mean ± standard deviation over seeds.
+
+    Differences are to the softmax run of the same seed; p, one per seed, is that of the paired bootstrap.
+    """
+    runs = results["runs"]
+    attentions = {run["attention"]: [each for each in runs if each["attention"] == run["attention"]] for run in runs}
+    baselines = {run["seed"]: run for run in attentions.get(BASELINE, [])}
+    header = ["attention", "seeds", "updates", "development loss"]
+    for test in results["task"]["tests"]:
+        header += [f"{test}: BLEU", "chrF2", f"BLEU minus {BASELINE}'s", "p"]
+    yield from (_line(header), _line(["---"] * len(header)))
+    for attention, same in attentions.items():
+        losses = [results["curves"][run["name"]][-1]["loss"] for run in same]
+        updates = ", ".join(dict.fromkeys(f"{run['updates']:,}" for run in same))
+        row = [attention, str(len(same)), updates, _mean(losses, digits=3)]
+        for test in results["task"]["tests"]:
+            scores = [run["scores"][test] for run in same]
+            row += [_mean([score[metric] for score in scores], digits=2) for metric in ("bleu", "chrf")]
+            pairs = [
+                (run, baselines[run["seed"]]) for run in same if attention != BASELINE and run["seed"] in baselines
+            ]
+            differences = [run["scores"][test]["bleu"] - base["scores"][test]["bleu"] for run, base in pairs]
+            row.append(_mean(differences, digits=2, sign="+"))
+            intervals = [results["significance"].get(test, {}).get(run["name"]) for run, _ in pairs]
+            row.append(", ".join(f"{each['bleu']['p']:.3f}" for each in intervals if each))
+        yield _line(row)
+    if not results["attention"]:
+        return
+    header = ["attention", *(f"{site}: zeros, null rows, diversity" for site in ATTENTION_SITES)]
+    yield from ("", _line(header), _line(["---"] * len(header)))
+    for attention, same in attentions.items():
+        sites = [results["attention"][run["name"]]["sites"] for run in same if run["name"] in results["attention"]]
+        cells = []
+        for site in ATTENTION_SITES if sites else ():
+            zeros, null_rows = (
+                statistics.mean(each[site][name] for each in sites) for name in ("sparsity", "null_rate")
+            )
+            diversity = _mean([each[site]["diversity"] for each in sites], digits=2)
+            cells.append(f"{100 * zeros:.0f} %, {100 * null_rows:.0f} %, {diversity}")
+        yield _line([attention, *(cells or [""] * len(ATTENTION_SITES))])
+
+
+def _mean(values: Sequence[float], *, digits: int, sign: str = "") -> str:
+    """Mean ± standard deviation, the latter of two values or more; nothing of none."""
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):{sign}.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
 def write_tables(page: str) -> str:
     """The page with its tables made again."""
-    return MARKERS.sub(lambda found: "\n".join([found[1], *table(read_records(found[2])), "", found[3]]), page)
+
+    def made(found: re.Match[str]) -> str:
+        if found[2] == "records":
+            lines = table(read_records(found[3]))
+        else:
+            lines = seed_tables(json.loads((MEASUREMENTS / found[3] / "results.json").read_bytes()))
+        return "\n".join([found[1], *lines, "", found[4]])
+
+    return MARKERS.sub(made, page)
 
 
 def _rounded(value: Any) -> Any:
@@ -176,7 +239,7 @@ def main() -> int:
     parser.add_argument("--change", default="", metavar="TEXT", help="how their code differed from that of the package")
     options = parser.parse_args()
     page = PAGE.read_text(encoding="utf-8")
-    experiments = [found[2] for found in MARKERS.finditer(page)]
+    experiments = [found[3] for found in MARKERS.finditer(page) if found[2] == "records"]
     if options.runs and not (options.to in experiments and options.configuration):
         parser.error(f"runs need --configuration and, with a table in {PAGE.name}, --to: {', '.join(experiments)}")
     for run in options.runs:

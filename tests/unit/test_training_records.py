@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tools import training_records
-from tools.training_records import record_of, write_tables
+from tools.training_records import record_of, seed_tables, write_tables
 
 from nmt_rela.checkpoints.checkpoint import weights_checksum
 from nmt_rela.checkpoints.run_directory import RunDirectory
@@ -112,6 +113,61 @@ def test_tables_stand_between_their_markers(
 <!-- records of leads: end -->
 after
 """
+    assert write_tables(page) == expected
+    assert write_tables(expected) == expected
+
+
+def report(runs: list[tuple[str, int, float, float | None]]) -> dict[str, Any]:
+    """What the tables read of a results.json: (attention, seed, BLEU, p) of each run."""
+    site = {"sparsity": 0.5, "null_rate": 0.25, "diversity": 0.5}
+    names = [f"{attention}.seed{seed}" for attention, seed, _, _ in runs]
+    return {
+        "task": {"tests": ["test"]},
+        "runs": [
+            {
+                "name": name,
+                "attention": attention,
+                "seed": seed,
+                "updates": 1600,
+                "scores": {"test": {"bleu": bleu, "chrf": 60.0}},
+            }
+            for name, (attention, seed, bleu, _) in zip(names, runs, strict=True)
+        ],
+        "curves": {name: [{"loss": 3.0}, {"loss": run[1] + 0.5}] for name, run in zip(names, runs, strict=True)},
+        "significance": {"test": {name: {"bleu": {"p": run[3]}} for name, run in zip(names, runs, strict=True)}},
+        "attention": {name: {"sites": dict.fromkeys(("encoder", "decoder", "cross"), site)} for name in names[2:]},
+    }
+
+
+def test_a_difference_is_to_the_softmax_run_of_the_same_seed() -> None:
+    runs = [("softmax", 1, 30.0, None), ("softmax", 2, 36.0, None), ("rela-g", 2, 35.0, 0.25), ("rela-g", 1, 29.5, 0.5)]
+    head = " | ".join(["50 %, 25 %, 0.50 ± 0.00"] * 3)
+    assert list(seed_tables(report(runs))) == [
+        "| attention | seeds | updates | development loss | test: BLEU | chrF2 | BLEU minus softmax's | p |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| softmax | 2 | 1,600 | 2.000 ± 0.707 | 33.00 ± 4.24 | 60.00 ± 0.00 |  |  |",
+        "| rela-g | 2 | 1,600 | 2.000 ± 0.707 | 32.25 ± 3.89 | 60.00 ± 0.00 | -0.75 ± 0.35 | 0.250, 0.500 |",
+        "",
+        "| attention | encoder: zeros, null rows, diversity | decoder: zeros, null rows, diversity "
+        "| cross: zeros, null rows, diversity |",
+        "| --- | --- | --- | --- |",
+        "| softmax |  |  |  |",
+        f"| rela-g | {head} |",
+    ]
+
+
+def test_one_seed_has_no_deviation_and_no_softmax_no_difference() -> None:
+    assert "| rela-g | 1 | 1,600 | 1.500 | 29.50 | 60.00 |  |  |" in seed_tables(report([("rela-g", 1, 29.5, None)]))
+
+
+def test_tables_over_seeds_stand_between_their_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_records, "MEASUREMENTS", tmp_path)
+    (tmp_path / "grid").mkdir()
+    results = report([("softmax", 1, 30.0, None)])
+    (tmp_path / "grid" / "results.json").write_text(json.dumps(results), "utf-8")
+    page = "before\n<!-- seeds of grid: begin -->\nold\n<!-- seeds of grid: end -->\nafter\n"
+    table = "\n".join(seed_tables(results))
+    expected = f"before\n<!-- seeds of grid: begin -->\n\n{table}\n\n<!-- seeds of grid: end -->\nafter\n"
     assert write_tables(page) == expected
     assert write_tables(expected) == expected
 
