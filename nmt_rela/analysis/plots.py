@@ -70,7 +70,7 @@ def by_layer(
                 axis.scatter([layer + shift] * len(heads), _gaps(heads), s=7, color=style["color"], alpha=0.35, lw=0)
         axis.set_xticks(range(layers))
         axis.set_xlim(-0.4, max(layers - 0.6, 0.4))
-        axis.set_ylim(*ylim)
+    axes[0].set_ylim(*ylim)  # shared: before all panels are drawn it would end at the values of the first
     if len(runs) > 1 or any(notes):
         _legend(figure, runs, notes)
     return figure

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """What `nmt-analyze` does not measure of the attention of runs: row mass by length, weak weights, dead keys, scale.
 
-    scripts/tools/attention_probe.py runs/a runs/b [--initial] [--sentences 300] [--to NAME] [--plot FILE.png]
+    scripts/tools/attention_probe.py runs/a runs/b --to NAME [--sentences 300] [--plot FILE.png]
+    scripts/tools/attention_probe.py runs/a --initial softmax,rela-g --to NAME [...]
 
-The runs read the start of their development set with its reference translation. ``--initial`` takes the untrained
-parameters of the same settings and seed. ``--to`` keeps the numbers in docs/measurements/NAME, ``--plot`` draws the
-scale of the attention's branch. Definitions:
+The runs read the start of their development set with its reference translation. ``--initial`` takes untrained models of
+some attentions instead, otherwise with the settings and the seed of the run. The numbers are kept in
+docs/measurements/NAME, of which training_records.py makes the table; ``--plot`` draws the scale of the attention's
+branch. Definitions:
 
 * mass: mean sum of a row, all rows of the site together, by the number of keys that the query sees;
 * spread: standard deviation of a head's row sums over their mean, averaged over heads;
@@ -21,7 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from nmt_rela.analysis.plots import by_layer, save
 from nmt_rela.analysis.teacher_forcing import TeacherForcedBatch, encode_pairs, teacher_forced_pass
 from nmt_rela.checkpoints.run_directory import RunDirectory, build_model
 from nmt_rela.commands import cli
+from nmt_rela.config.loader import override_config
 from nmt_rela.metrics.attention_sparsity import null_rows
 from nmt_rela.models.layers import DecoderLayer, EncoderLayer, SublayerConnection
 from nmt_rela.models.transformer import ATTENTION_SITES, Transformer
@@ -94,23 +97,31 @@ class LayerProbe:
         for low, high in LENGTHS:
             among = (visible >= low) & (visible <= high)
             if among.any():
-                by_length[f"{low}-{high}"] = float(masses[among].mean())
+                by_length[f"{low}-{high}"] = _rounded(float(masses[among].mean()))
         return {
-            "mass": float(masses.mean()),
+            "mass": _rounded(float(masses.mean())),
             "mass_by_visible_keys": by_length,
-            "mass_spread": float((masses.std(0) / masses.mean(0)).mean()),
-            **{name: self.mean(name) for name in ("effective_keys", "weak_weights", "null_rows", "dead_keys")},
-            "branch": (self.mean("update") / self.mean("residual")) ** 0.5,
+            "mass_spread": _rounded(float((masses.std(0) / masses.mean(0)).mean())),
+            **{
+                name: _rounded(self.mean(name)) for name in ("effective_keys", "weak_weights", "null_rows", "dead_keys")
+            },
+            "branch": _rounded((self.mean("update") / self.mean("residual")) ** 0.5),
         }
 
 
-def probe(run: Path, *, initial: bool, sentences: int) -> dict[str, Any]:
-    """What is measured of one run, by site and layer."""
+def _rounded(value: float) -> float:
+    """Without the rounding of float32, by which sums of 1 differ."""
+    return round(value, 5)
+
+
+def probe(run: Path, *, sentences: int, initial: str = "") -> dict[str, Any]:
+    """What is measured of one run, or of an untrained model with the attention ``initial``, by site and layer."""
     directory = RunDirectory(run)
     config, tokenizers = directory.config(), directory.load_tokenizers()
     files = load_prepared(config.data).dev
     lines = list(read_parallel(files.source, files.target))[:sentences]
     if initial:
+        config = override_config(config, [f"model.attention={initial}"])
         torch.manual_seed(config.training.seed)
         model = build_model(config.model, tokenizers)
     else:
@@ -128,7 +139,7 @@ def probe(run: Path, *, initial: bool, sentences: int) -> dict[str, Any]:
     teacher_forced_pass(model, encode_pairs(lines, tokenizers), [consume])
     return {
         "attention": config.model.attention,
-        "initial": initial,
+        "trained": not initial,
         "sentences": len(lines),
         "layers": [{"site": site, "layer": layer, **found.result()} for (site, layer), found in probes.items()],
     }
@@ -144,47 +155,27 @@ def attention_residuals(model: Transformer) -> Iterator[tuple[tuple[str, int], S
             yield ("cross", layer - len(model.encoder)), each.cross_attention_residual
 
 
-def table(found: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """A row per run and site: means over layers."""
-    lengths = [f"{low}-{high}" for low, high in LENGTHS]
-    names = ("mass_spread", "effective_keys", "weak_weights", "null_rows", "dead_keys", "branch")
-    header = ["run", "site", *(f"mass, {each.replace('-', ' to ')} keys" for each in lengths)]
-    header += [name.replace("_", " ") for name in names]
-    yield from (_line(header), _line(["---"] * len(header)))
-    for run, result in found.items():
-        for site in ATTENTION_SITES:
-            layers = [layer for layer in result["layers"] if layer["site"] == site]
-            masses = [_mean([layer["mass_by_visible_keys"].get(each) for layer in layers]) for each in lengths]
-            means = [_mean([layer[name] for layer in layers]) for name in names]
-            yield _line([run, site, *masses, *means])
-
-
-def _mean(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):.3g}" if known else ""
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def main() -> int:
     """The script; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--initial", action="store_true", help="the untrained parameters")
+    parser.add_argument("--initial", default="", metavar="A,B", help="untrained models of these attentions")
     parser.add_argument("--sentences", type=int, default=300, metavar="N", help="of the development set (default 300)")
-    parser.add_argument("--to", metavar="NAME", help="a directory in docs/measurements for the numbers")
+    parser.add_argument("--to", required=True, metavar="NAME", help="a directory in docs/measurements")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="the scale of the branch by site and layer")
     options = parser.parse_args()
-    found = {run.name: probe(run, initial=options.initial, sentences=options.sentences) for run in options.runs}
-    for line in table(found):
-        print(line)
-    if options.to:
-        for run, result in found.items():
-            path = MEASUREMENTS / options.to / f"{run}{'-initial' if options.initial else ''}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    attentions = options.initial.split(",") if options.initial else []
+    if attentions and len(options.runs) > 1:
+        parser.error("--initial takes the settings of one run")
+    if attentions:
+        [run] = options.runs
+        found = {f"{each}-untrained": probe(run, sentences=options.sentences, initial=each) for each in attentions}
+    else:
+        found = {run.name: probe(run, sentences=options.sentences) for run in options.runs}
+    for name, result in found.items():
+        path = MEASUREMENTS / options.to / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if options.plot:
         panels: dict[str, dict[str, list[float]]] = {
             site: {

@@ -6,7 +6,7 @@
 
 The first command adds or replaces a record per run and writes the tables, the second writes the tables alone. A record
 has no weights, no text and no path of the machine. Tables over seeds are made of docs/measurements/NAME/results.json,
-which `nmt-reproduce` has written.
+which `nmt-reproduce` has written, tables of attention of what attention_probe.py has.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from nmt_rela.utils.files import read_json
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs/results.md"
 MEASUREMENTS = REPOSITORY / "docs/measurements"
-MARKERS = re.compile(r"(<!-- (records|seeds) of ([\w-]+): begin -->\n).*?(<!-- \2 of \3: end -->)", re.DOTALL)
+MARKERS = re.compile(r"(<!-- (records|seeds|attention) of ([\w-]+): begin -->\n).*?(<!-- \2 of \3: end -->)", re.DOTALL)
 
 #: Updates of which a record has the mean training loss and the largest gradient norm.
 WINDOW = 100
@@ -46,6 +46,8 @@ LEFT_OUT = re.compile(
 )
 #: Settings that name files, of which a record has the last part.
 FILES = ("data.task", "data.vocabulary", "training.initialize_from")
+#: Row masses by the number of visible keys, in what attention_probe.py measures.
+BY_KEYS = "mass_by_visible_keys"
 #: Of the scores of a checkpoint.
 SCORES = ("bleu", "chrf", "length_ratio", "settings", "weights")
 
@@ -198,6 +200,23 @@ def seed_tables(results: Mapping[str, Any]) -> Iterator[str]:
         yield _line([attention, *(cells or [""] * len(ATTENTION_SITES))])
 
 
+def attention_table(records: Mapping[str, Record]) -> Iterator[str]:
+    """A row per model and site: means over layers of what attention_probe.py measures."""
+    found_lengths = {each for found in records.values() for layer in found["layers"] for each in layer[BY_KEYS]}
+    lengths = sorted(found_lengths, key=lambda each: int(each.partition("-")[0]))
+    names = ("mass_spread", "effective_keys", "weak_weights", "null_rows", "dead_keys", "branch")
+    header = ["model", "site", *(f"mass, {each.replace('-', ' to ')} keys" for each in lengths)]
+    header += [name.replace("_", " ") for name in names]
+    yield from (_line(header), _line(["---"] * len(header)))
+    for model, found in records.items():
+        for site in ATTENTION_SITES:
+            layers = [layer for layer in found["layers"] if layer["site"] == site]
+            columns = [[layer[BY_KEYS].get(each) for layer in layers] for each in lengths]
+            columns += [[layer[name] for layer in layers] for name in names]
+            cells = ["" if None in each else f"{statistics.mean(each):.2f}" for each in columns]
+            yield _line([f"[{model}](measurements/{found['file']})", site, *cells])
+
+
 def _mean(values: Sequence[float], *, digits: int, sign: str = "") -> str:
     """Mean ± standard deviation, the latter of two values or more; nothing of none."""
     if not values:
@@ -212,6 +231,8 @@ def write_tables(page: str) -> str:
     def made(found: re.Match[str]) -> str:
         if found[2] == "records":
             lines = table(read_records(found[3]))
+        elif found[2] == "attention":
+            lines = attention_table(read_records(found[3]))
         else:
             lines = seed_tables(json.loads((MEASUREMENTS / found[3] / "results.json").read_bytes()))
         return "\n".join([found[1], *lines, "", found[4]])

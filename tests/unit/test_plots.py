@@ -59,6 +59,14 @@ def test_heatmap_refuses_weights_of_another_shape() -> None:
         heatmap(QUERIES, KEYS, weights(), panels=["a", "b"])
 
 
+def test_panels_by_layer_share_a_scale_that_holds_the_largest_value_of_any() -> None:
+    figure = plots.by_layer({"encoder": {"a": [0.25, 0.5]}, "cross": {"a": [2.0, 1.0]}}, ylabel="diversity")
+    for axis in figure.axes[:2]:
+        low, high = axis.get_ylim()
+        assert low == 0
+        assert high >= 2
+
+
 def test_curves_by_layer_have_gaps_where_nothing_is_defined() -> None:
     panels = {"encoder": {"rela": [0.1, None, 0.3]}, "cross": {"rela": [0.2, 0.4], "softmax": [0.0, 0.0]}}
     figure = plots.by_layer(

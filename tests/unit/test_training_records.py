@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tools import training_records
-from tools.training_records import record_of, seed_tables, write_tables
+from tools.training_records import attention_table, record_of, seed_tables, write_tables
 
 from nmt_rela.checkpoints.checkpoint import weights_checksum
 from nmt_rela.checkpoints.run_directory import RunDirectory
@@ -158,6 +158,21 @@ def test_a_difference_is_to_the_softmax_run_of_the_same_seed() -> None:
 
 def test_one_seed_has_no_deviation_and_no_softmax_no_difference() -> None:
     assert "| rela-g | 1 | 1,600 | 1.500 | 29.50 | 60.00 |  |  |" in seed_tables(report([("rela-g", 1, 29.5, None)]))
+
+
+def test_a_table_of_attention_has_means_over_layers_and_blanks_where_a_length_was_not_seen() -> None:
+    names = ("mass_spread", "effective_keys", "weak_weights", "null_rows", "dead_keys", "branch")
+    layers = [
+        {"site": site, "mass_by_visible_keys": masses, **dict.fromkeys(names, value)}
+        for site, masses in (("encoder", {"5-8": 1.0}), ("decoder", {"1-4": 1.0, "5-8": 2.0}), ("cross", {"5-8": 3.0}))
+        for value in (1.0, 2.0)
+    ]
+    rest = " | ".join(["1.50"] * 6)
+    assert list(attention_table({"a": {"file": "heads/a.json", "layers": layers}}))[2:] == [
+        f"| [a](measurements/heads/a.json) | encoder |  | 1.00 | {rest} |",
+        f"| [a](measurements/heads/a.json) | decoder | 1.00 | 2.00 | {rest} |",
+        f"| [a](measurements/heads/a.json) | cross |  | 3.00 | {rest} |",
+    ]
 
 
 def test_tables_over_seeds_stand_between_their_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
