@@ -227,9 +227,9 @@ class TrainingConfig:
     #: Probability moved from the correct token to the others, evenly.
     label_smoothing: float = field(default=0.1, metadata=bounds(low=0.0, high=0.9))
     #: noam: factor · d_model^-½ · min(step^-½, step · warmup_updates^-1.5); inverse_sqrt: the same with its peak at
-    #: learning_rate; constant: learning_rate after the warm-up.
-    lr_schedule: Literal["noam", "inverse_sqrt", "constant"] = "noam"
-    #: Factor of noam; peak of inverse_sqrt and constant.
+    #: learning_rate; constant: learning_rate after the warm-up; linear: from learning_rate to 0 at max_updates.
+    lr_schedule: Literal["noam", "inverse_sqrt", "constant", "linear"] = "noam"
+    #: Factor of noam; peak of the other schedules.
     learning_rate: float = field(default=1.0, metadata=bounds(low=0.0, high=1_000.0))
     #: Updates of linear warm-up.
     warmup_updates: int = field(default=4_000, metadata=bounds(low=1))

@@ -16,7 +16,14 @@ LR_SCHEDULES: dict[str, Callable[[TrainingConfig, int, int], float]] = {
     "noam": lambda c, step, d_model: c.learning_rate * d_model**-0.5 * min(step**-0.5, step * c.warmup_updates**-1.5),
     "inverse_sqrt": lambda c, step, _: c.learning_rate * min(step / c.warmup_updates, (c.warmup_updates / step) ** 0.5),
     "constant": lambda c, step, _: c.learning_rate * min(step / c.warmup_updates, 1.0),
+    "linear": lambda c, step, _: c.learning_rate * min(step / c.warmup_updates, _fraction_left(c, step)),
 }
+
+
+def _fraction_left(config: TrainingConfig, step: int) -> float:
+    """1 at the end of the warm-up, 0 after ``max_updates``; 1 where the warm-up is as long as the training."""
+    updates = config.max_updates + 1 - config.warmup_updates
+    return max(config.max_updates + 1 - step, 0) / updates if updates > 1 else 1.0
 
 
 def learning_rate(config: TrainingConfig, step: int, *, d_model: int) -> float:

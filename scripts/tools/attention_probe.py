@@ -4,17 +4,20 @@
     scripts/tools/attention_probe.py runs/a runs/b --to NAME [--sentences 300] [--plot FILE.png]
     scripts/tools/attention_probe.py runs/a --initial softmax,rela-g --to NAME [...]
 
-The runs read the start of their development set with its reference translation. ``--initial`` takes untrained models of
-some attentions instead, otherwise with the settings and the seed of the run. The numbers are kept in
-docs/measurements/NAME, of which training_records.py makes the table; ``--plot`` draws the scale of the attention's
-branch. Definitions:
+The runs read the start of their development set with its reference translation. ``--initial`` draws untrained models of
+some attentions instead, otherwise with the settings of the run. The numbers are kept in docs/measurements/NAME, and
+training_records.py makes the table of them. ``--plot`` draws the scale of the attention's branch.
 
-* mass: mean sum of a row, all rows of the site together, by the number of keys that the query sees;
-* spread: standard deviation of a head's row sums over their mean, averaged over heads;
+Definitions, per layer:
+
+* mass: mean sum of a row, all heads together, by the number of keys that the query sees;
+* mass spread: how far a head's row sums lie from the mean of its rows that see as many keys (root mean square), over
+  the root mean square of these means; averaged over heads with any weight;
 * effective keys: exp(entropy) of a row divided by its sum, averaged over rows that are not null;
-* weak weights: the fraction of a row's sum in weights below a tenth of its largest;
-* null rows, dead keys: rows without a weight; keys of a head that no query of the sentence has a weight for, whose
-  scores then have no gradient where the weights are max(0, s);
+* weak weights: the fraction of a row's sum in weights below a tenth of its largest, averaged over the same rows;
+* null rows: rows without a weight;
+* dead keys: keys of a head that no query of the sentence has a weight for. Where a weight of 0 has no gradient (all but
+  softmax), their scores have none;
 * branch: root mean square of what the attention adds, over that of the residual stream it is added to.
 """
 
@@ -24,6 +27,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +43,12 @@ from nmt_rela.metrics.attention_sparsity import null_rows
 from nmt_rela.models.layers import DecoderLayer, EncoderLayer, SublayerConnection
 from nmt_rela.models.transformer import ATTENTION_SITES, Transformer
 from nmt_rela.preparation.pipeline import load_prepared
+from nmt_rela.reporting.run_summary import summarize
 from nmt_rela.utils.text import read_parallel
 
 MEASUREMENTS = Path(__file__).resolve().parents[2] / "docs/measurements"
 #: Numbers of visible keys, first and last, that row masses are grouped by.
-LENGTHS = ((1, 4), (5, 8), (9, 16), (17, 32), (33, 64))
+LENGTHS = ((1, 4), (5, 8), (9, 16), (17, 32), (33, 64), (65, 128), (129, 100_000))
 #: A weight below this fraction of the largest of its row is weak.
 WEAK = 0.1
 
@@ -75,13 +80,14 @@ class LayerProbe:
         self.add("weak_weights", (weak * present).sum(), present.sum())
         self.add("null_rows", null.sum(), self.is_query.sum() * heads)
         is_key = valid.any(1)  # [batch, keys]
-        dead = (weights.sum(2) == 0) & is_key[:, None]  # [batch, heads, keys]
+        # The rows of padded queries are not 0: only keys are masked.
+        dead = ((weights * self.is_query[:, None, :, None]).sum(2) == 0) & is_key[:, None]  # [batch, heads, keys]
         self.add("dead_keys", dead.sum(), is_key.sum() * heads)
         self.row_masses.append(mass.transpose(1, 2)[self.is_query])  # [rows, heads]
         self.visible.append(valid.sum(-1)[self.is_query])
 
     def add_branch(self, residual: Tensor, update: Tensor) -> None:
-        """The residual stream and what is added to it, [batch, queries, width]."""
+        """The residual stream and what is added to it, [batch, queries, width], of the batch added last."""
         for name, x in (("residual", residual), ("update", update)):
             squares = x.float()[self.is_query].square()
             self.add(name, squares.sum(), torch.tensor(squares.numel()))
@@ -92,7 +98,12 @@ class LayerProbe:
 
     def result(self) -> dict[str, Any]:
         """The measures of the layer."""
-        masses, visible = torch.cat(self.row_masses), torch.cat(self.visible)
+        masses, visible = torch.cat(self.row_masses), torch.cat(self.visible)  # [rows, heads], [rows]
+        means = torch.empty_like(masses)  # of the rows that see as many keys
+        for count in visible.unique():
+            means[visible == count] = masses[visible == count].mean(0)
+        scale = means.square().mean(0).sqrt()
+        spread = ((masses - means).square().mean(0).sqrt() / scale)[scale > 0]
         by_length = {}
         for low, high in LENGTHS:
             among = (visible >= low) & (visible <= high)
@@ -101,7 +112,7 @@ class LayerProbe:
         return {
             "mass": _rounded(float(masses.mean())),
             "mass_by_visible_keys": by_length,
-            "mass_spread": _rounded(float((masses.std(0) / masses.mean(0)).mean())),
+            "mass_spread": _rounded(float(spread.mean())) if len(spread) else None,
             **{
                 name: _rounded(self.mean(name)) for name in ("effective_keys", "weak_weights", "null_rows", "dead_keys")
             },
@@ -114,7 +125,7 @@ def _rounded(value: float) -> float:
     return round(value, 5)
 
 
-def probe(run: Path, *, sentences: int, initial: str = "") -> dict[str, Any]:
+def probe(run: Path, *, sentences: int, initial: str = "", change: str = "") -> dict[str, Any]:
     """What is measured of one run, or of an untrained model with the attention ``initial``, by site and layer."""
     directory = RunDirectory(run)
     config, tokenizers = directory.config(), directory.load_tokenizers()
@@ -126,6 +137,7 @@ def probe(run: Path, *, sentences: int, initial: str = "") -> dict[str, Any]:
         model = build_model(config.model, tokenizers)
     else:
         model = directory.load_model()
+    checkpoint = "untrained" if initial else summarize(directory, directory.checkpoint(), config.training)["checkpoint"]
     model.eval()
     probes = {key: LayerProbe() for key in model.attention_modules()}
 
@@ -137,22 +149,26 @@ def probe(run: Path, *, sentences: int, initial: str = "") -> dict[str, Any]:
             lambda _, inputs, found=probes[key]: found.add_branch(inputs[0].sums, inputs[1])
         )
     teacher_forced_pass(model, encode_pairs(lines, tokenizers), [consume])
-    return {
-        "attention": config.model.attention,
-        "trained": not initial,
+    found = {
+        "attention": str(config.model.attention),
+        "checkpoint": checkpoint,
+        "date": date.today().isoformat(),
+        "torch": str(torch.__version__),
         "sentences": len(lines),
-        "layers": [{"site": site, "layer": layer, **found.result()} for (site, layer), found in probes.items()],
+        "layers": [{"site": site, "layer": layer, **each.result()} for (site, layer), each in probes.items()],
     }
+    return {"change": change, **found} if change else found
 
 
 def attention_residuals(model: Transformer) -> Iterator[tuple[tuple[str, int], SublayerConnection]]:
     """The residual sum behind the attention of each (site, layer)."""
-    for layer, each in enumerate([*model.encoder, *model.decoder]):
-        if isinstance(each, EncoderLayer):
-            yield ("encoder", layer), each.self_attention_residual
-        elif isinstance(each, DecoderLayer):
-            yield ("decoder", layer - len(model.encoder)), each.self_attention_residual
-            yield ("cross", layer - len(model.encoder)), each.cross_attention_residual
+    for layer, encoder in enumerate(model.encoder):
+        assert isinstance(encoder, EncoderLayer)
+        yield ("encoder", layer), encoder.self_attention_residual
+    for layer, decoder in enumerate(model.decoder):
+        assert isinstance(decoder, DecoderLayer)
+        yield ("decoder", layer), decoder.self_attention_residual
+        yield ("cross", layer), decoder.cross_attention_residual
 
 
 def main() -> int:
@@ -162,16 +178,18 @@ def main() -> int:
     parser.add_argument("--initial", default="", metavar="A,B", help="untrained models of these attentions")
     parser.add_argument("--sentences", type=int, default=300, metavar="N", help="of the development set (default 300)")
     parser.add_argument("--to", required=True, metavar="NAME", help="a directory in docs/measurements")
+    parser.add_argument("--change", default="", metavar="TEXT", help="how the code differed from that of the package")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="the scale of the branch by site and layer")
     options = parser.parse_args()
-    attentions = options.initial.split(",") if options.initial else []
-    if attentions and len(options.runs) > 1:
+    runs, attentions = options.runs, options.initial.split(",") if options.initial else []
+    if attentions and len(runs) > 1:
         parser.error("--initial takes the settings of one run")
+    if len({run.name for run in runs}) < len(runs):
+        parser.error("the names of the runs, under which their numbers are kept, must differ")
     if attentions:
-        [run] = options.runs
-        found = {f"{each}-untrained": probe(run, sentences=options.sentences, initial=each) for each in attentions}
+        found = {f"{each}-untrained": probe(runs[0], sentences=options.sentences, initial=each) for each in attentions}
     else:
-        found = {run.name: probe(run, sentences=options.sentences) for run in options.runs}
+        found = {run.name: probe(run, sentences=options.sentences, change=options.change) for run in runs}
     for name, result in found.items():
         path = MEASUREMENTS / options.to / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +202,8 @@ def main() -> int:
             }
             for site in ATTENTION_SITES
         }
-        save(by_layer(panels, ylabel="attention / residual stream"), options.plot.with_suffix(""))
+        drawn = by_layer(panels, ylabel="attention / residual stream")
+        save(drawn, options.plot.with_suffix(""), [options.plot.suffix[1:]])
     return 0
 
 

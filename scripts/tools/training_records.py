@@ -6,7 +6,7 @@
 
 The first command adds or replaces a record per run and writes the tables, the second writes the tables alone. A record
 has no weights, no text and no path of the machine. Tables over seeds are made of docs/measurements/NAME/results.json,
-which `nmt-reproduce` has written, tables of attention of what attention_probe.py has.
+which `nmt-reproduce` has written for runs under a relative path, tables of attention of what attention_probe.py has.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ LEFT_OUT = re.compile(
 )
 #: Settings that name files, of which a record has the last part.
 FILES = ("data.task", "data.vocabulary", "training.initialize_from")
+#: What a report has of the heads of a site.
+HEADS = ("sparsity", "null_rate", "diversity")
 #: Row masses by the number of visible keys, in what attention_probe.py measures.
 BY_KEYS = "mass_by_visible_keys"
 #: Of the scores of a checkpoint.
@@ -158,46 +160,47 @@ def read_records(experiment: str) -> dict[str, Record]:
 
 
 def seed_tables(results: Mapping[str, Any]) -> Iterator[str]:
-    """Translation quality and what the heads do, per attention: mean ± standard deviation over seeds.
+    """Translation quality and what the heads do, per attention and settings: mean ± standard deviation over seeds.
 
-    Differences are to the softmax run of the same seed; p, one per seed, is that of the paired bootstrap.
+    Only runs with scores count. The development loss is that of the last validation; scores are of the checkpoint that
+    was evaluated, on average of several. Differences are to the softmax run of the same seed and settings; p, one per
+    seed, is that of the paired bootstrap, which compares with the first run of the seed only.
     """
-    runs = results["runs"]
-    attentions = {run["attention"]: [each for each in runs if each["attention"] == run["attention"]] for run in runs}
-    baselines = {run["seed"]: run for run in attentions.get(BASELINE, [])}
+    tests, intervals = results["task"]["tests"], results["significance"]
+    evaluated = [run for run in results["runs"] if all(test in run["scores"] for test in tests)]
+    first = {run["seed"]: run["name"] for run in reversed(evaluated)}
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for run in evaluated:
+        groups.setdefault((run["attention"], run["other_settings"]), []).append(run)
+    attentions = [attention for attention, _ in groups]
     header = ["attention", "seeds", "updates", "development loss"]
-    for test in results["task"]["tests"]:
+    for test in tests:
         header += [f"{test}: BLEU", "chrF2", f"BLEU minus {BASELINE}'s", "p"]
-    yield from (_line(header), _line(["---"] * len(header)))
-    for attention, same in attentions.items():
-        losses = [results["curves"][run["name"]][-1]["loss"] for run in same]
-        updates = ", ".join(dict.fromkeys(f"{run['updates']:,}" for run in same))
-        row = [attention, str(len(same)), updates, _mean(losses, digits=3)]
-        for test in results["task"]["tests"]:
-            scores = [run["scores"][test] for run in same]
-            row += [_mean([score[metric] for score in scores], digits=2) for metric in ("bleu", "chrf")]
-            pairs = [
-                (run, baselines[run["seed"]]) for run in same if attention != BASELINE and run["seed"] in baselines
-            ]
-            differences = [run["scores"][test]["bleu"] - base["scores"][test]["bleu"] for run, base in pairs]
-            row.append(_mean(differences, digits=2, sign="+"))
-            intervals = [results["significance"].get(test, {}).get(run["name"]) for run, _ in pairs]
-            row.append(", ".join(f"{each['bleu']['p']:.3f}" for each in intervals if each))
-        yield _line(row)
-    if not results["attention"]:
-        return
-    header = ["attention", *(f"{site}: zeros, null rows, diversity" for site in ATTENTION_SITES)]
-    yield from ("", _line(header), _line(["---"] * len(header)))
-    for attention, same in attentions.items():
-        sites = [results["attention"][run["name"]]["sites"] for run in same if run["name"] in results["attention"]]
-        cells = []
-        for site in ATTENTION_SITES if sites else ():
-            zeros, null_rows = (
-                statistics.mean(each[site][name] for each in sites) for name in ("sparsity", "null_rate")
-            )
-            diversity = _mean([each[site]["diversity"] for each in sites], digits=2)
-            cells.append(f"{100 * zeros:.0f} %, {100 * null_rows:.0f} %, {diversity}")
-        yield _line([attention, *(cells or [""] * len(ATTENTION_SITES))])
+    rows, heads = [], []
+    for (attention, settings), runs in groups.items():
+        label = attention if attentions.count(attention) == 1 else ", ".join(run["name"] for run in runs)
+        losses = [(results["curves"].get(run["name"]) or [{}])[-1].get("loss") for run in runs]
+        updates = dict.fromkeys(f"{run['updates']:,}" for run in runs)
+        rows.append([label, str(len({run["seed"] for run in runs})), ", ".join(updates), _mean(losses, digits=3)])
+        softmax = {run["seed"]: run for run in groups.get((BASELINE, settings), []) if attention != BASELINE}
+        pairs = [(run, softmax[run["seed"]]) for run in runs if run["seed"] in softmax]
+        for test in tests:
+            rows[-1] += [_mean([run["scores"][test].get(each) for run in runs], digits=2) for each in ("bleu", "chrf")]
+            differences, ps = [], []
+            for run, base in pairs:
+                bleu, other = (each["scores"][test].get("bleu") for each in (run, base))
+                differences.append(None if None in (bleu, other) else bleu - other)
+                p = intervals.get(test, {}).get(run["name"], {}).get("bleu", {}).get("p")
+                ps.append("–" if p is None or first[run["seed"]] != base["name"] else f"{p:.3f}")
+            rows[-1] += [_mean(differences, digits=2, sign="+"), ", ".join(ps)]
+        sites = [results["attention"][run["name"]]["sites"] for run in runs if run["name"] in results["attention"]]
+        if sites:
+            columns = [[[each[site][name] for each in sites] for name in HEADS] for site in ATTENTION_SITES]
+            heads.append([label, *(", ".join(_mean(values, digits=2) for values in found) for found in columns)])
+    yield from (_line(header), _line(["---"] * len(header)), *map(_line, rows))
+    if heads:
+        header = ["attention", *(f"{site}: zeros, null rows, diversity" for site in ATTENTION_SITES)]
+        yield from ("", _line(header), _line(["---"] * len(header)), *map(_line, heads))
 
 
 def attention_table(records: Mapping[str, Record]) -> Iterator[str]:
@@ -217,12 +220,15 @@ def attention_table(records: Mapping[str, Record]) -> Iterator[str]:
             yield _line([f"[{model}](measurements/{found['file']})", site, *cells])
 
 
-def _mean(values: Sequence[float], *, digits: int, sign: str = "") -> str:
-    """Mean ± standard deviation, the latter of two values or more; nothing of none."""
-    if not values:
+def _mean(values: Sequence[float | None], *, digits: int, sign: str = "") -> str:
+    """Mean ± standard deviation, the latter of two values or more; nothing of none, – where one is missing."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "–"
+    if not known:
         return ""
-    mean = f"{statistics.mean(values):{sign}.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    mean = f"{statistics.mean(known):{sign}.{digits}f}"
+    return mean if len(known) < 2 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
 
 
 def write_tables(page: str) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 import torch
 from tools import attention_probe
-from tools.attention_probe import LayerProbe, probe
+from tools.attention_probe import LayerProbe, attention_residuals, probe
 
 from nmt_rela.data.prepared_data import EvaluationSet
-from nmt_rela.models.transformer import ATTENTION_SITES
+from nmt_rela.models.transformer import ATTENTION_SITES, Transformer
 from tests.integration.small_run import write_run, write_text
 
 
@@ -26,7 +28,8 @@ def test_measures_of_weights_by_hand() -> None:
     found = layer.result()
     assert found["mass"] == pytest.approx(24 / 3)
     assert found["mass_by_visible_keys"] == {"1-4": pytest.approx(24 / 3)}
-    assert found["mass_spread"] == pytest.approx(torch.tensor([4.0, 0.0, 20.0]).std().item() / 8, abs=1e-5)
+    # All rows see three keys, so that their common mean is 8.
+    assert found["mass_spread"] == pytest.approx(math.sqrt((4**2 + 8**2 + 12**2) / 3) / 8, abs=1e-5)
     entropies = [torch.special.entr(torch.tensor(row)).sum() for row in ([0.75, 0.25], [0.95, 0.05])]
     assert found["effective_keys"] == pytest.approx(sum(float(each.exp()) for each in entropies) / 2, abs=1e-5)
     assert found["weak_weights"] == pytest.approx(
@@ -37,11 +40,49 @@ def test_measures_of_weights_by_hand() -> None:
     assert found["branch"] == pytest.approx(0.5)
 
 
-def test_rows_are_grouped_by_the_keys_they_see() -> None:
+def layer_of(weights: torch.Tensor, valid: torch.Tensor) -> dict[str, Any]:
     layer = LayerProbe()
-    layer.add_weights(torch.ones(1, 2, 6, 6).tril(), torch.ones(1, 6, 6, dtype=torch.bool).tril())
-    layer.add_branch(torch.ones(1, 6, 2), torch.ones(1, 6, 2))
-    assert layer.result()["mass_by_visible_keys"] == {"1-4": pytest.approx(2.5), "5-8": pytest.approx(5.5)}
+    layer.add_weights(weights, valid)
+    layer.add_branch(torch.ones(*valid.shape[:2], 2), torch.ones(*valid.shape[:2], 2))
+    return layer.result()
+
+
+def test_rows_are_grouped_by_the_keys_they_see() -> None:
+    found = layer_of(torch.ones(1, 2, 6, 6).tril(), torch.ones(1, 6, 6, dtype=torch.bool).tril())
+    assert found["mass_by_visible_keys"] == {"1-4": pytest.approx(2.5), "5-8": pytest.approx(5.5)}
+    assert found["mass_spread"] == 0  # rows that see as many keys are alike
+
+
+def test_rows_of_padding_count_nowhere() -> None:
+    # The second query is padding; its row is not 0, since only keys are masked.
+    valid = torch.tensor([[[True, True], [False, False]]])
+    found = layer_of(torch.tensor([[[[1.0, 0.0], [0.0, 9.0]]]]), valid)
+    assert found["dead_keys"] == 0.5
+    assert (found["mass"], found["effective_keys"], found["null_rows"]) == (1, 1, 0)
+
+
+def test_a_head_without_any_weight_has_no_spread() -> None:
+    valid = torch.ones(1, 2, 2, dtype=torch.bool)
+    assert layer_of(torch.zeros(1, 1, 2, 2), valid)["mass_spread"] is None
+    weights = torch.stack([torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [3.0, 0.0]])])[None]
+    assert layer_of(weights, valid)["mass_spread"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("norm_order", ["pre", "post"])
+def test_the_branch_of_a_site_is_the_output_of_its_attention(norm_order: Literal["pre", "post"]) -> None:
+    torch.manual_seed(1)
+    model = Transformer(
+        9, 9, encoder_layers=2, decoder_layers=2, d_model=8, ffn_dim=8, num_heads=2, norm_order=norm_order
+    )
+    seen: dict[tuple[str, int], list[torch.Tensor]] = {key: [] for key in model.attention_modules()}
+    for key, attention in model.attention_modules().items():
+        attention.register_forward_hook(lambda _, __, output, found=seen[key]: found.append(output[0]))
+    for key, connection in attention_residuals(model.eval()):
+        connection.register_forward_pre_hook(lambda _, inputs, found=seen[key]: found.append(inputs[1]))
+    model(torch.tensor([[4, 5, 6]]), torch.tensor([[4, 5]]))
+    assert len(seen) == 6
+    for output, update in seen.values():
+        assert output is update
 
 
 @pytest.fixture
@@ -81,6 +122,6 @@ def test_untrained_models_have_the_settings_of_the_run_but_the_attention(
     softmax, rela = (
         json.loads((tmp_path / "kept" / f"{name}-untrained.json").read_text("utf-8")) for name in ("softmax", "rela-i")
     )
-    assert (rela["attention"], rela["trained"]) == ("rela-i", False)
+    assert (rela["attention"], rela["checkpoint"]) == ("rela-i", "untrained")
     assert softmax["layers"] == probe(runs[0], sentences=300)["layers"]  # whose weights are drawn with the same seed
     assert rela["layers"][0]["branch"] < softmax["layers"][0]["branch"]  # the gain of rela-i starts near 0

@@ -27,6 +27,22 @@ def test_the_other_schedules_peak_at_learning_rate(schedule: str, late: float) -
     assert learning_rate(config, 400, d_model=64) == pytest.approx(0.002 * late)
 
 
+def test_linear_falls_to_zero_behind_the_last_update() -> None:
+    config = TrainingConfig(lr_schedule="linear", learning_rate=0.002, warmup_updates=100, max_updates=500)
+    rates = [learning_rate(config, step, d_model=64) for step in range(1, 502)]
+    assert rates[49] == pytest.approx(0.001)
+    assert max(rates) == rates[99] == 0.002
+    assert rates[300] == pytest.approx(0.002 * 200 / 401)
+    assert rates[499] == pytest.approx(0.002 / 401)  # the last update still learns
+    assert rates[500] == 0
+
+
+@pytest.mark.parametrize("updates", [20, 100])
+def test_linear_only_warms_up_where_the_training_is_as_short(updates: int) -> None:
+    config = TrainingConfig(lr_schedule="linear", learning_rate=0.002, warmup_updates=100, max_updates=updates)
+    assert learning_rate(config, updates, d_model=64) == pytest.approx(0.002 * updates / 100)
+
+
 @pytest.mark.parametrize("norm", [float("nan"), float("inf")])
 def test_a_non_finite_gradient_changes_neither_weights_nor_state(norm: float) -> None:
     """The installed torch must read ``found_inf``, which it does not document."""

@@ -129,6 +129,7 @@ def report(runs: list[tuple[str, int, float, float | None]]) -> dict[str, Any]:
                 "attention": attention,
                 "seed": seed,
                 "updates": 1600,
+                "other_settings": "0",
                 "scores": {"test": {"bleu": bleu, "chrf": 60.0}},
             }
             for name, (attention, seed, bleu, _) in zip(names, runs, strict=True)
@@ -139,11 +140,14 @@ def report(runs: list[tuple[str, int, float, float | None]]) -> dict[str, Any]:
     }
 
 
+SEEDS_HEADER = "| attention | seeds | updates | development loss | test: BLEU | chrF2 | BLEU minus softmax's | p |"
+
+
 def test_a_difference_is_to_the_softmax_run_of_the_same_seed() -> None:
     runs = [("softmax", 1, 30.0, None), ("softmax", 2, 36.0, None), ("rela-g", 2, 35.0, 0.25), ("rela-g", 1, 29.5, 0.5)]
-    head = " | ".join(["50 %, 25 %, 0.50 ± 0.00"] * 3)
+    head = " | ".join(["0.50 ± 0.00, 0.25 ± 0.00, 0.50 ± 0.00"] * 3)
     assert list(seed_tables(report(runs))) == [
-        "| attention | seeds | updates | development loss | test: BLEU | chrF2 | BLEU minus softmax's | p |",
+        SEEDS_HEADER,
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         "| softmax | 2 | 1,600 | 2.000 ± 0.707 | 33.00 ± 4.24 | 60.00 ± 0.00 |  |  |",
         "| rela-g | 2 | 1,600 | 2.000 ± 0.707 | 32.25 ± 3.89 | 60.00 ± 0.00 | -0.75 ± 0.35 | 0.250, 0.500 |",
@@ -151,13 +155,41 @@ def test_a_difference_is_to_the_softmax_run_of_the_same_seed() -> None:
         "| attention | encoder: zeros, null rows, diversity | decoder: zeros, null rows, diversity "
         "| cross: zeros, null rows, diversity |",
         "| --- | --- | --- | --- |",
-        "| softmax |  |  |  |",
         f"| rela-g | {head} |",
     ]
 
 
-def test_one_seed_has_no_deviation_and_no_softmax_no_difference() -> None:
+def test_runs_of_other_settings_are_other_rows_with_their_own_baseline() -> None:
+    results = report(
+        [("softmax", 1, 30.0, None), ("softmax", 1, 20.0, 0.0), ("rela-g", 1, 29.0, 0.5), ("rela-g", 1, 21.0, 0.5)]
+    )
+    for number, run in enumerate(results["runs"]):
+        run |= {"other_settings": str(number % 2), "name": f"run{number}"}
+    rows = [line.split(" | ") for line in seed_tables(results)][2:6]
+    assert [(row[0], row[1], row[4], row[6]) for row in rows] == [
+        ("| run0", "1", "30.00", ""),
+        ("| run1", "1", "20.00", ""),
+        ("| run2", "1", "29.00", "-1.00"),
+        ("| run3", "1", "21.00", "+1.00"),
+    ]
+
+
+def test_what_a_report_lacks_is_shown_as_missing() -> None:
     assert "| rela-g | 1 | 1,600 | 1.500 | 29.50 | 60.00 |  |  |" in seed_tables(report([("rela-g", 1, 29.5, None)]))
+    results = report([("softmax", 1, 30.0, None), ("rela-g", 1, 29.0, None), ("rela-i", 1, 28.0, 0.5)])
+    results["runs"][2]["scores"] = {}  # not translated yet
+    results["curves"]["rela-g.seed1"] = []
+    results["attention"] = {"rela-g.seed1": {"sites": {
+        site: {"sparsity": 0.5, "null_rate": 0.25, "diversity": None} for site in ("encoder", "decoder", "cross")
+    }}}  # fmt: skip
+    lines = list(seed_tables(results))
+    assert lines[2:4] == [
+        "| softmax | 1 | 1,600 | 1.500 | 30.00 | 60.00 |  |  |",
+        "| rela-g | 1 | 1,600 | – | 29.00 | 60.00 | -1.00 | – |",
+    ]
+    assert lines[-1] == "| rela-g | 0.50, 0.25, – | 0.50, 0.25, – | 0.50, 0.25, – |"
+    del results["runs"][1]["scores"]["test"]["bleu"]
+    assert "| rela-g | 1 | 1,600 | – | – | 60.00 | – | – |" in seed_tables(results)
 
 
 def test_a_table_of_attention_has_means_over_layers_and_blanks_where_a_length_was_not_seen() -> None:
