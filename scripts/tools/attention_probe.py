@@ -2,10 +2,10 @@
 """What `nmt-analyze` does not measure of the attention of runs: row mass by length, weak weights, dead keys, scale.
 
     scripts/tools/attention_probe.py runs/a runs/b --to NAME [--sentences 300] [--plot FILE.png]
-    scripts/tools/attention_probe.py runs/a --initial softmax,rela-g --to NAME [...]
+    scripts/tools/attention_probe.py runs/a --untrained softmax,rela-g --to NAME [...]
 
-The runs read the start of their development set with its reference translation. ``--initial`` draws untrained models of
-some attentions instead, otherwise with the settings of the run. The numbers are kept in docs/measurements/NAME, and
+The runs read the start of their development set with its reference translation. ``--untrained`` draws models of some
+attentions instead, otherwise with the settings of the run. The numbers are kept in docs/measurements/NAME, and
 training_records.py makes the table of them. ``--plot`` draws the scale of the attention's branch.
 
 Definitions, per layer:
@@ -28,6 +28,7 @@ import json
 import sys
 from collections.abc import Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,19 +126,19 @@ def _rounded(value: float) -> float:
     return round(value, 5)
 
 
-def probe(run: Path, *, sentences: int, initial: str = "", change: str = "") -> dict[str, Any]:
-    """What is measured of one run, or of an untrained model with the attention ``initial``, by site and layer."""
+def probe(run: Path, *, sentences: int, untrained: str = "", change: str = "") -> dict[str, Any]:
+    """What is measured of one run, or of a new model with the attention ``untrained``, by site and layer."""
     directory = RunDirectory(run)
     config, tokenizers = directory.config(), directory.load_tokenizers()
     files = load_prepared(config.data).dev
     lines = list(read_parallel(files.source, files.target))[:sentences]
-    if initial:
-        config = override_config(config, [f"model.attention={initial}"])
+    if untrained:
+        config = override_config(config, [f"model.attention={untrained}"])
         torch.manual_seed(config.training.seed)
-        model = build_model(config.model, tokenizers)
+        model, checkpoint = build_model(config.model, tokenizers), "untrained"
     else:
         model = directory.load_model()
-    checkpoint = "untrained" if initial else summarize(directory, directory.checkpoint(), config.training)["checkpoint"]
+        checkpoint = summarize(directory, directory.checkpoint(), config.training)["checkpoint"]
     model.eval()
     probes = {key: LayerProbe() for key in model.attention_modules()}
 
@@ -175,24 +176,32 @@ def main() -> int:
     """The script; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--initial", default="", metavar="A,B", help="untrained models of these attentions")
-    parser.add_argument("--sentences", type=int, default=300, metavar="N", help="of the development set (default 300)")
+    parser.add_argument("--untrained", default="", metavar="A,B", help="new models of these attentions")
+    parser.add_argument(
+        "--sentences", type=cli.number_from(1), default=300, metavar="N", help="of the development set (default 300)"
+    )
     parser.add_argument("--to", required=True, metavar="NAME", help="a directory in docs/measurements")
     parser.add_argument("--change", default="", metavar="TEXT", help="how the code differed from that of the package")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="the scale of the branch by site and layer")
     options = parser.parse_args()
-    runs, attentions = options.runs, options.initial.split(",") if options.initial else []
+    runs, attentions = options.runs, options.untrained.split(",") if options.untrained else []
+    directory = MEASUREMENTS / options.to
+    if any("layers" not in json.loads(path.read_bytes()) for path in directory.glob("*.json")):
+        parser.error(f"--to {options.to}: holds records of another kind")
+    if options.plot and options.plot.suffix not in (".png", ".svg", ".pdf"):
+        parser.error(f"--plot {options.plot}: accepted: names that end in .png, .svg or .pdf")
     if attentions and len(runs) > 1:
-        parser.error("--initial takes the settings of one run")
+        parser.error("--untrained takes the settings of one run")
     if len({run.name for run in runs}) < len(runs):
         parser.error("the names of the runs, under which their numbers are kept, must differ")
+    measure = partial(probe, sentences=options.sentences, change=options.change)
     if attentions:
-        found = {f"{each}-untrained": probe(runs[0], sentences=options.sentences, initial=each) for each in attentions}
+        found = {f"{each}-untrained": measure(runs[0], untrained=each) for each in attentions}
     else:
-        found = {run.name: probe(run, sentences=options.sentences, change=options.change) for run in runs}
+        found = {run.name: measure(run) for run in runs}
     for name, result in found.items():
-        path = MEASUREMENTS / options.to / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{name}.json"
+        directory.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if options.plot:
         panels: dict[str, dict[str, list[float]]] = {

@@ -46,8 +46,8 @@ LEFT_OUT = re.compile(
 )
 #: Settings that name files, of which a record has the last part.
 FILES = ("data.task", "data.vocabulary", "training.initialize_from")
-#: What a report has of the heads of a site.
-HEADS = ("sparsity", "null_rate", "diversity")
+#: What a report says of the heads of a site.
+HEAD_MEASURES = ("sparsity", "null_rate", "diversity")
 #: Row masses by the number of visible keys, in what attention_probe.py measures.
 BY_KEYS = "mass_by_visible_keys"
 #: Of the scores of a checkpoint.
@@ -162,8 +162,8 @@ def read_records(experiment: str) -> dict[str, Record]:
 def seed_tables(results: Mapping[str, Any]) -> Iterator[str]:
     """Translation quality and what the heads do, per attention and settings: mean ± standard deviation over seeds.
 
-    Only runs with scores count. The development loss is that of the last validation; scores are of the checkpoint that
-    was evaluated, on average of several. Differences are to the softmax run of the same seed and settings; p, one per
+    Only runs with scores count. The development loss is that of the last validation. Scores are those of the evaluated
+    checkpoint, usually an average. Differences are to the softmax run of the same seed and settings; p, one per
     seed, is that of the paired bootstrap, which compares with the first run of the seed only.
     """
     tests, intervals = results["task"]["tests"], results["significance"]
@@ -195,7 +195,7 @@ def seed_tables(results: Mapping[str, Any]) -> Iterator[str]:
             rows[-1] += [_mean(differences, digits=2, sign="+"), ", ".join(ps)]
         sites = [results["attention"][run["name"]]["sites"] for run in runs if run["name"] in results["attention"]]
         if sites:
-            columns = [[[each[site][name] for each in sites] for name in HEADS] for site in ATTENTION_SITES]
+            columns = [[[each[site][name] for each in sites] for name in HEAD_MEASURES] for site in ATTENTION_SITES]
             heads.append([label, *(", ".join(_mean(values, digits=2) for values in found) for found in columns)])
     yield from (_line(header), _line(["---"] * len(header)), *map(_line, rows))
     if heads:

@@ -117,7 +117,7 @@ def test_a_run_is_measured_by_site_and_layer(runs: list[Path], tmp_path: Path, m
 def test_untrained_models_have_the_settings_of_the_run_but_the_attention(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["attention_probe", str(runs[0]), "--initial", "softmax,rela-i", "--to", "kept"])
+    monkeypatch.setattr("sys.argv", ["attention_probe", str(runs[0]), "--untrained", "softmax,rela-i", "--to", "kept"])
     assert attention_probe.main() == 0
     softmax, rela = (
         json.loads((tmp_path / "kept" / f"{name}-untrained.json").read_text("utf-8")) for name in ("softmax", "rela-i")
@@ -125,3 +125,32 @@ def test_untrained_models_have_the_settings_of_the_run_but_the_attention(
     assert (rela["attention"], rela["checkpoint"]) == ("rela-i", "untrained")
     assert softmax["layers"] == probe(runs[0], sentences=300)["layers"]  # whose weights are drawn with the same seed
     assert rela["layers"][0]["branch"] < softmax["layers"][0]["branch"]  # the gain of rela-i starts near 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "kept", "--sentences", "0"], "--sentences"),
+        (["--to", "other"], "--to other: holds records of another kind"),
+        (["--to", "kept", "--plot", "scale"], "accepted: names that end in .png, .svg or .pdf"),
+        (["RUN", "--to", "kept"], "the names of the runs"),
+        (["RUN", "--to", "kept", "--untrained", "softmax"], "--untrained takes the settings of one run"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_measured(
+    runs: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.json").write_text('{"validations": []}', "utf-8")
+    given = [str(runs[0]) if each == "RUN" else each for each in arguments]
+    monkeypatch.setattr("sys.argv", ["attention_probe", str(runs[0]), *given])
+    with pytest.raises(SystemExit) as end:
+        attention_probe.main()
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()
