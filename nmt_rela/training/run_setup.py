@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.data.tokenizer import TokenizerPair
 from nmt_rela.kernels.availability import gpu_backend_states
 from nmt_rela.training.distributed import DistributedContext
+from nmt_rela.training.optimizer import learning_rate
 from nmt_rela.utils.errors import CheckpointError, ConfigError, DataError, UserError
 from nmt_rela.utils.files import atomic_write, check_writable, read_json
 
@@ -141,8 +143,16 @@ def prepare_run_directory(
                 f"{checkpoint}: was trained on another {differing[0]} than is prepared now in {data.directory}; "
                 "prepare the data as it was, or choose another run directory"
             )
-        for change in _changes(run, config, checkpoint):
-            LOG.info("%s: was %s, is %s now", *change)
+        for path, was, now in _changes(run, config, checkpoint):
+            LOG.info("%s: was %s, is %s now", path, was, now)
+            if path == "training.max_updates" and config.training.lr_schedule == "linear":
+                step, d_model = update_of(checkpoint) + 1, config.model.d_model
+                LOG.warning(
+                    "training.lr_schedule: linear falls to 0 at max_updates; update %d has rate %.2g instead of %.2g",
+                    step,
+                    learning_rate(config.training, step, d_model=d_model),
+                    learning_rate(replace(config.training, max_updates=was), step, d_model=d_model),
+                )
     # config.yaml is written first and atomically, because its presence marks the directory as a run.
     with atomic_write(run.config_file) as file:
         file.write(config_to_yaml(config).encode("utf-8"))

@@ -70,6 +70,16 @@ def test_max_hours_saves_and_stops(config: Path) -> None:
     assert updates_done(config, "training.max_hours=1e-9") == 1
 
 
+def test_a_linear_schedule_that_is_made_longer_says_how_the_rate_jumps(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    linear = ["training.lr_schedule=linear", "training.learning_rate=0.01", "training.warmup_updates=1"]
+    updates_done(config, *linear, "training.max_updates=3")
+    assert "linear" not in capsys.readouterr().err
+    updates_done(config, *linear, "training.max_updates=5")
+    assert "update 4 has rate 0.004 instead of 0" in capsys.readouterr().err
+
+
 def test_patience_stops_a_run_without_improvement(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "learning_rate", lambda *_, **__: 0.0)
     done = updates_done(config, "training.validate_every=1", "training.patience=3", "training.save_every=100")
