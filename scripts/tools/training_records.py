@@ -16,7 +16,6 @@ import json
 import re
 import statistics
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timezone
@@ -94,29 +93,23 @@ def record_of(run: Path, configuration: Path, *, change: str) -> Record:
 
 
 def table(records: Mapping[str, Record]) -> Iterator[str]:
-    """A row per run: what was changed, the losses, the last validation, and what averaged weights reach.
-
-    Losses stand at the updates at which two runs were validated, or the only one.
-    """
-    counts = Counter(event["update"] for record in records.values() for event in record["validations"])
-    updates = sorted(update for update, count in counts.items() if count >= min(2, len(records)))
+    """A row per run: what was changed, the losses, the last validation, and what averaged weights reach."""
     sets = sorted({name for record in records.values() for name in record["scores"].get("average", {})})
     settings = [set(record["settings"].items()) for record in records.values()]
     shared = set.intersection(*settings) if settings else set()
-    header = ["run", "attention", "changed", *(f"loss, {update:,} updates" for update in updates)]
-    header += ["updates, training loss at the end", "development BLEU, chrF2", "cross-attention: zeros, null rows"]
+    header = ["run", "attention", "changed", "development loss (updates)", "training loss at the end"]
+    header += ["development BLEU, chrF2", "cross-attention: zeros, null rows"]
     header += [f"{name}, average: BLEU, chrF2" for name in sets]
     yield from (_line(header), _line(["---"] * len(header)))
     for run, record in records.items():
-        losses = {event["update"]: _numbers(event, "loss", digits=3) for event in record["validations"]}
         last, average = record["validations"][-1], record["scores"].get("average", {})
         changes = [f"`{name}: {value}`" for name, value in record["settings"].items() if (name, value) not in shared]
         yield _line([
             f"[{run}](measurements/{record['file']})",
             record["attention"],
             "; ".join([*changes, *([record["change"]] if "change" in record else [])]),
-            *(losses.get(update, "") for update in updates),
-            f"{last['update']:,}, {_numbers(next(reversed(record['training']), {}), 'loss', digits=3)}",
+            ", ".join(f"{_numbers(event, 'loss', digits=3)} ({event['update']:,})" for event in record["validations"]),
+            _numbers(next(reversed(record["training"]), {}), "loss", digits=3),
             _numbers(last, "bleu", "chrf", digits=1),
             ", ".join(f"{100 * last[name]:.0f} %" for name in ("sparsity_cross", "null_cross") if name in last),
             *(_numbers(average.get(each, {}), "bleu", "chrf", digits=2) for each in sets),

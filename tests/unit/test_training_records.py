@@ -19,8 +19,9 @@ from nmt_rela.utils.errors import UserError
 from tests.integration.small_run import write_run
 
 VALIDATION = {"event": "validation", "time": 1.8e9, "elapsed": 9.0, "bleu": 7.25, "chrf": 30.0, "sparsity_cross": 0.5}
+LEADS = "measurements/leads"
 HEADER = (
-    "| run | attention | changed | loss, 100 updates | updates, training loss at the end | development BLEU, chrF2 "
+    "| run | attention | changed | development loss (updates) | training loss at the end | development BLEU, chrF2 "
     "| cross-attention: zeros, null rows | test, average: BLEU, chrF2 |"
 )
 
@@ -107,8 +108,8 @@ def test_tables_stand_between_their_markers(
 
 {HEADER}
 | --- | --- | --- | --- | --- | --- | --- | --- |
-| [a](measurements/leads/a.json) | softmax |  | 3.000 | 200, 66.667 | 7.2, 30.0 | 50 %, 12 % | 30.12, 50.00 |
-| [b](measurements/leads/b.json) | rela-g | a gate | 2.750 | 100, 16.778 | 7.2, 30.0 | 50 %, 12 % |  |
+| [a]({LEADS}/a.json) | softmax |  | 3.000 (100), 2.500 (200) | 66.667 | 7.2, 30.0 | 50 %, 12 % | 30.12, 50.00 |
+| [b]({LEADS}/b.json) | rela-g | a gate | 2.750 (100) | 16.778 | 7.2, 30.0 | 50 %, 12 % |  |
 
 <!-- records of leads: end -->
 after
