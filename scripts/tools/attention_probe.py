@@ -18,6 +18,8 @@ Definitions, per layer:
 * null rows: rows without a weight;
 * dead keys: keys of a head that no query of the sentence has a weight for. Where a weight of 0 has no gradient (all but
   softmax), their scores have none;
+* head scale: root mean square of the concatenated heads, before the norm of ReLA;
+* hard gates: how many gates σ(a z) of ReLA-g are within 0.02 of 0 or 1;
 * branch: root mean square of what the attention adds, over that of the residual stream it is added to.
 """
 
@@ -33,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nmt_rela.analysis.plots import by_layer, save
 from nmt_rela.analysis.teacher_forcing import TeacherForcedBatch, encode_pairs, teacher_forced_pass
@@ -52,16 +54,20 @@ MEASUREMENTS = Path(__file__).resolve().parents[2] / "docs/measurements"
 LENGTHS = ((1, 4), (5, 8), (9, 16), (17, 32), (33, 64), (65, 128), (129, 100_000))
 #: A weight below this fraction of the largest of its row is weak.
 WEAK = 0.1
+#: A gate σ(x) with |x| above this is hard.
+HARD = 4.0
 
 
 class LayerProbe:
     """Sums over the valid queries of one attention layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, gate: Tensor | None) -> None:
+        self.gate = gate  # of ReLA-g, [width]
         self.sums: dict[str, float] = {}
         self.row_masses: list[Tensor] = []
         self.visible: list[Tensor] = []
         self.is_query = torch.empty(0)
+        self.heads = torch.empty(0)
 
     def add(self, name: str, value: Tensor, count: Tensor) -> None:
         """Add to a sum and to the count that divides it."""
@@ -87,11 +93,18 @@ class LayerProbe:
         self.row_masses.append(mass.transpose(1, 2)[self.is_query])  # [rows, heads]
         self.visible.append(valid.sum(-1)[self.is_query])
 
+    def keep_heads(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
+        """A hook before the norm, which may overwrite the heads [batch, queries, width]; `add_branch` adds them."""
+        self.heads = inputs[0].clone()
+
     def add_branch(self, residual: Tensor, update: Tensor) -> None:
         """The residual stream and what is added to it, [batch, queries, width], of the batch added last."""
-        for name, x in (("residual", residual), ("update", update)):
+        for name, x in (("residual", residual), ("update", update), ("heads", self.heads)):
             squares = x.float()[self.is_query].square()
             self.add(name, squares.sum(), torch.tensor(squares.numel()))
+        if self.gate is not None:
+            hard = (self.heads[self.is_query] * self.gate).abs() > HARD
+            self.add("hard_gates", hard.sum(), torch.tensor(hard.numel()))
 
     def mean(self, name: str) -> float:
         """A sum divided by its count."""
@@ -117,6 +130,8 @@ class LayerProbe:
             **{
                 name: _rounded(self.mean(name)) for name in ("effective_keys", "weak_weights", "null_rows", "dead_keys")
             },
+            "head_scale": _rounded(self.mean("heads") ** 0.5),
+            "hard_gates": _rounded(self.mean("hard_gates")) if "hard_gates" in self.sums else None,
             "branch": _rounded((self.mean("update") / self.mean("residual")) ** 0.5),
         }
 
@@ -140,12 +155,14 @@ def probe(run: Path, *, sentences: int, untrained: str = "", change: str = "") -
         model = directory.load_model()
         checkpoint = summarize(directory, directory.checkpoint(), config.training)["checkpoint"]
     model.eval()
-    probes = {key: LayerProbe() for key in model.attention_modules()}
+    attentions = model.attention_modules()
+    probes = {key: LayerProbe(getattr(each.output_norm, "gate", None)) for key, each in attentions.items()}
 
     def consume(batch: TeacherForcedBatch, site: str, layer: int, weights: Tensor) -> None:
         probes[site, layer].add_weights(weights, batch.valid(site))
 
     for key, connection in attention_residuals(model):
+        attentions[key].output_norm.register_forward_pre_hook(probes[key].keep_heads)
         connection.register_forward_pre_hook(
             lambda _, inputs, found=probes[key]: found.add_branch(inputs[0].sums, inputs[1])
         )

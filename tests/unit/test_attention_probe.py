@@ -22,8 +22,11 @@ def test_measures_of_weights_by_hand() -> None:
     # One sentence, one head, three queries over four keys of which the last is padding.
     weights = torch.tensor([[[[3.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [19.0, 1.0, 0.0, 0.0]]]])
     valid = torch.tensor([[[True, True, True, False]] * 3])
-    layer = LayerProbe()
+    layer = LayerProbe(gate=torch.tensor([2.0, -1.0]))
     layer.add_weights(weights, valid)
+    heads = torch.tensor([[[3.0, 3.0], [-3.0, 3.0], [1.0, 5.0]]])
+    layer.keep_heads(torch.nn.Identity(), (heads,))
+    heads.zero_()  # as a norm may
     layer.add_branch(torch.full((1, 3, 2), 2.0), torch.full((1, 3, 2), 1.0))
     found = layer.result()
     assert found["mass"] == pytest.approx(24 / 3)
@@ -37,12 +40,15 @@ def test_measures_of_weights_by_hand() -> None:
     )  # only 0.05 lies below a tenth of its row's largest
     assert found["null_rows"] == pytest.approx(1 / 3, abs=1e-5)
     assert found["dead_keys"] == pytest.approx(1 / 3, abs=1e-5)  # the third key; padding is none
+    assert found["head_scale"] == pytest.approx(math.sqrt((4 * 9 + 1 + 25) / 6), abs=1e-5)
+    assert found["hard_gates"] == pytest.approx(3 / 6)  # of ±6, -3 and 2, -5
     assert found["branch"] == pytest.approx(0.5)
 
 
 def layer_of(weights: torch.Tensor, valid: torch.Tensor) -> dict[str, Any]:
-    layer = LayerProbe()
+    layer = LayerProbe(gate=None)
     layer.add_weights(weights, valid)
+    layer.keep_heads(torch.nn.Identity(), (torch.ones(*valid.shape[:2], 2),))
     layer.add_branch(torch.ones(*valid.shape[:2], 2), torch.ones(*valid.shape[:2], 2))
     return layer.result()
 
@@ -105,6 +111,9 @@ def test_a_run_is_measured_by_site_and_layer(runs: list[Path], tmp_path: Path, m
         assert layer["mass"] == pytest.approx(1)
         assert layer["null_rows"] == layer["dead_keys"] == 0
         assert layer["branch"] > 0
+        assert layer["head_scale"] > 0
+        assert layer["hard_gates"] is None
+    assert all(0 <= layer["hard_gates"] <= 1 for layer in rela["layers"])
     assert any(layer["dead_keys"] > 0 for layer in rela["layers"])
 
     options = ["--sentences", "2", "--to", "kept", "--plot", str(tmp_path / "scale.png")]

@@ -194,13 +194,13 @@ def test_what_a_report_lacks_is_shown_as_missing() -> None:
 
 
 def test_a_table_of_attention_has_means_over_layers_and_blanks_where_a_length_was_not_seen() -> None:
-    names = ("mass_spread", "effective_keys", "weak_weights", "null_rows", "dead_keys", "branch")
+    names = ("mass_spread", "effective_keys", "weak_weights", "null_rows", "dead_keys", "head_scale", "branch")
     layers = [
-        {"site": site, "mass_by_visible_keys": masses, **dict.fromkeys(names, value)}
+        {"site": site, "mass_by_visible_keys": masses, "hard_gates": None, **dict.fromkeys(names, value)}
         for site, masses in (("encoder", {"5-8": 1.0}), ("decoder", {"1-4": 1.0, "5-8": 2.0}), ("cross", {"5-8": 3.0}))
         for value in (1.0, 2.0)
     ]
-    rest = " | ".join(["1.50"] * 6)
+    rest = " | ".join([*["1.50"] * 6, "", "1.50"])  # softmax has no gates
     assert list(attention_table({"a": {"file": "heads/a.json", "layers": layers}}))[2:] == [
         f"| [a](measurements/heads/a.json) | encoder |  | 1.00 | {rest} |",
         f"| [a](measurements/heads/a.json) | decoder | 1.00 | 2.00 | {rest} |",
