@@ -200,8 +200,8 @@ def attention_table(records: Mapping[str, Record]) -> Iterator[str]:
     """A row per model and site: means over layers of what attention_probe.py measures."""
     found_lengths = {each for found in records.values() for layer in found["layers"] for each in layer[BY_KEYS]}
     lengths = sorted(found_lengths, key=lambda each: int(each.partition("-")[0]))
-    names = ("mass_spread", "effective_keys", "weak_weights", "null_rows", "dead_keys", "head_scale", "hard_gates")
-    names += ("branch",)
+    names = ["mass_spread", "effective_keys", "weak_weights", "null_rows", "dead_keys"]
+    names += ["head_scale", "hard_gates", "branch"]
     header = ["model", "site", *(f"mass, {each.replace('-', ' to ')} keys" for each in lengths)]
     header += [name.replace("_", " ") for name in names]
     yield from (_line(header), _line(["---"] * len(header)))
