@@ -5,8 +5,9 @@
     scripts/tools/training_records.py
 
 The first command adds or replaces a record per run and writes the tables, the second writes the tables alone. A record
-has no weights, no text and no path of the machine. Tables over seeds are made of docs/measurements/NAME/results.json,
-which `nmt-reproduce` has written for runs under a relative path, tables of attention of what attention_probe.py has.
+has no weights, no text and no path of the machine. Tables over seeds are made of docs/measurements/NAME/results*.json,
+each the results.json that `nmt-reproduce` has written for runs under a relative path, seed by seed or all at once;
+tables of attention are made of what attention_probe.py has written.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -152,6 +153,24 @@ def read_records(experiment: str) -> dict[str, Record]:
     return {path.stem: {"file": f"{experiment}/{path.name}", **json.loads(path.read_bytes())} for path in files}
 
 
+def read_results(experiment: str) -> Record:
+    """The results of an experiment whose seeds may lie in several reports, as if they lay in one."""
+    reports = [json.loads(path.read_bytes()) for path in sorted((MEASUREMENTS / experiment).glob("results*.json"))]
+    tests, names = reports[0]["task"]["tests"], [run["name"] for report in reports for run in report["runs"]]
+    assert all(report["task"]["tests"] == tests for report in reports), f"{experiment}: other test sets"
+    assert len(set(names)) == len(names), f"{experiment}: a run stands in two reports"
+    return {
+        "task": reports[0]["task"],
+        "runs": [run for report in reports for run in report["runs"]],
+        "significance": {test: _united(report["significance"].get(test, {}) for report in reports) for test in tests},
+        **{what: _united(report[what] for report in reports) for what in ("curves", "attention")},
+    }
+
+
+def _united(parts: Iterable[Record]) -> Record:
+    return {name: value for part in parts for name, value in part.items()}
+
+
 def seed_tables(results: Mapping[str, Any]) -> Iterator[str]:
     """Translation quality and what the heads do, per attention and settings: mean ± standard deviation over seeds.
 
@@ -234,7 +253,7 @@ def write_tables(page: str) -> str:
         elif found[2] == "attention":
             lines = attention_table(read_records(found[3]))
         else:
-            lines = seed_tables(json.loads((MEASUREMENTS / found[3] / "results.json").read_bytes()))
+            lines = seed_tables(read_results(found[3]))
         return "\n".join([found[1], *lines, "", found[4]])
 
     return MARKERS.sub(made, page)

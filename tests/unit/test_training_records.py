@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tools import training_records
-from tools.training_records import attention_table, record_of, seed_tables, write_tables
+from tools.training_records import attention_table, read_results, record_of, seed_tables, write_tables
 
 from nmt_rela.checkpoints.checkpoint import weights_checksum
 from nmt_rela.checkpoints.run_directory import RunDirectory
@@ -218,6 +218,19 @@ def test_tables_over_seeds_stand_between_their_markers(tmp_path: Path, monkeypat
     expected = f"before\n<!-- seeds of grid: begin -->\n\n{table}\n\n<!-- seeds of grid: end -->\nafter\n"
     assert write_tables(page) == expected
     assert write_tables(expected) == expected
+
+
+def test_seeds_of_several_reports_are_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_records, "MEASUREMENTS", tmp_path)
+    (tmp_path / "grid").mkdir()
+    first, second = [("softmax", 1, 30.0, None), ("rela-g", 1, 29.5, 0.5)], [("softmax", 2, 36.0, None)]
+    for number, runs in enumerate((first, second)):
+        (tmp_path / "grid" / f"results-{number}.json").write_text(json.dumps(report(runs)), "utf-8")
+    together = list(seed_tables(report(first + second)))
+    assert list(seed_tables(read_results("grid"))) == together[: together.index("")]
+    (tmp_path / "grid" / "results-2.json").write_text(json.dumps(report(second)), "utf-8")
+    with pytest.raises(AssertionError, match="two reports"):
+        read_results("grid")
 
 
 def test_the_tables_of_the_page_are_those_of_the_records() -> None:

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Hold every Nth pair of parallel text back from training, as a test set of one's own.
+
+    scripts/tools/hold_out.py text/train.en text/train.de --every 29 --to held
+
+Writes ``train.LANGUAGE`` and ``heldout.LANGUAGE`` into the folder; a language is the last part of a name, .gz aside.
+Lines are neither repaired nor dropped, so that a task file can name both parts like any other text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import sys
+from pathlib import Path
+
+from nmt_rela.commands import cli
+from nmt_rela.utils.errors import UserError
+
+
+def split_lines(lines: list[bytes], *, every: int) -> tuple[list[bytes], list[bytes]]:
+    """What stays and what is held out: lines ``every``, 2 · ``every`` and so on, counted from 1."""
+    kept = [line for number, line in enumerate(lines, 1) if number % every]
+    return kept, lines[every - 1 :: every]
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """The lines of a file, plain or compressed by gzip, each with its end."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            return list(stream)
+    except (OSError, EOFError) as error:  # EOFError: compressed text that ends too early
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def hold_out(texts: list[Path], *, every: int, to: Path) -> int:
+    """Write both parts of every text; returns how many pairs are held out.
+
+    Raises the UserError of texts with different numbers of lines, or of one language.
+    """
+    languages = [text.name.removesuffix(".gz").rpartition(".")[2] for text in texts]
+    if len(set(languages)) < len(texts):
+        raise UserError(f"the texts end in {', '.join(languages)}: each needs a language of its own")
+    parts = [split_lines(read_lines(text), every=every) for text in texts]
+    numbers = [len(kept) + len(held) for kept, held in parts]
+    if len(set(numbers)) > 1:
+        raise UserError(f"the texts have {', '.join(map(str, numbers))} lines: parallel text has as many in each")
+    to.mkdir(parents=True, exist_ok=True)
+    for language, (kept, held) in zip(languages, parts, strict=True):
+        (to / f"train.{language}").write_bytes(b"".join(kept))
+        (to / f"heldout.{language}").write_bytes(b"".join(held))
+    return len(parts[0][1])
+
+
+def main() -> int:
+    """The script; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("texts", nargs="+", type=Path, metavar="TEXT", help="one file per language, line by line")
+    parser.add_argument("--every", type=int, required=True, metavar="N", help="hold out one pair of N, 2 or more")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder of both parts")
+    options = parser.parse_args()
+    if options.every < 2:
+        parser.error(f"--every is {options.every}: 2 or more")
+    print(f"{hold_out(options.texts, every=options.every, to=options.to):,} pairs held out in {options.to}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run("hold_out", lambda _: main()))

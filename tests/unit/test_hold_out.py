@@ -1,0 +1,50 @@
+"""Text held back from training: which lines, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tools.hold_out import hold_out, split_lines
+
+from nmt_rela.utils.errors import UserError
+
+
+@given(st.integers(0, 60), st.integers(2, 70))
+def test_every_line_is_in_one_part_and_in_order(number: int, every: int) -> None:
+    lines = [b"%d\n" % line for line in range(1, number + 1)]
+    kept, held = split_lines(lines, every=every)
+    assert held == [line for line in lines if int(line) % every == 0]
+    assert sorted(kept + held, key=int) == lines
+    assert kept == sorted(kept, key=int)
+
+
+def test_both_sides_lose_the_same_lines_plain_or_compressed(tmp_path: Path) -> None:
+    (tmp_path / "a.en").write_bytes(b"one\r\ntwo\nthree\nfour")
+    with gzip.open(tmp_path / "a.de.gz", "wb") as stream:
+        stream.write("eins\nzwei\ndrei\nfünf\n".encode())
+    assert hold_out([tmp_path / "a.en", tmp_path / "a.de.gz"], every=3, to=tmp_path / "held") == 1
+    found = {path.name: path.read_bytes().decode() for path in (tmp_path / "held").iterdir()}
+    assert found == {
+        "train.en": "one\r\ntwo\nfour",
+        "heldout.en": "three\n",
+        "train.de": "eins\nzwei\nfünf\n",
+        "heldout.de": "drei\n",
+    }
+
+
+def test_what_is_not_parallel_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    (tmp_path / "a.en").write_bytes(b"one\ntwo\n")
+    (tmp_path / "a.de").write_bytes(b"eins\n")
+    (tmp_path / "b.en").write_bytes(b"one\ntwo\n")
+    refused = ((["a.en", "a.de"], "2, 1 lines"), (["a.en", "b.en"], "en, en"), (["a.en", "c.de"], r"c\.de"))
+    for texts, message in refused:
+        with pytest.raises(UserError, match=message):
+            hold_out([tmp_path / text for text in texts], every=2, to=tmp_path / "held")
+    (tmp_path / "a.fr.gz").write_bytes(gzip.compress(b"un\ndeux\n")[:-9])
+    with pytest.raises(UserError, match=r"a\.fr\.gz"):
+        hold_out([tmp_path / "a.en", tmp_path / "a.fr.gz"], every=2, to=tmp_path / "held")
+    assert not (tmp_path / "held").exists()
