@@ -227,7 +227,7 @@ def plan(device: str, scratch: Path, *, tiny: bool, multi30k: bool) -> list[list
             test("tests of a GPU", 240, "tests/gpu"),
             *(train("demo", variant, 240) for variant in variants),
             *(
-                train("multi30k", variant, 260, "training.max_updates=2800", "training.validate_every=700")
+                train("multi30k", variant, 260, "training.max_updates=4800")
                 for variant in variants
                 if multi30k
             ),

@@ -175,8 +175,9 @@ def seed_tables(results: Mapping[str, Any]) -> Iterator[str]:
     """Translation quality and what the heads do, per attention and settings: mean ± standard deviation over seeds.
 
     Only runs with scores count. The development loss is that of the last validation. Scores are those of the evaluated
-    checkpoint, usually an average. Differences are to the softmax run of the same seed and settings; p, one per
-    seed, is that of the paired bootstrap, which compares with the first run of the seed only.
+    checkpoint, usually an average. Differences are to the softmax run of the same seed and settings, or to that of the
+    only settings that softmax was trained with; p, one per seed, is that of the paired bootstrap, which compares with
+    the first run of the seed only.
     """
     tests, intervals = results["task"]["tests"], results["significance"]
     evaluated = [run for run in results["runs"] if all(test in run["scores"] for test in tests)]
@@ -185,6 +186,7 @@ def seed_tables(results: Mapping[str, Any]) -> Iterator[str]:
     for run in evaluated:
         groups.setdefault((run["attention"], run["other_settings"]), []).append(run)
     attentions = [attention for attention, _ in groups]
+    baselines = [found for (attention, _), found in groups.items() if attention == BASELINE]
     header = ["attention", "seeds", "updates", "development loss"]
     for test in tests:
         header += [f"{test}: BLEU", "chrF2", f"BLEU minus {BASELINE}'s", "p"]
@@ -194,7 +196,8 @@ def seed_tables(results: Mapping[str, Any]) -> Iterator[str]:
         losses = [(results["curves"].get(run["name"]) or [{}])[-1].get("loss") for run in runs]
         updates = dict.fromkeys(f"{run['updates']:,}" for run in runs)
         rows.append([label, str(len({run["seed"] for run in runs})), ", ".join(updates), _mean(losses, digits=3)])
-        softmax = {run["seed"]: run for run in groups.get((BASELINE, settings), []) if attention != BASELINE}
+        baseline = groups.get((BASELINE, settings)) or (baselines[0] if len(baselines) == 1 else [])
+        softmax = {run["seed"]: run for run in baseline if attention != BASELINE}
         pairs = [(run, softmax[run["seed"]]) for run in runs if run["seed"] in softmax]
         for test in tests:
             rows[-1] += [_mean([run["scores"][test].get(each) for run in runs], digits=2) for each in ("bleu", "chrf")]

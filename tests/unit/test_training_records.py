@@ -208,6 +208,13 @@ def test_a_table_of_attention_has_means_over_layers_and_blanks_where_a_length_wa
     ]
 
 
+def test_an_attention_of_settings_of_its_own_is_compared_with_the_only_softmax() -> None:
+    results = report([("softmax", 1, 30.0, None), ("sparsemax", 1, 29.0, 0.25)])
+    results["runs"][1]["other_settings"] = "1"
+    rows = [line.split(" | ") for line in seed_tables(results)][2:4]
+    assert [(row[0], row[6], row[7]) for row in rows] == [("| softmax", "", " |"), ("| sparsemax", "-1.00", "0.250 |")]
+
+
 def test_tables_over_seeds_stand_between_their_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_records, "MEASUREMENTS", tmp_path)
     (tmp_path / "grid").mkdir()
