@@ -18,7 +18,7 @@ from nmt_rela.checkpoints.run_lock import RunLock
 from nmt_rela.config.schema import Config
 from nmt_rela.data.prepared_data import PreparedData
 from nmt_rela.export.model_card import write_model_card
-from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
+from nmt_rela.kernels.cpu.matmul_cache import keep_training_matmuls
 from nmt_rela.metrics.comet import check_metrics, load_comet
 from nmt_rela.training.closing_summary import closing_summary
 from nmt_rela.training.device_settings import resolve_precision
@@ -67,7 +67,7 @@ def run(
     # Micro-batches of ever other shapes would fragment the memory of a GPU. It must be set before the first of them.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     disable_malloc_trimming()
-    limit_onednn_cache(1)
+    keep_training_matmuls()
     lock = RunLock()
     try:
         context = init_distributed(config.training.device)

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
+from nmt_rela.kernels.cpu.matmul_cache import keep_training_matmuls, limit_onednn_cache
 
 _PROGRAM = """
 import ctypes, json, resource, sys
@@ -62,3 +62,14 @@ def test_values_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     limit_onednn_cache(2)
     assert os.environ["LRU_CACHE_CAPACITY"] == "500"
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "32"
+
+
+def test_training_keeps_the_matmuls_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "500")
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    keep_training_matmuls()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "500"
+    assert os.environ["LRU_CACHE_CAPACITY"] == "16"
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    keep_training_matmuls()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "8192"

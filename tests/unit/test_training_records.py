@@ -233,8 +233,8 @@ def test_seeds_of_several_reports_are_one_table(tmp_path: Path, monkeypatch: pyt
     first, second = [("softmax", 1, 30.0, None), ("rela-g", 1, 29.5, 0.5)], [("softmax", 2, 36.0, None)]
     for number, runs in enumerate((first, second)):
         (tmp_path / "grid" / f"results-{number}.json").write_text(json.dumps(report(runs)), "utf-8")
-    together = list(seed_tables(report(first + second)))
-    assert list(seed_tables(read_results("grid"))) == together[: together.index("")]
+    joint = list(seed_tables(report(first + second)))
+    assert list(seed_tables(read_results("grid"))) == joint[: joint.index("")]
     (tmp_path / "grid" / "results-2.json").write_text(json.dumps(report(second)), "utf-8")
     with pytest.raises(AssertionError, match="two reports"):
         read_results("grid")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 
-_CACHE_VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+#: oneDNN's own cache, and PyTorch's in front of it.
+_ONEDNN, _PYTORCH = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
 _CACHED_MATMULS = 16
+#: An update of ten layers in bf16 needs some forty, of shapes that return within an epoch.
+_TRAINING_MATMULS = 8_192
 
 
 def limit_onednn_cache(concurrent_batches: int) -> None:
@@ -15,5 +18,15 @@ def limit_onednn_cache(concurrent_batches: int) -> None:
     thousands, and up to gigabytes are kept for shapes that hardly return. Call this before the first matmul.
     Environment variables that the user has set stay as they are.
     """
-    for name in _CACHE_VARIABLES:
+    for name in (_ONEDNN, _PYTORCH):
         os.environ.setdefault(name, str(_CACHED_MATMULS * concurrent_batches))
+
+
+def keep_training_matmuls() -> None:
+    """Make oneDNN keep 8,192 compiled matmuls on a CPU, instead of 1,024, and PyTorch 16.
+
+    With 16 in both, training in bf16 on a CPU with AMX spends a third of its time compiling; 8,192 take about 1.7 GiB.
+    PyTorch's cache makes nothing faster. Otherwise as `limit_onednn_cache`.
+    """
+    os.environ.setdefault(_ONEDNN, str(_TRAINING_MATMULS))
+    os.environ.setdefault(_PYTORCH, str(_CACHED_MATMULS))
