@@ -36,11 +36,15 @@ def read_lines(path: Path) -> list[bytes]:
 def hold_out(texts: list[Path], *, every: int, to: Path) -> int:
     """Write both parts of every text; returns how many pairs are held out.
 
-    Raises the UserError of texts with different numbers of lines, or of one language.
+    Raises the UserError of texts with different numbers of lines or of one language, and of texts that the parts would
+    replace.
     """
     languages = [text.name.removesuffix(".gz").rpartition(".")[2] for text in texts]
     if len(set(languages)) < len(texts):
         raise UserError(f"the texts end in {', '.join(languages)}: each needs a language of its own")
+    for text, language in zip(texts, languages, strict=True):
+        if text.resolve() in [(to / f"{part}.{language}").resolve() for part in ("train", "heldout")]:
+            raise UserError(f"{text}: would be replaced by its part; --to needs another folder")
     parts = [split_lines(read_lines(text), every=every) for text in texts]
     numbers = [len(kept) + len(held) for kept, held in parts]
     if len(set(numbers)) > 1:

@@ -154,11 +154,18 @@ def read_records(experiment: str) -> dict[str, Record]:
 
 
 def read_results(experiment: str) -> Record:
-    """The results of an experiment whose seeds may lie in several reports, as if they lay in one."""
+    """The results of an experiment whose seeds may lie in several reports, as if they lay in one.
+
+    Raises the UserError of an experiment without a report, and of reports that do not belong together.
+    """
     reports = [json.loads(path.read_bytes()) for path in sorted((MEASUREMENTS / experiment).glob("results*.json"))]
+    if not reports:
+        raise UserError(f"docs/measurements/{experiment}: has no results*.json")
     tests, names = reports[0]["task"]["tests"], [run["name"] for report in reports for run in report["runs"]]
-    assert all(report["task"]["tests"] == tests for report in reports), f"{experiment}: other test sets"
-    assert len(set(names)) == len(names), f"{experiment}: a run stands in two reports"
+    if any(report["task"]["tests"] != tests for report in reports):
+        raise UserError(f"docs/measurements/{experiment}: its reports have different test sets")
+    if len(set(names)) < len(names):
+        raise UserError(f"docs/measurements/{experiment}: a run stands in two reports")
     return {
         "task": reports[0]["task"],
         "runs": [run for report in reports for run in report["runs"]],

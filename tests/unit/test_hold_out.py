@@ -48,3 +48,11 @@ def test_what_is_not_parallel_is_refused_and_nothing_written(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"a\.fr\.gz"):
         hold_out([tmp_path / "a.en", tmp_path / "a.fr.gz"], every=2, to=tmp_path / "held")
     assert not (tmp_path / "held").exists()
+
+
+def test_a_text_is_not_replaced_by_its_part(tmp_path: Path) -> None:
+    for language in ("en", "de"):
+        (tmp_path / f"train.{language}").write_bytes(b"one\ntwo\n")
+    with pytest.raises(UserError, match="another folder"):
+        hold_out([tmp_path / "train.en", tmp_path / "train.de"], every=2, to=tmp_path)
+    assert (tmp_path / "train.en").read_bytes() == b"one\ntwo\n"

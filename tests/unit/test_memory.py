@@ -64,7 +64,7 @@ def test_values_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "32"
 
 
-def test_training_keeps_the_matmuls_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_keeps_more_matmuls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "500")
     monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
     keep_training_matmuls()

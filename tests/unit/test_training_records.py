@@ -236,8 +236,10 @@ def test_seeds_of_several_reports_are_one_table(tmp_path: Path, monkeypatch: pyt
     joint = list(seed_tables(report(first + second)))
     assert list(seed_tables(read_results("grid"))) == joint[: joint.index("")]
     (tmp_path / "grid" / "results-2.json").write_text(json.dumps(report(second)), "utf-8")
-    with pytest.raises(AssertionError, match="two reports"):
+    with pytest.raises(UserError, match="two reports"):
         read_results("grid")
+    with pytest.raises(UserError, match="no results"):
+        read_results("other")
 
 
 def test_the_tables_of_the_page_are_those_of_the_records() -> None:

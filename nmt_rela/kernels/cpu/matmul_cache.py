@@ -7,7 +7,7 @@ import os
 #: oneDNN's own cache, and PyTorch's in front of it.
 _ONEDNN, _PYTORCH = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
 _CACHED_MATMULS = 16
-#: An update of ten layers in bf16 needs some forty, of shapes that return within an epoch.
+#: Measured in scripts/benchmarks/RESULTS.md, under Memory.
 _TRAINING_MATMULS = 8_192
 
 
@@ -23,7 +23,7 @@ def limit_onednn_cache(concurrent_batches: int) -> None:
 
 
 def keep_training_matmuls() -> None:
-    """Make oneDNN keep 8,192 compiled matmuls on a CPU, instead of 1,024, and PyTorch 16.
+    """Make oneDNN keep 8,192 compiled matmuls on a CPU, and PyTorch 16, instead of 1,024 each.
 
     With 16 in both, training in bf16 on a CPU with AMX spends a third of its time compiling; 8,192 take about 1.7 GiB.
     PyTorch's cache makes nothing faster. Otherwise as `limit_onednn_cache`.
