@@ -4,7 +4,9 @@
     scripts/tools/hold_out.py text/train.en text/train.de --every 29 --to held
 
 Writes ``train.LANGUAGE`` and ``heldout.LANGUAGE`` into the folder; a language is the last part of a name, .gz aside.
-Lines are neither repaired nor dropped, so that a task file can name both parts like any other text.
+Lines are not repaired, so that a task file can name both parts like any other text. Text that repeats itself, like a
+collection with several translations of a sentence, needs ``--disjoint``: then no sentence of the held-out part is in the
+other part, on either side.
 """
 
 from __future__ import annotations
@@ -18,10 +20,20 @@ from nmt_rela.commands import cli
 from nmt_rela.utils.errors import UserError
 
 
-def split_lines(lines: list[bytes], *, every: int) -> tuple[list[bytes], list[bytes]]:
-    """What stays and what is held out: lines ``every``, 2 · ``every`` and so on, counted from 1."""
-    kept = [line for number, line in enumerate(lines, 1) if number % every]
-    return kept, lines[every - 1 :: every]
+Pair = tuple[bytes, ...]
+
+
+def split_pairs(pairs: list[Pair], *, every: int, disjoint: bool = False) -> tuple[list[Pair], list[Pair]]:
+    """What stays and what is held out: pairs ``every``, 2 · ``every`` and so on, counted from 1.
+
+    ``disjoint`` drops pairs that share a sentence with a held-out one from what stays.
+    """
+    kept = [pair for number, pair in enumerate(pairs, 1) if number % every]
+    held = pairs[every - 1 :: every]
+    if disjoint:
+        sides = [{line.strip() for line in side} for side in zip(*held, strict=True)]
+        kept = [pair for pair in kept if not any(line.strip() in side for line, side in zip(pair, sides, strict=False))]
+    return kept, held
 
 
 def read_lines(path: Path) -> list[bytes]:
@@ -33,8 +45,8 @@ def read_lines(path: Path) -> list[bytes]:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def hold_out(texts: list[Path], *, every: int, to: Path) -> int:
-    """Write both parts of every text; returns how many pairs are held out.
+def hold_out(texts: list[Path], *, every: int, to: Path, disjoint: bool = False) -> tuple[int, int]:
+    """Write both parts of every text; returns how many pairs are held out and how many stay.
 
     Raises the UserError of texts with different numbers of lines or of one language, and of texts that the parts would
     replace.
@@ -45,15 +57,16 @@ def hold_out(texts: list[Path], *, every: int, to: Path) -> int:
     for text, language in zip(texts, languages, strict=True):
         if text.resolve() in [(to / f"{part}.{language}").resolve() for part in ("train", "heldout")]:
             raise UserError(f"{text}: would be replaced by its part; --to needs another folder")
-    parts = [split_lines(read_lines(text), every=every) for text in texts]
-    numbers = [len(kept) + len(held) for kept, held in parts]
+    lines = [read_lines(text) for text in texts]
+    numbers = [len(text) for text in lines]
     if len(set(numbers)) > 1:
         raise UserError(f"the texts have {', '.join(map(str, numbers))} lines: parallel text has as many in each")
+    kept, held = split_pairs(list(zip(*lines, strict=True)), every=every, disjoint=disjoint)
     to.mkdir(parents=True, exist_ok=True)
-    for language, (kept, held) in zip(languages, parts, strict=True):
-        (to / f"train.{language}").write_bytes(b"".join(kept))
-        (to / f"heldout.{language}").write_bytes(b"".join(held))
-    return len(parts[0][1])
+    for side, language in enumerate(languages):
+        (to / f"train.{language}").write_bytes(b"".join(pair[side] for pair in kept))
+        (to / f"heldout.{language}").write_bytes(b"".join(pair[side] for pair in held))
+    return len(held), len(kept)
 
 
 def main() -> int:
@@ -61,11 +74,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", nargs="+", type=Path, metavar="TEXT", help="one file per language, line by line")
     parser.add_argument("--every", type=int, required=True, metavar="N", help="hold out one pair of N, 2 or more")
+    parser.add_argument("--disjoint", action="store_true", help="drop what shares a sentence with a held-out pair")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder of both parts")
     options = parser.parse_args()
     if options.every < 2:
         parser.error(f"--every is {options.every}: 2 or more")
-    print(f"{hold_out(options.texts, every=options.every, to=options.to):,} pairs held out in {options.to}")
+    held, kept = hold_out(options.texts, every=options.every, to=options.to, disjoint=options.disjoint)
+    print(f"{options.to}: {held:,} pairs held out, {kept:,} stay")
     return 0
 
 

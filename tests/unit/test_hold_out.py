@@ -8,25 +8,35 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tools.hold_out import hold_out, split_lines
+from tools.hold_out import hold_out, split_pairs
 
 from nmt_rela.utils.errors import UserError
 
 
 @given(st.integers(0, 60), st.integers(2, 70))
-def test_every_line_is_in_one_part_and_in_order(number: int, every: int) -> None:
-    lines = [b"%d\n" % line for line in range(1, number + 1)]
-    kept, held = split_lines(lines, every=every)
-    assert held == [line for line in lines if int(line) % every == 0]
-    assert sorted(kept + held, key=int) == lines
-    assert kept == sorted(kept, key=int)
+def test_every_pair_is_in_one_part_and_in_order(number: int, every: int) -> None:
+    pairs = [(b"%d\n" % line, b"%d.\n" % line) for line in range(1, number + 1)]
+    kept, held = split_pairs(pairs, every=every)
+    assert held == [pair for pair in pairs if int(pair[0]) % every == 0]
+    assert sorted(kept + held, key=pairs.index) == pairs
+    assert kept == sorted(kept, key=pairs.index)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("uvwxyz")), max_size=60), st.integers(2, 9))
+def test_disjoint_parts_share_no_sentence_and_lose_nothing_else(drawn: list[tuple[str, str]], every: int) -> None:
+    pairs = [(f"{source}\n".encode(), f"{target}\n".encode()) for source, target in drawn]
+    all_kept, held = split_pairs(pairs, every=every)
+    kept, held_too = split_pairs(pairs, every=every, disjoint=True)
+    sources, targets = {pair[0] for pair in held}, {pair[1] for pair in held}
+    assert held_too == held
+    assert kept == [pair for pair in all_kept if pair[0] not in sources and pair[1] not in targets]
 
 
 def test_both_sides_lose_the_same_lines_plain_or_compressed(tmp_path: Path) -> None:
     (tmp_path / "a.en").write_bytes(b"one\r\ntwo\nthree\nfour")
     with gzip.open(tmp_path / "a.de.gz", "wb") as stream:
         stream.write("eins\nzwei\ndrei\nfünf\n".encode())
-    assert hold_out([tmp_path / "a.en", tmp_path / "a.de.gz"], every=3, to=tmp_path / "held") == 1
+    assert hold_out([tmp_path / "a.en", tmp_path / "a.de.gz"], every=3, to=tmp_path / "held") == (1, 3)
     found = {path.name: path.read_bytes().decode() for path in (tmp_path / "held").iterdir()}
     assert found == {
         "train.en": "one\r\ntwo\nfour",
