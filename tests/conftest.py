@@ -34,6 +34,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.fixture(autouse=True)
+def matmul_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bounds of compiled matmuls are unset for every test, and what a command sets ends with its test."""
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        monkeypatch.setenv(name, "")  # so that it is restored, also where it is not set
+        monkeypatch.delenv(name)
+
+
 def _optional_folder(path: Path, what: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"{what} not found at {path}")

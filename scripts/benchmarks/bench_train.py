@@ -41,7 +41,7 @@ from nmt_rela.config.schema import AttentionName, Config
 from nmt_rela.data.data_loader import Batch
 from nmt_rela.data.prepared_data import EvaluationSet, PreparedData
 from nmt_rela.data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer, TokenizerPair
-from nmt_rela.kernels.cpu.matmul_cache import limit_onednn_cache
+from nmt_rela.kernels.cpu.matmul_cache import keep_training_matmuls
 from nmt_rela.preparation.pipeline import prepare
 from nmt_rela.preparation.tokenizer_training import suitable_size
 from nmt_rela.training.distributed import init_distributed
@@ -255,7 +255,7 @@ def main() -> int:
     options = parse_options()
     config = load_config(options.config, options.overrides)
     disable_malloc_trimming()  # as nmt-train does
-    limit_onednn_cache(1)
+    keep_training_matmuls()
     others = list(OTHERS) if options.others else []
     for name in others:
         if not installed(name):

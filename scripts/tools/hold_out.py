@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import sys
+import zlib
 from pathlib import Path
 
 from nmt_rela.commands import cli
@@ -41,26 +42,27 @@ def read_lines(path: Path) -> list[bytes]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             return list(stream)
-    except (OSError, EOFError) as error:  # EOFError: compressed text that ends too early
+    except (OSError, EOFError, zlib.error) as error:  # the last two: compressed text that is cut or damaged
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def hold_out(texts: list[Path], *, every: int, to: Path, disjoint: bool = False) -> tuple[int, int]:
     """Write both parts of every text; returns how many pairs are held out and how many stay.
 
-    Raises the UserError of texts with different numbers of lines or of one language, and of texts that the parts would
-    replace.
+    Raises the UserError of texts that are not parallel or too short, and of files that the parts would replace.
     """
     languages = [text.name.removesuffix(".gz").rpartition(".")[2] for text in texts]
     if len(set(languages)) < len(texts):
         raise UserError(f"the texts end in {', '.join(languages)}: each needs a language of its own")
-    for text, language in zip(texts, languages, strict=True):
-        if text.resolve() in [(to / f"{part}.{language}").resolve() for part in ("train", "heldout")]:
-            raise UserError(f"{text}: would be replaced by its part; --to needs another folder")
+    for path in (to / f"{part}.{language}" for language in languages for part in ("train", "heldout")):
+        if path.exists():
+            raise UserError(f"{path}: exists and would be replaced; --to needs another folder")
     lines = [read_lines(text) for text in texts]
     numbers = [len(text) for text in lines]
     if len(set(numbers)) > 1:
         raise UserError(f"the texts have {', '.join(map(str, numbers))} lines: parallel text has as many in each")
+    if numbers[0] < every:
+        raise UserError(f"the texts have {numbers[0]:,} lines: none of every {every:,} can be held out")
     kept, held = split_pairs(list(zip(*lines, strict=True)), every=every, disjoint=disjoint)
     to.mkdir(parents=True, exist_ok=True)
     for side, language in enumerate(languages):

@@ -50,6 +50,8 @@ FILES = ("data.task", "data.vocabulary", "training.initialize_from")
 HEAD_MEASURES = ("sparsity", "null_rate", "diversity")
 #: Row masses by the number of visible keys, in what attention_probe.py measures.
 BY_KEYS = "mass_by_visible_keys"
+#: What a report needs to have.
+REPORT = {"task", "runs", "significance", "curves", "attention"}
 #: Of the scores of a checkpoint.
 SCORES = ("bleu", "chrf", "length_ratio", "settings", "weights")
 
@@ -158,14 +160,32 @@ def read_results(experiment: str) -> Record:
 
     Raises the UserError of an experiment without a report, and of reports that do not belong together.
     """
-    reports = [json.loads(path.read_bytes()) for path in sorted((MEASUREMENTS / experiment).glob("results*.json"))]
+    folder = f"docs/measurements/{experiment}"
+    reports = {path.name: read_json(path) for path in sorted((MEASUREMENTS / experiment).glob("results*.json"))}
     if not reports:
-        raise UserError(f"docs/measurements/{experiment}: has no results*.json")
-    tests, names = reports[0]["task"]["tests"], [run["name"] for report in reports for run in report["runs"]]
-    if any(report["task"]["tests"] != tests for report in reports):
-        raise UserError(f"docs/measurements/{experiment}: its reports have different test sets")
-    if len(set(names)) < len(names):
-        raise UserError(f"docs/measurements/{experiment}: a run stands in two reports")
+        raise UserError(f"{folder}: has no results*.json")
+    seeds: dict[int, str] = {}
+    first = next(iter(reports))
+    for name, report in reports.items():
+        if not isinstance(report, dict) or not report.keys() >= REPORT:
+            raise UserError(f"{folder}/{name}: is no report, which has {', '.join(sorted(REPORT))}")
+        if _text_of(report) != _text_of(reports[first]):
+            raise UserError(f"{folder}/{name}: has other text than {first}")
+        for seed in {run["seed"] for run in report["runs"]}:
+            if seed in seeds:  # p is of the comparison with the first run of the seed in the same report
+                raise UserError(f"{folder}/{name}: has runs of seed {seed}, as {seeds[seed]} has")
+            seeds[seed] = name
+    return _joined(list(reports.values()))
+
+
+def _text_of(report: Mapping[str, Any]) -> Record:
+    """What a report says of the text of its runs."""
+    return {name: value for name, value in report["task"].items() if name not in ("name", "scale")}
+
+
+def _joined(reports: Sequence[Mapping[str, Any]]) -> Record:
+    """Reports of different seeds as one."""
+    tests = reports[0]["task"]["tests"]
     return {
         "task": reports[0]["task"],
         "runs": [run for report in reports for run in report["runs"]],
@@ -183,7 +203,7 @@ def seed_tables(results: Mapping[str, Any]) -> Iterator[str]:
 
     Only runs with scores count. The development loss is that of the last validation. Scores are those of the evaluated
     checkpoint, usually an average. Differences are to the softmax run of the same seed and settings, or to that of the
-    only settings that softmax was trained with; p, one per seed, is that of the paired bootstrap, which compares with
+    only settings that softmax was trained with, which the row then says; p, one per seed, is that of the paired bootstrap, which compares with
     the first run of the seed only.
     """
     tests, intervals = results["task"]["tests"], results["significance"]
@@ -202,8 +222,9 @@ def seed_tables(results: Mapping[str, Any]) -> Iterator[str]:
         label = attention if attentions.count(attention) == 1 else ", ".join(run["name"] for run in runs)
         losses = [(results["curves"].get(run["name"]) or [{}])[-1].get("loss") for run in runs]
         updates = dict.fromkeys(f"{run['updates']:,}" for run in runs)
-        rows.append([label, str(len({run["seed"] for run in runs})), ", ".join(updates), _mean(losses, digits=3)])
         baseline = groups.get((BASELINE, settings)) or (baselines[0] if len(baselines) == 1 else [])
+        label += "" if not baseline or (BASELINE, settings) in groups else " (settings of its own)"
+        rows.append([label, str(len({run["seed"] for run in runs})), ", ".join(updates), _mean(losses, digits=3)])
         softmax = {run["seed"]: run for run in baseline if attention != BASELINE}
         pairs = [(run, softmax[run["seed"]]) for run in runs if run["seed"] in softmax]
         for test in tests:

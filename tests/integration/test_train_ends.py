@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import traceback
 from pathlib import Path
@@ -149,6 +150,7 @@ def test_the_gradient_is_six_frames_from_the_shell(config: Path, monkeypatch: py
     monkeypatch.setattr(Transformer, "encode", encode)
     updates_done(config, "training.max_updates=1")
     assert frames == ["train.main", "launch.run", "trainer.run", "trainer.train_step", "objective.forward"]
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "8192"  # what training has oneDNN keep
 
 
 def test_a_run_that_ran_out_of_memory_continues_with_smaller_micro_batches(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tools.hold_out import hold_out, split_pairs
+from tools.hold_out import hold_out, main, split_pairs
 
 from nmt_rela.utils.errors import UserError
 
@@ -54,15 +54,38 @@ def test_what_is_not_parallel_is_refused_and_nothing_written(tmp_path: Path) -> 
     for texts, message in refused:
         with pytest.raises(UserError, match=message):
             hold_out([tmp_path / text for text in texts], every=2, to=tmp_path / "held")
-    (tmp_path / "a.fr.gz").write_bytes(gzip.compress(b"un\ndeux\n")[:-9])
-    with pytest.raises(UserError, match=r"a\.fr\.gz"):
-        hold_out([tmp_path / "a.en", tmp_path / "a.fr.gz"], every=2, to=tmp_path / "held")
+    whole = gzip.compress(b"un\ndeux\n")
+    for damaged in (whole[:-9], whole[:10] + b"\xff" * 8 + whole[18:]):
+        (tmp_path / "a.fr.gz").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"a\.fr\.gz"):
+            hold_out([tmp_path / "a.en", tmp_path / "a.fr.gz"], every=2, to=tmp_path / "held")
+    with pytest.raises(UserError, match="2 lines: none of every 3"):
+        hold_out([tmp_path / "a.en"], every=3, to=tmp_path / "held")
     assert not (tmp_path / "held").exists()
 
 
-def test_a_text_is_not_replaced_by_its_part(tmp_path: Path) -> None:
-    for language in ("en", "de"):
-        (tmp_path / f"train.{language}").write_bytes(b"one\ntwo\n")
-    with pytest.raises(UserError, match="another folder"):
-        hold_out([tmp_path / "train.en", tmp_path / "train.de"], every=2, to=tmp_path)
-    assert (tmp_path / "train.en").read_bytes() == b"one\ntwo\n"
+@pytest.mark.parametrize("present", ["train.en", "heldout.de"])
+def test_no_file_is_replaced(tmp_path: Path, present: str) -> None:
+    for name in ("a.en", "a.de", present):
+        (tmp_path / name).write_bytes(b"one\ntwo\n")
+    with pytest.raises(UserError, match=rf"{present}: exists"):
+        hold_out([tmp_path / "a.en", tmp_path / "a.de"], every=2, to=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"a.en", "a.de", present})
+    assert (tmp_path / present).read_bytes() == b"one\ntwo\n"
+
+
+def test_the_command_says_how_many_pairs_each_part_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.en").write_bytes(b"one\ntwo\none\nfour\ntwo\n")
+    for options, expected in (
+        (["--every", "2"], "2 pairs held out, 3 stay"),
+        (["--every", "2", "--disjoint"], "2 pairs held out, 2 stay"),
+    ):
+        to = tmp_path / str(len(options))
+        monkeypatch.setattr("sys.argv", ["hold_out", str(tmp_path / "a.en"), *options, "--to", str(to)])
+        assert main() == 0
+        assert expected in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["hold_out", str(tmp_path / "a.en"), "--every", "1", "--to", str(tmp_path / "x")])
+    with pytest.raises(SystemExit, match="2"):
+        main()

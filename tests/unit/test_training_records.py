@@ -212,7 +212,12 @@ def test_an_attention_of_settings_of_its_own_is_compared_with_the_only_softmax()
     results = report([("softmax", 1, 30.0, None), ("sparsemax", 1, 29.0, 0.25)])
     results["runs"][1]["other_settings"] = "1"
     rows = [line.split(" | ") for line in seed_tables(results)][2:4]
-    assert [(row[0], row[6], row[7]) for row in rows] == [("| softmax", "", " |"), ("| sparsemax", "-1.00", "0.250 |")]
+    label = "| sparsemax (settings of its own)"
+    assert [(row[0], row[6], row[7]) for row in rows] == [("| softmax", "", " |"), (label, "-1.00", "0.250 |")]
+    results = report([("softmax", 1, 30.0, None), ("softmax", 1, 20.0, 0.0), ("sparsemax", 1, 29.0, 0.25)])
+    for number, run in enumerate(results["runs"]):
+        run |= {"other_settings": str(number), "name": f"run{number}"}
+    assert [line.split(" | ")[6] for line in seed_tables(results)][2:5] == ["", "", ""]  # neither is the only one
 
 
 def test_tables_over_seeds_stand_between_their_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,14 +235,27 @@ def test_tables_over_seeds_stand_between_their_markers(tmp_path: Path, monkeypat
 def test_seeds_of_several_reports_are_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_records, "MEASUREMENTS", tmp_path)
     (tmp_path / "grid").mkdir()
-    first, second = [("softmax", 1, 30.0, None), ("rela-g", 1, 29.5, 0.5)], [("softmax", 2, 36.0, None)]
-    for number, runs in enumerate((first, second)):
+    seeds = [
+        [("softmax", seed, bleu, None), ("rela-i", seed, bleu - 2, 0.125), ("rela-g", seed, bleu - 1, p)]
+        for seed, bleu, p in ((1, 30.0, 0.5), (2, 36.0, 0.25))
+    ]
+    for number, runs in enumerate(seeds):
         (tmp_path / "grid" / f"results-{number}.json").write_text(json.dumps(report(runs)), "utf-8")
-    joint = list(seed_tables(report(first + second)))
-    assert list(seed_tables(read_results("grid"))) == joint[: joint.index("")]
-    (tmp_path / "grid" / "results-2.json").write_text(json.dumps(report(second)), "utf-8")
-    with pytest.raises(UserError, match="two reports"):
-        read_results("grid")
+    lines = list(seed_tables(read_results("grid")))
+    assert lines[4].startswith("| rela-g | 2 | 1,600 | 2.000 ± 0.707 | 32.00 ± 4.24 |")
+    assert lines[4].endswith(" | -1.00 ± 0.00 | 0.500, 0.250 |")
+    assert lines[-1].startswith("| rela-g | 0.50 ± 0.00, ")  # the heads of both reports
+    other = report([("softmax", 3, 30.0, None)])
+    other["task"] = {"tests": ["test"], "title": "other text"}
+    for text, message in (
+        (json.dumps(report(seeds[0][:1])), "results-2.json: has runs of seed 1, as results-0.json has"),
+        (json.dumps(other), "results-2.json: has other text than results-0.json"),
+        ("{", "results-2.json: is no report"),
+        ('{"runs": []}', "results-2.json: is no report"),
+    ):
+        (tmp_path / "grid" / "results-2.json").write_text(text, "utf-8")
+        with pytest.raises(UserError, match=message):
+            read_results("grid")
     with pytest.raises(UserError, match="no results"):
         read_results("other")
 
