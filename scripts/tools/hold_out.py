@@ -5,8 +5,8 @@
 
 Writes ``train.LANGUAGE`` and ``heldout.LANGUAGE`` into the folder; a language is the last part of a name, .gz aside.
 Lines are not repaired, so that a task file can name both parts like any other text. Text that repeats itself, like a
-collection with several translations of a sentence, needs ``--disjoint``: then no sentence of the held-out part is in the
-other part, on either side.
+collection with several translations of a sentence, needs ``--disjoint``: the other part then has no sentence of the
+held-out part, on either side.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 
 from nmt_rela.commands import cli
 from nmt_rela.utils.errors import UserError
-
 
 Pair = tuple[bytes, ...]
 
@@ -76,7 +75,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", nargs="+", type=Path, metavar="TEXT", help="one file per language, line by line")
     parser.add_argument("--every", type=int, required=True, metavar="N", help="hold out one pair of N, 2 or more")
-    parser.add_argument("--disjoint", action="store_true", help="drop what shares a sentence with a held-out pair")
+    parser.add_argument("--disjoint", action="store_true", help="drop pairs that share a sentence with a held-out pair")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder of both parts")
     options = parser.parse_args()
     if options.every < 2:

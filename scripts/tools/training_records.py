@@ -203,8 +203,8 @@ def seed_tables(results: Mapping[str, Any]) -> Iterator[str]:
 
     Only runs with scores count. The development loss is that of the last validation. Scores are those of the evaluated
     checkpoint, usually an average. Differences are to the softmax run of the same seed and settings, or to that of the
-    only settings that softmax was trained with, which the row then says; p, one per seed, is that of the paired bootstrap, which compares with
-    the first run of the seed only.
+    only settings that softmax was trained with, which the row then says; p, one per seed, is that of the paired
+    bootstrap, which compares with the first run of the seed only.
     """
     tests, intervals = results["task"]["tests"], results["significance"]
     evaluated = [run for run in results["runs"] if all(test in run["scores"] for test in tests)]
