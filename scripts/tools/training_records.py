@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Keep what a table needs of a finished run in docs/measurements/, and write the tables of docs/results.md from it.
+"""Keep what a table needs of a finished run in docs/measurements/, and write the tables of docs/ from it.
 
     scripts/tools/training_records.py runs/a runs/b --to multi30k --configuration configs/multi30k-en-de.yaml
     scripts/tools/training_records.py
@@ -33,7 +33,7 @@ from nmt_rela.utils.errors import UserError
 from nmt_rela.utils.files import read_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGE = REPOSITORY / "docs/results.md"
+PAGES = (REPOSITORY / "docs/results.md", REPOSITORY / "docs/trials.md")
 MEASUREMENTS = REPOSITORY / "docs/measurements"
 MARKERS = re.compile(r"(<!-- (records|seeds|attention) of ([\w-]+): begin -->\n).*?(<!-- \2 of \3: end -->)", re.DOTALL)
 
@@ -309,16 +309,17 @@ def main() -> int:
     )
     parser.add_argument("--change", default="", metavar="TEXT", help="how their code differed from that of the package")
     options = parser.parse_args()
-    page = PAGE.read_text(encoding="utf-8")
-    experiments = [found[3] for found in MARKERS.finditer(page) if found[2] == "records"]
+    pages = {path: path.read_text(encoding="utf-8") for path in PAGES}
+    experiments = [found[3] for page in pages.values() for found in MARKERS.finditer(page) if found[2] == "records"]
     if options.runs and not (options.to in experiments and options.configuration):
-        parser.error(f"runs need --configuration and, with a table in {PAGE.name}, --to: {', '.join(experiments)}")
+        parser.error(f"runs need --configuration and, with a table in docs/, --to: {', '.join(experiments)}")
     for run in options.runs:
         path = MEASUREMENTS / options.to / f"{run.name}.json"
         path.parent.mkdir(exist_ok=True)
         record = record_of(run, options.configuration, change=options.change)
         path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(write_tables(page), encoding="utf-8")
+    for path, page in pages.items():
+        path.write_text(write_tables(page), encoding="utf-8")
     return 0
 
 
