@@ -7,7 +7,7 @@
 The first command adds or replaces a record per run and writes the tables, the second writes the tables alone. A record
 has no weights, no text and no path of the machine. Tables over seeds are made of docs/measurements/NAME/results*.json,
 each the results.json that `nmt-reproduce` has written for runs under a relative path, seed by seed or all at once;
-tables of attention are made of what attention_probe.py has written.
+tables of attention and of the use of the source are made of what attention_probe.py and source_probe.py have written.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from nmt_rela.utils.files import read_json
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = (REPOSITORY / "docs/results.md", REPOSITORY / "docs/trials.md")
 MEASUREMENTS = REPOSITORY / "docs/measurements"
-MARKERS = re.compile(r"(<!-- (records|seeds|attention) of ([\w-]+): begin -->\n).*?(<!-- \2 of \3: end -->)", re.DOTALL)
+MARKERS = re.compile(
+    r"(<!-- (records|seeds|attention|source) of ([\w-]+): begin -->\n).*?(<!-- \2 of \3: end -->)", re.DOTALL
+)
 
 #: Updates of which a record has the mean training loss and the largest gradient norm.
 WINDOW = 100
@@ -264,6 +266,21 @@ def attention_table(records: Mapping[str, Record]) -> Iterator[str]:
             yield _line([f"[{model}](measurements/{found['file']})", site, *cells])
 
 
+def source_table(records: Mapping[str, Record]) -> Iterator[str]:
+    """A row per model: what source_probe.py measures."""
+    header = ["model", "nll", "nll, other source", "difference", "likely", "unlikely", "repeated words", "length"]
+    yield from (_line(header), _line(["---"] * len(header)))
+    for model, found in records.items():
+        nlls = (found["nll"], found["nll_other_source"], found["nll_other_source"] - found["nll"])
+        cells = [f"{value:.3f}" for value in nlls]
+        cells += [f"{100 * found[name]:.1f} %" for name in ("likely", "unlikely")]
+        cells += [f"{found['repeated_words']:.1f}", f"{found['length']:.3f}"]
+        yield _line([f"[{model}](measurements/{found['file']})", *cells])
+    if records:
+        references = dict.fromkeys(f"{found['repeated_words_reference']:.1f}" for found in records.values())
+        yield from ("", f"The references repeat {', '.join(references)} words of thousand.")
+
+
 def _mean(values: Sequence[float | None], *, digits: int, sign: str = "") -> str:
     """Mean ± standard deviation, the latter of two values or more; nothing of none, – where one is missing."""
     known = [value for value in values if value is not None]
@@ -283,6 +300,8 @@ def write_tables(page: str) -> str:
             lines = table(read_records(found[3]))
         elif found[2] == "attention":
             lines = attention_table(read_records(found[3]))
+        elif found[2] == "source":
+            lines = source_table(read_records(found[3]))
         else:
             lines = seed_tables(read_results(found[3]))
         return "\n".join([found[1], *lines, "", found[4]])
