@@ -11,9 +11,11 @@ from torch.autograd import Function
 
 from nmt_rela.kernels.availability import matmul_dtype, triton_is_available_for
 
-# Logits per slice: as many as fit a CPU's cache, and as many as keep a GPU busy.
+# Logits per slice: as many as matrix multiplication is fast with on a CPU, and as many as keep a GPU busy.
 _CPU_SLICE_LOGITS = 1 << 22
 _GPU_SLICE_LOGITS = 1 << 27
+# Logits of the rows that PyTorch's functions go through one by one: as many as stay in a core's cache in between.
+_CACHED_LOGITS = 1 << 18
 
 
 def fused_linear_cross_entropy(
@@ -77,7 +79,7 @@ class _SmoothedCrossEntropy(Function):
                 logits = low_states[rows] @ low_weight.t()  # [slice, outputs]
                 if bias is not None:
                     logits += bias.to(dtype)
-                losses, nlls, gradient = _cross_entropy_slice(
+                losses, nlls = _cross_entropy_slice(
                     logits, targets[rows], smoothing=smoothing, with_gradient=needs_gradient
                 )
                 losses -= entropy
@@ -85,13 +87,13 @@ class _SmoothedCrossEntropy(Function):
                 scale = None if token_weights is None else token_weights[rows]
                 loss += (losses if scale is None else losses * scale).sum(dtype=torch.float64)
                 if states_gradient is not None and weight_gradient is not None:
+                    gradient = logits
                     if scale is not None:
                         gradient.mul_(scale[:, None])
                     if bias_gradient is not None:
                         bias_gradient += gradient.sum(dim=0, dtype=torch.float32)
-                    low_gradient = gradient.to(dtype)
-                    states_gradient[rows] = low_gradient @ low_weight
-                    weight_gradient += low_gradient.t() @ low_states[rows]
+                    states_gradient[rows] = gradient @ low_weight
+                    weight_gradient += gradient.t() @ low_states[rows]
         ctx.save_for_backward(states_gradient, weight_gradient, bias_gradient)
         ctx.weight_dtype = weight.dtype
         ctx.mark_non_differentiable(nll)
@@ -110,26 +112,35 @@ class _SmoothedCrossEntropy(Function):
 
 def _cross_entropy_slice(
     logits: Tensor, targets: Tensor, *, smoothing: float, with_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy (entropy not subtracted) and −log p(reference) of each row, and the gradient p − q of the logits.
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (entropy not subtracted) and −log p(reference) of each row.
 
-    The logits, [rows, outputs], are overwritten.
+    ``with_gradient`` replaces the logits, [rows, outputs], by their gradient p − q.
     """
     if triton_is_available_for(logits):
         from nmt_rela.kernels.triton.cross_entropy import cross_entropy_forward_backward
 
-        return (
-            *cross_entropy_forward_backward(logits, targets, smoothing=smoothing, with_gradient=with_gradient),
-            logits,
-        )
+        return cross_entropy_forward_backward(logits, targets, smoothing=smoothing, with_gradient=with_gradient)
+    rows = max(_CACHED_LOGITS // logits.shape[1], 1)
+    parts = [
+        _cross_entropy_rows(part, part_targets, smoothing=smoothing, with_gradient=with_gradient)
+        for part, part_targets in zip(logits.split(rows), targets.split(rows), strict=True)
+    ]
+    losses, nlls = zip(*parts, strict=True)
+    return torch.cat(losses), torch.cat(nlls)
+
+
+def _cross_entropy_rows(
+    logits: Tensor, targets: Tensor, *, smoothing: float, with_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """`_cross_entropy_slice` in float32 by PyTorch's functions, for rows that fit a cache."""
     outputs = logits.shape[1]
     spread = smoothing / (outputs - 1)
     reference = targets[:, None]
-    logits = logits.float()
-    logits.sub_(logits.amax(dim=1, keepdim=True))
-    reference_logits = logits.gather(1, reference)[:, 0]
-    summed_logits = logits.sum(dim=1)
-    probabilities = logits.exp_()
+    shifted = logits.float() - logits.amax(dim=1, keepdim=True)
+    reference_logits = shifted.gather(1, reference)[:, 0]
+    summed_logits = shifted.sum(dim=1)
+    probabilities = shifted.exp_()
     normalizers = probabilities.sum(dim=1)
     log_normalizers = normalizers.log()
     reference_log_probs = reference_logits - log_normalizers
@@ -139,7 +150,8 @@ def _cross_entropy_slice(
     if with_gradient:
         probabilities.div_(normalizers[:, None]).sub_(spread)
         probabilities.scatter_add_(1, reference, probabilities.new_full(reference.shape, spread + smoothing - 1.0))
-    return losses, -reference_log_probs, probabilities
+        logits.copy_(probabilities)
+    return losses, -reference_log_probs
 
 
 def _entropy(smoothing: float, outputs: int) -> float:
