@@ -74,7 +74,7 @@ def record_of(run: Path, configuration: Path, *, change: str) -> Record:
     environment = read_json(directory.environment) or {}
     scores: dict[str, Record] = {}
     for checkpoint, entry in stored_scores(directory):
-        if checkpoint in ("average", "best", "last"):
+        if checkpoint.split("/")[0] in ("average", "best", "last"):  # followed by other settings, if there are any
             kept = {name: entry[name] for name in SCORES if name in entry}
             scores.setdefault(checkpoint, {})[entry["name"]] = kept
     found: Record = {
