@@ -79,17 +79,15 @@ class _SmoothedCrossEntropy(Function):
                 logits = low_states[rows] @ low_weight.t()  # [slice, outputs]
                 if bias is not None:
                     logits += bias.to(dtype)
+                scale = None if token_weights is None else token_weights[rows]
                 losses, nlls = _cross_entropy_slice(
-                    logits, targets[rows], smoothing=smoothing, with_gradient=needs_gradient
+                    logits, targets[rows], scale, smoothing=smoothing, with_gradient=needs_gradient
                 )
                 losses -= entropy
                 nll += nlls.sum(dtype=torch.float64)
-                scale = None if token_weights is None else token_weights[rows]
                 loss += (losses if scale is None else losses * scale).sum(dtype=torch.float64)
                 if states_gradient is not None and weight_gradient is not None:
                     gradient = logits
-                    if scale is not None:
-                        gradient.mul_(scale[:, None])
                     if bias_gradient is not None:
                         bias_gradient += gradient.sum(dim=0, dtype=torch.float32)
                     states_gradient[rows] = gradient @ low_weight
@@ -111,27 +109,31 @@ class _SmoothedCrossEntropy(Function):
 
 
 def _cross_entropy_slice(
-    logits: Tensor, targets: Tensor, *, smoothing: float, with_gradient: bool
+    logits: Tensor, targets: Tensor, scale: Tensor | None, *, smoothing: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy (entropy not subtracted) and −log p(reference) of each row.
 
-    ``with_gradient`` replaces the logits, [rows, outputs], by their gradient p − q.
+    ``with_gradient`` replaces the logits, [rows, outputs], by their gradient: p − q, times ``scale``, [rows].
     """
     if triton_is_available_for(logits):
         from nmt_rela.kernels.triton.cross_entropy import cross_entropy_forward_backward
 
-        return cross_entropy_forward_backward(logits, targets, smoothing=smoothing, with_gradient=with_gradient)
-    rows = max(_CACHED_LOGITS // logits.shape[1], 1)
-    parts = [
-        _cross_entropy_rows(part, part_targets, smoothing=smoothing, with_gradient=with_gradient)
-        for part, part_targets in zip(logits.split(rows), targets.split(rows), strict=True)
-    ]
+        found = cross_entropy_forward_backward(logits, targets, smoothing=smoothing, with_gradient=with_gradient)
+        if with_gradient and scale is not None:
+            logits.mul_(scale[:, None])
+        return found
+    size = max(_CACHED_LOGITS // logits.shape[1], 1)
+    parts = []
+    for start in range(0, len(logits), size):
+        rows = slice(start, start + size)
+        part = logits[rows], targets[rows], None if scale is None else scale[rows]
+        parts.append(_cross_entropy_rows(*part, smoothing=smoothing, with_gradient=with_gradient))
     losses, nlls = zip(*parts, strict=True)
     return torch.cat(losses), torch.cat(nlls)
 
 
 def _cross_entropy_rows(
-    logits: Tensor, targets: Tensor, *, smoothing: float, with_gradient: bool
+    logits: Tensor, targets: Tensor, scale: Tensor | None, *, smoothing: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """`_cross_entropy_slice` in float32 by PyTorch's functions, for rows that fit a cache."""
     outputs = logits.shape[1]
@@ -150,7 +152,7 @@ def _cross_entropy_rows(
     if with_gradient:
         probabilities.div_(normalizers[:, None]).sub_(spread)
         probabilities.scatter_add_(1, reference, probabilities.new_full(reference.shape, spread + smoothing - 1.0))
-        logits.copy_(probabilities)
+        logits.copy_(probabilities if scale is None else probabilities.mul_(scale[:, None]))
     return losses, -reference_log_probs
 
 

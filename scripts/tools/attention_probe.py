@@ -47,6 +47,7 @@ from nmt_rela.models.layers import DecoderLayer, EncoderLayer, SublayerConnectio
 from nmt_rela.models.transformer import ATTENTION_SITES, Transformer
 from nmt_rela.preparation.pipeline import load_prepared
 from nmt_rela.reporting.run_summary import summarize
+from nmt_rela.utils.files import read_json
 from nmt_rela.utils.text import read_parallel
 
 MEASUREMENTS = Path(__file__).resolve().parents[2] / "docs/measurements"
@@ -203,7 +204,8 @@ def main() -> int:
     options = parser.parse_args()
     runs, attentions = options.runs, options.untrained.split(",") if options.untrained else []
     directory = MEASUREMENTS / options.to
-    if any("layers" not in json.loads(path.read_bytes()) for path in directory.glob("*.json")):
+    present = [read_json(path) for path in directory.glob("*.json")]
+    if not all(isinstance(record, dict) and "layers" in record for record in present):
         parser.error(f"--to {options.to}: holds records of another kind")
     if options.plot and options.plot.suffix not in (".png", ".svg", ".pdf"):
         parser.error(f"--plot {options.plot}: accepted: names that end in .png, .svg or .pdf")

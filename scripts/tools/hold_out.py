@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import os
 import sys
 import zlib
 from pathlib import Path
@@ -54,7 +55,7 @@ def hold_out(texts: list[Path], *, every: int, to: Path, disjoint: bool = False)
     if len(set(languages)) < len(texts):
         raise UserError(f"the texts end in {', '.join(languages)}: each needs a language of its own")
     for path in (to / f"{part}.{language}" for language in languages for part in ("train", "heldout")):
-        if path.exists():
+        if os.path.lexists(path):
             raise UserError(f"{path}: exists and would be replaced; --to needs another folder")
     lines = [read_lines(text) for text in texts]
     numbers = [len(text) for text in lines]
@@ -63,6 +64,8 @@ def hold_out(texts: list[Path], *, every: int, to: Path, disjoint: bool = False)
     if numbers[0] < every:
         raise UserError(f"the texts have {numbers[0]:,} lines: none of every {every:,} can be held out")
     kept, held = split_pairs(list(zip(*lines, strict=True)), every=every, disjoint=disjoint)
+    if not kept:
+        raise UserError("every pair that is not held out shares a sentence with one that is: nothing stays")
     to.mkdir(parents=True, exist_ok=True)
     for side, language in enumerate(languages):
         (to / f"train.{language}").write_bytes(b"".join(pair[side] for pair in kept))

@@ -8,10 +8,11 @@ The text is the development set. The numbers are kept in docs/measurements/NAME,
 of them. Definitions:
 
 * nll: −log p of a sub-word of the reference translation given those before it, in nats, mean over sub-words;
-* nll, other source: the same with the source of another sentence, whose reference has about as many sub-words;
+* nll, other source: the same with the source of the sentence that follows in the order of the references' lengths; the
+  longest gets that of the shortest;
 * likely: sub-words of the reference with p > ½; unlikely: those with p < 1/100;
-* repeated words: of thousand words, those that stand in the same line before (in lower case; words end at spaces), in
-  the stored translations of the checkpoint and in the references;
+* repeated words: those that stand in their line before (in lower case; words end at spaces), per thousand words, in the
+  stored translations of the checkpoint and in the references;
 * length: words of the translations over words of the references.
 """
 
@@ -39,6 +40,7 @@ from nmt_rela.metrics.forced_log_probs import forced_log_probs
 from nmt_rela.models.transformer import Transformer
 from nmt_rela.preparation.pipeline import load_prepared
 from nmt_rela.utils.errors import UserError
+from nmt_rela.utils.files import read_json
 from nmt_rela.utils.text import read_lines, read_parallel
 
 MEASUREMENTS = Path(__file__).resolve().parents[2] / "docs/measurements"
@@ -72,27 +74,33 @@ def repeated_words(lines: Sequence[str]) -> float:
 def probe(run: Path, *, change: str = "") -> dict[str, Any]:
     """What is measured of a run.
 
-    Raises the UserError of a run that cannot be read, of a development set with fewer than two sentences, and of a
-    checkpoint without translations of it.
+    Raises the UserError of a run that cannot be read, of a development set with fewer than two sentences or without
+    words, and of a checkpoint without translations of it by the search settings of the run.
     """
     directory = RunDirectory(run)
     dev = load_prepared(directory.config().data).dev
     lines = list(read_parallel(dev.source, dev.target))
-    if len(lines) < 2:
-        raise UserError(f"{dev.source}: has {len(lines)} sentences; another source needs two")
+    references = [target for _, target in lines]
+    if len(lines) < 2 or not any(reference.split() for reference in references):
+        raise UserError(f"{dev.target}: has {len(lines)} lines; needed are two, and words")
     checkpoint = directory.checkpoint().name
-    if (checkpoint, dev.name) not in ((where, entry["name"]) for where, entry in stored_scores(directory)):
+    entries = {(where, entry["name"]): entry for where, entry in stored_scores(directory)}
+    if (checkpoint, dev.name) not in entries:
         raise UserError(
             f"{run}: {checkpoint} has no translations of {dev.name}; nmt-evaluate --test-set dev makes them"
         )
     translations = list(read_lines(run / "evaluation" / checkpoint / f"{dev.name}.txt"))
-    references = [target for _, target in lines]
+    if len(translations) != len(lines):
+        raise UserError(
+            f"{run}: {checkpoint} has {len(translations)} translations of the {len(lines)} lines of {dev.name}"
+        )
     pairs = encode_pairs(lines, directory.load_tokenizers())
     model = directory.load_model(checkpoint).eval()
     nlls = token_nlls(model, pairs)
     found = {
         "attention": str(directory.config().model.attention),
         "checkpoint": checkpoint,
+        "settings": entries[checkpoint, dev.name].get("settings"),
         "date": date.today().isoformat(),
         "torch": str(torch.__version__),
         "nll": float(nlls.mean()),
@@ -115,11 +123,14 @@ def main() -> int:
     parser.add_argument("--change", default="", metavar="TEXT", help="how the code differed from that of the package")
     options = parser.parse_args()
     directory = MEASUREMENTS / options.to
-    if any("nll" not in json.loads(path.read_bytes()) for path in directory.glob("*.json")):
+    present = [read_json(path) for path in directory.glob("*.json")]
+    if not all(isinstance(record, dict) and "nll" in record for record in present):
         parser.error(f"--to {options.to}: holds records of another kind")
-    if len({run.name for run in options.runs}) < len(options.runs):
+    names = [run.absolute().name for run in options.runs]
+    if len(set(names)) < len(names):
         parser.error("the names of the runs, under which their numbers are kept, must differ")
-    for name, result in {run.name: probe(run, change=options.change) for run in options.runs}.items():
+    results = [probe(run, change=options.change) for run in options.runs]
+    for name, result in zip(names, results, strict=True):
         directory.mkdir(parents=True, exist_ok=True)
         (directory / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0

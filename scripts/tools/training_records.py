@@ -152,9 +152,17 @@ def _text(value: Any) -> str:
 
 
 def read_records(experiment: str) -> dict[str, Record]:
-    """The records of an experiment by the names of their runs, with their files, in the order of these names."""
-    files = sorted((MEASUREMENTS / experiment).glob("*.json"), key=lambda path: path.stem)
-    return {path.stem: {"file": f"{experiment}/{path.name}", **json.loads(path.read_bytes())} for path in files}
+    """The records of an experiment by the names of their runs, with their files, in the order of these names.
+
+    Raises the UserError of a file that is damaged.
+    """
+    records = {}
+    for path in sorted((MEASUREMENTS / experiment).glob("*.json"), key=lambda path: path.stem):
+        record = read_json(path)
+        if not isinstance(record, dict):
+            raise UserError(f"docs/measurements/{experiment}/{path.name}: is no record")
+        records[path.stem] = {"file": f"{experiment}/{path.name}", **record}
+    return records
 
 
 def read_results(experiment: str) -> Record:
@@ -169,7 +177,7 @@ def read_results(experiment: str) -> Record:
     seeds: dict[int, str] = {}
     first = next(iter(reports))
     for name, report in reports.items():
-        if not isinstance(report, dict) or not report.keys() >= REPORT:
+        if not _is_report(report):
             raise UserError(f"{folder}/{name}: is no report, which has {', '.join(sorted(REPORT))}")
         if _text_of(report) != _text_of(reports[first]):
             raise UserError(f"{folder}/{name}: has other text than {first}")
@@ -178,6 +186,16 @@ def read_results(experiment: str) -> Record:
                 raise UserError(f"{folder}/{name}: has runs of seed {seed}, as {seeds[seed]} has")
             seeds[seed] = name
     return _joined(list(reports.values()))
+
+
+def _is_report(report: Any) -> bool:
+    return (
+        isinstance(report, dict)
+        and report.keys() >= REPORT
+        and isinstance(report["task"], dict)
+        and "tests" in report["task"]
+        and all(isinstance(run, dict) and run.keys() >= {"name", "seed", "scores"} for run in report["runs"])
+    )
 
 
 def _text_of(report: Mapping[str, Any]) -> Record:
@@ -278,7 +296,7 @@ def source_table(records: Mapping[str, Record]) -> Iterator[str]:
         yield _line([f"[{model}](measurements/{found['file']})", *cells])
     if records:
         references = dict.fromkeys(f"{found['repeated_words_reference']:.1f}" for found in records.values())
-        yield from ("", f"The references repeat {', '.join(references)} words of thousand.")
+        yield from ("", f"The references repeat {', '.join(references)} per thousand words.")
 
 
 def _mean(values: Sequence[float | None], *, digits: int, sign: str = "") -> str:
@@ -333,7 +351,7 @@ def main() -> int:
     if options.runs and not (options.to in experiments and options.configuration):
         parser.error(f"runs need --configuration and, with a table in docs/, --to: {', '.join(experiments)}")
     for run in options.runs:
-        path = MEASUREMENTS / options.to / f"{run.name}.json"
+        path = MEASUREMENTS / options.to / f"{run.absolute().name}.json"
         path.parent.mkdir(exist_ok=True)
         record = record_of(run, options.configuration, change=options.change)
         path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

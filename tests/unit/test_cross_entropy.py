@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nmt_rela.training import cross_entropy
 from nmt_rela.training.cross_entropy import fused_linear_cross_entropy
 
 
@@ -29,11 +32,19 @@ def written_out(
     weighted=st.booleans(),
     biased=st.booleans(),
     slice_logits=st.integers(1, 300),
+    cached_logits=st.integers(1, 300),
     seed=st.integers(0, 999),
 )
 @settings(max_examples=50, deadline=None)
 def test_loss_and_gradients_are_the_definitions_whatever_the_slices(
-    tokens: int, outputs: int, smoothing: float, weighted: bool, biased: bool, slice_logits: int, seed: int
+    tokens: int,
+    outputs: int,
+    smoothing: float,
+    weighted: bool,
+    biased: bool,
+    slice_logits: int,
+    cached_logits: int,
+    seed: int,
 ) -> None:
     random = torch.Generator().manual_seed(seed)
     states = torch.randn(tokens, 8, generator=random, dtype=torch.float64, requires_grad=True)
@@ -48,10 +59,11 @@ def test_loss_and_gradients_are_the_definitions_whatever_the_slices(
     wanted_gradients = torch.autograd.grad(expected * 3, inputs)
 
     low = [tensor.detach().float().requires_grad_() for tensor in inputs]
-    actual, nll = fused_linear_cross_entropy(
-        low[0], low[1], targets, label_smoothing=smoothing, bias=low[2] if biased else None,
-        token_weights=token_weights, slice_logits=slice_logits,
-    )  # fmt: skip
+    with patch.object(cross_entropy, "_CACHED_LOGITS", cached_logits):
+        actual, nll = fused_linear_cross_entropy(
+            low[0], low[1], targets, label_smoothing=smoothing, bias=low[2] if biased else None,
+            token_weights=token_weights, slice_logits=slice_logits,
+        )  # fmt: skip
     gradients = torch.autograd.grad(actual * 3, low)
     torch.testing.assert_close(actual.double(), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(nll, negative.sum(), atol=1e-4, rtol=1e-4)
@@ -69,15 +81,24 @@ def test_a_perfect_model_reaches_zero() -> None:
     assert abs(float(loss)) < 1e-5
 
 
-def test_under_autocast_matmuls_are_bfloat16_and_the_rest_float32() -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_under_autocast_matmuls_are_bfloat16_and_the_rest_float32(weighted: bool) -> None:
     torch.manual_seed(0)
-    states, weight = torch.randn(64, 32, requires_grad=True), torch.randn(100, 32, requires_grad=True)
-    targets = torch.randint(0, 100, (64,))
-    exact, _ = fused_linear_cross_entropy(states, weight, targets, label_smoothing=0.1)
-    exact_gradient = torch.autograd.grad(exact, states)[0]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        low, _ = fused_linear_cross_entropy(states, weight, targets, label_smoothing=0.1)
-    gradient = torch.autograd.grad(low, states)[0]
-    assert low.dtype == gradient.dtype == torch.float32
+    inputs = [torch.randn(size, requires_grad=True) for size in ((64, 32), (100, 32), (100,))]
+    targets, token_weights = torch.randint(0, 100, (64,)), torch.rand(64) if weighted else None
+
+    def loss_and_gradients() -> tuple[Tensor, tuple[Tensor, ...]]:
+        states, weight, bias = inputs
+        loss, _ = fused_linear_cross_entropy(
+            states, weight, targets, label_smoothing=0.1, bias=bias, token_weights=token_weights
+        )
+        return loss, torch.autograd.grad(loss, inputs)
+
+    exact, exact_gradients = loss_and_gradients()
+    with torch.autocast("cpu", dtype=torch.bfloat16), patch.object(cross_entropy, "_CACHED_LOGITS", 1000):
+        low, gradients = loss_and_gradients()
+    assert low.dtype == torch.float32
     assert low.item() == pytest.approx(exact.item(), rel=5e-3)
-    assert float((gradient - exact_gradient).norm() / exact_gradient.norm()) < 0.02
+    for gradient, exact_gradient in zip(gradients, exact_gradients, strict=True):
+        assert gradient.dtype == torch.float32
+        assert float((gradient - exact_gradient).norm() / exact_gradient.norm()) < 0.02

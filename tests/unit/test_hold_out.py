@@ -22,14 +22,17 @@ def test_every_pair_is_in_one_part_and_in_order(number: int, every: int) -> None
     assert kept == sorted(kept, key=pairs.index)
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("uvwxyz")), max_size=60), st.integers(2, 9))
-def test_disjoint_parts_share_no_sentence_and_lose_nothing_else(drawn: list[tuple[str, str]], every: int) -> None:
-    pairs = [(f"{source}\n".encode(), f"{target}\n".encode()) for source, target in drawn]
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("uvwxyz"), st.sampled_from(["\n", "\r\n", ""]))),
+    st.integers(2, 9),
+)
+def test_disjoint_parts_share_no_sentence_and_lose_nothing_else(drawn: list[tuple[str, str, str]], every: int) -> None:
+    pairs = [(f"{source}{end}".encode(), f"{target}{end}".encode()) for source, target, end in drawn]
     all_kept, held = split_pairs(pairs, every=every)
     kept, held_too = split_pairs(pairs, every=every, disjoint=True)
-    sources, targets = {pair[0] for pair in held}, {pair[1] for pair in held}
+    sources, targets = ({pair[side].strip() for pair in held} for side in (0, 1))
     assert held_too == held
-    assert kept == [pair for pair in all_kept if pair[0] not in sources and pair[1] not in targets]
+    assert kept == [pair for pair in all_kept if pair[0].strip() not in sources and pair[1].strip() not in targets]
 
 
 def test_both_sides_lose_the_same_lines_plain_or_compressed(tmp_path: Path) -> None:
@@ -59,6 +62,9 @@ def test_what_is_not_parallel_is_refused_and_nothing_written(tmp_path: Path) -> 
         (tmp_path / "a.fr.gz").write_bytes(damaged)
         with pytest.raises(UserError, match=r"a\.fr\.gz"):
             hold_out([tmp_path / "a.en", tmp_path / "a.fr.gz"], every=2, to=tmp_path / "held")
+    (tmp_path / "a.es").write_bytes(b"uno\nuno\n")
+    with pytest.raises(UserError, match="nothing stays"):
+        hold_out([tmp_path / "a.es"], every=2, to=tmp_path / "held", disjoint=True)
     with pytest.raises(UserError, match="2 lines: none of every 3"):
         hold_out([tmp_path / "a.en"], every=3, to=tmp_path / "held")
     assert not (tmp_path / "held").exists()

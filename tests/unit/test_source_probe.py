@@ -12,11 +12,13 @@ from tools import source_probe
 from tools.source_probe import other_sources, probe, repeated_words
 from tools.training_records import source_table
 
-from nmt_rela.analysis.teacher_forcing import EncodedPair
+from nmt_rela.analysis.teacher_forcing import EncodedPair, encode_pairs, teacher_forced_pass
 from nmt_rela.checkpoints.checkpoint import weights_checksum
+from nmt_rela.checkpoints.run_directory import RunDirectory
 from nmt_rela.data.prepared_data import EvaluationSet
 from nmt_rela.generation.evaluation import store_evaluation
 from nmt_rela.utils.errors import UserError
+from nmt_rela.utils.text import read_parallel
 from tests.integration.small_run import write_run, write_text
 
 
@@ -31,6 +33,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     checkpoint = run.checkpoint()
     first, *rest = target.read_text("utf-8").splitlines()
     entry = {"name": "dev", "source": str(source), "weights": weights_checksum(checkpoint), "references_sha256": "0"}
+    entry["settings"] = {"beam_size": 4}
     store_evaluation(run.path / "evaluation" / checkpoint.name, [f"{first} {first.upper()}", *rest], [[]], entry)
     return run.path
 
@@ -47,7 +50,7 @@ def test_words_repeat_within_their_line_in_any_case() -> None:
 
 
 def test_likelihoods_and_repetitions_of_a_run(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    losses = iter([[0.5, 0.6, 3.0, 5.0], [4.0, 4.0, 4.0, 5.0]])  # ln 2 is 0.69, ln 100 is 4.6
+    losses = iter([[0.5, 0.6, 4.0, 5.0], [4.0, 4.0, 4.0, 5.0]])  # ln 2 is 0.69, ln 100 is 4.6
     read: list[list[tuple[int, ...]]] = []
 
     def token_nlls(_: object, pairs: list[EncodedPair]) -> torch.Tensor:
@@ -58,7 +61,7 @@ def test_likelihoods_and_repetitions_of_a_run(run: Path, monkeypatch: pytest.Mon
     found = probe(run)
     assert sorted(read[0]) == sorted(read[1])
     assert read[0] != read[1]
-    assert (found["nll"], found["nll_other_source"]) == (2.275, 4.25)
+    assert (found["nll"], found["nll_other_source"]) == (2.525, 4.25)
     assert (found["likely"], found["unlikely"]) == (0.5, 0.25)
     references = (tmp_path / "text.de").read_text("utf-8").splitlines()
     first, words = len(references[0].split()), sum(len(line.split()) for line in references)
@@ -66,20 +69,29 @@ def test_likelihoods_and_repetitions_of_a_run(run: Path, monkeypatch: pytest.Mon
     repeated = found["repeated_words_reference"] * words / 1000 + first
     assert found["repeated_words"] == pytest.approx(1000 * repeated / (words + first), abs=1e-2)
     assert list(source_table({"run": {"file": "use/run.json", **found}}))[2:] == [
-        f"| [run](measurements/use/run.json) | 2.275 | 4.250 | 1.975 | 50.0 % | 25.0 % "
+        f"| [run](measurements/use/run.json) | 2.525 | 4.250 | 1.725 | 50.0 % | 25.0 % "
         f"| {found['repeated_words']:.1f} | {found['length']:.3f} |",
         "",
-        f"The references repeat {found['repeated_words_reference']:.1f} words of thousand.",
+        f"The references repeat {found['repeated_words_reference']:.1f} per thousand words.",
     ]
 
 
-def test_a_model_without_training_reads_no_source(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("sys.argv", ["source_probe", str(run), "--to", "kept"])
+def test_nll_is_that_of_teacher_forcing_without_padding(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.argv", ["source_probe", str(run), "--to", "kept", "--change", "none"])
     assert source_probe.main() == 0
     found = json.loads((tmp_path / "kept" / "run.json").read_text("utf-8"))
-    assert found == probe(run)
-    assert found["nll"] == pytest.approx(found["nll_other_source"], abs=0.3)
-    assert 2 < found["nll"] < 8  # about ln 96, sub-words drawn from as many
+    assert found == probe(run, change="none")
+    assert found["change"] == "none"
+    assert found["settings"] == {"beam_size": 4}
+    directory = RunDirectory(run)
+    lines = list(read_parallel(tmp_path / "text.en", tmp_path / "text.de"))
+    pairs = encode_pairs(lines, directory.load_tokenizers())
+    log_probs = teacher_forced_pass(directory.load_model().eval(), pairs)
+    expected = -sum(log_probs) / sum(len(pair.target) for pair in pairs)
+    assert found["nll"] == pytest.approx(expected, abs=1e-4)
+    assert found["nll_other_source"] != found["nll"]
 
 
 def test_what_cannot_be_measured_is_refused(
@@ -95,6 +107,19 @@ def test_what_cannot_be_measured_is_refused(
         with pytest.raises(SystemExit, match="2"):
             source_probe.main()
         assert message in capsys.readouterr().err
-    (run / "evaluation").rename(run / "elsewhere")
+    (tmp_path / "other" / "a.json").write_text("{", "utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        source_probe.main()
+    (translations,) = run.glob("evaluation/*/dev.txt")
+    translations.write_text("one line\n", "utf-8")
+    with pytest.raises(UserError, match="1 translations of the 12 lines of dev"):
+        probe(run)
+    scores = translations.with_name("scores.json")
+    scores.write_text(scores.read_text("utf-8").replace('"dev"', '"test"'), "utf-8")
     with pytest.raises(UserError, match="no translations of dev; nmt-evaluate --test-set dev"):
         probe(run)
+    for lines in ("ein haus\n", "\n\n"):
+        for name in ("text.en", "text.de"):
+            (tmp_path / name).write_text(lines, "utf-8")
+        with pytest.raises(UserError, match="needed are two, and words"):
+            probe(run)

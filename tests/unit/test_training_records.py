@@ -118,6 +118,29 @@ after
     assert write_tables(expected) == expected
 
 
+def test_the_command_keeps_a_record_and_writes_the_tables_of_every_page(
+    tmp_path: Path, configuration: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = (tmp_path / "results.md", tmp_path / "trials.md")
+    for page, table in zip(pages, ("source of use", "records of leads"), strict=True):
+        page.write_text(f"<!-- {table}: begin -->\n<!-- {table}: end -->\n", "utf-8")
+    monkeypatch.setattr(training_records, "PAGES", pages)
+    monkeypatch.setattr(training_records, "MEASUREMENTS", tmp_path / "measurements")
+    (tmp_path / "measurements" / "use").mkdir(parents=True)
+    names = ("nll", "nll_other_source", "likely", "unlikely", "repeated_words", "repeated_words_reference", "length")
+    use = tmp_path / "measurements" / "use" / "a.json"
+    use.write_text(json.dumps(dict.fromkeys(names, 0.5)), "utf-8")
+    run = finished_run(tmp_path / "a", attention="softmax", losses={100: 3.0})
+    options = [str(run), "--to", "leads", "--configuration", str(configuration)]
+    monkeypatch.setattr("sys.argv", ["training_records", *options])
+    assert training_records.main() == 0
+    assert "| [a](measurements/use/a.json) | 0.500 |" in pages[0].read_text("utf-8")
+    assert "| [a](measurements/leads/a.json) | softmax |" in pages[1].read_text("utf-8")
+    use.write_text("{", "utf-8")
+    with pytest.raises(UserError, match=r"use/a\.json: is no record"):
+        training_records.main()
+
+
 def report(runs: list[tuple[str, int, float, float | None]]) -> dict[str, Any]:
     """What the tables read of a results.json: (attention, seed, BLEU, p) of each run."""
     site = {"sparsity": 0.5, "null_rate": 0.25, "diversity": 0.5}
@@ -241,6 +264,9 @@ def test_seeds_of_several_reports_are_one_table(tmp_path: Path, monkeypatch: pyt
     ]
     for number, runs in enumerate(seeds):
         (tmp_path / "grid" / f"results-{number}.json").write_text(json.dumps(report(runs)), "utf-8")
+    (tmp_path / "grid" / "results-1.json").write_text(
+        json.dumps({**report(seeds[1]), "task": {"tests": ["test"], "name": "again", "scale": "small"}}), "utf-8"
+    )
     lines = list(seed_tables(read_results("grid")))
     assert lines[4].startswith("| rela-g | 2 | 1,600 | 2.000 ± 0.707 | 32.00 ± 4.24 |")
     assert lines[4].endswith(" | -1.00 ± 0.00 | 0.500, 0.250 |")
@@ -252,6 +278,9 @@ def test_seeds_of_several_reports_are_one_table(tmp_path: Path, monkeypatch: pyt
         (json.dumps(other), "results-2.json: has other text than results-0.json"),
         ("{", "results-2.json: is no report"),
         ('{"runs": []}', "results-2.json: is no report"),
+        (json.dumps(other | {"task": 3}), "results-2.json: is no report"),
+        (json.dumps(other | {"runs": [{"name": "a"}]}), "results-2.json: is no report"),
+        (json.dumps({key: value for key, value in other.items() if key != "significance"}), "is no report"),
     ):
         (tmp_path / "grid" / "results-2.json").write_text(text, "utf-8")
         with pytest.raises(UserError, match=message):
