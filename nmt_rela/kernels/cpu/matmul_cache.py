@@ -25,9 +25,9 @@ def limit_onednn_cache(concurrent_batches: int) -> None:
 def keep_training_matmuls() -> None:
     """Make oneDNN keep 8,192 compiled matmuls on a CPU, and PyTorch 16, instead of 1,024 each.
 
-    With 16 in both, training in bf16 on a CPU with AMX spends about a third of its time compiling. A long training fills
-    the cache, about half a MiB each. Training in float32 compiles next to nothing. PyTorch's cache makes nothing faster.
-    Otherwise as `limit_onednn_cache`.
+    With 16 in both, training in bf16 on a CPU with AMX spends about a third of its time compiling. A long training
+    fills the cache, about half a MiB each. Training in float32 compiles next to nothing. PyTorch's cache makes nothing
+    faster. Otherwise as `limit_onednn_cache`.
     """
     os.environ.setdefault(_ONEDNN, str(_TRAINING_MATMULS))
     os.environ.setdefault(_PYTORCH, str(_CACHED_MATMULS))
