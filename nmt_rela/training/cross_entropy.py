@@ -14,7 +14,7 @@ from nmt_rela.kernels.availability import matmul_dtype, triton_is_available_for
 # Logits per slice: as many as matrix multiplication is fast with on a CPU, and as many as keep a GPU busy.
 _CPU_SLICE_LOGITS = 1 << 22
 _GPU_SLICE_LOGITS = 1 << 27
-# Logits of the rows that PyTorch's functions go through one by one: as many as stay in a core's cache in between.
+# Logits per part of a slice on a CPU: as many as stay in a core's cache from one function of PyTorch to the next.
 _CACHED_LOGITS = 1 << 18
 
 
@@ -87,7 +87,7 @@ class _SmoothedCrossEntropy(Function):
                 nll += nlls.sum(dtype=torch.float64)
                 loss += (losses if scale is None else losses * scale).sum(dtype=torch.float64)
                 if states_gradient is not None and weight_gradient is not None:
-                    gradient = logits
+                    gradient = logits  # which it has replaced
                     if bias_gradient is not None:
                         bias_gradient += gradient.sum(dim=0, dtype=torch.float32)
                     states_gradient[rows] = gradient @ low_weight
